@@ -1,0 +1,1 @@
+//! Runs synchronous-looking code asynchronously.

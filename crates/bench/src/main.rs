@@ -1,0 +1,3 @@
+//! What a context switch costs: every peer beside the floor, in one run.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! rustls private keys that pause instead of blocking.

@@ -1,0 +1,1 @@
+//! Drives asyncjob jobs on tokio.

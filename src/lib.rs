@@ -1,1 +1,22 @@
 //! Runs synchronous-looking code asynchronously.
+
+#![warn(missing_debug_implementations)]
+
+pub mod error;
+pub mod hooks;
+#[allow(unsafe_code, reason = "switches stacks and keeps each job's header on its own stack")]
+pub mod job;
+pub mod pool;
+#[allow(unsafe_code, reason = "maps, guards and hands out raw memory")]
+pub mod stack;
+pub mod wait_ctx;
+
+pub use error::{Cancelled, StartError};
+pub use hooks::SwitchHooks;
+pub use job::{
+    BlockPause, CurrentJob, Job, JobBuilder, JobId, Pause, Step, block_pause, current_job, current_job_id, is_capable,
+    pause_job, start_job,
+};
+pub use pool::{PoolConfig, PoolError, PoolStats, cleanup_thread, init_thread, pool_stats};
+pub use stack::StackSize;
+pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitKey, callback};

@@ -3,13 +3,17 @@
 #![warn(missing_debug_implementations)]
 
 pub mod error;
+pub mod future;
 pub mod hooks;
 #[allow(unsafe_code, reason = "switches stacks and keeps each job's header on its own stack")]
 pub mod job;
 pub mod pool;
 #[allow(unsafe_code, reason = "maps, guards and hands out raw memory")]
 pub mod stack;
+#[allow(unsafe_code, reason = "calls the system")]
+mod sys;
 pub mod wait_ctx;
+mod waiting;
 
 pub use error::{Cancelled, StartError};
 pub use hooks::SwitchHooks;

@@ -1,0 +1,162 @@
+/*
+ * What a call costs from a C program, whoever provides ASYNC_*: run it once on stock libcrypto and once with
+ * libasyncjob.so preloaded, and divide. Prints one line a measurement: its name and nanoseconds for each operation,
+ * the fastest batch of the run (noise only ever adds).
+ *
+ *     cc -O2 cycles.c -lcrypto && ./a.out && LD_PRELOAD=.../libasyncjob.so ./a.out
+ */
+#include <openssl/async.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { BATCHES = 40, OPERATIONS = 20000 };
+
+static double now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static int pause_for_ever(void *arg)
+{
+    (void)arg;
+    for (;;)
+        ASYNC_pause_job();
+}
+
+static int return_at_once(void *arg)
+{
+    (void)arg;
+    return 1;
+}
+
+static int pause_once(void *arg)
+{
+    (void)arg;
+    ASYNC_pause_job();
+    return 1;
+}
+
+static void expect(int got, int wanted, const char *what)
+{
+    if (got != wanted) {
+        fprintf(stderr, "%s: got %d, wanted %d\n", what, got, wanted);
+        exit(1);
+    }
+}
+
+/* One resume and the pause that follows it: two switches. */
+static void resume_and_pause(ASYNC_WAIT_CTX *ctx)
+{
+    static ASYNC_JOB *job;
+    int ret;
+
+    if (job == NULL)
+        expect(ASYNC_start_job(&job, ctx, &ret, pause_for_ever, NULL, 0), ASYNC_PAUSE, "start");
+    for (int i = 0; i < OPERATIONS; i++)
+        if (ASYNC_start_job(&job, ctx, &ret, pause_for_ever, NULL, 0) != ASYNC_PAUSE)
+            abort();
+}
+
+/* A job from a warm pool that returns at once: two switches. */
+static void start_and_finish(ASYNC_WAIT_CTX *ctx)
+{
+    int ret;
+
+    for (int i = 0; i < OPERATIONS; i++) {
+        ASYNC_JOB *job = NULL;
+        if (ASYNC_start_job(&job, ctx, &ret, return_at_once, NULL, 0) != ASYNC_FINISH)
+            abort();
+    }
+}
+
+/* The same with 16 bytes of arguments, as libssl passes a structure. */
+static void start_and_finish_args(ASYNC_WAIT_CTX *ctx)
+{
+    char args[64] = { 0 };
+    int ret;
+
+    for (int i = 0; i < OPERATIONS; i++) {
+        ASYNC_JOB *job = NULL;
+        if (ASYNC_start_job(&job, ctx, &ret, return_at_once, args, sizeof(args)) != ASYNC_FINISH)
+            abort();
+    }
+}
+
+/* What one asynchronous operation under libssl costs: start, pause, resume, finish. */
+static void start_pause_finish(ASYNC_WAIT_CTX *ctx)
+{
+    int ret;
+
+    for (int i = 0; i < OPERATIONS; i++) {
+        ASYNC_JOB *job = NULL;
+        if (ASYNC_start_job(&job, ctx, &ret, pause_once, NULL, 0) != ASYNC_PAUSE)
+            abort();
+        if (ASYNC_start_job(&job, ctx, &ret, pause_once, NULL, 0) != ASYNC_FINISH)
+            abort();
+    }
+}
+
+/* Asked by every SSL_read and SSL_write, in a job or not. */
+static void get_current_job(ASYNC_WAIT_CTX *ctx)
+{
+    (void)ctx;
+    for (int i = 0; i < OPERATIONS; i++)
+        if (ASYNC_get_current_job() != NULL)
+            abort();
+}
+
+static void pause_outside(ASYNC_WAIT_CTX *ctx)
+{
+    (void)ctx;
+    for (int i = 0; i < OPERATIONS; i++)
+        if (ASYNC_pause_job() != 1)
+            abort();
+}
+
+static double fastest(void (*batch)(ASYNC_WAIT_CTX *), ASYNC_WAIT_CTX *ctx)
+{
+    double best = 1e18;
+
+    for (int i = 0; i < BATCHES; i++) {
+        double before = now_ns();
+        batch(ctx);
+        double each = (now_ns() - before) / OPERATIONS;
+        if (each < best)
+            best = each;
+    }
+    return best;
+}
+
+/* The control: a function that does nothing, called through a pointer. Must not differ between the two runs. */
+static void control(ASYNC_WAIT_CTX *ctx)
+{
+    int (*volatile nothing)(void *) = return_at_once;
+
+    for (int i = 0; i < OPERATIONS; i++)
+        nothing(ctx);
+}
+
+int main(void)
+{
+    static const struct {
+        const char *name;
+        void (*batch)(ASYNC_WAIT_CTX *);
+    } measured[] = {
+        { "control", control },
+        { "resume_and_pause", resume_and_pause },
+        { "start_and_finish", start_and_finish },
+        { "start_and_finish_args", start_and_finish_args },
+        { "start_pause_finish", start_pause_finish },
+        { "get_current_job", get_current_job },
+        { "pause_outside", pause_outside },
+    };
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+
+    for (size_t i = 0; i < sizeof(measured) / sizeof(measured[0]); i++)
+        printf("%s %.2f\n", measured[i].name, fastest(measured[i].batch, ctx));
+    return 0;
+}

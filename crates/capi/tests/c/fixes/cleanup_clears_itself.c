@@ -1,0 +1,28 @@
+/*
+ * S60: a cleanup that clears its own key, or another's, during ASYNC_WAIT_CTX_free. Stock: the walk follows freed memory. Ours: each
+ * cleanup runs once, and not for what another has cleared.
+ */
+#include "fix.h"
+
+static int keys[4];
+static char calls[16];
+
+static void clear_myself(ASYNC_WAIT_CTX *ctx, const void *key, int fd, void *name)
+{
+    strcat(calls, name);
+    CHECK(ASYNC_WAIT_CTX_clear_fd(ctx, key) == 1);
+    if (fd == 3)
+        CHECK(ASYNC_WAIT_CTX_clear_fd(ctx, &keys[2]) == 1);
+}
+
+int main(void)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+    static char *const names[4] = { "a", "b", "c", "d" };
+
+    for (int i = 0; i < 4; i++)
+        CHECK(ASYNC_WAIT_CTX_set_wait_fd(ctx, &keys[i], i, names[i], clear_myself) == 1);
+    ASYNC_WAIT_CTX_free(ctx);
+    CHECK(strcmp(calls, "dba") == 0);
+    return 0;
+}

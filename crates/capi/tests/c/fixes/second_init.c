@@ -1,0 +1,26 @@
+/*
+ * S15: ASYNC_init_thread twice on one thread. Stock: the first pool and its idle jobs leak (see valgrind), and jobs paused in it are no
+ * longer counted: the limit of 1 lets a second job run. Ours: the limit is replaced, what exists stays counted, nothing leaks.
+ */
+#include "fix.h"
+
+int main(void)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+    ASYNC_JOB *job = NULL, *another = NULL;
+    int ret = -1;
+
+    CHECK(ASYNC_init_thread(1, 1) == 1);
+    STEP(&job, ctx, &ret, pause_once, ASYNC_PAUSE);
+    CHECK(ASYNC_init_thread(1, 1) == 1);
+    STEP(&another, ctx, &ret, pause_once, ASYNC_NO_JOBS);
+    CHECK(another == NULL && ERR_peek_error() == 0);
+
+    CHECK(ASYNC_init_thread(2, 0) == 1);
+    STEP(&another, ctx, &ret, pause_once, ASYNC_PAUSE);
+    STEP(&job, ctx, &ret, pause_once, ASYNC_FINISH);
+    STEP(&another, ctx, &ret, pause_once, ASYNC_FINISH);
+    CHECK(ret == 7);
+    ASYNC_WAIT_CTX_free(ctx);
+    return 0;
+}

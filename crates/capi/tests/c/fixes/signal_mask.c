@@ -1,0 +1,24 @@
+/*
+ * S74: a job's first entry. Stock: installs the signal mask of the time at which its stack was made, and leaves it so. Ours: does not touch
+ * the mask.
+ */
+#include "fix.h"
+#include <signal.h>
+
+int main(void)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+    ASYNC_JOB *job = NULL;
+    sigset_t set;
+    int ret = -1;
+
+    CHECK(ASYNC_init_thread(4, 4) == 1);
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    STEP(&job, ctx, &ret, return_five, ASYNC_FINISH);
+    pthread_sigmask(SIG_BLOCK, NULL, &set);
+    CHECK(sigismember(&set, SIGUSR1) == 1);
+    ASYNC_WAIT_CTX_free(ctx);
+    return 0;
+}

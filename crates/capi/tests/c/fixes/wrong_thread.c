@@ -1,0 +1,36 @@
+/*
+ * S34: a paused job resumed on another thread. Stock: runs there, and when it ends, jumps to the first thread's stack: SIGSEGV.
+ * Ours: ASYNC_ERR, an error raised, the handle untouched; the job finishes on its own thread.
+ */
+#include "fix.h"
+
+static ASYNC_WAIT_CTX *ctx;
+static ASYNC_JOB *job;
+
+static void *resume_elsewhere(void *unused)
+{
+    ASYNC_JOB *copy = job;
+    int ret = -1;
+
+    (void)unused;
+    STEP(&copy, ctx, &ret, pause_once, ASYNC_ERR);
+    CHECK(copy == job && ret == -1);
+    CHECK_ONE_ASYNC_ERROR();
+    CHECK(ASYNC_get_wait_ctx(job) == ctx);              /* asking is allowed from anywhere */
+    return NULL;
+}
+
+int main(void)
+{
+    pthread_t thread;
+    int ret = -1;
+
+    ctx = ASYNC_WAIT_CTX_new();
+    STEP(&job, ctx, &ret, pause_once, ASYNC_PAUSE);
+    pthread_create(&thread, NULL, resume_elsewhere, NULL);
+    pthread_join(thread, NULL);
+    STEP(&job, ctx, &ret, pause_once, ASYNC_FINISH);
+    CHECK(ret == 7);
+    ASYNC_WAIT_CTX_free(ctx);
+    return 0;
+}

@@ -245,6 +245,11 @@ impl Entry {
     fn is_live(&self, key: WaitKey) -> bool {
         !self.removed && self.fd.key == key
     }
+
+    fn copied<V: Copy + 'static>(&self) -> Option<(WaitFd, V)> {
+        let value = self.value.as_ref()?.downcast_ref::<V>()?;
+        Some((self.fd, *value))
+    }
 }
 
 const NO_DEADLINE: u64 = u64::MAX;
@@ -380,6 +385,33 @@ impl WaitCtx {
         result
     }
 
+    /// A copy of the value under `key`, if there is one and it is a `V`, with its fd.
+    ///
+    /// The value stays in the ctx: this is [`with_value`](Self::with_value) for an engine's polling thread, which must
+    /// not take it out of the job's sight.
+    ///
+    /// ```
+    /// use asyncjob::{WaitCtx, WaitFd, WaitKey};
+    ///
+    /// let (ctx, key) = (WaitCtx::new(), WaitKey::unique());
+    /// ctx.set_wait_fd_with(WaitFd::new(key, 0), Box::new(7u32));
+    /// assert_eq!(ctx.copied_value::<u32>(key).unwrap().1, 7);
+    /// assert!(ctx.copied_value::<u64>(key).is_none());
+    /// ```
+    pub fn copied_value<V: Copy + Send + 'static>(&self, key: WaitKey) -> Option<(WaitFd, V)> {
+        let entries = self.inner.entries.lock();
+        let entry = entries.iter().rev().find(|e| e.is_live(key))?;
+        entry.copied()
+    }
+
+    /// Copies of all values that are a `V`, with their fds, newest first: what OpenSSL's cleanup routines are called for,
+    /// while the ctx stays readable (S60).
+    pub fn copied_values<V: Copy + Send + 'static>(&self) -> Vec<(WaitFd, V)> {
+        let entries = self.inner.entries.lock();
+        let live = entries.iter().rev().filter(|e| !e.removed);
+        live.filter_map(Entry::copied).collect()
+    }
+
     /// Every wait fd that counts now, newest first (S54): what to poll while the job is paused.
     ///
     /// On-call entries count while they are [armed](Self::arm).
@@ -475,9 +507,12 @@ impl WaitCtx {
         }
     }
 
-    /// A job bound to this ctx is being resumed: what was added is settled, what was removed is gone (S42, S58).
+    /// What [`Job::resume`](crate::Job::resume) does to the job's ctx: what was added is settled, what was removed is gone
+    /// (S42, S58).
+    ///
+    /// For a driver that binds ctxs to jobs itself, as the C interface does: there a ctx may be freed under its job.
     #[inline]
-    pub(crate) fn settle(&self) {
+    pub fn settle(&self) {
         if self.inner.unsettled.load(Ordering::Relaxed) {
             self.settle_entries();
         }

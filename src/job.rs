@@ -457,6 +457,25 @@ impl<T> Job<T> {
         self.header().wait_ctx()
     }
 
+    /// How many bytes of its stack were used so far: whole pages, or words if the pool measures
+    /// [exactly](crate::PoolConfig::exact_high_water). A stack that served other jobs before keeps the mark of the deepest.
+    /// One system call.
+    ///
+    /// ```
+    /// use asyncjob::{Step, WaitCtx, pause_job, start_job};
+    ///
+    /// let step = start_job(&WaitCtx::new(), || {
+    ///     std::hint::black_box([1u8; 20_000]);
+    ///     pause_job()
+    /// });
+    /// let Ok(Step::Paused(job)) = step else { panic!() };
+    /// assert!(job.high_water() >= 20_000);
+    /// # drop(job);
+    /// ```
+    pub fn high_water(&self) -> usize {
+        self.header().stack.high_water()
+    }
+
     /// Where the job is paused, with the frames of this call below it.
     ///
     /// The job captures it itself: it wakes inside its pause, looks around, and pauses again. To the job nothing

@@ -22,5 +22,5 @@ pub use job::{
     pause_job, start_job,
 };
 pub use pool::{PoolConfig, PoolError, PoolStats, cleanup_thread, init_thread, pool_stats};
-pub use stack::StackSize;
+pub use stack::{Secrets, StackSize, StackStats, install_overflow_handler, stack_stats};
 pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitKey, callback};

@@ -1,9 +1,13 @@
 //! The stacks that a thread keeps.
 //!
 //! ```text
-//!   start_job ---- take() ---->  idle stacks of this thread  ---- empty? ---->  a new stack, if the limit allows
-//!   job ends  ---- give() ---->  (last in, first out)                           (crate::stack)
+//!   start_job ---- take() ---->  idle stacks of this thread  ---- empty? ---->  the depot of all threads,
+//!   job ends  ---- give() ---->  (last in, first out)        ---- full?  ---->  if the limit allows (crate::stack)
 //! ```
+//!
+//! Both calls are a pop and a push: no lock, no system call. Only an empty or a full pool goes to the depot, which keeps some
+//! stacks warm for whoever is next and gives the memory of the rest back to the kernel there and then. So a burst is over,
+//! for the memory, when its jobs are.
 //!
 //! The limit counts every stack that the pool has made and not yet destroyed: idle, running and paused (S13). The most
 //! recently used stack is used first (S18), because its memory is in the cache.
@@ -14,13 +18,23 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::job::is_in_job;
-use crate::stack::{Stack, StackSize};
+use crate::stack::{Depot, Secrets, Spec, Stack, StackSize, overflow};
 
-/// What [`init_thread`] sets up: how many jobs, on stacks of which size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What [`init_thread`] sets up: how many jobs, on which stacks.
+///
+/// ```
+/// use asyncjob::{PoolConfig, Secrets, StackSize};
+/// let config = PoolConfig::new()
+///     .limit(10_000)
+///     .stack_size(StackSize::at_least(64 << 10))
+///     .secrets(Secrets::new().scrub().dont_dump());
+/// assert_eq!(config.guard, 64 << 10);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolConfig {
     /// At most this many jobs at a time on this thread: idle, running and paused. `None`, the default: no limit.
@@ -29,9 +43,37 @@ pub struct PoolConfig {
     pub precreate: usize,
     /// The stack of a job whose builder says nothing else.
     pub stack_size: StackSize,
+    /// Bytes of address space below each stack that fault when touched, rounded up to whole pages, at least one. They cost no
+    /// memory but 8 bytes of page table for each 4 KiB. Rust code touches every page of a large frame in turn; C code compiled
+    /// without stack probes does not, and a frame larger than the guard can step over it. 64 KiB unless set.
+    pub guard: usize,
+    /// What may be left of a job's data after it has ended. Nothing is done unless set.
+    pub secrets: Secrets,
+    /// Measure how deep jobs get to the word instead of to the page, by keeping unused stack zero. Each end of a job then
+    /// costs about what [`Secrets::scrub`] costs. Frames that contain only zeros are not seen.
+    pub exact_high_water: bool,
+    /// How many idle stacks this thread keeps: 256 unless set, and at least `precreate`. What exceeds it goes to the depot
+    /// of all threads, and what exceeds that ([`set_shared_idle`](crate::stack::set_shared_idle)) gives its memory back.
+    pub idle: usize,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        PoolConfig::DEFAULT
+    }
 }
 
 impl PoolConfig {
+    const DEFAULT: PoolConfig = PoolConfig {
+        limit: None,
+        precreate: 0,
+        stack_size: StackSize::DEFAULT,
+        guard: Spec::DEFAULT_GUARD as usize,
+        secrets: Secrets::new(),
+        exact_high_water: false,
+        idle: 256,
+    };
+
     /// No limit, nothing made in advance, stacks of the default size.
     pub fn new() -> Self {
         Self::default()
@@ -54,7 +96,42 @@ impl PoolConfig {
         self.stack_size = size;
         self
     }
+
+    /// Sets [`guard`](Self::guard).
+    pub fn guard(mut self, bytes: usize) -> Self {
+        self.guard = bytes;
+        self
+    }
+
+    /// Sets [`secrets`](Self::secrets).
+    pub fn secrets(mut self, secrets: Secrets) -> Self {
+        self.secrets = secrets;
+        self
+    }
+
+    /// Sets [`exact_high_water`](Self::exact_high_water).
+    pub fn exact_high_water(mut self, exact: bool) -> Self {
+        self.exact_high_water = exact;
+        self
+    }
+
+    /// Sets [`idle`](Self::idle).
+    pub fn idle(mut self, stacks: usize) -> Self {
+        self.idle = stacks;
+        self
+    }
+
+    fn spec(&self) -> Spec {
+        Spec {
+            size: self.stack_size,
+            guard: self.guard.clamp(1, LARGEST_GUARD) as u32,
+            secrets: self.secrets,
+            exact: self.exact_high_water,
+        }
+    }
 }
+
+const LARGEST_GUARD: usize = 1 << 30;
 
 /// Why a pool was not set up or not cleaned up. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,9 +214,8 @@ pub fn cleanup_thread() -> Result<(), PoolError> {
         return Err(PoolError::InsideJob);
     }
     THREAD.with(|pool| {
-        pool.size.set(StackSize::default());
-        pool.limit.set(usize::MAX);
         pool.drop_idle();
+        pool.configure(PoolConfig::DEFAULT);
     });
     Ok(())
 }
@@ -179,10 +255,13 @@ pub(crate) fn take(size: Option<StackSize>) -> Result<Stack, NoStack> {
 #[inline]
 pub(crate) fn give(stack: Stack) {
     THREAD.with(|pool| {
-        if stack.size() == pool.size.get() && !pool.closed.get() {
-            pool.idle.borrow_mut().push(stack);
+        let mut idle = pool.idle.borrow_mut();
+        // A vector at its capacity is the bound: `push` would have to check for it anyway.
+        if ptr::eq(stack.depot(), pool.as_it_is.get()) && idle.len() < idle.capacity() {
+            idle.push(stack);
         } else {
-            pool.discard(stack);
+            drop(idle);
+            pool.give_slowly(stack);
         }
     });
 }
@@ -215,7 +294,13 @@ struct Pool {
     /// Every stack made and not destroyed.
     total: Cell<usize>,
     limit: Cell<usize>,
-    size: Cell<StackSize>,
+    /// The capacity that `idle` may grow to.
+    bound: Cell<usize>,
+    spec: Cell<Spec>,
+    /// Where the stacks in `idle` come from, once there was one.
+    depot: Cell<Option<&'static Depot>>,
+    /// That depot, if its stacks are put back as they are; null if they are to be wiped first.
+    as_it_is: Cell<*const Depot>,
     next_id: Cell<u64>,
     /// The thread is exiting and has emptied the pool: nothing may be put in any more.
     closed: Cell<bool>,
@@ -227,7 +312,10 @@ thread_local! {
             idle: ManuallyDrop::new(RefCell::new(Vec::new())),
             total: Cell::new(0),
             limit: Cell::new(usize::MAX),
-            size: Cell::new(StackSize::DEFAULT),
+            bound: Cell::new(PoolConfig::DEFAULT.idle),
+            spec: Cell::new(Spec::new(StackSize::DEFAULT)),
+            depot: Cell::new(None),
+            as_it_is: Cell::new(ptr::null()),
             next_id: Cell::new(0),
             closed: Cell::new(false),
         }
@@ -242,6 +330,7 @@ impl Drop for AtExit {
     fn drop(&mut self) {
         THREAD.with(|pool| {
             pool.closed.set(true);
+            pool.as_it_is.set(ptr::null());
             pool.drop_idle();
         });
     }
@@ -249,30 +338,117 @@ impl Drop for AtExit {
 
 impl Pool {
     fn configure(&self, config: PoolConfig) {
-        if config.stack_size != self.size.replace(config.stack_size) {
+        if config.spec() != self.spec.replace(config.spec()) {
             self.drop_idle();
+            self.depot.set(None);
+            self.as_it_is.set(ptr::null());
         }
         self.limit.set(config.limit.unwrap_or(usize::MAX));
-        while self.idle.borrow().len() < config.precreate {
+        self.bound.set(config.idle.max(config.precreate));
+        if self.idle.borrow().len() > self.bound.get() {
+            self.drop_idle();
+        }
+        self.idle.borrow_mut().shrink_to(self.bound.get());
+        self.precreate(config.precreate);
+    }
+
+    fn precreate(&self, stacks: usize) {
+        let mut made = Vec::new();
+        while self.idle.borrow().len() + made.len() < stacks {
             match self.take_new(None) {
-                Ok(stack) => give(stack),
+                Ok(stack) => made.push(stack),
                 Err(_) => break, // S14
             }
         }
+        made.into_iter().for_each(give);
     }
 
     #[cold]
     fn take_new(&self, size: Option<StackSize>) -> Result<Stack, NoStack> {
+        let own = size.is_none_or(|size| size == self.spec.get().size);
+        if let Some(stack) = own.then(|| self.idle.borrow_mut().pop()).flatten() {
+            return Ok(stack);
+        }
         let limit = self.limit.get();
         if self.total.get() >= limit && !self.discard_idle_for(size) {
             return Err(NoStack::Limit(limit));
         }
-        // From the first stack on, this thread has something to free when it exits. A thread whose locals are being
-        // destroyed already has closed its pool, and frees stacks at once.
-        let _ = AT_EXIT.try_with(|_| ());
-        let stack = Stack::new(size.unwrap_or(self.size.get())).map_err(NoStack::Memory)?;
+        self.prepare_thread();
+        let stack = if own {
+            self.take_own()
+        } else {
+            self.take_other(size.unwrap_or_default())
+        };
+        let stack = stack.map_err(NoStack::Memory)?;
         self.total.set(self.total.get() + 1);
         Ok(stack)
+    }
+
+    /// From the first stack on, this thread has something to free when it exits, and an overflow to survive until it is
+    /// reported. A thread whose locals are being destroyed already has closed its pool, and frees stacks at once.
+    fn prepare_thread(&self) {
+        let _ = AT_EXIT.try_with(|_| ());
+        overflow::arm_thread();
+    }
+
+    fn take_own(&self) -> io::Result<Stack> {
+        let mut idle = self.idle.borrow_mut();
+        let spare = idle.capacity() - idle.len();
+        let allowed = self.limit.get().saturating_sub(self.total.get()).saturating_sub(1);
+        let stack = self.own_depot().take(spare.min(allowed).min(AT_ONCE), &mut idle)?;
+        self.total.set(self.total.get() + idle.len());
+        Ok(stack)
+    }
+
+    fn take_other(&self, size: StackSize) -> io::Result<Stack> {
+        let spec = Spec {
+            size,
+            ..self.spec.get()
+        };
+        Depot::of(spec).take(0, &mut Vec::new())
+    }
+
+    fn own_depot(&self) -> &'static Depot {
+        self.depot.get().unwrap_or_else(|| {
+            let depot = Depot::of(self.spec.get());
+            self.depot.set(Some(depot));
+            if !depot.spec().wipes() && !self.closed.get() {
+                self.as_it_is.set(depot);
+            }
+            depot
+        })
+    }
+
+    /// A stack of another kind, one that has to be wiped, or one too many.
+    #[cold]
+    fn give_slowly(&self, mut stack: Stack) {
+        let own = self.depot.get().is_some_and(|depot| ptr::eq(depot, stack.depot()));
+        if !own || self.closed.get() {
+            return self.discard(stack);
+        }
+        stack.wipe();
+        if self.make_room() {
+            self.idle.borrow_mut().push(stack);
+        } else {
+            self.total.set(self.total.get() - 1);
+            self.own_depot().give_all(std::iter::once(stack));
+        }
+    }
+
+    /// Grows the pool up to its bound, then hands the longer idle half to the depot.
+    fn make_room(&self) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        let bound = self.bound.get();
+        if idle.len() >= bound {
+            let leaving = idle.len().div_ceil(2);
+            self.total.set(self.total.get() - leaving);
+            self.own_depot().give_all(idle.drain(..leaving));
+        } else if idle.len() == idle.capacity() {
+            let wanted = (2 * idle.len()).clamp(AT_ONCE, bound.max(AT_ONCE)).min(bound);
+            let more = wanted - idle.len();
+            idle.reserve_exact(more);
+        }
+        idle.len() < bound
     }
 
     /// At the limit, a job of another size takes the place of an idle stack.
@@ -290,7 +466,9 @@ impl Pool {
     fn drop_idle(&self) {
         let idle = self.idle.take();
         self.total.set(self.total.get() - idle.len());
-        drop(idle);
+        if let Some(depot) = self.depot.get() {
+            depot.give_all(idle.into_iter());
+        }
     }
 
     #[cold]
@@ -302,3 +480,6 @@ impl Pool {
         first + 1
     }
 }
+
+/// Stacks that a pool takes from the depot with the one that it needs.
+const AT_ONCE: usize = 16;

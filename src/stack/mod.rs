@@ -1,162 +1,228 @@
-//! The memory of a stack: one guarded mapping each, for now.
+//! The memory of a stack.
+//!
+//! ```text
+//!   pool (one a thread)  <--->  depot (one for each size)  <--->  slabs  <--->  the kernel
+//!     Vec of Stack                 warm stacks, a bounded            guard, memory,
+//!                                  number, and cold slots            overflow, scrub, depth
+//!
+//!   one slot of a slab, addresses growing to the right:
+//!
+//!   | guard: faults | stack: pages appear when touched ......... | Header | Plate | 0 to 7 lines |
+//!   limit           limit + guard                                         top                    next slot
+//!                                      <--- grows --- corosensei ^        job.rs   this module
+//! ```
+//!
+//! A [`Stack`] is one pointer, to its [`Plate`]. The plate says where the slot begins and whose it is, in memory that lies
+//! beside the header which the job touches anyway: taking a stack and putting it back reads nothing else. A slot without
+//! memory has no plate; everything about it follows from its number (`slab`).
+//!
+//! What the kernel is asked for is in `memory`, so that tests can make each of those calls fail. Overflow is recognised and
+//! reported by `overflow`, which may look at everything here from a signal handler: slabs, plates and depots are leaked, and
+//! what it reads is atomic.
 
-use std::io;
-use std::ptr::{self, NonNull};
+pub(crate) mod depot;
+mod depth;
+mod guard;
+pub(crate) mod memory;
+pub(crate) mod overflow;
+mod scrub;
+mod size;
+mod slab;
+#[cfg(test)]
+mod tests;
+
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-/// How large a stack is: 16 KiB to 8 MiB, in powers of two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StackSize(u32);
+use corosensei::stack::valgrind::ValgrindStackRegistration;
 
-impl StackSize {
-    /// The smallest: 16 KiB.
-    pub const MIN: StackSize = StackSize(16 << 10);
-    /// The largest: 8 MiB.
-    pub const MAX: StackSize = StackSize(8 << 20);
+pub(crate) use depot::Depot;
+pub use depot::{StackStats, set_shared_idle};
+use memory::Range;
+pub use overflow::install as install_overflow_handler;
+pub(crate) use size::Spec;
+pub use size::{Secrets, StackSize};
+use slab::Slab;
 
-    /// The smallest size that has at least `bytes` bytes.
-    ///
-    /// # Panics
-    ///
-    /// When `bytes` is more than 8 MiB.
-    pub const fn at_least(bytes: usize) -> StackSize {
-        assert!(bytes <= 8 << 20, "a stack has at most 8 MiB");
-        if bytes <= 16 << 10 {
-            return Self::MIN;
-        }
-        StackSize(bytes.next_power_of_two() as u32)
-    }
-
-    /// In bytes.
-    pub const fn bytes(self) -> usize {
-        self.0 as usize
-    }
-}
-
-impl StackSize {
-    /// What a job gets when nobody says anything.
-    pub const DEFAULT: StackSize = StackSize(256 << 10);
-}
-
-impl Default for StackSize {
-    fn default() -> Self {
-        Self::DEFAULT
-    }
-}
-
-/// What the overflow report knows of the job on a stack. It lies in the slot itself, above the job's header.
+/// What is known of a stack without knowing its job, and what the overflow report knows of the job. It lies in the slot
+/// itself, right above the job's header, and is one line of the cache.
 #[repr(C, align(64))]
 pub(crate) struct Plate {
-    size: StackSize,
     id: AtomicU64,
     name: AtomicPtr<u8>,
     name_len: AtomicUsize,
+    /// The rest is written once, when the slot is furnished with memory.
+    limit: NonNull<u8>,
+    depot: &'static Depot,
+    slab: &'static Slab,
+    /// Without it, Valgrind takes each switch for a frame of megabytes. Outside Valgrind it costs a few instructions.
+    valgrind: ManuallyDrop<ValgrindStackRegistration>,
+    index: u32,
 }
 
+const _: () = assert!(size_of::<Plate>() == 64);
+
 impl Plate {
+    /// Makes a stack of a slot that has been claimed.
+    fn write(slab: &'static Slab, index: usize) -> Slot {
+        let whole = slab.whole(index);
+        let plate = NonNull::new(slab.plate(index)).expect("a slab is not at address 0");
+        let value = Plate {
+            id: AtomicU64::new(0),
+            name: AtomicPtr::default(),
+            name_len: AtomicUsize::new(0),
+            limit: NonNull::new(whole.start as *mut u8).expect("a slab is not at address 0"),
+            depot: slab.depot,
+            slab,
+            valgrind: ManuallyDrop::new(ValgrindStackRegistration::new(whole.start as *mut u8, whole.len)),
+            index: index as u32,
+        };
+        // SAFETY: the slot has been claimed, so this memory is ours alone; `slab` aligns it.
+        unsafe { plate.write(value) };
+        Slot(plate)
+    }
+
     #[inline]
     pub(crate) fn set_id(&self, id: u64) {
         self.id.store(id, Ordering::Relaxed);
     }
 
+    /// The name must stay where it is until [`clear_name`](Self::clear_name).
+    #[inline]
     pub(crate) fn set_name(&self, name: &str) {
         self.name.store(name.as_ptr().cast_mut(), Ordering::Relaxed);
         self.name_len.store(name.len(), Ordering::Relaxed);
     }
 
+    #[inline]
     pub(crate) fn clear_name(&self) {
         self.name_len.store(0, Ordering::Relaxed);
     }
 }
 
-const GUARD: usize = 64 << 10;
-
+/// A stack, owned: dropping it leaves it in the depot. Whoever drops it has left it.
+///
 /// One pointer, so that it moves in a register: a pair with a small second half is stored in parts and loaded whole, and
 /// each such load waits for the stores (11 ns a start, measured).
-pub(crate) struct Stack {
-    top: NonNull<u8>,
-}
+#[repr(transparent)]
+pub(crate) struct Stack(Slot);
 
-// SAFETY: the handle owns the mapping alone, and a mapping belongs to no thread.
-unsafe impl Send for Stack {}
+/// The pointer in a [`Stack`]. It does nothing when it is dropped: the depot keeps these.
+pub(crate) struct Slot(NonNull<Plate>);
+
+// SAFETY: a slot belongs to whoever holds it and to no thread; what it points to is atomic or written once.
+unsafe impl Send for Slot {}
 
 impl Stack {
-    pub(crate) fn new(size: StackSize) -> io::Result<Stack> {
-        let len = size.bytes() + GUARD;
-        // SAFETY: an anonymous mapping at an address of the system's choice touches no memory of ours.
-        let low = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if low == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the range is the lower end of the mapping just made.
-        let guarded = unsafe { libc::mprotect(low, GUARD, libc::PROT_NONE) };
-        let error = io::Error::last_os_error();
-        // SAFETY: one past the end of the mapping is in range of it.
-        let end = unsafe { low.cast::<u8>().add(len) };
-        // SAFETY: within the mapping, whose end is aligned to a page and so to a plate.
-        let top = unsafe { end.sub(size_of::<Plate>()) };
-        let stack = Stack {
-            top: NonNull::new(top).ok_or(io::ErrorKind::OutOfMemory)?,
-        };
-        // SAFETY: a plate fits between `top` and the end of the mapping; zeroed memory is a valid one but for its size.
-        unsafe { (*stack.top.cast::<Plate>().as_ptr()).size = size };
-        if guarded != 0 {
-            return Err(error);
-        }
-        Ok(stack)
-    }
-
-    /// One past the highest byte that the job may use, aligned to 64 bytes.
+    /// One past the highest byte that the job may use, aligned to 64 bytes. The plate lies there.
     #[inline]
     pub(crate) fn top(&self) -> NonNull<u8> {
-        self.top
+        self.0.0.cast()
     }
 
     #[inline]
     pub(crate) fn plate(&self) -> &Plate {
-        // SAFETY: a plate lies above `top` for as long as the stack exists; zeroed memory is a valid one.
-        unsafe { self.top.cast::<Plate>().as_ref() }
+        self.0.plate()
     }
 
+    /// The lowest address of the slot, guard included.
     #[inline]
     pub(crate) fn limit(&self) -> NonNull<u8> {
-        let below = self.size().bytes() + GUARD - size_of::<Plate>();
-        // SAFETY: the mapping begins that far below `top`.
-        unsafe { self.top.byte_sub(below) }
+        self.plate().limit
     }
 
+    /// Where this stack came from, which says everything that it has in common with others.
     #[inline]
-    pub(crate) fn size(&self) -> StackSize {
-        self.plate().size
+    pub(crate) fn depot(&self) -> &'static Depot {
+        self.plate().depot
     }
 
-    /// Keeps the memory mapped for ever and out of use.
+    /// How many bytes of this stack have been used, by its job or by one before it: whole pages, unless the stack is of an
+    /// exact kind. One system call.
+    pub(crate) fn high_water(&self) -> usize {
+        self.0.high_water()
+    }
+
+    /// Overwrites what has been used, if that was asked for. No job is on the stack any more.
+    pub(crate) fn wipe(&mut self) {
+        self.0.wipe();
+    }
+
+    /// Keeps the memory as it is for ever, and counts it.
     pub(crate) fn quarantine(self) {
-        QUARANTINED.fetch_add(1, Ordering::Relaxed);
-        std::mem::forget(self);
+        self.depot().quarantine(&self.into_slot());
     }
-}
 
-static QUARANTINED: AtomicUsize = AtomicUsize::new(0);
-
-/// How many stacks of this process are kept out of reuse because somebody may still write to them.
-pub fn quarantined() -> usize {
-    QUARANTINED.load(Ordering::Relaxed)
+    fn into_slot(self) -> Slot {
+        let stack = ManuallyDrop::new(self);
+        Slot(stack.0.0)
+    }
 }
 
 impl Drop for Stack {
+    #[inline]
     fn drop(&mut self) {
-        let len = self.size().bytes() + GUARD;
-        // SAFETY: the handle owns the mapping, and whoever drops it has left the stack.
-        unsafe { libc::munmap(self.limit().as_ptr().cast(), len) };
+        self.depot().give(Slot(self.0.0));
     }
+}
+
+impl Slot {
+    #[inline]
+    fn plate(&self) -> &Plate {
+        // SAFETY: a plate was written there, and stays for as long as the slot is out.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn start(&self) -> usize {
+        self.plate().limit.as_ptr() as usize
+    }
+
+    fn memory(&self) -> Range {
+        self.plate().slab.stack(self.plate().index as usize)
+    }
+
+    fn high_water(&self) -> usize {
+        if !self.plate().depot.spec.exact {
+            return depth::resident_depth(self.memory());
+        }
+        let stack = self.memory();
+        let resident = depth::resident_depth(stack);
+        // SAFETY: readable memory of this stack. A job that runs on it is this thread's, and stands still meanwhile.
+        let lowest = unsafe { depth::lowest_used_word(stack.start + stack.len - resident, self.0.as_ptr() as usize) };
+        self.0.as_ptr() as usize - lowest
+    }
+
+    fn wipe(&mut self) {
+        let depot = self.plate().depot;
+        if depot.spec.wipes() {
+            // SAFETY: the slot is owned and no job is on it; the plate is where its highest page is.
+            let used = unsafe { scrub::scrub(self.memory(), self.0.as_ptr() as usize, depot.spec.secrets.lock) };
+            depot.note_depth(used);
+        }
+    }
+
+    /// Ends the plate. What remains is a claimed slot.
+    fn dissolve(self) -> (&'static Slab, usize) {
+        // SAFETY: the plate is not used after this.
+        let plate = unsafe { self.0.read() };
+        let Plate {
+            slab, index, valgrind, ..
+        } = plate;
+        drop(ManuallyDrop::into_inner(valgrind));
+        (slab, index as usize)
+    }
+}
+
+/// What the stacks of this process take and have used, one entry for each size and kind that has been used.
+///
+/// Choose sizes from its [`high_water`](StackStats::high_water). Each row of 64 stacks that exist costs a system call, made
+/// under the lock at which pools get new stacks: call it now and then, not for each job.
+pub fn stack_stats() -> Vec<StackStats> {
+    depot::all().map(Depot::stats).collect()
+}
+
+/// How many stacks of this process are kept out of reuse because somebody may still write to them.
+pub fn quarantined() -> usize {
+    depot::all().map(Depot::quarantined).sum()
 }

@@ -1,0 +1,306 @@
+//! The depot: where all threads get stacks from, and where they leave those that they have too many of.
+//!
+//! ```text
+//!   pool of thread 1 --+                      +-- warm: stacks as their last job left them, a bounded number
+//!   pool of thread 2 --+-- take / give_all -- |
+//!   pool of thread 3 --+   (one lock)         +-- slabs: slots without memory, see `slab`
+//! ```
+//!
+//! There is one depot for each [`Spec`], for the life of the process. Pools come here when theirs is empty or full only,
+//! and leave many stacks at a time: the lock is rarely taken and never held while memory is given back.
+
+use std::io;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::memory::{self, Range};
+use super::size::Spec;
+use super::slab::{Geometry, Ledger, Slab};
+use super::{Plate, Slot, Stack, depth};
+
+/// The memory of all stacks of one [`Spec`].
+pub(crate) struct Depot {
+    pub(super) spec: Spec,
+    state: Mutex<State>,
+    /// The most bytes that a job on one of these stacks was seen to use.
+    pub(super) deepest: AtomicUsize,
+    quarantined: AtomicUsize,
+    next: AtomicPtr<Depot>,
+    #[cfg(test)]
+    keeps_nothing_warm: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    warm: Vec<Slot>,
+    /// Oldest first, which is where slots are taken from.
+    ledgers: Vec<Ledger>,
+    /// Records of slabs that were unmapped.
+    records: Vec<&'static Slab>,
+}
+
+/// What one [`Spec`] takes of the process: see [`stack_stats`](super::stack_stats).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StackStats {
+    /// Usable bytes of each stack.
+    pub size: usize,
+    /// Bytes of the guard below each.
+    pub guard: usize,
+    /// Mappings made for them.
+    pub slabs: usize,
+    /// Address space of those, in bytes: not memory.
+    pub reserved: usize,
+    /// Stacks that exist: under a job, idle in the pool of a thread, idle in the depot, or in quarantine.
+    pub stacks: usize,
+    /// Of those: idle in the depot.
+    pub in_depot: usize,
+    /// Of those: kept out of reuse because somebody may still write to them.
+    pub quarantined: usize,
+    /// The most bytes of stack that any job has used: in whole pages, or in words where
+    /// [`exact_high_water`](crate::PoolConfig::exact_high_water) was asked for.
+    pub high_water: usize,
+}
+
+static DEPOTS: AtomicPtr<Depot> = AtomicPtr::new(ptr::null_mut());
+
+/// How many idle stacks each depot keeps with their memory.
+static WARM_BOUND: AtomicUsize = AtomicUsize::new(512);
+
+/// Bounds the idle stacks that are kept with their memory for any thread, of each size: 512 unless set. What threads keep
+/// for themselves is [`PoolConfig::idle`](crate::PoolConfig::idle).
+pub fn set_shared_idle(stacks: usize) {
+    WARM_BOUND.store(stacks, Ordering::Relaxed);
+}
+
+pub(super) fn all() -> impl Iterator<Item = &'static Depot> {
+    // SAFETY: depots are leaked boxes, published whole.
+    let mut next = unsafe { DEPOTS.load(Ordering::Acquire).as_ref() };
+    std::iter::from_fn(move || {
+        let depot = next?;
+        // SAFETY: as above.
+        next = unsafe { depot.next.load(Ordering::Acquire).as_ref() };
+        Some(depot)
+    })
+}
+
+impl Depot {
+    /// The depot of a [`Spec`], made at its first use. A program uses few of them, so a list is enough.
+    pub(crate) fn of(spec: Spec) -> &'static Depot {
+        if let Some(depot) = all().find(|depot| depot.spec == spec) {
+            return depot;
+        }
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _making = MAKING.lock();
+        if let Some(depot) = all().find(|depot| depot.spec == spec) {
+            return depot;
+        }
+        let depot = Box::leak(Box::new(Depot {
+            spec,
+            state: Mutex::new(State::default()),
+            deepest: AtomicUsize::new(0),
+            quarantined: AtomicUsize::new(0),
+            next: AtomicPtr::new(DEPOTS.load(Ordering::Acquire)),
+            #[cfg(test)]
+            keeps_nothing_warm: false.into(),
+        }));
+        DEPOTS.store(depot, Ordering::Release);
+        depot
+    }
+
+    #[inline]
+    pub(crate) fn spec(&self) -> Spec {
+        self.spec
+    }
+
+    /// A stack: a warm one if there is any, or the lowest free slot. With a warm one come up to `more` others for `pool`, so
+    /// that the next ones need no lock.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused, and what can be done about it.
+    pub(crate) fn take(&'static self, more: usize, pool: &mut Vec<Stack>) -> io::Result<Stack> {
+        let mut state = self.state.lock();
+        if let Some(slot) = state.warm.pop() {
+            let keep = state.warm.len().saturating_sub(more);
+            pool.extend(state.warm.drain(keep..).map(Stack));
+            return Ok(Stack(slot));
+        }
+        let (slab, index) = state.claim(self)?;
+        drop(state);
+        self.furnish(slab, index)
+    }
+
+    /// Takes stacks that a pool has too many of. What is above the bound loses its memory here and now.
+    pub(crate) fn give_all(&'static self, stacks: impl Iterator<Item = Stack>) {
+        let mut slots: Vec<Slot> = stacks.map(Stack::into_slot).collect();
+        self.keep_warm(&mut slots);
+        if !slots.is_empty() {
+            self.retire(slots);
+        }
+    }
+
+    /// Takes one stack that may not have been wiped.
+    pub(super) fn give(&'static self, mut slot: Slot) {
+        slot.wipe();
+        self.give_all(std::iter::once(Stack(slot)));
+    }
+
+    /// The slot stays out for ever.
+    pub(super) fn quarantine(&self, slot: &Slot) {
+        self.note_depth(slot.high_water());
+        self.quarantined.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn quarantined(&self) -> usize {
+        self.quarantined.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_depth(&self, bytes: usize) {
+        self.deepest.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts everything, and looks at every stack that exists.
+    pub(super) fn stats(&self) -> StackStats {
+        let state = self.state.lock();
+        if !self.spec.exact {
+            for ledger in &state.ledgers {
+                let slots = merged(ledger.out_slots().map(|slot| ledger.slab.whole(slot)));
+                self.note_depth(depth::deepest(slots.into_iter(), Geometry::of(self.spec)));
+            }
+        }
+        StackStats {
+            size: self.spec.size.bytes(),
+            guard: self.spec.guard as usize,
+            slabs: state.ledgers.len(),
+            reserved: state.ledgers.iter().map(|ledger| ledger.slab.bytes()).sum(),
+            stacks: state.ledgers.iter().map(Ledger::out).sum(),
+            in_depot: state.warm.len(),
+            quarantined: self.quarantined(),
+            high_water: self.deepest.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Turns a claimed slot into a stack, or puts it back.
+    fn furnish(&'static self, slab: &'static Slab, index: usize) -> io::Result<Stack> {
+        if self.spec.secrets.lock {
+            memory::lock(slab.whole(index)).map_err(|error| {
+                self.state.lock().release(slab, index);
+                memory::explain(
+                    error,
+                    "a stack could not be locked in memory (mlock2): raise RLIMIT_MEMLOCK (ulimit -l), or ask for smaller \
+                     stacks and guards",
+                )
+            })?;
+        }
+        Ok(Stack(Plate::write(slab, index)))
+    }
+
+    fn keep_warm(&self, slots: &mut Vec<Slot>) {
+        let mut state = self.state.lock();
+        let room = self.warm_bound().saturating_sub(state.warm.len());
+        let from = slots.len().saturating_sub(room);
+        state.warm.extend(slots.drain(from..));
+    }
+
+    fn warm_bound(&self) -> usize {
+        #[cfg(test)]
+        if self.keeps_nothing_warm.load(Ordering::Relaxed) {
+            return 0;
+        }
+        WARM_BOUND.load(Ordering::Relaxed)
+    }
+
+    /// Other tests of this process keep theirs.
+    #[cfg(test)]
+    pub(super) fn keep_nothing_warm(&self) {
+        self.keeps_nothing_warm.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives the memory of these stacks back, then their slots. Neighbours are done in one call: what was used together is
+    /// mostly given back together.
+    #[cold]
+    fn retire(&self, mut slots: Vec<Slot>) {
+        slots.sort_unstable_by_key(Slot::start);
+        let places: Vec<(&'static Slab, usize)> = slots.into_iter().map(Slot::dissolve).collect();
+        let ranges = merged(places.iter().map(|(slab, index)| slab.whole(*index)));
+        if !self.spec.exact {
+            self.note_depth(depth::deepest(ranges.iter().copied(), Geometry::of(self.spec)));
+        }
+        self.give_back(&ranges);
+        let mut state = self.state.lock();
+        for (slab, index) in places {
+            state.release(slab, index);
+        }
+    }
+
+    fn give_back(&self, ranges: &[Range]) {
+        let advice = if self.spec.secrets.lock {
+            memory::DONTNEED_LOCKED
+        } else {
+            libc::MADV_DONTNEED
+        };
+        // A refusal leaves the pages as they are: resident, and scrubbed if that was asked for.
+        // SAFETY: the stacks in the ranges have been given up; guards between them survive this advice.
+        let _ = unsafe { memory::advise_all(ranges, advice) };
+        if self.spec.secrets.lock {
+            ranges.iter().copied().for_each(memory::unlock);
+        }
+    }
+}
+
+impl State {
+    fn claim(&mut self, depot: &'static Depot) -> io::Result<(&'static Slab, usize)> {
+        for ledger in &mut self.ledgers {
+            if let Some(index) = ledger.claim()? {
+                return Ok((ledger.slab, index));
+            }
+        }
+        let record = self.records.pop();
+        let mut ledger = match Ledger::map(depot, self.ledgers.len(), record) {
+            Ok(ledger) => ledger,
+            Err(error) => {
+                self.records.extend(record);
+                return Err(error);
+            }
+        };
+        match ledger.claim() {
+            Ok(index) => {
+                let slab = ledger.slab;
+                self.ledgers.push(ledger);
+                Ok((slab, index.expect("a new slab has free slots")))
+            }
+            Err(error) => {
+                self.records.push(ledger.unmap());
+                Err(error)
+            }
+        }
+    }
+
+    fn release(&mut self, slab: &'static Slab, index: usize) {
+        let at = self
+            .ledgers
+            .iter()
+            .position(|ledger| ptr::eq(ledger.slab, slab))
+            .expect("a slot belongs to a mapped slab of its depot");
+        self.ledgers[at].release(index);
+        if self.ledgers[at].out() == 0 {
+            let ledger = self.ledgers.remove(at);
+            self.records.push(ledger.unmap());
+        }
+    }
+}
+
+/// Neighbouring ranges made one. The argument is sorted.
+fn merged(ranges: impl Iterator<Item = Range>) -> Vec<Range> {
+    let mut merged: Vec<Range> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.start + last.len == range.start => last.len += range.len,
+            _ => merged.push(range),
+        }
+    }
+    merged
+}

@@ -1,0 +1,88 @@
+//! Guards: memory that faults when touched, below each stack.
+//!
+//! ```text
+//!   MADV_GUARD_INSTALL (Linux 6.13)   a mark in the page table: one mapping stays one mapping
+//!   mprotect(PROT_NONE)               splits the mapping: two for each stack, and vm.max_map_count (65,530) ends it
+//! ```
+//!
+//! The first is tried on each new slab, and nothing asks for the version of the kernel: `EINVAL` means that the kernel
+//! does not have it, or that the process has locked all its memory (`mlockall(2)`), which excludes it.
+
+use std::io;
+
+use super::memory::{self, GUARD_INSTALL, GUARD_REMOVE, Range};
+
+/// How the guards of a slab are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guards {
+    /// By `MADV_GUARD_INSTALL`.
+    Advised,
+    /// By `mprotect`.
+    Protected,
+}
+
+impl Guards {
+    /// Which kind the kernel has for the memory at `guard`, which becomes the first one.
+    ///
+    /// # Safety
+    ///
+    /// `guard` is memory of ours that nobody uses.
+    pub(super) unsafe fn probe(guard: Range) -> io::Result<Guards> {
+        #[cfg(test)]
+        if memory::fault::lacks_guard_advice() {
+            return Ok(Guards::Protected);
+        }
+        // SAFETY: the caller's promise.
+        match unsafe { memory::advise(guard, GUARD_INSTALL) } {
+            Ok(()) => Ok(Guards::Advised),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Guards::Protected),
+            Err(error) => Err(explain(error, "MADV_GUARD_INSTALL")),
+        }
+    }
+
+    /// Makes a guard of each range.
+    ///
+    /// # Safety
+    ///
+    /// The ranges are memory of ours that nobody uses.
+    pub(super) unsafe fn install(self, guards: &[Range]) -> io::Result<()> {
+        match self {
+            // SAFETY: the caller's promise.
+            Guards::Advised => unsafe { memory::advise_all(guards, GUARD_INSTALL) }
+                .map_err(|error| explain(error, "MADV_GUARD_INSTALL")),
+            Guards::Protected => {
+                for guard in guards {
+                    // SAFETY: the caller's promise.
+                    unsafe { memory::protect(*guard, false) }.map_err(too_many_mappings)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes plain memory of every guard in `range`.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses a stack in the range.
+    pub(super) unsafe fn remove(self, range: Range) -> io::Result<()> {
+        match self {
+            // SAFETY: the caller's promise.
+            Guards::Advised => unsafe { memory::advise(range, GUARD_REMOVE) },
+            // SAFETY: the caller's promise.
+            Guards::Protected => unsafe { memory::protect(range, true) },
+        }
+    }
+}
+
+fn explain(error: io::Error, call: &str) -> io::Error {
+    memory::explain(error, format_args!("the guard of a stack could not be made ({call})"))
+}
+
+fn too_many_mappings(error: io::Error) -> io::Error {
+    memory::explain(
+        error,
+        "the guard of a stack could not be made (mprotect): without MADV_GUARD_INSTALL (Linux 6.13, memory not locked by \
+         mlockall) each stack takes two mappings: raise the sysctl vm.max_map_count, or lower the limit of the pool",
+    )
+}

@@ -1,0 +1,241 @@
+//! The system calls of this module, each with the sentence that its failure becomes, and the place where tests make them
+//! fail.
+
+use std::io;
+use std::ptr;
+
+/// Bytes of a page. The smallest that Linux has on our targets is also the only one on `x86_64`; with larger pages
+/// (`aarch64` may have 16 and 64 KiB), sizes and guards are rounded up to them.
+pub(super) fn page() -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static PAGE: AtomicUsize = AtomicUsize::new(0);
+    match PAGE.load(Ordering::Relaxed) {
+        0 => {
+            // SAFETY: sysconf reads a constant of the system.
+            let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+            PAGE.store(bytes, Ordering::Relaxed);
+            bytes
+        }
+        bytes => bytes,
+    }
+}
+
+/// A range of addresses, of whole pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) start: usize,
+    pub(super) len: usize,
+}
+
+/// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE` of `madvise(2)`, Linux 6.13: names that libc does not have everywhere.
+pub(super) const GUARD_INSTALL: i32 = 102;
+pub(super) const GUARD_REMOVE: i32 = 103;
+/// `MADV_DONTNEED_LOCKED`, Linux 5.18.
+pub(super) const DONTNEED_LOCKED: i32 = 24;
+
+/// Reserves `len` bytes of zeroed memory. Only the pages that are touched cost anything.
+pub(super) fn map(len: usize) -> io::Result<usize> {
+    injected()?;
+    // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of anybody.
+    let start = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(start as usize)
+}
+
+/// Gives a whole mapping back.
+///
+/// # Safety
+///
+/// The range is a mapping of ours that nobody uses any more.
+pub(super) unsafe fn unmap(range: Range) {
+    // SAFETY: the caller's promise.
+    let result = unsafe { libc::munmap(range.start as *mut _, range.len) };
+    debug_assert_eq!(result, 0, "munmap of a range of ours");
+}
+
+/// `madvise(2)` on one range.
+///
+/// # Safety
+///
+/// The range is memory of ours, and nobody relies on what the advice takes away.
+pub(super) unsafe fn advise(range: Range, advice: i32) -> io::Result<()> {
+    injected()?;
+    // SAFETY: the caller's promise.
+    checked(unsafe { libc::madvise(range.start as *mut _, range.len, advice) })
+}
+
+/// `madvise(2)` on many ranges, in as few calls as the kernel allows (`process_madvise(2)` on ourselves, Linux 6.13, does
+/// them all in one: half the cost of a call for each).
+///
+/// # Safety
+///
+/// As [`advise`], for each range.
+pub(super) unsafe fn advise_all(ranges: &[Range], advice: i32) -> io::Result<()> {
+    let done = if ranges.len() > 1 {
+        // SAFETY: the caller's promise.
+        unsafe { advise_at_once(ranges, advice) }
+    } else {
+        0
+    };
+    for range in &ranges[done..] {
+        // SAFETY: the caller's promise.
+        unsafe { advise(*range, advice)? };
+    }
+    Ok(())
+}
+
+/// How many of the ranges, from the first on, one call could do. A range that was done in part is not counted: all advice
+/// used here may be repeated.
+///
+/// # Safety
+///
+/// As [`advise`], for each range.
+unsafe fn advise_at_once(ranges: &[Range], advice: i32) -> usize {
+    if injected().is_err() {
+        return 0;
+    }
+    // Not kept open: after a fork, the descriptor of the parent would advise the parent's memory.
+    // SAFETY: plain numbers, no memory.
+    let myself = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
+    if myself < 0 {
+        return 0;
+    }
+    let mut done = 0;
+    for batch in ranges.chunks(MOST_AT_ONCE) {
+        let mut vectors = [libc::iovec {
+            iov_base: ptr::null_mut(),
+            iov_len: 0,
+        }; MOST_AT_ONCE];
+        for (vector, range) in vectors.iter_mut().zip(batch) {
+            vector.iov_base = range.start as *mut _;
+            vector.iov_len = range.len;
+        }
+        let wanted: usize = batch.iter().map(|range| range.len).sum();
+        // SAFETY: the vectors outlive the call; the ranges are the caller's promise.
+        let bytes = unsafe {
+            libc::syscall(
+                libc::SYS_process_madvise,
+                myself,
+                &raw const vectors,
+                batch.len(),
+                advice,
+                0,
+            )
+        };
+        if bytes < 0 || bytes as usize != wanted {
+            break;
+        }
+        done += batch.len();
+    }
+    // SAFETY: the descriptor was opened above and is used by nobody else.
+    unsafe { libc::close(myself as i32) };
+    done
+}
+
+const MOST_AT_ONCE: usize = 64;
+
+/// `mprotect(2)`: no access, or reading and writing.
+///
+/// # Safety
+///
+/// The range is memory of ours that nobody uses.
+pub(super) unsafe fn protect(range: Range, access: bool) -> io::Result<()> {
+    injected()?;
+    let protection = if access {
+        libc::PROT_READ | libc::PROT_WRITE
+    } else {
+        libc::PROT_NONE
+    };
+    // SAFETY: the caller's promise.
+    checked(unsafe { libc::mprotect(range.start as *mut _, range.len, protection) })
+}
+
+/// Keeps the range out of swap: what is touched stays in memory. Nothing is read, written or populated by it.
+pub(super) fn lock(range: Range) -> io::Result<()> {
+    injected()?;
+    // SAFETY: locking changes no contents.
+    checked(unsafe { libc::syscall(libc::SYS_mlock2, range.start, range.len, libc::MLOCK_ONFAULT) } as i32)
+}
+
+/// Undoes [`lock`].
+pub(super) fn unlock(range: Range) {
+    // SAFETY: unlocking changes no contents. It fails only for ranges that are not mapped.
+    unsafe { libc::munlock(range.start as *const _, range.len) };
+}
+
+fn checked(result: i32) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The error with what was tried, and what the reader can do.
+pub(super) fn explain(error: io::Error, what: impl std::fmt::Display) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+#[cfg(not(test))]
+#[inline]
+fn injected() -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+use fault::injected;
+
+/// Failures on request, for the tests of this crate: the n-th call from now on fails, on this thread.
+#[cfg(test)]
+pub(crate) mod fault {
+    use std::cell::Cell;
+    use std::io;
+
+    thread_local! {
+        static UNTIL: Cell<Option<usize>> = const { Cell::new(None) };
+        static NO_GUARD_ADVICE: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// The `n`-th call from here on fails with `ENOMEM` (0: the next one), and all later ones work. `None`: none does.
+    pub(crate) fn fail_at(n: Option<usize>) {
+        UNTIL.set(n);
+    }
+
+    /// Whether the failure asked for has not happened yet.
+    pub(crate) fn is_pending() -> bool {
+        UNTIL.get().is_some()
+    }
+
+    /// This thread behaves as under a kernel before 6.13.
+    pub(crate) fn without_guard_advice(yes: bool) {
+        NO_GUARD_ADVICE.set(yes);
+    }
+
+    pub(crate) fn lacks_guard_advice() -> bool {
+        NO_GUARD_ADVICE.get()
+    }
+
+    pub(super) fn injected() -> io::Result<()> {
+        match UNTIL.get() {
+            Some(0) => {
+                UNTIL.set(None);
+                Err(io::Error::from_raw_os_error(libc::ENOMEM))
+            }
+            left => {
+                UNTIL.set(left.map(|n| n - 1));
+                Ok(())
+            }
+        }
+    }
+}

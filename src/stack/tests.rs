@@ -1,0 +1,300 @@
+//! What other modules rely on, with system calls that fail. Each test has a guard size of its own, and so a depot of its own.
+
+use std::io;
+
+use super::memory::fault;
+use super::*;
+use crate::{PoolConfig, StartError, Step, WaitCtx, cleanup_thread, init_thread, pause_job, pool_stats, start_job};
+
+fn spec(guard_pages: u32) -> Spec {
+    Spec {
+        guard: guard_pages << 12,
+        ..Spec::new(StackSize::MIN)
+    }
+}
+
+fn take(depot: &'static Depot) -> Stack {
+    depot.take(0, &mut Vec::new()).expect("memory for a stack")
+}
+
+/// Mappings of this process that the slabs of a depot lie in, and their rights.
+fn mappings(depot: &'static Depot) -> Vec<String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("proc is mounted");
+    let in_slab = |line: &&str| {
+        let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let (start, end) = (
+            usize::from_str_radix(start, 16).unwrap(),
+            usize::from_str_radix(end, 16).unwrap(),
+        );
+        let mut slabs = slab::all().filter(|slab| ptr_eq(slab.depot, depot) && slab.bytes() > 0);
+        slabs.any(|slab| start < slab.whole(0).start + slab.bytes() && slab.whole(0).start < end)
+    };
+    maps.lines().filter(in_slab).map(str::to_owned).collect()
+}
+
+fn ptr_eq(a: &Depot, b: &Depot) -> bool {
+    std::ptr::eq(a, b)
+}
+
+#[test]
+fn stacks_lie_apart_and_their_tops_are_staggered_lines() {
+    let depot = Depot::of(spec(3));
+    let stacks: Vec<Stack> = (0..200).map(|_| take(depot)).collect();
+    let stride = (16 << 10) + (3 << 12);
+    let mut tops: Vec<usize> = stacks.iter().map(|stack| stack.top().as_ptr() as usize).collect();
+    for (stack, top) in stacks.iter().zip(&tops) {
+        assert_eq!(top % 64, 0);
+        let above_limit = top - stack.limit().as_ptr() as usize;
+        assert!(
+            above_limit <= stride - size_of::<Plate>() && above_limit > stride - 1024,
+            "{above_limit}"
+        );
+        assert_eq!(stack.depot().spec().size, StackSize::MIN);
+    }
+    let lines: std::collections::HashSet<usize> = tops.iter().map(|top| top % 4096).collect();
+    assert_eq!(
+        lines.len(),
+        8,
+        "the tops of neighbours fall into different sets of the cache"
+    );
+    tops.sort_unstable();
+    assert!(tops.windows(2).all(|pair| pair[1] - pair[0] > stride - 1024));
+}
+
+#[test]
+fn slots_are_taken_lowest_first_and_empty_slabs_are_unmapped() {
+    let depot = Depot::of(spec(5));
+    depot.keep_nothing_warm();
+    let mut stacks: Vec<Stack> = (0..1000).map(|_| take(depot)).collect();
+    let stats = depot.stats();
+    // 64 + 256 + 1024
+    assert_eq!((stats.slabs, stats.stacks), (3, 1000));
+    assert_eq!(stats.reserved, 1344 * ((16 << 10) + (5 << 12)));
+    let tenth = stacks[10].limit();
+    depot.give_all(std::iter::once(stacks.remove(10)));
+    let again = take(depot);
+    assert_eq!(again.limit(), tenth, "the lowest free slot is the one given back");
+    stacks.push(again);
+    depot.give_all(stacks.drain(320..));
+    assert_eq!(
+        depot.stats().slabs,
+        3,
+        "slot 320, the first of the third slab, is still out"
+    );
+    depot.give_all(stacks.drain(..));
+    let stats = depot.stats();
+    assert_eq!((stats.slabs, stats.stacks, stats.reserved), (0, 0, 0));
+    assert!(mappings(depot).is_empty());
+    assert_eq!(depot.stats().slabs, 0);
+    drop(take(depot));
+}
+
+#[test]
+fn a_slab_is_one_mapping_with_advised_guards_and_two_a_stack_without() {
+    let depot = Depot::of(spec(7));
+    let stacks: Vec<Stack> = (0..64).map(|_| take(depot)).collect();
+    assert_eq!(mappings(depot).len(), 1, "{:#?}", mappings(depot));
+    drop(stacks);
+
+    let depot = Depot::of(spec(9));
+    fault::without_guard_advice(true);
+    let stacks: Vec<Stack> = (0..64).map(|_| take(depot)).collect();
+    fault::without_guard_advice(false);
+    let maps = mappings(depot);
+    assert_eq!(
+        maps.iter().filter(|line| line.contains("---p")).count(),
+        64,
+        "{maps:#?}"
+    );
+    let limits: Vec<usize> = stacks.iter().map(|stack| stack.limit().as_ptr() as usize).collect();
+    let is_guard = |limit: usize| {
+        maps.iter()
+            .any(|line| line.starts_with(&format!("{limit:x}-")) && line.contains("---p"))
+    };
+    assert!(limits.into_iter().all(is_guard));
+}
+
+/// Every system call on the way to a stack fails once, one after the other.
+fn start_with_each_call_failing(guard: usize, secrets: Secrets) -> usize {
+    let depot = Depot::of(Spec {
+        guard: guard as u32,
+        secrets,
+        ..Spec::new(StackSize::MIN)
+    });
+    depot.keep_nothing_warm();
+    let config = PoolConfig::new()
+        .stack_size(StackSize::MIN)
+        .guard(guard)
+        .secrets(secrets)
+        .limit(1)
+        .idle(0);
+    init_thread(config).expect("a valid configuration");
+    let ctx = WaitCtx::new();
+    let mut failed = 0;
+    for n in 0.. {
+        fault::fail_at(Some(n));
+        let started = start_job(&ctx, || 42);
+        let reached = !fault::is_pending();
+        fault::fail_at(None);
+        match started {
+            Ok(Step::Finished(42)) => {
+                // Either there is no n-th call, or one failed that can be done without.
+                assert_eq!(depot.stats().stacks, 0);
+                if !reached {
+                    break;
+                }
+            }
+            Ok(_) => panic!("the job returns 42"),
+            Err(StartError::NoStack { closure, source }) => {
+                failed += 1;
+                assert_eq!(closure(), 42, "the closure comes back");
+                assert_eq!(source.kind(), io::ErrorKind::OutOfMemory);
+                assert!(source.to_string().contains("stack"), "{source}");
+            }
+            Err(StartError::NoJobs { .. }) => panic!("a failed start still counts for the limit"),
+        }
+        assert_eq!(pool_stats().in_use, 0);
+        assert_eq!(pool_stats().idle, 0);
+        assert_eq!(
+            (depot.stats().stacks, depot.stats().slabs, mappings(depot).len()),
+            (0, 0, 0),
+            "after call {n} failed"
+        );
+    }
+    failed
+}
+
+#[test]
+fn a_failing_call_gives_the_closure_back_and_leaks_nothing() {
+    // mmap, MADV_NOHUGEPAGE, the first guard; the batch of guards has a way around its first failure.
+    assert_eq!(start_with_each_call_failing(11 << 12, Secrets::new()), 3);
+    // and MADV_DONTDUMP, mlock2
+    assert_eq!(
+        start_with_each_call_failing(11 << 12, Secrets::new().dont_dump().lock()),
+        5
+    );
+    cleanup_thread().unwrap();
+}
+
+#[test]
+fn a_failing_mprotect_gives_the_closure_back_and_leaks_nothing() {
+    fault::without_guard_advice(true);
+    // mmap, MADV_NOHUGEPAGE, 64 calls of mprotect
+    let failed = start_with_each_call_failing(13 << 12, Secrets::new());
+    fault::without_guard_advice(false);
+    assert_eq!(failed, 66);
+    cleanup_thread().unwrap();
+}
+
+#[test]
+fn a_quarantined_stack_is_never_used_again() {
+    let depot = Depot::of(spec(15));
+    depot.keep_nothing_warm();
+    let first = take(depot);
+    let kept = first.limit();
+    first.quarantine();
+    let others: Vec<Stack> = (0..300).map(|_| take(depot)).collect();
+    assert!(others.iter().all(|stack| stack.limit() != kept));
+    drop(others);
+    let stats = depot.stats();
+    assert_eq!(
+        (stats.quarantined, stats.stacks, stats.slabs),
+        (1, 1, 1),
+        "its slab stays mapped"
+    );
+    assert!(take(depot).limit() != kept);
+}
+
+#[test]
+fn the_mark_is_the_deepest_page_touched_and_survives_the_stack() {
+    let depot = Depot::of(spec(17));
+    depot.keep_nothing_warm();
+    let stack = take(depot);
+    assert_eq!(stack.high_water(), 4096, "the page of the plate");
+    let deep = stack.top().as_ptr() as usize - 9000;
+    // SAFETY: 9000 bytes below the top of a stack of 16 KiB that nobody else uses.
+    unsafe { (deep as *mut u8).write_volatile(1) };
+    assert_eq!(stack.high_water(), 12288);
+    assert_eq!(depot.stats().high_water, 12288, "of a stack in use");
+    drop(stack);
+    assert_eq!(depot.stats().stacks, 0);
+    assert_eq!(depot.stats().high_water, 12288, "of a stack whose memory is gone");
+}
+
+#[test]
+fn the_exact_mark_is_the_deepest_word() {
+    let depot = Depot::of(Spec {
+        exact: true,
+        ..spec(19)
+    });
+    let stack = take(depot);
+    assert_eq!(stack.high_water(), 0);
+    let deep = stack.top().as_ptr() as usize - 5000;
+    // SAFETY: 5000 bytes below the top of a stack of 16 KiB that nobody else uses.
+    unsafe { (deep as *mut u64).write_volatile(1) };
+    assert_eq!(stack.high_water(), 5000);
+    drop(stack);
+    let again = take(depot);
+    assert_eq!(again.high_water(), 0, "wiped before it is used again");
+    assert_eq!(depot.stats().high_water, 5000);
+}
+
+#[test]
+fn the_depot_serves_a_thread_that_starts_from_one_that_ends() {
+    let depot = Depot::of(spec(21));
+    let config = PoolConfig::new().stack_size(StackSize::MIN).guard(21 << 12);
+    std::thread::spawn(move || {
+        init_thread(config.precreate(100)).unwrap();
+        assert_eq!(pool_stats().idle, 100);
+    })
+    .join()
+    .unwrap();
+    let stats = depot.stats();
+    assert_eq!(
+        (stats.stacks, stats.in_depot),
+        (100, 100),
+        "an exiting thread leaves its stacks in the depot"
+    );
+    init_thread(config).unwrap();
+    let ctx = WaitCtx::new();
+    let paused: Vec<_> = (0..100)
+        .map(|_| start_job(&ctx, || pause_job().is_ok()).unwrap())
+        .collect();
+    assert_eq!(depot.stats().stacks, 100, "nothing new was made");
+    for step in paused {
+        let Step::Paused(job) = step else { panic!("it paused") };
+        assert!(matches!(job.resume(), Step::Finished(true)));
+    }
+    cleanup_thread().unwrap();
+    assert_eq!(depot.stats().in_depot, 100);
+}
+
+#[test]
+fn the_limit_counts_what_comes_from_the_depot() {
+    let config = PoolConfig::new().stack_size(StackSize::MIN).guard(23 << 12);
+    std::thread::spawn(move || init_thread(config.precreate(50)).unwrap())
+        .join()
+        .unwrap();
+    init_thread(config.limit(3)).unwrap();
+    let ctx = WaitCtx::new();
+    let mut paused = Vec::new();
+    for _ in 0..3 {
+        paused.push(start_job(&ctx, || pause_job().is_ok()).unwrap());
+    }
+    assert_eq!((pool_stats().in_use, pool_stats().idle), (3, 0));
+    assert!(matches!(
+        start_job(&ctx, || ()),
+        Err(StartError::NoJobs { limit: 3, .. })
+    ));
+    drop(paused);
+    assert_eq!((pool_stats().in_use, pool_stats().idle), (0, 3));
+    cleanup_thread().unwrap();
+}
+
+#[test]
+fn handles_are_one_pointer_and_cross_threads() {
+    fn send<T: Send>() {}
+    send::<Stack>();
+    assert_eq!(size_of::<Stack>(), 8);
+    assert_eq!(size_of::<Option<Stack>>(), 8);
+}

@@ -556,8 +556,9 @@ const NAMED: u32 = 32;
 /// How many pauses a cancelled job may still try before it is given up.
 const CANCELLED_PAUSES: u32 = 1000;
 
-/// A closure above this size goes to the heap: corosensei moves at most 1024 bytes onto a new stack, ours and its own.
-const LARGEST_INLINE_CLOSURE: usize = 960;
+/// A closure that is larger than this, with our pointer beside it, goes to the heap: corosensei moves no more onto a new
+/// stack. Beside the pointer, because a closure that captures nothing but an alignment of 4096 has a size of 0 alone.
+const LARGEST_INLINE_CLOSURE: usize = 1024;
 
 /// What this module knows of a job, at the top of its slot.
 #[repr(C, align(16))]
@@ -673,7 +674,7 @@ where
         name: UnsafeCell::new(attributes.name),
     };
     let at = frame.cast::<Header>();
-    let coroutine = if const { size_of::<F>() > LARGEST_INLINE_CLOSURE } {
+    let coroutine = if const { size_of::<(NonNull<Header>, F)>() > LARGEST_INLINE_CLOSURE } {
         let f = Box::new(f);
         Coroutine::with_stack(bounds, move |yielder, ()| job_main(at, yielder, f))
     } else {

@@ -176,8 +176,8 @@ pub struct PoolStats {
 
 /// Sets up the pool of this thread (`ASYNC_init_thread(3)`).
 ///
-/// A second call changes the configuration: idle stacks of another size go, jobs that run or pause stay counted (a fix
-/// of S15). That not every stack could be made in advance is no error (S14): [`pool_stats`] tells.
+/// A second call changes the configuration: idle stacks of another size or above the limit go, jobs that run or pause
+/// stay counted (a fix of S15). That not every stack could be made in advance is no error (S14): [`pool_stats`] tells.
 ///
 /// # Errors
 ///
@@ -299,7 +299,7 @@ struct Pool {
     spec: Cell<Spec>,
     /// Where the stacks in `idle` come from, once there was one.
     depot: Cell<Option<&'static Depot>>,
-    /// That depot, if its stacks are put back as they are; null if they are to be wiped first.
+    /// That depot, if its stacks are put back as they are; null if they are to be wiped first, or are too many.
     as_it_is: Cell<*const Depot>,
     next_id: Cell<u64>,
     /// The thread is exiting and has emptied the pool: nothing may be put in any more.
@@ -341,7 +341,6 @@ impl Pool {
         if config.spec() != self.spec.replace(config.spec()) {
             self.drop_idle();
             self.depot.set(None);
-            self.as_it_is.set(ptr::null());
         }
         self.limit.set(config.limit.unwrap_or(usize::MAX));
         self.bound.set(config.idle.max(config.precreate));
@@ -349,7 +348,28 @@ impl Pool {
             self.drop_idle();
         }
         self.idle.borrow_mut().shrink_to(self.bound.get());
+        self.keep_lowered_limit();
         self.precreate(config.precreate);
+    }
+
+    /// A limit below what there is: idle stacks go now, and stacks that come back go as they come (S15).
+    fn keep_lowered_limit(&self) {
+        let mut idle = self.idle.borrow_mut();
+        let leaving = self.total.get().saturating_sub(self.limit.get()).min(idle.len());
+        self.total.set(self.total.get() - leaving);
+        if let Some(depot) = self.depot.get() {
+            depot.give_all(idle.drain(..leaving));
+        }
+        self.choose_way_back();
+    }
+
+    /// Whether stacks that come back may take the short way, which checks nothing.
+    fn choose_way_back(&self) {
+        let short = self
+            .depot
+            .get()
+            .filter(|depot| !depot.spec().wipes() && !self.closed.get() && self.total.get() <= self.limit.get());
+        self.as_it_is.set(short.map_or(ptr::null(), ptr::from_ref));
     }
 
     fn precreate(&self, stacks: usize) {
@@ -412,9 +432,7 @@ impl Pool {
         self.depot.get().unwrap_or_else(|| {
             let depot = Depot::of(self.spec.get());
             self.depot.set(Some(depot));
-            if !depot.spec().wipes() && !self.closed.get() {
-                self.as_it_is.set(depot);
-            }
+            self.choose_way_back();
             depot
         })
     }
@@ -427,11 +445,15 @@ impl Pool {
             return self.discard(stack);
         }
         stack.wipe();
-        if self.make_room() {
+        let above_limit = self.total.get() > self.limit.get();
+        if !above_limit && self.make_room() {
             self.idle.borrow_mut().push(stack);
         } else {
             self.total.set(self.total.get() - 1);
             self.own_depot().give_all(std::iter::once(stack));
+        }
+        if above_limit {
+            self.choose_way_back();
         }
     }
 

@@ -1,0 +1,313 @@
+//! A private key in a PKCS#11 token: an HSM, a smart card, SoftHSM.
+//!
+//! ```text
+//!   TokenKey ── lends ──> seat { session, handle of the key }   one for each thread that signs at the same time
+//!      ^                    │
+//!      └──── takes back ────┘   a seat whose session died is thrown away, and the signature is made again on a new one
+//! ```
+//!
+//! A PKCS#11 session does one thing at a time, and opening one costs a login. So the key keeps the seats of earlier signatures
+//! and lends each to one thread at a time: under an [`offload`](asyncjob::offload) pool of four threads it ends with four
+//! sessions, each opened when first needed.
+//!
+//! `TokenKey` is an ordinary synchronous [`SigningKey`]: wrapped in [`OffloadedKey`](crate::OffloadedKey) it pauses, bare it blocks.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cryptoki::context::{Function, Pkcs11};
+use cryptoki::error::{Error as TokenError, Result as TokenResult, RvError};
+use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::{Session, UserType};
+use cryptoki::slot::Slot;
+use cryptoki::types::AuthPin;
+use rustls::pki_types::{SubjectPublicKeyInfoDer, alg_id};
+use rustls::sign::{Signer, SigningKey, public_key_to_spki};
+use rustls::{Error, OtherError, SignatureAlgorithm, SignatureScheme};
+
+use crate::der;
+
+/// A private key that stays in its token.
+///
+/// Signs `ECDSA_NISTP256_SHA256` with a P-256 key, and `RSA_PSS_SHA256` and `RSA_PKCS1_SHA256` with an RSA key.
+#[derive(Clone)]
+pub struct TokenKey(Arc<Key>);
+
+/// How many sessions a [`TokenKey`] has opened, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sessions {
+    /// All that were opened.
+    pub opened: u64,
+    /// Those that replaced one that had died.
+    pub reopened: u64,
+    /// Those that are open and wait for a signature.
+    pub idle: usize,
+}
+
+struct Key {
+    place: Place,
+    kind: Kind,
+    public: Vec<u8>,
+    idle: Mutex<Vec<Seat>>,
+    opened: AtomicU64,
+    reopened: AtomicU64,
+}
+
+/// Where the key is, and the PIN that lets us use it.
+struct Place {
+    pkcs11: Pkcs11,
+    slot: Slot,
+    pin: AuthPin,
+    label: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    P256,
+    Rsa,
+}
+
+/// A session and the handle that the key has in it.
+struct Seat {
+    // Not closed by its drop: a dead session's number may already be that of a living one.
+    session: Session,
+    key: ObjectHandle,
+}
+
+impl TokenKey {
+    /// The key pair with this label, in a slot of an initialised library.
+    ///
+    /// # Errors
+    ///
+    /// What the token says; [`KeyHandleInvalid`](RvError::KeyHandleInvalid) if it has no private key or no public key with this
+    /// label, and [`KeyTypeInconsistent`](RvError::KeyTypeInconsistent) if the pair is neither P-256 nor RSA.
+    pub fn open(pkcs11: Pkcs11, slot: Slot, pin: AuthPin, label: &str) -> TokenResult<TokenKey> {
+        let place = Place { pkcs11, slot, pin, label: label.into() };
+        let seat = place.open()?;
+        let (kind, public) = public_key(&seat.session, label)?;
+        let (idle, opened, reopened) = (Mutex::new(vec![seat]), AtomicU64::new(1), AtomicU64::new(0));
+        Ok(TokenKey(Arc::new(Key { place, kind, public, idle, opened, reopened })))
+    }
+
+    /// The public key as a certificate holds it: an uncompressed point (65 bytes) for P-256, an `RSAPublicKey` in DER for RSA.
+    pub fn public_key_bytes(&self) -> &[u8] {
+        &self.0.public
+    }
+
+    /// What was opened until now.
+    pub fn sessions(&self) -> Sessions {
+        self.0.sessions()
+    }
+}
+
+impl SigningKey for TokenKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let scheme = *self.0.kind.schemes().iter().find(|scheme| offered.contains(scheme))?;
+        Some(Box::new(TokenSigner { key: Arc::clone(&self.0), scheme }))
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        let algorithm = match self.0.kind {
+            Kind::P256 => alg_id::ECDSA_P256,
+            Kind::Rsa => alg_id::RSA_ENCRYPTION,
+        };
+        Some(public_key_to_spki(&algorithm, &self.0.public))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        match self.0.kind {
+            Kind::P256 => SignatureAlgorithm::ECDSA,
+            Kind::Rsa => SignatureAlgorithm::RSA,
+        }
+    }
+}
+
+impl Kind {
+    fn schemes(self) -> &'static [SignatureScheme] {
+        match self {
+            Kind::P256 => &[SignatureScheme::ECDSA_NISTP256_SHA256],
+            Kind::Rsa => &[SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PKCS1_SHA256],
+        }
+    }
+}
+
+#[derive(Debug)]
+struct TokenSigner {
+    key: Arc<Key>,
+    scheme: SignatureScheme,
+}
+
+impl Signer for TokenSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        let signed = self.key.with_seat(|seat| signature(seat, self.scheme, message));
+        signed.map_err(|error| Error::Other(OtherError(Arc::new(error))))
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.scheme
+    }
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("TokenKey");
+        shown.field("slot", &self.place.slot).field("label", &self.place.label).field("kind", &self.kind);
+        shown.field("sessions", &self.sessions()).finish_non_exhaustive()
+    }
+}
+
+impl Key {
+    /// Does `work` on a seat; if its session turns out to be dead, once more on a new one.
+    fn with_seat<T>(&self, work: impl Fn(&Seat) -> TokenResult<T>) -> TokenResult<T> {
+        let Some(seat) = self.idle().pop() else { return self.settle(self.open()?, &work) };
+        match work(&seat) {
+            Err(error) if is_session_dead(&error) => {
+                self.reopened.fetch_add(1, Ordering::Relaxed);
+                // The idle seats go, too: what killed this session has killed theirs, and after a restart of the library the
+                // number of a dead session may come again for a living one.
+                let dead = std::mem::take(&mut *self.idle());
+                std::iter::once(seat).chain(dead).for_each(|seat| seat.discard(&error));
+                self.settle(self.open()?, &work)
+            }
+            result => {
+                self.idle().push(seat);
+                result
+            }
+        }
+    }
+
+    /// Does `work` on a new seat and keeps it, unless even that one is dead.
+    fn settle<T>(&self, seat: Seat, work: impl Fn(&Seat) -> TokenResult<T>) -> TokenResult<T> {
+        let result = work(&seat);
+        match &result {
+            Err(error) if is_session_dead(error) => seat.discard(error),
+            _ => self.idle().push(seat),
+        }
+        result
+    }
+
+    fn open(&self) -> TokenResult<Seat> {
+        let seat = self.place.open()?;
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(seat)
+    }
+
+    fn sessions(&self) -> Sessions {
+        Sessions {
+            opened: self.opened.load(Ordering::Relaxed),
+            reopened: self.reopened.load(Ordering::Relaxed),
+            idle: self.idle().len(),
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Seat>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        for seat in self.idle().drain(..) {
+            let _ = seat.session.close();
+        }
+    }
+}
+
+impl Place {
+    fn open(&self) -> TokenResult<Seat> {
+        let session = self.pkcs11.open_ro_session_no_drop(self.slot)?;
+        match self.log_in(&session) {
+            Ok(key) => Ok(Seat { session, key }),
+            Err(error) => {
+                let _ = session.close();
+                Err(error)
+            }
+        }
+    }
+
+    fn log_in(&self, session: &Session) -> TokenResult<ObjectHandle> {
+        match session.login(UserType::User, Some(&self.pin)) {
+            // The login is the whole process's: another session of ours came first.
+            Ok(()) | Err(TokenError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
+            Err(error) => return Err(error),
+        }
+        find(session, ObjectClass::PRIVATE_KEY, &self.label)
+    }
+}
+
+impl Seat {
+    fn discard(self, error: &TokenError) {
+        if !matches!(error, TokenError::Pkcs11(RvError::SessionHandleInvalid | RvError::SessionClosed, _)) {
+            let _ = self.session.close();
+        }
+    }
+}
+
+fn signature(seat: &Seat, scheme: SignatureScheme, message: &[u8]) -> TokenResult<Vec<u8>> {
+    let sign = |mechanism, data| seat.session.sign(&mechanism, seat.key, data);
+    match scheme {
+        // Not CKM_ECDSA_SHA256: few tokens have it, every token has this one.
+        SignatureScheme::ECDSA_NISTP256_SHA256 => {
+            let digest = ring::digest::digest(&ring::digest::SHA256, message);
+            let halves = sign(Mechanism::Ecdsa, digest.as_ref())?;
+            let (r, s) = halves.split_at(halves.len() / 2);
+            Ok(der::ecdsa_signature(r, s))
+        }
+        SignatureScheme::RSA_PSS_SHA256 => {
+            let hash_alg = MechanismType::SHA256;
+            sign(Mechanism::Sha256RsaPkcsPss(PkcsPssParams { hash_alg, mgf: PkcsMgfType::MGF1_SHA256, s_len: 32.into() }), message)
+        }
+        _ => sign(Mechanism::Sha256RsaPkcs, message),
+    }
+}
+
+fn public_key(session: &Session, label: &str) -> TokenResult<(Kind, Vec<u8>)> {
+    let object = find(session, ObjectClass::PUBLIC_KEY, label)?;
+    let wanted = [AttributeType::KeyType, AttributeType::EcPoint, AttributeType::Modulus, AttributeType::PublicExponent];
+    let (mut kind, mut point, mut modulus, mut exponent) = (None, None, None, None);
+    for attribute in session.get_attributes(object, &wanted)? {
+        match attribute {
+            Attribute::KeyType(found) => kind = Some(found),
+            Attribute::EcPoint(found) => point = Some(found),
+            Attribute::Modulus(found) => modulus = Some(found),
+            Attribute::PublicExponent(found) => exponent = Some(found),
+            _ => {}
+        }
+    }
+    match (kind, point.as_deref().and_then(der::octet_string), modulus, exponent) {
+        (Some(KeyType::EC), Some(point), ..) if point.len() == 65 => Ok((Kind::P256, point.to_vec())),
+        (Some(KeyType::RSA), _, Some(modulus), Some(exponent)) => Ok((Kind::Rsa, der::rsa_public_key(&modulus, &exponent))),
+        _ => Err(TokenError::Pkcs11(RvError::KeyTypeInconsistent, Function::GetAttributeValue)),
+    }
+}
+
+fn find(session: &Session, class: ObjectClass, label: &str) -> TokenResult<ObjectHandle> {
+    let template = [Attribute::Class(class), Attribute::Label(label.into())];
+    let found = session.find_objects(&template)?;
+    found.first().copied().ok_or(TokenError::Pkcs11(RvError::KeyHandleInvalid, Function::FindObjects))
+}
+
+/// The answers of a token after which a new session may help and this one will not.
+fn is_session_dead(error: &TokenError) -> bool {
+    let TokenError::Pkcs11(answer, _) = error else { return false };
+    matches!(
+        answer,
+        RvError::SessionHandleInvalid
+            | RvError::SessionClosed
+            | RvError::UserNotLoggedIn
+            | RvError::KeyHandleInvalid
+            | RvError::ObjectHandleInvalid
+            | RvError::DeviceRemoved
+            | RvError::DeviceError
+            | RvError::TokenNotPresent
+    )
+}

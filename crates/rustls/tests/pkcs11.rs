@@ -1,0 +1,100 @@
+//! A key in a token signs what TLS can verify, on as many sessions as threads, and survives the death of its sessions.
+//!
+//! Needs SoftHSM (`apt-get install softhsm2`).
+#![cfg(feature = "pkcs11")]
+
+#[path = "../examples/support/softhsm.rs"]
+mod softhsm;
+
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use asyncjob_rustls::pkcs11::{Sessions, TokenKey};
+use cryptoki::context::{CInitializeArgs, CInitializeFlags};
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
+};
+use rustls::SignatureScheme;
+use rustls::sign::{Signer, SigningKey};
+use softhsm::SoftHsm;
+
+/// Runs `test` in a process that has a token of its own: SoftHSM finds it through the environment.
+fn with_token(name: &str, test: impl FnOnce(SoftHsm)) {
+    let arguments = [name, "--exact", "--nocapture"].map(String::from);
+    match softhsm::with_config(arguments).expect("the test starts itself once more") {
+        Some(status) => assert!(status.success(), "{name} failed in the process with the token: {status}"),
+        None => test(SoftHsm::create().expect("a token")),
+    }
+}
+
+fn signer(key: &TokenKey, scheme: SignatureScheme) -> Box<dyn Signer> {
+    key.choose_scheme(&[scheme]).expect("the key can do this")
+}
+
+fn assert_verifies(key: &TokenKey, algorithm: &'static dyn VerificationAlgorithm, signature: &[u8]) {
+    UnparsedPublicKey::new(algorithm, key.public_key_bytes()).verify(b"message", signature).expect("a good signature");
+}
+
+#[test]
+fn what_a_token_signs_verifies_with_its_public_key() {
+    with_token("what_a_token_signs_verifies_with_its_public_key", |hsm| {
+        let cases: [(&str, SignatureScheme, &'static dyn VerificationAlgorithm); 3] = [
+            ("p256", SignatureScheme::ECDSA_NISTP256_SHA256, &ECDSA_P256_SHA256_ASN1),
+            ("rsa", SignatureScheme::RSA_PSS_SHA256, &RSA_PSS_2048_8192_SHA256),
+            ("rsa", SignatureScheme::RSA_PKCS1_SHA256, &RSA_PKCS1_2048_8192_SHA256),
+        ];
+        for (label, scheme, algorithm) in cases {
+            let key = hsm.key(label).expect("the key");
+            assert_verifies(&key, algorithm, &signer(&key, scheme).sign(b"message").expect("signed"));
+        }
+        let key = hsm.key("p256").expect("the key");
+        assert!(key.choose_scheme(&[SignatureScheme::ED25519]).is_none(), "a P-256 key does not sign Ed25519");
+        assert!(hsm.key("no such key").is_err());
+    });
+}
+
+#[test]
+fn one_session_for_each_thread_that_signs() {
+    const THREADS: usize = 4;
+    with_token("one_session_for_each_thread_that_signs", |hsm| {
+        let key = hsm.key("p256").expect("the key");
+        let signer: Arc<dyn Signer> = signer(&key, SignatureScheme::ECDSA_NISTP256_SHA256).into();
+        let start = Arc::new(Barrier::new(THREADS));
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let (signer, start) = (Arc::clone(&signer), Arc::clone(&start));
+                thread::spawn(move || {
+                    start.wait();
+                    (0..50).map(|_| signer.sign(b"message").expect("signed")).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        for signature in threads.into_iter().flat_map(|thread| thread.join().expect("no panic")) {
+            assert_verifies(&key, &ECDSA_P256_SHA256_ASN1, &signature);
+        }
+        let Sessions { opened, reopened, idle } = key.sessions();
+        assert!((1..=THREADS as u64).contains(&opened), "200 signatures on {THREADS} threads opened {opened} sessions");
+        assert_eq!((reopened, idle as u64), (0, opened), "all came back, none had died");
+    });
+}
+
+#[test]
+fn a_session_that_dies_is_opened_again() {
+    with_token("a_session_that_dies_is_opened_again", |hsm| {
+        let key = hsm.key("p256").expect("the key");
+        let signer = signer(&key, SignatureScheme::ECDSA_NISTP256_SHA256);
+        signer.sign(b"message").expect("signed");
+        assert_eq!(key.sessions(), Sessions { opened: 1, reopened: 0, idle: 1 });
+
+        // The library ends under the session: nothing can be signed until somebody starts it again.
+        hsm.pkcs11.clone().finalize().expect("finalized");
+        signer.sign(b"message").expect_err("there is no library to sign");
+        hsm.pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).expect("initialized");
+
+        let signature = signer.sign(b"message").expect("signed on a new session");
+        assert_verifies(&key, &ECDSA_P256_SHA256_ASN1, &signature);
+        assert_eq!(key.sessions(), Sessions { opened: 2, reopened: 1, idle: 1 });
+        signer.sign(b"message").expect("signed on the same session");
+        assert_eq!(key.sessions(), Sessions { opened: 2, reopened: 1, idle: 1 });
+    });
+}

@@ -85,7 +85,14 @@ mod tests {
     #[test]
     fn only_an_octet_string_is_taken_apart() {
         assert_eq!(octet_string(&[0x04, 0x02, 7, 8]), Some(&[7, 8][..]));
-        for wrong in [&[][..], &[0x04], &[0x04, 0x02, 7], &[0x04, 0x02, 7, 8, 9], &[0x03, 0x01, 0], &[0x04, 0x81, 0x01, 7]] {
+        for wrong in [
+            &[][..],
+            &[0x04],
+            &[0x04, 0x02, 7],
+            &[0x04, 0x02, 7, 8, 9],
+            &[0x03, 0x01, 0],
+            &[0x04, 0x81, 0x01, 7],
+        ] {
             assert_eq!(octet_string(wrong), None, "{wrong:02x?}");
         }
     }

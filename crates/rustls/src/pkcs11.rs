@@ -59,7 +59,7 @@ struct Key {
 /// Where the key is, and the PIN that lets us use it.
 struct Place {
     pkcs11: Pkcs11,
-    slot: Slot,
+    token: String,
     pin: AuthPin,
     label: String,
 }
@@ -78,18 +78,31 @@ struct Seat {
 }
 
 impl TokenKey {
-    /// The key pair with this label, in a slot of an initialised library.
+    /// The key pair with this label, in the token with that label, behind an initialised library.
     ///
     /// # Errors
     ///
-    /// What the token says; [`KeyHandleInvalid`](RvError::KeyHandleInvalid) if it has no private key or no public key with this
-    /// label, and [`KeyTypeInconsistent`](RvError::KeyTypeInconsistent) if the pair is neither P-256 nor RSA.
-    pub fn open(pkcs11: Pkcs11, slot: Slot, pin: AuthPin, label: &str) -> TokenResult<TokenKey> {
-        let place = Place { pkcs11, slot, pin, label: label.into() };
+    /// What the token says; [`TokenNotPresent`](RvError::TokenNotPresent) if no slot has the token,
+    /// [`KeyHandleInvalid`](RvError::KeyHandleInvalid) if it has no private key or no public key with this label, and
+    /// [`KeyTypeInconsistent`](RvError::KeyTypeInconsistent) if the pair is neither P-256 nor RSA.
+    pub fn open(pkcs11: Pkcs11, token: &str, pin: AuthPin, label: &str) -> TokenResult<TokenKey> {
+        let place = Place {
+            pkcs11,
+            token: token.into(),
+            pin,
+            label: label.into(),
+        };
         let seat = place.open()?;
         let (kind, public) = public_key(&seat.session, label)?;
         let (idle, opened, reopened) = (Mutex::new(vec![seat]), AtomicU64::new(1), AtomicU64::new(0));
-        Ok(TokenKey(Arc::new(Key { place, kind, public, idle, opened, reopened })))
+        Ok(TokenKey(Arc::new(Key {
+            place,
+            kind,
+            public,
+            idle,
+            opened,
+            reopened,
+        })))
     }
 
     /// The public key as a certificate holds it: an uncompressed point (65 bytes) for P-256, an `RSAPublicKey` in DER for RSA.
@@ -106,7 +119,10 @@ impl TokenKey {
 impl SigningKey for TokenKey {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
         let scheme = *self.0.kind.schemes().iter().find(|scheme| offered.contains(scheme))?;
-        Some(Box::new(TokenSigner { key: Arc::clone(&self.0), scheme }))
+        Some(Box::new(TokenSigner {
+            key: Arc::clone(&self.0),
+            scheme,
+        }))
     }
 
     fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
@@ -160,7 +176,10 @@ impl fmt::Debug for TokenKey {
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("TokenKey");
-        shown.field("slot", &self.place.slot).field("label", &self.place.label).field("kind", &self.kind);
+        shown
+            .field("token", &self.place.token)
+            .field("label", &self.place.label)
+            .field("kind", &self.kind);
         shown.field("sessions", &self.sessions()).finish_non_exhaustive()
     }
 }
@@ -168,7 +187,9 @@ impl fmt::Debug for Key {
 impl Key {
     /// Does `work` on a seat; if its session turns out to be dead, once more on a new one.
     fn with_seat<T>(&self, work: impl Fn(&Seat) -> TokenResult<T>) -> TokenResult<T> {
-        let Some(seat) = self.idle().pop() else { return self.settle(self.open()?, &work) };
+        let Some(seat) = self.idle().pop() else {
+            return self.settle(self.open()?, &work);
+        };
         match work(&seat) {
             Err(error) if is_session_dead(&error) => {
                 self.reopened.fetch_add(1, Ordering::Relaxed);
@@ -224,7 +245,7 @@ impl Drop for Key {
 
 impl Place {
     fn open(&self) -> TokenResult<Seat> {
-        let session = self.pkcs11.open_ro_session_no_drop(self.slot)?;
+        let session = self.pkcs11.open_ro_session_no_drop(self.slot()?)?;
         match self.log_in(&session) {
             Ok(key) => Ok(Seat { session, key }),
             Err(error) => {
@@ -232,6 +253,16 @@ impl Place {
                 Err(error)
             }
         }
+    }
+
+    /// Where the token is now: after a restart of the library it may have another slot (SoftHSM: measured).
+    fn slot(&self) -> TokenResult<Slot> {
+        for slot in self.pkcs11.get_slots_with_initialized_token()? {
+            if self.pkcs11.get_token_info(slot)?.label() == self.token {
+                return Ok(slot);
+            }
+        }
+        Err(TokenError::Pkcs11(RvError::TokenNotPresent, Function::GetSlotList))
     }
 
     fn log_in(&self, session: &Session) -> TokenResult<ObjectHandle> {
@@ -246,7 +277,10 @@ impl Place {
 
 impl Seat {
     fn discard(self, error: &TokenError) {
-        if !matches!(error, TokenError::Pkcs11(RvError::SessionHandleInvalid | RvError::SessionClosed, _)) {
+        if !matches!(
+            error,
+            TokenError::Pkcs11(RvError::SessionHandleInvalid | RvError::SessionClosed, _)
+        ) {
             let _ = self.session.close();
         }
     }
@@ -264,7 +298,14 @@ fn signature(seat: &Seat, scheme: SignatureScheme, message: &[u8]) -> TokenResul
         }
         SignatureScheme::RSA_PSS_SHA256 => {
             let hash_alg = MechanismType::SHA256;
-            sign(Mechanism::Sha256RsaPkcsPss(PkcsPssParams { hash_alg, mgf: PkcsMgfType::MGF1_SHA256, s_len: 32.into() }), message)
+            sign(
+                Mechanism::Sha256RsaPkcsPss(PkcsPssParams {
+                    hash_alg,
+                    mgf: PkcsMgfType::MGF1_SHA256,
+                    s_len: 32.into(),
+                }),
+                message,
+            )
         }
         _ => sign(Mechanism::Sha256RsaPkcs, message),
     }
@@ -272,7 +313,12 @@ fn signature(seat: &Seat, scheme: SignatureScheme, message: &[u8]) -> TokenResul
 
 fn public_key(session: &Session, label: &str) -> TokenResult<(Kind, Vec<u8>)> {
     let object = find(session, ObjectClass::PUBLIC_KEY, label)?;
-    let wanted = [AttributeType::KeyType, AttributeType::EcPoint, AttributeType::Modulus, AttributeType::PublicExponent];
+    let wanted = [
+        AttributeType::KeyType,
+        AttributeType::EcPoint,
+        AttributeType::Modulus,
+        AttributeType::PublicExponent,
+    ];
     let (mut kind, mut point, mut modulus, mut exponent) = (None, None, None, None);
     for attribute in session.get_attributes(object, &wanted)? {
         match attribute {
@@ -285,20 +331,30 @@ fn public_key(session: &Session, label: &str) -> TokenResult<(Kind, Vec<u8>)> {
     }
     match (kind, point.as_deref().and_then(der::octet_string), modulus, exponent) {
         (Some(KeyType::EC), Some(point), ..) if point.len() == 65 => Ok((Kind::P256, point.to_vec())),
-        (Some(KeyType::RSA), _, Some(modulus), Some(exponent)) => Ok((Kind::Rsa, der::rsa_public_key(&modulus, &exponent))),
-        _ => Err(TokenError::Pkcs11(RvError::KeyTypeInconsistent, Function::GetAttributeValue)),
+        (Some(KeyType::RSA), _, Some(modulus), Some(exponent)) => {
+            Ok((Kind::Rsa, der::rsa_public_key(&modulus, &exponent)))
+        }
+        _ => Err(TokenError::Pkcs11(
+            RvError::KeyTypeInconsistent,
+            Function::GetAttributeValue,
+        )),
     }
 }
 
 fn find(session: &Session, class: ObjectClass, label: &str) -> TokenResult<ObjectHandle> {
     let template = [Attribute::Class(class), Attribute::Label(label.into())];
     let found = session.find_objects(&template)?;
-    found.first().copied().ok_or(TokenError::Pkcs11(RvError::KeyHandleInvalid, Function::FindObjects))
+    found
+        .first()
+        .copied()
+        .ok_or(TokenError::Pkcs11(RvError::KeyHandleInvalid, Function::FindObjects))
 }
 
 /// The answers of a token after which a new session may help and this one will not.
 fn is_session_dead(error: &TokenError) -> bool {
-    let TokenError::Pkcs11(answer, _) = error else { return false };
+    let TokenError::Pkcs11(answer, _) = error else {
+        return false;
+    };
     matches!(
         answer,
         RvError::SessionHandleInvalid

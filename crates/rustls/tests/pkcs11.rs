@@ -4,6 +4,7 @@
 #![cfg(feature = "pkcs11")]
 
 #[path = "../examples/support/softhsm.rs"]
+#[allow(unreachable_pub, reason = "shared with the examples")]
 mod softhsm;
 
 use std::sync::{Arc, Barrier};
@@ -12,7 +13,8 @@ use std::thread;
 use asyncjob_rustls::pkcs11::{Sessions, TokenKey};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags};
 use ring::signature::{
-    ECDSA_P256_SHA256_ASN1, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
+    ECDSA_P256_SHA256_ASN1, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey,
+    VerificationAlgorithm,
 };
 use rustls::SignatureScheme;
 use rustls::sign::{Signer, SigningKey};
@@ -22,7 +24,10 @@ use softhsm::SoftHsm;
 fn with_token(name: &str, test: impl FnOnce(SoftHsm)) {
     let arguments = [name, "--exact", "--nocapture"].map(String::from);
     match softhsm::with_config(arguments).expect("the test starts itself once more") {
-        Some(status) => assert!(status.success(), "{name} failed in the process with the token: {status}"),
+        Some(status) => assert!(
+            status.success(),
+            "{name} failed in the process with the token: {status}"
+        ),
         None => test(SoftHsm::create().expect("a token")),
     }
 }
@@ -32,7 +37,9 @@ fn signer(key: &TokenKey, scheme: SignatureScheme) -> Box<dyn Signer> {
 }
 
 fn assert_verifies(key: &TokenKey, algorithm: &'static dyn VerificationAlgorithm, signature: &[u8]) {
-    UnparsedPublicKey::new(algorithm, key.public_key_bytes()).verify(b"message", signature).expect("a good signature");
+    UnparsedPublicKey::new(algorithm, key.public_key_bytes())
+        .verify(b"message", signature)
+        .expect("a good signature");
 }
 
 #[test]
@@ -48,7 +55,10 @@ fn what_a_token_signs_verifies_with_its_public_key() {
             assert_verifies(&key, algorithm, &signer(&key, scheme).sign(b"message").expect("signed"));
         }
         let key = hsm.key("p256").expect("the key");
-        assert!(key.choose_scheme(&[SignatureScheme::ED25519]).is_none(), "a P-256 key does not sign Ed25519");
+        assert!(
+            key.choose_scheme(&[SignatureScheme::ED25519]).is_none(),
+            "a P-256 key does not sign Ed25519"
+        );
         assert!(hsm.key("no such key").is_err());
     });
 }
@@ -65,7 +75,9 @@ fn one_session_for_each_thread_that_signs() {
                 let (signer, start) = (Arc::clone(&signer), Arc::clone(&start));
                 thread::spawn(move || {
                     start.wait();
-                    (0..50).map(|_| signer.sign(b"message").expect("signed")).collect::<Vec<_>>()
+                    (0..50)
+                        .map(|_| signer.sign(b"message").expect("signed"))
+                        .collect::<Vec<_>>()
                 })
             })
             .collect();
@@ -73,7 +85,10 @@ fn one_session_for_each_thread_that_signs() {
             assert_verifies(&key, &ECDSA_P256_SHA256_ASN1, &signature);
         }
         let Sessions { opened, reopened, idle } = key.sessions();
-        assert!((1..=THREADS as u64).contains(&opened), "200 signatures on {THREADS} threads opened {opened} sessions");
+        assert!(
+            (1..=THREADS as u64).contains(&opened),
+            "200 signatures on {THREADS} threads opened {opened} sessions"
+        );
         assert_eq!((reopened, idle as u64), (0, opened), "all came back, none had died");
     });
 }
@@ -84,17 +99,40 @@ fn a_session_that_dies_is_opened_again() {
         let key = hsm.key("p256").expect("the key");
         let signer = signer(&key, SignatureScheme::ECDSA_NISTP256_SHA256);
         signer.sign(b"message").expect("signed");
-        assert_eq!(key.sessions(), Sessions { opened: 1, reopened: 0, idle: 1 });
+        assert_eq!(
+            key.sessions(),
+            Sessions {
+                opened: 1,
+                reopened: 0,
+                idle: 1
+            }
+        );
 
         // The library ends under the session: nothing can be signed until somebody starts it again.
         hsm.pkcs11.clone().finalize().expect("finalized");
         signer.sign(b"message").expect_err("there is no library to sign");
-        hsm.pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).expect("initialized");
+        hsm.pkcs11
+            .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+            .expect("initialized");
 
         let signature = signer.sign(b"message").expect("signed on a new session");
         assert_verifies(&key, &ECDSA_P256_SHA256_ASN1, &signature);
-        assert_eq!(key.sessions(), Sessions { opened: 2, reopened: 1, idle: 1 });
+        assert_eq!(
+            key.sessions(),
+            Sessions {
+                opened: 2,
+                reopened: 1,
+                idle: 1
+            }
+        );
         signer.sign(b"message").expect("signed on the same session");
-        assert_eq!(key.sessions(), Sessions { opened: 2, reopened: 1, idle: 1 });
+        assert_eq!(
+            key.sessions(),
+            Sessions {
+                opened: 2,
+                reopened: 1,
+                idle: 1
+            }
+        );
     });
 }

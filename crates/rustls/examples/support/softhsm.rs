@@ -14,7 +14,6 @@ use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
 use cryptoki::session::UserType;
-use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 
 const CONFIG: &str = "SOFTHSM2_CONF";
@@ -27,7 +26,6 @@ const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x
 /// A token with one P-256 key and one RSA key of 2,048 bits.
 pub struct SoftHsm {
     pub pkcs11: Pkcs11,
-    slot: Slot,
 }
 
 /// Runs this program again with the same arguments and a token directory of its own; nothing if that has been done already.
@@ -42,8 +40,17 @@ pub fn with_config(arguments: impl IntoIterator<Item = String>) -> io::Result<Op
     let tokens = directory.join("tokens");
     fs::create_dir_all(&tokens)?;
     let config = directory.join("softhsm2.conf");
-    fs::write(&config, format!("directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n", tokens.display()))?;
-    let status = Command::new(env::current_exe()?).args(arguments).env(CONFIG, &config).status();
+    fs::write(
+        &config,
+        format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+            tokens.display()
+        ),
+    )?;
+    let status = Command::new(env::current_exe()?)
+        .args(arguments)
+        .env(CONFIG, &config)
+        .status();
     fs::remove_dir_all(&directory)?;
     status.map(Some)
 }
@@ -56,27 +63,49 @@ impl SoftHsm {
         let empty = *pkcs11.get_slots_with_token()?.first().ok_or("SoftHSM has no slot")?;
         pkcs11.init_token(empty, &pin(OFFICER_PIN), LABEL)?;
         // SoftHSM gives an initialised token another slot.
-        let slot = *pkcs11.get_slots_with_initialized_token()?.first().ok_or("SoftHSM has no initialised token")?;
+        let slot = *pkcs11
+            .get_slots_with_initialized_token()?
+            .first()
+            .ok_or("SoftHSM has no initialised token")?;
         let session = pkcs11.open_rw_session(slot)?;
         session.login(UserType::So, Some(&pin(OFFICER_PIN)))?;
         session.init_pin(&pin(USER_PIN))?;
         session.logout()?;
         session.login(UserType::User, Some(&pin(USER_PIN)))?;
         let p256 = [Attribute::EcParams(P256.to_vec())];
-        let rsa = [Attribute::ModulusBits(2048.into()), Attribute::PublicExponent(vec![1, 0, 1])];
-        for (label, mechanism, parameters) in [("p256", Mechanism::EccKeyPairGen, &p256[..]), ("rsa", Mechanism::RsaPkcsKeyPairGen, &rsa)] {
+        let rsa = [
+            Attribute::ModulusBits(2048.into()),
+            Attribute::PublicExponent(vec![1, 0, 1]),
+        ];
+        for (label, mechanism, parameters) in [
+            ("p256", Mechanism::EccKeyPairGen, &p256[..]),
+            ("rsa", Mechanism::RsaPkcsKeyPairGen, &rsa),
+        ] {
             let ours = [Attribute::Token(true), Attribute::Label(label.into())];
-            let public = [&ours[..], parameters, &[Attribute::Private(false), Attribute::Verify(true)]].concat();
-            let private = [&ours[..], &[Attribute::Private(true), Attribute::Sensitive(true), Attribute::Sign(true)]].concat();
+            let public = [
+                &ours[..],
+                parameters,
+                &[Attribute::Private(false), Attribute::Verify(true)],
+            ]
+            .concat();
+            let private = [
+                &ours[..],
+                &[
+                    Attribute::Private(true),
+                    Attribute::Sensitive(true),
+                    Attribute::Sign(true),
+                ],
+            ]
+            .concat();
             session.generate_key_pair(&mechanism, &public, &private)?;
         }
         session.logout()?;
-        Ok(SoftHsm { pkcs11, slot })
+        Ok(SoftHsm { pkcs11 })
     }
 
     /// The key `p256` or `rsa`.
     pub fn key(&self, label: &str) -> cryptoki::error::Result<TokenKey> {
-        TokenKey::open(self.pkcs11.clone(), self.slot, pin(USER_PIN), label)
+        TokenKey::open(self.pkcs11.clone(), LABEL, pin(USER_PIN), label)
     }
 }
 
@@ -92,5 +121,7 @@ fn library() -> Result<PathBuf, Box<dyn Error>> {
         "/usr/local/lib/softhsm/libsofthsm2.so",
     ];
     let found = PLACES.iter().map(Path::new).find(|place| place.exists());
-    Ok(found.ok_or("libsofthsm2.so is not installed: `apt-get install softhsm2`")?.into())
+    Ok(found
+        .ok_or("libsofthsm2.so is not installed: `apt-get install softhsm2`")?
+        .into())
 }

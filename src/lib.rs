@@ -21,6 +21,6 @@ pub use job::{
     BlockPause, CurrentJob, Job, JobBuilder, JobId, Pause, Step, block_pause, current_job, current_job_id, is_capable,
     pause_job, start_job,
 };
-pub use pool::{PoolConfig, PoolError, PoolStats, cleanup_thread, init_thread, pool_stats};
+pub use pool::{FreeJob, PoolConfig, PoolError, PoolStats, cleanup_thread, free_job, init_thread, pool_stats};
 pub use stack::{Secrets, StackSize, StackStats, install_overflow_handler, stack_stats};
 pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitKey, callback};

@@ -12,14 +12,22 @@
 //! The limit counts every stack that the pool has made and not yet destroyed: idle, running and paused (S13). The most
 //! recently used stack is used first (S18), because its memory is in the cache.
 //!
+//! A task that finds the pool at its limit waits for a [`free_job`] instead of trying again and again: whenever a stack
+//! comes back, the first of those who wait is woken.
+//!
 //! A thread that never calls [`init_thread`] has a pool without a limit, from its first job on (S12).
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::pin::Pin;
 use std::ptr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use crate::job::is_in_job;
 use crate::stack::{Depot, Secrets, Spec, Stack, StackSize, overflow};
@@ -232,6 +240,85 @@ pub fn pool_stats() -> PoolStats {
     })
 }
 
+/// A future that is ready when this thread's pool has a job to spare: at once, unless the pool is at its limit.
+///
+/// Those who wait are called in their order. Being ready reserves nothing: start the job in the same poll.
+///
+/// ```
+/// use asyncjob::{PoolConfig, Step, WaitCtx, free_job, init_thread, pause_job, start_job};
+/// use std::pin::pin;
+/// use std::task::{Context, Waker};
+///
+/// init_thread(PoolConfig::new().limit(1))?;
+/// let ctx = WaitCtx::new();
+/// let Ok(Step::Paused(job)) = start_job(&ctx, pause_job) else { panic!() };
+///
+/// let mut task = Context::from_waker(Waker::noop());
+/// let mut free = pin!(free_job());
+/// assert!(free.as_mut().poll(&mut task).is_pending());
+/// job.cancel();
+/// assert!(free.as_mut().poll(&mut task).is_ready());
+/// # use std::future::Future;
+/// # Ok::<(), asyncjob::PoolError>(())
+/// ```
+pub fn free_job() -> FreeJob {
+    FreeJob { place: None }
+}
+
+/// Waits for the pool: see [`free_job`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct FreeJob {
+    place: Option<Rc<Place>>,
+}
+
+/// A place in the queue for a job.
+#[derive(Debug)]
+struct Place {
+    waker: RefCell<Waker>,
+    /// Woken and out of the queue.
+    called: Cell<bool>,
+}
+
+impl Future for FreeJob {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
+        THREAD.with(|pool| match &self.place {
+            place if pool.has_room() && place.as_ref().is_none_or(|place| place.called.get()) => Poll::Ready(()),
+            None => {
+                let (waker, called) = (RefCell::new(task.waker().clone()), Cell::new(false));
+                let place = Rc::new(Place { waker, called });
+                pool.line_up(|queue| queue.push_back(Rc::clone(&place)));
+                self.place = Some(place);
+                Poll::Pending
+            }
+            Some(place) => {
+                place.waker.borrow_mut().clone_from(task.waker());
+                if place.called.replace(false) {
+                    // Somebody who did not wait took the job: still the first of those who do.
+                    pool.line_up(|queue| queue.push_front(Rc::clone(place)));
+                }
+                Poll::Pending
+            }
+        })
+    }
+}
+
+impl Drop for FreeJob {
+    /// Whoever was called and leaves room behind calls the next one: it may have started nothing.
+    fn drop(&mut self) {
+        let Some(place) = self.place.take() else { return };
+        THREAD.with(|pool| {
+            if !place.called.get() {
+                pool.waiting.borrow_mut().retain(|waiting| !Rc::ptr_eq(waiting, &place));
+            } else if pool.has_room() {
+                pool.call_next();
+            }
+        });
+    }
+}
+
 /// Why [`take`] has no stack.
 pub(crate) enum NoStack {
     Limit(usize),
@@ -259,9 +346,13 @@ pub(crate) fn give(stack: Stack) {
         // A vector at its capacity is the bound: `push` would have to check for it anyway.
         if ptr::eq(stack.depot(), pool.as_it_is.get()) && idle.len() < idle.capacity() {
             idle.push(stack);
+            drop(idle);
         } else {
             drop(idle);
             pool.give_slowly(stack);
+        }
+        if pool.is_awaited.get() {
+            pool.call_next();
         }
     });
 }
@@ -304,6 +395,10 @@ struct Pool {
     next_id: Cell<u64>,
     /// The thread is exiting and has emptied the pool: nothing may be put in any more.
     closed: Cell<bool>,
+    /// Those who wait for a job, the first one in front.
+    waiting: ManuallyDrop<RefCell<VecDeque<Rc<Place>>>>,
+    /// `waiting` may be not empty: what a job that ends looks at.
+    is_awaited: Cell<bool>,
 }
 
 thread_local! {
@@ -318,6 +413,8 @@ thread_local! {
             as_it_is: Cell::new(ptr::null()),
             next_id: Cell::new(0),
             closed: Cell::new(false),
+            waiting: ManuallyDrop::new(RefCell::new(VecDeque::new())),
+            is_awaited: Cell::new(false),
         }
     };
     static AT_EXIT: AtExit = const { AtExit };
@@ -332,6 +429,7 @@ impl Drop for AtExit {
             pool.closed.set(true);
             pool.as_it_is.set(ptr::null());
             pool.drop_idle();
+            drop(pool.waiting.take());
         });
     }
 }
@@ -343,6 +441,7 @@ impl Pool {
             self.depot.set(None);
         }
         self.limit.set(config.limit.unwrap_or(usize::MAX));
+        self.call_all();
         self.bound.set(config.idle.max(config.precreate));
         if self.idle.borrow().len() > self.bound.get() {
             self.drop_idle();
@@ -471,6 +570,36 @@ impl Pool {
             idle.reserve_exact(more);
         }
         idle.len() < bound
+    }
+
+    fn has_room(&self) -> bool {
+        self.total.get() < self.limit.get() || !self.idle.borrow().is_empty()
+    }
+
+    fn line_up(&self, place: impl FnOnce(&mut VecDeque<Rc<Place>>)) {
+        place(&mut self.waiting.borrow_mut());
+        self.is_awaited.set(true);
+        // With a limit of 0 this thread has no stack, but from now on it has something to free when it exits.
+        let _ = AT_EXIT.try_with(|_| ());
+    }
+
+    #[cold]
+    fn call_next(&self) {
+        let next = self.waiting.borrow_mut().pop_front();
+        match next {
+            Some(place) => {
+                place.called.set(true);
+                let waker = place.waker.borrow().clone();
+                waker.wake(); // no borrow is held: a waker may run anything
+            }
+            None => self.is_awaited.set(false),
+        }
+    }
+
+    /// The limit has changed: all may try.
+    fn call_all(&self) {
+        let waiting = self.waiting.borrow().len();
+        (0..waiting).for_each(|_| self.call_next());
     }
 
     /// At the limit, a job of another size takes the place of an idle stack.

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!   inside a job:    await_future(f)   poll f; pending? pause; resumed? poll again      (the thread does other things)
+//!   outside:         JobFuture         polled? resume the job; paused? pending          (the runtime does other things)
+//!   both:            in_job(f)         a JobFuture whose job awaits f: synchronous callbacks deep in f can pause
 //! ```
 //!
 //! A future needs a [`Waker`] that resumes the job. Which one depends on the driver, which the job does not know: if it
@@ -16,6 +18,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+
+mod job_future;
+
+pub use job_future::{JobError, JobFuture, in_job};
 
 use crate::error::Cancelled;
 use crate::job::with_current_ctx;

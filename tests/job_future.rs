@@ -1,0 +1,620 @@
+//! A job as a future: every poll by hand, and after each step every counter.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use asyncjob::future::{AwaitError, JobError, JobFuture, await_future, await_or_block, in_job};
+use asyncjob::{
+    Pause, PoolConfig, Status, SwitchHooks, WaitFd, WaitKey, block_pause, current_job, free_job, init_thread,
+    pause_job, pool_stats,
+};
+
+/// Counts how often a task was woken.
+#[derive(Default)]
+struct Task(AtomicU32);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+impl Task {
+    fn new() -> Arc<Task> {
+        Arc::default()
+    }
+
+    fn poll<F: Future>(self: &Arc<Self>, future: Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(&Waker::from(Arc::clone(self))))
+    }
+
+    fn wakes(&self) -> u32 {
+        self.0.load(SeqCst)
+    }
+}
+
+/// A door that futures wait at; opened, it wakes whoever polled last, as an I/O driver does.
+#[derive(Clone, Default)]
+struct Door(Rc<Inside>);
+
+#[derive(Default)]
+struct Inside {
+    open: Cell<bool>,
+    polls: Cell<u32>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Door {
+    fn open(&self) {
+        self.0.open.set(true);
+        if let Some(waker) = self.0.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn polls(&self) -> u32 {
+        self.0.polls.get()
+    }
+
+    fn waker(&self) -> Waker {
+        self.0.waker.borrow().clone().expect("polled")
+    }
+}
+
+impl Future for Door {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
+        self.0.polls.set(self.0.polls.get() + 1);
+        if self.0.open.get() {
+            return Poll::Ready(());
+        }
+        *self.0.waker.borrow_mut() = Some(task.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Counts its drops.
+struct Guard(Rc<Cell<u32>>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() + 1);
+    }
+}
+
+#[test]
+fn a_poll_resumes_the_job_only_after_a_wake() {
+    let (task, door, resumes) = (Task::new(), Door::default(), Rc::new(Cell::new(0)));
+    let mut job = pin!({
+        let (door, resumes) = (door.clone(), Rc::clone(&resumes));
+        JobFuture::new(move || {
+            await_future(door).unwrap();
+            resumes.set(resumes.get() + 1);
+            "done"
+        })
+    });
+    assert_eq!(
+        (door.polls(), task.wakes(), resumes.get()),
+        (0, 0, 0),
+        "nothing runs before the first poll"
+    );
+    assert!(task.poll(job.as_mut()).is_pending());
+    assert_eq!((door.polls(), task.wakes(), resumes.get()), (1, 0, 0));
+    assert!(task.poll(job.as_mut()).is_pending());
+    assert_eq!(
+        (door.polls(), task.wakes(), resumes.get()),
+        (1, 0, 0),
+        "a poll that nobody asked for resumes nothing"
+    );
+    door.open();
+    assert_eq!((door.polls(), task.wakes(), resumes.get()), (1, 1, 0));
+    let Poll::Ready(Ok("done")) = task.poll(job.as_mut()) else {
+        panic!("the door is open")
+    };
+    assert_eq!((door.polls(), task.wakes(), resumes.get()), (2, 1, 1));
+}
+
+#[test]
+fn two_jobs_interleaved_on_one_thread_do_not_mix() {
+    let (first_task, second_task) = (Task::new(), Task::new());
+    let (first_door, second_door) = (Door::default(), Door::default());
+    let job = |door: &Door| {
+        let door = door.clone();
+        // The outer wait is in the middle of a poll while the inner one pauses, as a handshake is during its signature.
+        in_job(async move {
+            let before = current_job().unwrap().id();
+            await_future(door).unwrap();
+            (before, current_job().unwrap().id())
+        })
+    };
+    let (mut first, mut second) = (pin!(job(&first_door)), pin!(job(&second_door)));
+    assert!(first_task.poll(first.as_mut()).is_pending());
+    assert!(second_task.poll(second.as_mut()).is_pending());
+    second_door.open();
+    assert_eq!((first_task.wakes(), second_task.wakes()), (0, 1));
+    first_door.open();
+    assert_eq!(
+        (first_task.wakes(), second_task.wakes()),
+        (1, 1),
+        "its own waker, not that of the last one to pause"
+    );
+    let Poll::Ready(Ok((first, first_after))) = first_task.poll(first.as_mut()) else {
+        panic!()
+    };
+    let Poll::Ready(Ok((second, second_after))) = second_task.poll(second.as_mut()) else {
+        panic!()
+    };
+    assert_eq!((first, second), (first_after, second_after));
+    assert_ne!(first, second);
+}
+
+#[test]
+fn a_waker_kept_over_a_pause_wakes_the_task_of_the_last_poll() {
+    let (old, new) = (Task::new(), Task::new());
+    let (socket, signature) = (Door::default(), Door::default());
+    let mut handshake = pin!({
+        let (mut socket, signature) = (socket.clone(), signature.clone());
+        let mut signed = false;
+        in_job(std::future::poll_fn(move |task| {
+            if !signed {
+                await_future(signature.clone()).unwrap(); // pauses in the middle of this poll
+                signed = true;
+            }
+            Pin::new(&mut socket).poll(task) // with the context of before the pause
+        }))
+    });
+    assert!(old.poll(handshake.as_mut()).is_pending());
+    assert!(new.poll(handshake.as_mut()).is_pending());
+    signature.open();
+    assert_eq!((old.wakes(), new.wakes()), (0, 1));
+    assert!(new.poll(handshake.as_mut()).is_pending());
+    assert_eq!((socket.polls(), signature.polls()), (1, 2));
+    socket.open();
+    assert_eq!(
+        (old.wakes(), new.wakes()),
+        (0, 2),
+        "the task that polls now is woken, not the one that began"
+    );
+    assert!(matches!(new.poll(handshake.as_mut()), Poll::Ready(Ok(()))));
+}
+
+#[test]
+fn a_job_in_a_job_pauses_to_the_one_around_it() {
+    let (task, inner, outer) = (Task::new(), Door::default(), Door::default());
+    let mut both = pin!({
+        let (inner, outer) = (inner.clone(), outer.clone());
+        JobFuture::new(move || {
+            let around = current_job().unwrap().id();
+            let within = JobFuture::new(move || {
+                await_future(inner).unwrap();
+                current_job().unwrap().id()
+            });
+            let within = await_future(within).unwrap().unwrap();
+            assert_eq!(current_job().unwrap().id(), around, "this job is the current one again");
+            await_future(outer).unwrap();
+            within != around
+        })
+    });
+    assert!(task.poll(both.as_mut()).is_pending());
+    assert_eq!((inner.polls(), outer.polls(), task.wakes()), (1, 0, 0));
+    inner.open();
+    assert_eq!((inner.polls(), outer.polls(), task.wakes()), (1, 0, 1));
+    assert!(task.poll(both.as_mut()).is_pending());
+    assert_eq!((inner.polls(), outer.polls(), task.wakes()), (2, 1, 1));
+    outer.open();
+    assert!(matches!(task.poll(both.as_mut()), Poll::Ready(Ok(true))));
+    assert_eq!((inner.polls(), outer.polls(), task.wakes()), (2, 2, 2));
+    assert_eq!(pool_stats().in_use, 0);
+}
+
+#[test]
+fn a_future_dropped_while_its_job_is_paused_cancels_it_and_leaks_nothing() {
+    let (drops, ends) = (Rc::new(Cell::new(0)), Rc::new(RefCell::new(Vec::new())));
+    let mut doors = Vec::new();
+    for _ in 0..3 {
+        let door = Door::default();
+        doors.push(Rc::downgrade(&door.0));
+        let (guard, ends) = (Guard(Rc::clone(&drops)), Rc::clone(&ends));
+        let mut job = in_job(async move {
+            let _guard = guard;
+            let end = await_future(door);
+            ends.borrow_mut().push(format!("{end:?}"));
+        });
+        assert!(Task::new().poll(pin!(&mut job)).is_pending());
+        drop(job);
+    }
+    assert_eq!(drops.get(), 3, "destructors on the job's stack ran");
+    assert_eq!(
+        *ends.borrow(),
+        ["Err(Cancelled)"; 3],
+        "and its own code, through the error"
+    );
+    assert!(
+        doors.iter().all(|door| door.upgrade().is_none()),
+        "nothing holds what the job held"
+    );
+    assert_eq!(pool_stats().in_use, 0, "the stacks are back");
+}
+
+#[test]
+fn a_future_dropped_before_its_first_poll_drops_its_closure() {
+    let drops = Rc::new(Cell::new(0));
+    let guard = Guard(Rc::clone(&drops));
+    drop(JobFuture::new(move || drop(guard)));
+    assert_eq!(drops.get(), 1);
+}
+
+#[test]
+fn a_cancelled_job_that_pauses_for_ever_is_given_up() {
+    let mut job: JobFuture<()> = JobFuture::new(|| {
+        loop {
+            let _ = pause_job();
+        }
+    });
+    assert!(Task::new().poll(pin!(&mut job)).is_pending());
+    drop(job);
+    assert_eq!(pool_stats().in_use, 1, "counted as in use for ever, and not a hang");
+}
+
+#[test]
+fn a_waker_called_from_another_thread_resumes_the_job() {
+    let (task, mailbox) = (Task::new(), Mailbox::default());
+    let mut job = pin!({
+        let mailbox = mailbox.clone();
+        JobFuture::new(move || await_future(mailbox).unwrap())
+    });
+    assert!(task.poll(job.as_mut()).is_pending());
+    thread::spawn(move || mailbox.put(7)).join().unwrap();
+    assert_eq!(task.wakes(), 1);
+    assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(7))));
+}
+
+/// Hands one number from a thread to another.
+#[derive(Clone, Default)]
+struct Mailbox(Arc<Mutex<(Option<u32>, Option<Waker>)>>);
+
+impl Mailbox {
+    fn is_awaited(&self) -> bool {
+        self.0.lock().unwrap().1.is_some()
+    }
+
+    fn put(&self, number: u32) {
+        let waker = {
+            let mut inside = self.0.lock().unwrap();
+            inside.0 = Some(number);
+            inside.1.take()
+        };
+        waker.expect("somebody waits").wake();
+    }
+}
+
+impl Future for Mailbox {
+    type Output = u32;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<u32> {
+        let mut inside = self.0.lock().unwrap();
+        inside.1 = Some(task.waker().clone());
+        inside.0.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+#[test]
+fn a_waker_called_after_the_end_wakes_nobody() {
+    let (task, door) = (Task::new(), Door::default());
+    let mut job = {
+        let door = door.clone();
+        JobFuture::new(move || await_future(door).unwrap())
+    };
+    assert!(task.poll(pin!(&mut job)).is_pending());
+    let waker = door.waker();
+    door.open();
+    assert!(task.poll(pin!(&mut job)).is_ready());
+    assert_eq!(task.wakes(), 1);
+    waker.wake_by_ref();
+    assert_eq!(task.wakes(), 1, "the job has ended");
+    drop(job);
+    waker.wake();
+    assert_eq!(task.wakes(), 1, "the future is gone");
+    assert_eq!(Arc::strong_count(&task), 1, "and keeps no task alive");
+}
+
+#[test]
+fn a_poll_after_the_end_is_a_panic_with_a_sentence() {
+    let mut job = JobFuture::new(|| 1);
+    assert!(Task::new().poll(pin!(&mut job)).is_ready());
+    let panic = catch_unwind(AssertUnwindSafe(|| Task::new().poll(pin!(&mut job)))).unwrap_err();
+    assert_eq!(
+        *panic.downcast::<&str>().unwrap(),
+        "a JobFuture was polled after it had ended"
+    );
+}
+
+#[test]
+fn a_panic_of_the_job_leaves_the_poll_and_spares_the_others() {
+    let (task, door) = (Task::new(), Door::default());
+    let mut other = pin!({
+        let door = door.clone();
+        JobFuture::new(move || await_future(door).unwrap())
+    });
+    assert!(task.poll(other.as_mut()).is_pending());
+    let drops = Rc::new(Cell::new(0));
+    let guard = Guard(Rc::clone(&drops));
+    let mut job: JobFuture<()> = JobFuture::new(move || {
+        let _guard = guard;
+        let _ = pause_job();
+        panic!("out of paper");
+    });
+    assert!(task.poll(pin!(&mut job)).is_pending());
+    let panic = catch_unwind(AssertUnwindSafe(|| task.poll(pin!(&mut job)))).unwrap_err();
+    assert_eq!(*panic.downcast::<&str>().unwrap(), "out of paper");
+    assert_eq!(
+        (drops.get(), pool_stats().in_use),
+        (1, 1),
+        "one job has ended, the other is there"
+    );
+    assert!(current_job().is_none());
+    door.open();
+    assert!(task.poll(other.as_mut()).is_ready());
+}
+
+#[test]
+fn status_eagain_resumes_after_a_turn_of_the_runtime() {
+    let task = Task::new();
+    let mut job = pin!(JobFuture::new(|| {
+        current_job().unwrap().wait_ctx().set_status(Status::Eagain);
+        pause_job()
+    }));
+    assert!(task.poll(job.as_mut()).is_pending());
+    assert_eq!(task.wakes(), 1, "no callback will come, so the task wakes itself");
+    assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(Ok(Pause::Resumed)))));
+}
+
+#[test]
+fn status_err_cancels_the_job() {
+    let was_cancelled = Rc::new(Cell::new(false));
+    let mut job = {
+        let was_cancelled = Rc::clone(&was_cancelled);
+        JobFuture::new(move || {
+            current_job().unwrap().wait_ctx().set_status(Status::Err);
+            was_cancelled.set(pause_job().is_err());
+        })
+    };
+    let Poll::Ready(Err(error)) = Task::new().poll(pin!(&mut job)) else {
+        panic!("nothing to wait for")
+    };
+    assert!(matches!(error, JobError::Broken), "{error}");
+    assert_eq!((was_cancelled.get(), pool_stats().in_use), (true, 0));
+}
+
+#[test]
+fn status_ok_waits_for_the_callback_even_if_it_came_first() {
+    let task = Task::new();
+    let mut job = pin!(JobFuture::new(|| {
+        let job = current_job().unwrap();
+        job.wait_ctx().set_status(Status::Ok);
+        job.wait_ctx().callback().unwrap().wake(); // an engine that is done before the pause (S64)
+        pause_job().unwrap()
+    }));
+    assert!(task.poll(job.as_mut()).is_pending());
+    assert!(task.wakes() >= 1, "the wake is not lost");
+    assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(Pause::Resumed))));
+}
+
+#[test]
+fn a_pause_without_a_reason_is_polled_by_resuming() {
+    let task = Task::new();
+    let mut job = pin!(JobFuture::new(|| pause_job().unwrap()));
+    assert!(task.poll(job.as_mut()).is_pending());
+    assert_eq!(task.wakes(), 1);
+    assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(Pause::Resumed))));
+}
+
+#[test]
+fn a_wait_for_an_fd_or_a_deadline_needs_a_watch() {
+    let for_an_fd = JobFuture::new(|| {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        current_job().unwrap().wait_ctx().set_wait_fd(WaitKey::unique(), reader);
+        pause_job().is_err()
+    });
+    let for_time = JobFuture::new(|| {
+        current_job().unwrap().wait_ctx().set_deadline(Some(Instant::now()));
+        pause_job().is_err()
+    });
+    for mut job in [for_an_fd, for_time] {
+        let Poll::Ready(Err(error)) = Task::new().poll(pin!(&mut job)) else {
+            panic!("nobody watches")
+        };
+        assert!(
+            matches!(error, JobError::Unwatched) && error.to_string().contains("asyncjob-tokio"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn the_watch_says_when_to_resume() {
+    let (task, asked, ready) = (Task::new(), Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+    let mut job = pin!({
+        let (asked, ready) = (Rc::clone(&asked), Rc::clone(&ready));
+        let job = JobFuture::new(|| {
+            let (reader, writer) = std::io::pipe().unwrap();
+            let fd = WaitFd::new(WaitKey::unique(), reader.as_raw_fd());
+            let ctx = current_job().unwrap().wait_ctx().clone();
+            ctx.set_wait_fd_with(fd, Box::new((reader, writer)));
+            pause_job().unwrap()
+        });
+        job.watch(move |ctx, _task| {
+            asked.set(asked.get() + 1);
+            assert_eq!(ctx.fds().len(), 1);
+            if ready.get() { Poll::Ready(()) } else { Poll::Pending }
+        })
+    });
+    assert!(task.poll(job.as_mut()).is_pending());
+    assert!(task.poll(job.as_mut()).is_pending());
+    assert_eq!((asked.get(), task.wakes()), (2, 0));
+    ready.set(true);
+    assert!(task.poll(job.as_mut()).is_ready());
+    assert_eq!((asked.get(), task.wakes()), (3, 0));
+}
+
+#[test]
+fn a_deadline_in_the_wait_ctx_reaches_the_watch() {
+    let (task, seen) = (Task::new(), Rc::new(Cell::new(None)));
+    let at = Instant::now() + Duration::from_secs(3600);
+    let mut job = pin!({
+        let seen = Rc::clone(&seen);
+        let job = JobFuture::new(move || {
+            current_job().unwrap().wait_ctx().set_deadline(Some(at));
+            pause_job().unwrap()
+        });
+        job.watch(move |ctx, _| {
+            seen.set(ctx.deadline());
+            Poll::Ready(())
+        })
+    });
+    assert!(task.poll(job.as_mut()).is_pending());
+    assert_eq!(
+        task.wakes(),
+        1,
+        "ready at once: resumed at the next turn, not in the same poll"
+    );
+    assert!(task.poll(job.as_mut()).is_ready());
+    assert_eq!(seen.get(), Some(at));
+}
+
+#[test]
+fn at_the_limit_tasks_wait_in_line_for_a_job() {
+    init_thread(PoolConfig::new().limit(1)).unwrap();
+    let door = Door::default();
+    let tasks = [(); 4].map(|()| Task::new());
+    let mut jobs = [(); 4].map(|()| {
+        let door = door.clone();
+        Some(JobFuture::new(move || await_future(door).unwrap()))
+    });
+    let poll = |at: usize, jobs: &mut [Option<JobFuture<()>>; 4]| tasks[at].poll(pin!(jobs[at].as_mut().unwrap()));
+    let wakes = || [0, 1, 2, 3].map(|at: usize| tasks[at].wakes());
+    for at in 0..4 {
+        assert!(poll(at, &mut jobs).is_pending());
+    }
+    assert_eq!((door.polls(), wakes()), (1, [0; 4]), "one runs, and nobody spins");
+
+    jobs[1] = None; // leaves the line
+    door.open();
+    assert_eq!(wakes(), [1, 0, 0, 0]);
+    assert!(poll(0, &mut jobs).is_ready());
+    assert_eq!(wakes(), [1, 0, 1, 0], "the first in line, no one else");
+    jobs[2] = None; // was called, and leaves: the call goes on
+    assert_eq!(wakes(), [1, 0, 1, 1]);
+    assert!(poll(3, &mut jobs).is_ready());
+    assert_eq!((door.polls(), pool_stats().in_use), (3, 0));
+}
+
+#[test]
+fn whoever_is_called_and_finds_the_job_taken_stays_first_in_line() {
+    init_thread(PoolConfig::new().limit(1)).unwrap();
+    let ctx = asyncjob::WaitCtx::new();
+    let start = || match asyncjob::start_job(&ctx, pause_job).unwrap() {
+        asyncjob::Step::Paused(job) => job,
+        asyncjob::Step::Finished(_) => panic!("it pauses"),
+    };
+    let (first, second) = (Task::new(), Task::new());
+    let (mut first_place, mut second_place) = (pin!(free_job()), pin!(free_job()));
+    let job = start();
+    assert!(first.poll(first_place.as_mut()).is_pending());
+    assert!(second.poll(second_place.as_mut()).is_pending());
+    job.cancel();
+    assert_eq!((first.wakes(), second.wakes()), (1, 0));
+    let job = start(); // somebody who did not wait
+    assert!(first.poll(first_place.as_mut()).is_pending());
+    job.cancel();
+    assert_eq!((first.wakes(), second.wakes()), (2, 0));
+    init_thread(PoolConfig::new().limit(2)).unwrap();
+    assert_eq!(
+        (first.wakes(), second.wakes()),
+        (2, 1),
+        "a higher limit calls everybody"
+    );
+    assert!(first.poll(first_place.as_mut()).is_ready() && second.poll(second_place.as_mut()).is_ready());
+}
+
+#[test]
+fn without_a_job_await_future_fails_with_a_sentence_and_await_or_block_blocks() {
+    let error = await_future(async { 1 }).unwrap_err();
+    assert!(
+        matches!(error, AwaitError::NotInJob) && error.to_string().contains("await_or_block"),
+        "{error}"
+    );
+    let mailbox = Mailbox::default();
+    let sender = mailbox.clone();
+    let sending = thread::spawn(move || {
+        while !sender.is_awaited() {
+            thread::yield_now();
+        }
+        sender.put(3);
+    });
+    assert_eq!(await_or_block(mailbox).unwrap(), 3);
+    sending.join().unwrap();
+
+    let mut job = JobFuture::new(|| {
+        let _lock_is_held = block_pause();
+        let error = await_future(std::future::pending::<()>()).unwrap_err();
+        assert!(
+            matches!(error, AwaitError::CannotPause) && error.to_string().contains("block_pause"),
+            "{error}"
+        );
+        await_or_block(async { 4 }).unwrap()
+    });
+    assert!(matches!(Task::new().poll(pin!(&mut job)), Poll::Ready(Ok(4))));
+}
+
+thread_local!(static REQUEST: Cell<u32> = const { Cell::new(0) });
+
+/// The recipe for task-locals: a hook swaps the thread's value for the job's around each switch.
+struct Request(u32);
+
+impl SwitchHooks for Request {
+    fn enter(&mut self) {
+        self.0 = REQUEST.replace(self.0);
+    }
+    fn leave(&mut self) {
+        self.0 = REQUEST.replace(self.0);
+    }
+}
+
+#[test]
+fn hooks_keep_the_task_locals_of_interleaved_jobs_apart() {
+    let task = Task::new();
+    let mut jobs = [1, 2].map(|request| {
+        let door = Door::default();
+        let job = {
+            let door = door.clone();
+            JobFuture::new(move || {
+                REQUEST.set(REQUEST.get() * 10);
+                await_future(door).unwrap();
+                REQUEST.get()
+            })
+        };
+        (door, job.hooks(Request(request)).name("request"))
+    });
+    for (_, job) in &mut jobs {
+        assert!(task.poll(pin!(job)).is_pending());
+        assert_eq!(REQUEST.get(), 0, "the task's own value is back");
+    }
+    for ((door, job), expected) in jobs.iter_mut().zip([10, 20]) {
+        door.open();
+        let Poll::Ready(Ok(request)) = task.poll(pin!(job)) else {
+            panic!("the door is open")
+        };
+        assert_eq!((request, REQUEST.get()), (expected, 0));
+    }
+}

@@ -404,6 +404,9 @@ impl<T> Job<T> {
     /// With the panic of the job, which has ended then.
     pub fn cancel(self) -> Option<T> {
         self.header().set_flag(CANCELLED);
+        if thread::panicking() {
+            self.header().set_flag(ENTERED_PANICKING);
+        }
         self.header().pauses_left.set(CANCELLED_PAUSES);
         match self.resume() {
             Step::Finished(value) => Some(value),
@@ -423,6 +426,7 @@ impl<T> Job<T> {
     ///
     /// With another panic, if a destructor of the job panics and something on its stack catches it.
     pub fn force_unwind(self) {
+        self.header().wait_ctx().settle(); // it runs again
         let frame = ManuallyDrop::new(self).frame;
         let mut running = Running::enter(frame);
         running.coroutine().force_unwind();
@@ -437,8 +441,7 @@ impl<T> Job<T> {
     pub fn abandon(self) {
         let frame = ManuallyDrop::new(self).frame;
         // SAFETY: nobody can reach the frame any more, and the paused coroutine is never touched again.
-        let stack = unsafe { Header::dismantle(frame.cast()) };
-        pool::quarantine(stack);
+        unsafe { Header::dismantle(frame.cast(), pool::quarantine) };
     }
 
     /// Its id.
@@ -507,7 +510,8 @@ impl<T> Drop for Job<T> {
             frame: self.frame,
             _not_send: PhantomData,
         };
-        let _: Result<Option<T>, Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| job.cancel()));
+        // The result is dropped in there too: it may panic itself.
+        let _: Result<(), Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| drop(job.cancel())));
     }
 }
 
@@ -552,6 +556,8 @@ const REPORT: u32 = 8;
 const OWNS_CTX: u32 = 16;
 /// It has a name, which the plate of its stack points to.
 const NAMED: u32 = 32;
+/// Whoever cancelled it was panicking, so that its own stack need not be.
+const ENTERED_PANICKING: u32 = 64;
 
 /// How many pauses a cancelled job may still try before it is given up.
 const CANCELLED_PAUSES: u32 = 1000;
@@ -770,7 +776,7 @@ impl<T> Drop for Running<T> {
             // SAFETY: a coroutine that is done owns nothing; its drop undoes what a sanitizer was told of the stack.
             unsafe { ptr::drop_in_place(ended) };
             // SAFETY: the job has ended, so nobody else reaches its frame, and the guard is gone after this.
-            pool::give(unsafe { Header::dismantle(at) });
+            unsafe { Header::dismantle(at, pool::give) };
         }
     }
 }
@@ -821,9 +827,10 @@ impl Header {
     fn cancelled_pause(&self) -> Result<Pause, Cancelled> {
         match self.pauses_left.get().checked_sub(1) {
             Some(left) => self.pauses_left.set(left),
-            // The canceller abandons a job that comes back here, unless a panic forbids the switch: then the job spins,
-            // as it would have without us.
-            None if thread::panicking() => {}
+            // A panic of the job's own forbids the switch: the canceller would inherit it. Then the job spins, as it would
+            // have without us.
+            None if thread::panicking() && self.flags.get() & ENTERED_PANICKING == 0 => {}
+            // The canceller abandons a job that comes back here.
             None => self.suspend(),
         }
         Err(Cancelled)
@@ -846,31 +853,38 @@ impl Header {
         Ok(Pause::Resumed)
     }
 
-    /// Drops what the header owns and gives out the stack it stands on.
+    /// Hands the stack that the header stands on to `receive`, then drops what the header owned: a destructor of the
+    /// user's that panics, or uses jobs, finds everything in order.
     ///
     /// # Safety
     ///
     /// The job has ended or will never run again, and nothing uses the header afterwards.
     #[inline]
-    unsafe fn dismantle(header: NonNull<Header>) -> Stack {
+    unsafe fn dismantle(header: NonNull<Header>, receive: impl FnOnce(Stack)) {
         // SAFETY: the caller's promise: nobody else uses it.
         let header = unsafe { &mut *header.as_ptr() };
-        if header.flags.get() & (OWNS_CTX | HOOKS | NAMED) != 0 {
-            header.drop_belongings();
+        // SAFETY: as above; the header's own handle is not used again.
+        let stack = unsafe { ManuallyDrop::take(&mut header.stack) };
+        let flags = header.flags.get();
+        // SAFETY: the flag says that this handle has a count, and the header is not used again.
+        let ctx = (flags & OWNS_CTX != 0).then(|| unsafe { ManuallyDrop::take(&mut header.ctx) });
+        if flags & (HOOKS | NAMED) == 0 {
+            receive(stack);
+        } else {
+            header.give_with_attributes(stack, receive);
         }
-        // SAFETY: as above; the memory itself stays until the stack is dropped.
-        unsafe { ManuallyDrop::take(&mut header.stack) }
+        drop(ctx);
     }
 
-    /// What a job that was started plainly and never paused does not have.
     #[cold]
-    fn drop_belongings(&mut self) {
-        if self.flags.get() & OWNS_CTX != 0 {
-            // SAFETY: the flag says that this handle has a count; `dismantle`, that nobody uses it again.
-            unsafe { ManuallyDrop::drop(&mut self.ctx) };
-        }
-        self.stack.plate().clear_name();
-        self.hooks.get_mut().take();
-        self.name.get_mut().take();
+    #[inline(never)]
+    fn give_with_attributes(&mut self, stack: Stack, receive: impl FnOnce(Stack)) {
+        let attributes = Attributes {
+            name: self.name.get_mut().take(),
+            hooks: self.hooks.get_mut().take(),
+        };
+        stack.plate().clear_name();
+        receive(stack);
+        drop(attributes);
     }
 }

@@ -2,29 +2,17 @@
 //!
 //! Every test runs on a thread of its own, so each begins with a pool that nobody has set up.
 
+mod by_hand;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::thread;
 
 use asyncjob::{
-    Job, JobBuilder, PoolConfig, PoolError, StackSize, StartError, Step, WaitCtx, cleanup_thread, current_job,
-    init_thread, pause_job, pool_stats, start_job,
+    JobBuilder, PoolConfig, PoolError, StackSize, StartError, Step, WaitCtx, cleanup_thread, current_job, init_thread,
+    pause_job, pool_stats, start_job,
 };
-
-fn paused<T: 'static>(f: impl FnOnce() -> T + 'static) -> Job<T> {
-    match start_job(&WaitCtx::new(), f) {
-        Ok(Step::Paused(job)) => job,
-        Ok(Step::Finished(_)) => panic!("the job was to pause"),
-        Err(error) => panic!("{error}"),
-    }
-}
-
-fn finished<T>(step: Step<T>) -> T {
-    match step {
-        Step::Finished(value) => value,
-        Step::Paused(_) => panic!("the job was to finish"),
-    }
-}
+use by_hand::{finished, paused};
 
 fn pausing() {
     pause_job().unwrap();

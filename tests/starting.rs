@@ -1,45 +1,16 @@
 //! Promise: a job runs at once, pauses, is resumed, and hands out what it returns: whatever its size, alignment or kind.
 
-use std::cell::{Cell, RefCell};
+mod by_hand;
+
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
 use asyncjob::{
     Job, JobBuilder, JobId, Pause, StackSize, Step, WaitCtx, current_job, current_job_id, is_capable, pause_job,
-    pool_stats, start_job,
+    start_job,
 };
-
-fn paused<T: 'static>(f: impl FnOnce() -> T + 'static) -> Job<T> {
-    let Ok(Step::Paused(job)) = start_job(&WaitCtx::new(), f) else {
-        panic!("the job was to pause")
-    };
-    job
-}
-
-fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
-    finished(start_job(&WaitCtx::new(), f).unwrap())
-}
-
-fn finished<T>(step: Step<T>) -> T {
-    let Step::Finished(value) = step else {
-        panic!("the job was to finish")
-    };
-    value
-}
-
-/// Events in the order in which they happened.
-#[derive(Clone, Default)]
-struct Log(Rc<RefCell<Vec<&'static str>>>);
-
-impl Log {
-    fn say(&self, event: &'static str) {
-        self.0.borrow_mut().push(event);
-    }
-
-    fn take(&self) -> Vec<&'static str> {
-        self.0.take()
-    }
-}
+use by_hand::{Log, finished, paused, paused_with, run, stacks};
 
 /// S8: jobs work wherever this crate compiles.
 #[test]
@@ -376,7 +347,7 @@ fn a_job_that_holds_a_job() {
     }
     assert_eq!(finished(nest(10).resume()), 11);
     drop(nest(10));
-    assert_eq!((pool_stats().idle, pool_stats().in_use), (11, 0));
+    assert_eq!(stacks(), (11, 0));
 }
 
 /// A handle is one pointer wide, so that a scheduler can keep a million of them.

@@ -1,0 +1,105 @@
+//! Jobs driven by hand: what every test of the job model begins with.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use asyncjob::{Job, Step, WaitCtx, pool_stats, start_job};
+
+/// Starts a job that is to pause.
+#[track_caller]
+pub(crate) fn paused<T: 'static>(f: impl FnOnce() -> T + 'static) -> Job<T> {
+    paused_with(&WaitCtx::new(), f)
+}
+
+/// Starts a job, bound to `ctx`, that is to pause.
+#[track_caller]
+pub(crate) fn paused_with<T: 'static>(ctx: &WaitCtx, f: impl FnOnce() -> T + 'static) -> Job<T> {
+    match start_job(ctx, f) {
+        Ok(step) => still_paused(step),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The job of a step that is to be a pause.
+#[track_caller]
+pub(crate) fn still_paused<T>(step: Step<T>) -> Job<T> {
+    match step {
+        Step::Paused(job) => job,
+        Step::Finished(_) => panic!("the job was to pause, and finished"),
+    }
+}
+
+/// The result of a step that is to be the last.
+#[track_caller]
+pub(crate) fn finished<T>(step: Step<T>) -> T {
+    match step {
+        Step::Finished(value) => value,
+        Step::Paused(_) => panic!("the job was to finish, and paused"),
+    }
+}
+
+/// Runs a job that is to finish without a pause.
+#[track_caller]
+pub(crate) fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
+    match start_job(&WaitCtx::new(), f) {
+        Ok(step) => finished(step),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Stacks of this thread: (idle, in use).
+pub(crate) fn stacks() -> (usize, usize) {
+    let stats = pool_stats();
+    (stats.idle, stats.in_use)
+}
+
+/// Events, in the order in which they happened.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Rc<RefCell<Vec<String>>>);
+
+impl Log {
+    pub(crate) fn say(&self, event: impl Into<String>) {
+        self.0.borrow_mut().push(event.into());
+    }
+
+    /// What was said since the last call.
+    pub(crate) fn take(&self) -> Vec<String> {
+        self.0.take()
+    }
+
+    /// Says `event` when it is dropped.
+    pub(crate) fn at_drop(&self, event: impl Into<String>) -> AtDrop {
+        AtDrop(self.clone(), event.into())
+    }
+}
+
+pub(crate) struct AtDrop(Log, String);
+
+impl Drop for AtDrop {
+    fn drop(&mut self) {
+        self.0.say(self.1.clone());
+    }
+}
+
+/// Counts what is dropped.
+#[derive(Clone, Default)]
+pub(crate) struct Drops(Rc<Cell<u32>>);
+
+impl Drops {
+    pub(crate) fn count(&self) -> u32 {
+        self.0.get()
+    }
+
+    pub(crate) fn counted(&self) -> Counted {
+        Counted(self.clone())
+    }
+}
+
+pub(crate) struct Counted(Drops);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get() + 1);
+    }
+}

@@ -1,0 +1,270 @@
+//! Promise: the hooks of a job are called in pairs, around every switch into it and out of it, and nowhere else.
+//!
+//! Each step asserts all counters. S75 to S77: thread state that nobody saves leaks between a job and its resumer; the
+//! hooks are the place to save it.
+
+mod by_hand;
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+
+use asyncjob::{Job, JobBuilder, Step, SwitchHooks, WaitCtx, block_pause, current_job_id, pause_job};
+use by_hand::{Log, finished, paused, run, still_paused};
+
+/// How often each hook was called.
+#[derive(Clone, Default)]
+struct Calls(Rc<Cell<(u32, u32)>>);
+
+impl Calls {
+    #[track_caller]
+    fn expect(&self, enters: u32, leaves: u32) {
+        assert_eq!(self.0.get(), (enters, leaves), "(enter, leave)");
+    }
+}
+
+impl SwitchHooks for Calls {
+    fn enter(&mut self) {
+        let (enters, leaves) = self.0.get();
+        assert_eq!(enters, leaves, "entered while inside");
+        self.0.set((enters + 1, leaves));
+    }
+
+    fn leave(&mut self) {
+        let (enters, leaves) = self.0.get();
+        assert_eq!(enters, leaves + 1, "left while outside");
+        self.0.set((enters, leaves + 1));
+    }
+}
+
+fn start<T: 'static>(calls: &Calls, f: impl FnOnce() -> T + 'static) -> Step<T> {
+    JobBuilder::new()
+        .hooks(calls.clone())
+        .start(&WaitCtx::new(), f)
+        .unwrap()
+}
+
+#[test]
+fn around_start_pause_resume_and_end() {
+    let calls = Calls::default();
+    let inside = calls.clone();
+    let step = start(&calls, move || {
+        inside.expect(1, 0);
+        pause_job().unwrap();
+        inside.expect(2, 1);
+        pause_job().unwrap();
+        inside.expect(3, 2);
+    });
+    calls.expect(1, 1);
+    let job = still_paused(step);
+    calls.expect(1, 1);
+    let job = still_paused(job.resume());
+    calls.expect(2, 2);
+    finished(job.resume());
+    calls.expect(3, 3);
+}
+
+#[test]
+fn not_at_a_pause_that_does_not_switch() {
+    let calls = Calls::default();
+    let inside = calls.clone();
+    finished(start(&calls, move || {
+        let _guard = block_pause();
+        pause_job().unwrap();
+        inside.expect(1, 0);
+    }));
+    calls.expect(1, 1);
+}
+
+#[test]
+fn around_cancel_and_drop() {
+    for cancel in [|job: Job<()>| drop(job.cancel()), drop::<Job<()>>] {
+        let calls = Calls::default();
+        let job = still_paused(start(&calls, || {
+            assert!(pause_job().is_err());
+            assert!(pause_job().is_err()); // does not switch
+        }));
+        calls.expect(1, 1);
+        cancel(job);
+        calls.expect(2, 2);
+    }
+}
+
+#[test]
+fn around_forced_unwinding_and_not_at_abandoning() {
+    let calls = Calls::default();
+    still_paused(start(&calls, || {
+        let _ = pause_job();
+    }))
+    .force_unwind();
+    calls.expect(2, 2);
+
+    let calls = Calls::default();
+    still_paused(start(&calls, || {
+        let _ = pause_job();
+    }))
+    .abandon();
+    calls.expect(1, 1);
+}
+
+#[test]
+fn around_a_panic() {
+    let calls = Calls::default();
+    let started = catch_unwind(AssertUnwindSafe(|| {
+        start(&calls, || resume_unwind(Box::new("first phase")))
+    }));
+    assert!(started.is_err());
+    calls.expect(1, 1);
+
+    let calls = Calls::default();
+    let job = still_paused(start(&calls, || {
+        pause_job().unwrap();
+        resume_unwind(Box::new("second phase"))
+    }));
+    assert!(catch_unwind(AssertUnwindSafe(|| job.resume())).is_err());
+    calls.expect(2, 2);
+}
+
+#[test]
+fn around_a_backtrace() {
+    let calls = Calls::default();
+    let mut job = still_paused(start(&calls, || pause_job().unwrap()));
+    let _ = job.backtrace();
+    calls.expect(2, 2);
+    finished(job.resume());
+    calls.expect(3, 3);
+}
+
+/// An inner job's switches are not the outer one's.
+#[test]
+fn each_job_has_its_own() {
+    let (outer, inner) = (Calls::default(), Calls::default());
+    let (saw_outer, inside) = (outer.clone(), inner.clone());
+    finished(start(&outer, move || {
+        let job = still_paused(start(&inside, || pause_job().unwrap()));
+        inside.expect(1, 1);
+        saw_outer.expect(1, 0);
+        finished(job.resume());
+        inside.expect(2, 2);
+        saw_outer.expect(1, 0);
+    }));
+    outer.expect(1, 1);
+    inner.expect(2, 2);
+}
+
+/// Both hooks run on the resumer's side: there the resumer is the current job, or nobody is.
+#[test]
+fn on_the_resumers_side() {
+    struct WhoIsCurrent(Log);
+    impl SwitchHooks for WhoIsCurrent {
+        fn enter(&mut self) {
+            self.0.say(format!("enter in {:?}", current_job_id()));
+        }
+        fn leave(&mut self) {
+            self.0.say(format!("leave in {:?}", current_job_id()));
+        }
+    }
+    let log = Log::default();
+    let hooks = JobBuilder::new().hooks(WhoIsCurrent(log.clone()));
+    let job = still_paused(hooks.start(&WaitCtx::new(), || pause_job().unwrap()).unwrap());
+    assert_eq!(log.take(), ["enter in None", "leave in None"]);
+    let outer = run(move || {
+        finished(job.resume());
+        current_job_id()
+    });
+    assert_eq!(
+        log.take(),
+        [format!("enter in {outer:?}"), format!("leave in {outer:?}")]
+    );
+}
+
+/// The hooks live as long as the job, and are dropped with it, once; a refused start drops them uncalled.
+#[test]
+fn they_are_dropped_with_the_job() {
+    struct Telling(#[allow(dead_code, reason = "held for its drop")] by_hand::AtDrop);
+    impl SwitchHooks for Telling {
+        fn enter(&mut self) {}
+        fn leave(&mut self) {}
+    }
+    let log = Log::default();
+    let hooks = JobBuilder::new().hooks(Telling(log.at_drop("hooks dropped")));
+    let job = still_paused(hooks.start(&WaitCtx::new(), || pause_job().unwrap()).unwrap());
+    assert_eq!(log.take(), [""; 0]);
+    finished(job.resume());
+    assert_eq!(log.take(), ["hooks dropped"]);
+
+    asyncjob::init_thread(asyncjob::PoolConfig::new().limit(0)).unwrap();
+    let hooks = JobBuilder::new().hooks(Telling(log.at_drop("hooks dropped")));
+    assert!(hooks.start(&WaitCtx::new(), || ()).is_err());
+    assert_eq!(log.take(), ["hooks dropped"]);
+}
+
+/// S76, S77: what the hooks swap belongs to the job; what they leave alone is the thread's.
+#[test]
+fn swapped_state_travels_and_other_state_does_not() {
+    thread_local! {
+        static SWAPPED: Cell<u32> = const { Cell::new(0) };
+        static SHARED: Cell<u32> = const { Cell::new(0) };
+    }
+    struct Swap(u32);
+    impl SwitchHooks for Swap {
+        fn enter(&mut self) {
+            self.0 = SWAPPED.replace(self.0);
+        }
+        fn leave(&mut self) {
+            self.0 = SWAPPED.replace(self.0);
+        }
+    }
+    let job = |own: u32| {
+        let hooks = JobBuilder::new().hooks(Swap(own));
+        let step = hooks.start(&WaitCtx::new(), || {
+            let seen = (SWAPPED.get(), SHARED.get());
+            SWAPPED.set(SWAPPED.get() + 100);
+            SHARED.set(SHARED.get() + 1);
+            pause_job().unwrap();
+            (seen, (SWAPPED.get(), SHARED.get()))
+        });
+        still_paused(step.unwrap())
+    };
+    let (one, two) = (job(1), job(2));
+    assert_eq!((SWAPPED.get(), SHARED.get()), (0, 2));
+    assert_eq!(finished(two.resume()), ((2, 1), (102, 2)));
+    assert_eq!(finished(one.resume()), ((1, 0), (101, 2)));
+    assert_eq!(SWAPPED.get(), 0);
+}
+
+/// S74, fixed, and S75: the signal mask and errno are the thread's: a first entry overwrites neither.
+#[test]
+fn the_signal_mask_and_errno_are_left_alone() {
+    use std::io;
+    #[allow(unsafe_code, reason = "std cannot block a signal")]
+    fn block(signal: i32) -> bool {
+        let mut set = std::mem::MaybeUninit::uninit();
+        let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: room for a signal set.
+        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+        // SAFETY: the set was just made.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+        // SAFETY: a valid set, and room for another.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr()) };
+        // SAFETY: the call wrote it.
+        unsafe { libc::sigismember(before.as_ptr(), signal) == 1 }
+    }
+    asyncjob::init_thread(asyncjob::PoolConfig::new().precreate(4)).unwrap();
+    assert!(!block(libc::SIGUSR1)); // after the stacks were made, as in S74
+    let job = paused(|| {
+        let was_blocked = block(libc::SIGUSR1);
+        block(libc::SIGUSR2);
+        assert!(std::fs::File::open("/does/not/exist").is_err()); // ENOENT
+        pause_job().unwrap();
+        was_blocked
+    });
+    assert_eq!(
+        io::Error::last_os_error().raw_os_error(),
+        Some(libc::ENOENT),
+        "errno comes out of the job"
+    );
+    assert!(block(libc::SIGUSR1), "still blocked outside");
+    assert!(block(libc::SIGUSR2), "what the job blocks is blocked in the thread");
+    assert!(finished(job.resume()), "blocked inside too");
+}

@@ -1,0 +1,180 @@
+//! Promise: a job may start and resume jobs; each pauses to whoever resumed it last (S37, fixed).
+//!
+//! OpenSSL calls nesting undefined, and what happens there depends on the hidden state of the running fibre. The four
+//! cases of S37 are four tests here, and in each the outer job goes on unharmed.
+
+mod by_hand;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use asyncjob::{Job, Pause, Step, WaitCtx, current_job_id, pause_job, start_job};
+use by_hand::{Log, finished, paused, run, stacks, still_paused};
+
+/// S37a: a job in its first phase, on a stack that was never used, starts another.
+#[test]
+fn a_fresh_job_starts_another() {
+    let result = run(|| {
+        let me = current_job_id();
+        let inner = run(current_job_id);
+        assert_ne!(inner, me);
+        assert_eq!(current_job_id(), me, "the inner job is no longer current");
+        (inner.is_some(), me.is_some())
+    });
+    assert_eq!(result, (true, true));
+    assert_eq!(current_job_id(), None);
+    assert_eq!(stacks(), (2, 0));
+}
+
+/// S37b: a job on a stack that another job has used before starts one, on a recycled stack too.
+#[test]
+fn a_job_on_a_recycled_stack_starts_another() {
+    run(|| run(|| ())); // two used stacks
+    let value = run(|| run(|| 41) + 1);
+    assert_eq!(value, 42, "the inner closure was run, and its own value came back");
+    assert_eq!(stacks(), (2, 0));
+}
+
+/// S37c: a job that has been resumed starts another.
+#[test]
+fn a_resumed_job_starts_another() {
+    let job = paused(|| {
+        pause_job().unwrap();
+        let me = current_job_id();
+        let inner = run(|| 7);
+        assert_eq!(current_job_id(), me);
+        pause_job().unwrap(); // the outer job can still pause
+        inner
+    });
+    let job = still_paused(job.resume());
+    assert_eq!(finished(job.resume()), 7);
+}
+
+/// S37d: a job resumes a job that was started outside of it.
+#[test]
+fn a_job_resumes_one_started_outside() {
+    let log = Log::default();
+    let said = log.clone();
+    let other = paused(move || {
+        pause_job().unwrap();
+        said.say("inner, second phase");
+        pause_job().unwrap();
+        said.say("inner, third phase");
+        "inner"
+    });
+    let said = log.clone();
+    let outer = paused(move || {
+        let me = current_job_id();
+        let other = still_paused(other.resume());
+        said.say("back in the outer job");
+        assert_eq!(current_job_id(), me);
+        pause_job().unwrap();
+        (finished(other.resume()), "outer")
+    });
+    assert_eq!(log.take(), ["inner, second phase", "back in the outer job"]);
+    assert_eq!(finished(outer.resume()), ("inner", "outer"));
+    assert_eq!(log.take(), ["inner, third phase"]);
+    assert_eq!(current_job_id(), None);
+}
+
+/// A pause in an inner job returns to the outer job, not to the thread.
+#[test]
+fn an_inner_pause_goes_to_the_outer_job() {
+    let outcome = run(|| {
+        let me = current_job_id();
+        let inner = paused(|| pause_job());
+        assert_eq!(current_job_id(), me);
+        finished(inner.resume())
+    });
+    assert_eq!(outcome, Ok(Pause::Resumed));
+}
+
+/// A job that was started in a job may leave it and be resumed by the thread, and by another job after that: the pause
+/// goes to the last resumer each time.
+#[test]
+fn a_job_may_outlive_the_one_that_started_it() {
+    let place: Rc<RefCell<Option<Job<u32>>>> = Rc::default();
+    let inside = place.clone();
+    run(move || {
+        let inner = paused(|| {
+            let mut resumed = 0;
+            while resumed < 3 {
+                pause_job().unwrap();
+                resumed += 1;
+            }
+            resumed
+        });
+        *inside.borrow_mut() = Some(inner);
+    });
+    let inner = place.take().unwrap();
+    let inner = still_paused(inner.resume()); // by the thread
+    assert_eq!(current_job_id(), None);
+    let inner = run(move || still_paused(inner.resume())); // by another job
+    assert_eq!(current_job_id(), None);
+    assert_eq!(finished(inner.resume()), 3);
+}
+
+/// Two jobs that resume each other's child in turn keep their chains apart.
+#[test]
+fn interleaved_outer_jobs() {
+    fn outer(inner: Job<u32>) -> Job<u32> {
+        paused(move || {
+            let mut inner = inner;
+            loop {
+                match inner.resume() {
+                    Step::Finished(value) => return value,
+                    Step::Paused(again) => inner = again,
+                }
+                pause_job().unwrap();
+            }
+        })
+    }
+    fn counting(to: u32) -> Job<u32> {
+        paused(move || {
+            for _ in 0..to {
+                pause_job().unwrap();
+            }
+            to
+        })
+    }
+    let (mut a, mut b) = (outer(counting(5)), outer(counting(5)));
+    for _ in 0..3 {
+        a = still_paused(a.resume());
+        b = still_paused(b.resume());
+    }
+    assert_eq!((finished(a.resume()), finished(b.resume())), (5, 5));
+    assert_eq!(stacks(), (4, 0));
+}
+
+/// Jobs nested a hundred deep, each current while it runs, in both directions.
+#[test]
+fn a_hundred_deep() {
+    fn deeper(depth: u32) -> u32 {
+        let me = current_job_id();
+        let below = if depth == 0 { 0 } else { run(move || deeper(depth - 1)) };
+        assert_eq!(current_job_id(), me);
+        below + 1
+    }
+    assert_eq!(deeper(100), 101);
+    assert_eq!(current_job_id(), None);
+    assert_eq!(stacks(), (100, 0));
+}
+
+/// An inner job has a ctx of its own.
+#[test]
+fn the_ctx_is_the_inner_jobs_own() {
+    let ctx = WaitCtx::new();
+    let bound = ctx.clone();
+    let step = start_job(&ctx, move || {
+        let inner = WaitCtx::new();
+        let inner_bound = inner.clone();
+        let step = start_job(&inner, move || {
+            asyncjob::current_job().unwrap().wait_ctx().ptr_eq(&inner_bound)
+        });
+        (
+            finished(step.unwrap()),
+            asyncjob::current_job().unwrap().wait_ctx().ptr_eq(&bound),
+        )
+    });
+    assert_eq!(finished(step.unwrap()), (true, true));
+}

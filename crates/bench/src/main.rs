@@ -1,3 +1,162 @@
-//! What a context switch costs: every peer beside the floor, in one run.
+//! What a context switch costs: every peer beside the floor, interleaved in one run.
+//!
+//! ```text
+//!   peers ──> candidates ── parts ──> rounds ── measure ──> summaries ── report ──> markdown, JSON, SVG
+//!   (one file a peer)  (one file a question)  (interleaved)
+//! ```
+//!
+//! The README beside this crate says how it measures and what the numbers mean.
 
-fn main() {}
+mod depth;
+#[allow(unsafe_code, reason = "sched_setaffinity")]
+mod machine;
+mod measure;
+mod parts;
+mod peer;
+mod peers;
+mod progress;
+mod report;
+mod setup;
+
+use std::error::Error;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use machine::Cores;
+use measure::Effort;
+use peer::{Absent, Depth};
+use report::{Report, Section};
+use setup::{Length, Setup};
+
+/// What a context switch costs: asyncjob, its floor and its peers, interleaved in one run.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Two minutes, for a first look.
+    #[arg(long)]
+    quick: bool,
+    /// Everything a few times: shows that it works, the times mean nothing.
+    #[arg(long, conflicts_with = "quick")]
+    once: bool,
+    /// Only peers with this in their name, beside their floor (may be repeated).
+    #[arg(long, value_name = "NAME")]
+    peer: Vec<String>,
+    /// Only this part: switch, life, wake, scale, work, counts (may be repeated).
+    #[arg(long, value_name = "PART")]
+    part: Vec<String>,
+    /// Name every peer, and those that were not found with the reason.
+    #[arg(long)]
+    list: bool,
+    /// Where the report goes: report.md, report.json and plots/*.svg.
+    #[arg(long, value_name = "DIR", default_value = "target/asyncjob-bench")]
+    out: PathBuf,
+    /// One more libcrypto to measure (may be repeated).
+    #[arg(long, value_name = "PATH")]
+    libcrypto: Vec<PathBuf>,
+    /// The C ABI of asyncjob, if it is not beside this program.
+    #[arg(long, value_name = "PATH")]
+    capi: Option<PathBuf>,
+}
+
+/// A part of a run: its name, and what runs it.
+type Part = (&'static str, fn(&Setup) -> Section);
+
+const PARTS: [Part; 2] = [("switch", parts::switch::run), ("life", parts::life::run)];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse();
+    let setup = prepare(&args);
+    if args.list {
+        list(&setup);
+        return Ok(());
+    }
+    machine::pin(setup.cores.home);
+    let parts = chosen(&args.part)?;
+    let clock = Instant::now();
+    let mut report = Report {
+        about: machine::describe(setup.cores),
+        sections: Vec::new(),
+    };
+    for (_, run) in parts {
+        let section = run(&setup);
+        print(&section);
+        report.sections.push(section);
+    }
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    report.about.push(("arguments", command.join(" ")));
+    report
+        .about
+        .push(("duration", format!("{} s", clock.elapsed().as_secs())));
+    save(&report, &args.out)
+}
+
+fn prepare(args: &Args) -> Setup {
+    let length = match (args.once, args.quick) {
+        (true, _) => Length::Once,
+        (_, true) => Length::Quick,
+        _ => Length::Full,
+    };
+    let mut setup = Setup {
+        cores: Cores::choose(),
+        effort: Effort {
+            rounds: length.pick(1, 61, 301),
+            batch: Duration::from_micros(length.pick(1, 500, 1000)),
+        },
+        length,
+        only: args.peer.clone(),
+        libcryptos: Err(Absent::new("not looked for yet")),
+        capi: Err(Absent::new("not looked for yet")),
+    };
+    setup.find(&args.libcrypto, args.capi.clone());
+    setup
+}
+
+/// The parts that were asked for, in the order of `PARTS`.
+fn chosen(names: &[String]) -> Result<Vec<Part>, String> {
+    let known = PARTS.map(|(name, _)| name);
+    if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!(
+            "there is no part `{name}`; the parts are {}",
+            known.join(", ")
+        ));
+    }
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|n| n == name);
+    Ok(PARTS.into_iter().filter(|(name, _)| wanted(name)).collect())
+}
+
+fn list(setup: &Setup) {
+    let groups = [
+        ("switch", parts::switch::group(setup, Depth::ALL[0])),
+        ("life", parts::life::group(setup)),
+    ];
+    for (part, group) in groups {
+        println!("{part}:");
+        group.names().iter().for_each(|name| println!("  {name}"));
+        group
+            .skipped()
+            .iter()
+            .for_each(|(name, why)| println!("  ({name} is absent: {why})"));
+    }
+}
+
+fn print(section: &Section) {
+    let mut text = String::new();
+    report::markdown::write_section(&mut text, section, "");
+    println!("{text}");
+}
+
+fn save(report: &Report, dir: &PathBuf) -> Result<(), Box<dyn Error>> {
+    let plots = dir.join("plots");
+    fs::create_dir_all(&plots)?;
+    fs::write(
+        dir.join("report.md"),
+        report::markdown::write(report, "plots"),
+    )?;
+    fs::write(dir.join("report.json"), report::json::write(report))?;
+    report::plot::write(report, &plots)?;
+    println!("written to {}", dir.display());
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! The machine: which processors a run is pinned to, and the words that describe it in a report.
+
+use std::fs;
+use std::mem::MaybeUninit;
+
+/// The processors of a run.
+#[derive(Clone, Copy)]
+pub(crate) struct Cores {
+    /// Where everything runs.
+    pub(crate) home: usize,
+    /// Where the second thread of a hand-over runs: the same as `home` on a machine with one processor.
+    pub(crate) other: usize,
+}
+
+impl Cores {
+    /// The last two processors that this process may use: the first ones serve most interrupts.
+    pub(crate) fn choose() -> Self {
+        let allowed = allowed();
+        let home = *allowed.last().expect("a running process has a processor");
+        let other = allowed.iter().rev().nth(1).copied().unwrap_or(home);
+        Cores { home, other }
+    }
+
+    /// Whether a second thread really has its own.
+    pub(crate) fn two(self) -> bool {
+        self.home != self.other
+    }
+}
+
+/// Holds this thread, and the threads that it will start, to one processor.
+pub(crate) fn pin(core: usize) {
+    // SAFETY: a set of processors is an array of bits, zero is the empty one.
+    let mut set: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: `core` came from `allowed`, which is within the set.
+    unsafe { libc::CPU_SET(core, &mut set) };
+    // SAFETY: the pointer and the size are those of the set.
+    let failed = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
+    assert_eq!(
+        failed,
+        0,
+        "processor {core} was allowed a moment ago: {}",
+        std::io::Error::last_os_error()
+    );
+}
+
+fn allowed() -> Vec<usize> {
+    // SAFETY: as in `pin`.
+    let mut set: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the pointer and the size are those of the set.
+    unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) };
+    // SAFETY: every number below CPU_SETSIZE is within the set.
+    (0..libc::CPU_SETSIZE as usize)
+        .filter(|&core| unsafe { libc::CPU_ISSET(core, &set) })
+        .collect()
+}
+
+/// What a reader must know to compare figures, as pairs of a name and a value.
+pub(crate) fn describe(cores: Cores) -> Vec<(&'static str, String)> {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let allowed = allowed();
+    let mitigations = ["retbleed", "spec_rstack_overflow", "spectre_v2"].map(mitigation);
+    vec![
+        (
+            "processor",
+            field(&cpu, "model name")
+                .or_else(|| field(&cpu, "CPU implementer"))
+                .unwrap_or_else(unknown),
+        ),
+        (
+            "processors",
+            format!(
+                "{} allowed, home {}, other {}",
+                allowed.len(),
+                cores.home,
+                cores.other
+            ),
+        ),
+        (
+            "virtual",
+            if cpu.contains("hypervisor") {
+                "yes".into()
+            } else {
+                "no".into()
+            },
+        ),
+        ("mitigations", mitigations.join("; ")),
+        ("kernel", read("/proc/sys/kernel/osrelease")),
+        (
+            "clock source",
+            read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        ),
+        ("memory", memory()),
+        ("maps limit", read("/proc/sys/vm/max_map_count")),
+        ("compiler", env!("ASYNCJOB_BENCH_RUSTC").to_string()),
+    ]
+}
+
+fn field(text: &str, name: &str) -> Option<String> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}
+
+fn memory() -> String {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    field(&text, "MemTotal").unwrap_or_else(unknown)
+}
+
+/// Bytes that the kernel believes it could give out without swapping.
+pub(crate) fn available_memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = field(&text, "MemAvailable")
+        .and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+fn mitigation(name: &str) -> String {
+    format!(
+        "{name}: {}",
+        read(&format!("/sys/devices/system/cpu/vulnerabilities/{name}"))
+    )
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path)
+        .map(|text| text.trim().to_string())
+        .unwrap_or_else(|_| unknown())
+}
+
+fn unknown() -> String {
+    "unknown".into()
+}

@@ -1,0 +1,45 @@
+//! What it costs to start a job and to see it end.
+
+use crate::peer::life;
+use crate::peers::bare::Bare;
+use crate::peers::generator::Gen;
+use crate::peers::libcrypto::Async;
+use crate::peers::ucontext::Ucontext;
+use crate::peers::{boost, may, threads, tokio};
+use crate::progress::Progress;
+use crate::report::{Section, Table};
+use crate::setup::{Group, Setup};
+
+const TEXT: &str = "\
+A job that does nothing, from its start to its end, one after another. *Warm*: on the stack that the one before it left.";
+
+/// Measures every peer.
+pub(crate) fn run(setup: &Setup) -> Section {
+    let group = group(setup);
+    let progress = Progress::new("life", group.ticks());
+    let measured = vec![("warm".to_string(), group.run(&progress))];
+    let (warm, skipped) = Table::from_groups("warm", "An empty job, warm", measured);
+    Section {
+        name: "life",
+        title: "Life: start to end",
+        text: TEXT,
+        tables: vec![warm],
+        skipped,
+    }
+}
+
+pub(crate) fn group(setup: &Setup) -> Group<'_> {
+    let mut group = Group::new(setup, "corosensei", |name| life(name, Bare::default()));
+    group.add_c_libraries(|name, found| Ok(life(name, Async::new(found)?)));
+    group.add("generator", |name| life(name, Gen::default()));
+    match boost::open() {
+        Ok(name) => group.add(&name, boost::life),
+        Err(why) => group.skip("Boost.Context", why),
+    }
+    group.add("ucontext", |name| life(name, Ucontext::default()));
+    group.add("may, spawn and join", may::life);
+    group.add("tokio::spawn", tokio::spawn);
+    group.add("tokio, spawn_blocking", tokio::spawn_blocking);
+    group.add("std::thread", threads::life);
+    group
+}

@@ -1,0 +1,4 @@
+//! The questions that a run answers, one file each.
+
+pub(crate) mod life;
+pub(crate) mod switch;

@@ -1,0 +1,18 @@
+//! Everything that is measured beside us, one file each.
+
+pub(crate) mod bare;
+#[allow(unsafe_code, reason = "calls into a C++ shim")]
+pub(crate) mod boost;
+pub(crate) mod generator;
+#[allow(
+    unsafe_code,
+    reason = "calls ASYNC_* through pointers found at run time"
+)]
+pub(crate) mod libcrypto;
+#[allow(unsafe_code, reason = "may::coroutine::spawn is unsafe")]
+pub(crate) mod may;
+#[allow(unsafe_code, reason = "a bare system call, a futex")]
+pub(crate) mod threads;
+pub(crate) mod tokio;
+#[allow(unsafe_code, reason = "makecontext and swapcontext")]
+pub(crate) mod ucontext;

@@ -17,9 +17,14 @@ struct Borrowed {
 };
 
 // `bottom` below `frames` frames: the same as `descend` in depth.rs.
+template <typename F> __attribute__((noinline)) static void last(F &bottom) {
+    bottom();
+    asm volatile("");
+}
+
 template <typename F> __attribute__((noinline)) static void down(uint32_t frames, F &bottom) {
     if (frames == 1) {
-        bottom();
+        last(bottom);
     } else {
         down(frames - 1, bottom);
     }
@@ -29,8 +34,10 @@ template <typename F> __attribute__((noinline)) static void down(uint32_t frames
 template <typename F> static inline void descend(uint32_t frames, F &bottom) {
     if (frames == 0) {
         bottom();
+    } else if (frames == 1) {
+        last(bottom);
     } else {
-        down(frames, bottom);
+        down(frames - 1, bottom);
     }
 }
 

@@ -68,12 +68,7 @@ pub(crate) fn describe(cores: Cores) -> Vec<(&'static str, String)> {
         ),
         (
             "processors",
-            format!(
-                "{} allowed, home {}, other {}",
-                allowed.len(),
-                cores.home,
-                cores.other
-            ),
+            format!("{} allowed, home {}, other {}", allowed.len(), cores.home, cores.other),
         ),
         (
             "virtual",
@@ -108,8 +103,7 @@ fn memory() -> String {
 /// Bytes that the kernel believes it could give out without swapping.
 pub(crate) fn available_memory() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = field(&text, "MemAvailable")
-        .and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok());
+    let kib = field(&text, "MemAvailable").and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
 

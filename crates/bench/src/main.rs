@@ -7,6 +7,9 @@
 //!
 //! The README beside this crate says how it measures and what the numbers mean.
 
+#[allow(unsafe_code, reason = "a global allocator")]
+mod alloc;
+mod child;
 mod depth;
 #[allow(unsafe_code, reason = "sched_setaffinity")]
 mod machine;
@@ -17,6 +20,8 @@ mod peers;
 mod progress;
 mod report;
 mod setup;
+#[allow(unsafe_code, reason = "ptrace")]
+mod trace;
 
 use std::error::Error;
 use std::fs;
@@ -27,7 +32,7 @@ use clap::Parser;
 
 use machine::Cores;
 use measure::Effort;
-use peer::{Absent, Depth};
+use peer::Absent;
 use report::{Report, Section};
 use setup::{Length, Setup};
 
@@ -59,12 +64,23 @@ struct Args {
     /// The C ABI of asyncjob, if it is not beside this program.
     #[arg(long, value_name = "PATH")]
     capi: Option<PathBuf>,
+    /// For this program's own use.
+    #[arg(long, hide = true, num_args = 1..)]
+    child: Vec<String>,
 }
+
+#[global_allocator]
+static ALLOCATOR: alloc::Counting = alloc::Counting;
 
 /// A part of a run: its name, and what runs it.
 type Part = (&'static str, fn(&Setup) -> Section);
 
-const PARTS: [Part; 2] = [("switch", parts::switch::run), ("life", parts::life::run)];
+const PARTS: [Part; 4] = [
+    ("switch", parts::switch::run),
+    ("life", parts::life::run),
+    ("scale", parts::scale::run),
+    ("counts", parts::counts::run),
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
@@ -74,6 +90,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     machine::pin(setup.cores.home);
+    if !args.child.is_empty() {
+        child::run(&setup, &args.child);
+        return Ok(());
+    }
     let parts = chosen(&args.part)?;
     let clock = Instant::now();
     let mut report = Report {
@@ -118,21 +138,14 @@ fn prepare(args: &Args) -> Setup {
 fn chosen(names: &[String]) -> Result<Vec<Part>, String> {
     let known = PARTS.map(|(name, _)| name);
     if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(format!(
-            "there is no part `{name}`; the parts are {}",
-            known.join(", ")
-        ));
+        return Err(format!("there is no part `{name}`; the parts are {}", known.join(", ")));
     }
     let wanted = |name: &str| names.is_empty() || names.iter().any(|n| n == name);
     Ok(PARTS.into_iter().filter(|(name, _)| wanted(name)).collect())
 }
 
 fn list(setup: &Setup) {
-    let groups = [
-        ("switch", parts::switch::group(setup, Depth::ALL[0])),
-        ("life", parts::life::group(setup)),
-    ];
-    for (part, group) in groups {
+    for (part, group) in parts::groups(setup) {
         println!("{part}:");
         group.names().iter().for_each(|name| println!("  {name}"));
         group
@@ -151,10 +164,7 @@ fn print(section: &Section) {
 fn save(report: &Report, dir: &PathBuf) -> Result<(), Box<dyn Error>> {
     let plots = dir.join("plots");
     fs::create_dir_all(&plots)?;
-    fs::write(
-        dir.join("report.md"),
-        report::markdown::write(report, "plots"),
-    )?;
+    fs::write(dir.join("report.md"), report::markdown::write(report, "plots"))?;
     fs::write(dir.join("report.json"), report::json::write(report))?;
     report::plot::write(report, &plots)?;
     println!("written to {}", dir.display());

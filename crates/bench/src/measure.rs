@@ -53,15 +53,8 @@ pub(crate) struct Summary {
 }
 
 /// Measures a group. The first candidate is the floor that the ratios are taken to.
-pub(crate) fn interleave(
-    group: &mut [Candidate],
-    effort: Effort,
-    progress: &Progress,
-) -> Vec<Summary> {
-    let sizes: Vec<u64> = group
-        .iter_mut()
-        .map(|c| calibrate(&mut c.run, effort.batch))
-        .collect();
+pub(crate) fn interleave(group: &mut [Candidate], effort: Effort, progress: &Progress) -> Vec<Summary> {
+    let sizes: Vec<u64> = group.iter_mut().map(|c| calibrate(&mut c.run, effort.batch)).collect();
     let mut times = vec![Vec::with_capacity(effort.rounds); group.len()];
     for round in 0..=effort.rounds {
         for at in order(round, group.len()) {
@@ -103,11 +96,7 @@ fn calibrate(run: &mut Run, batch: Duration) -> u64 {
 }
 
 fn summarise(own: &[f64], floor: &[f64]) -> Summary {
-    let ratios: Vec<f64> = own
-        .iter()
-        .zip(floor)
-        .map(|(own, floor)| own / floor)
-        .collect();
+    let ratios: Vec<f64> = own.iter().zip(floor).map(|(own, floor)| own / floor).collect();
     Summary {
         median: quantile(own, 0.5),
         min: quantile(own, 0.0),
@@ -142,9 +131,7 @@ mod tests {
 
     #[test]
     fn nobody_always_runs_first() {
-        let firsts: std::collections::HashSet<usize> = (0..8)
-            .map(|round| order(round, 4).next().unwrap())
-            .collect();
+        let firsts: std::collections::HashSet<usize> = (0..8).map(|round| order(round, 4).next().unwrap()).collect();
         assert!(firsts.len() > 2, "only {firsts:?} ever ran first");
     }
 
@@ -160,9 +147,6 @@ mod tests {
     #[test]
     fn quantiles_interpolate() {
         let values = [4.0, 1.0, 3.0, 2.0];
-        assert_eq!(
-            [0.0, 0.5, 1.0].map(|q| quantile(&values, q)),
-            [1.0, 2.5, 4.0]
-        );
+        assert_eq!([0.0, 0.5, 1.0].map(|q| quantile(&values, q)), [1.0, 2.5, 4.0]);
     }
 }

@@ -74,17 +74,13 @@ pub(crate) fn switch<P: Peer>(name: &str, peer: P, depth: Depth) -> Candidate {
         (0, 4) => switch_at::<P, 0, 4>(name, peer),
         (4, 4) => switch_at::<P, 4, 4>(name, peer),
         (8, 4) => switch_at::<P, 8, 4>(name, peer),
-        (job, caller) => unreachable!(
-            "no code for a job at {job} and a caller at {caller} frames: add a line here"
-        ),
+        (job, caller) => unreachable!("no code for a job at {job} and a caller at {caller} frames: add a line here"),
     }
 }
 
 fn switch_at<P: Peer, const JOB: u32, const CALLER: u32>(name: &str, mut peer: P) -> Candidate {
     Candidate::new(name, move |n| {
-        let mut job = peer
-            .start::<JOB>(n)
-            .expect("this peer started a job before");
+        let mut job = peer.start::<JOB>(n).expect("this peer started a job before");
         let clock = Instant::now();
         for _ in 0..n {
             descend::<CALLER, _>(&mut || {
@@ -132,9 +128,7 @@ pub(crate) fn crowd<P: Peer>(peer: &mut P, live: usize, sweeps: u64) -> Result<C
     }
     let start = clock.elapsed();
     let gained = resident().saturating_sub(before);
-    let each: Vec<f64> = (0..sweeps)
-        .map(|_| sweep(peer, &mut jobs).as_secs_f64())
-        .collect();
+    let each: Vec<f64> = (0..sweeps).map(|_| sweep(peer, &mut jobs).as_secs_f64()).collect();
     let clock = Instant::now();
     for mut job in jobs {
         peer.resume(&mut job);
@@ -159,9 +153,6 @@ fn sweep<P: Peer>(peer: &mut P, jobs: &mut [P::Job]) -> Duration {
 /// Bytes of memory that this process has in RAM.
 pub(crate) fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm
-        .split_whitespace()
-        .nth(1)
-        .and_then(|n| n.parse::<u64>().ok());
+    let pages = statm.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
     pages.unwrap_or(0) * 4096
 }

@@ -9,8 +9,7 @@ impl Progress {
     /// Shows a bar of `ticks` steps. Nothing is drawn when standard error is not a terminal.
     pub(crate) fn new(title: &str, ticks: u64) -> Self {
         let bar = ProgressBar::new(ticks);
-        let style =
-            ProgressStyle::with_template("{prefix:>8} {bar:32} {percent:>3}% {eta:>4} {wide_msg}");
+        let style = ProgressStyle::with_template("{prefix:>8} {bar:32} {percent:>3}% {eta:>4} {wide_msg}");
         bar.set_style(style.expect("the template is a constant"));
         bar.set_prefix(title.to_string());
         Progress(bar)

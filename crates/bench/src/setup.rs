@@ -50,21 +50,14 @@ impl Setup {
     /// Whether `--peer` asks for this one, or for none in particular.
     pub(crate) fn wants(&self, name: &str) -> bool {
         let name = name.to_lowercase();
-        self.only.is_empty()
-            || self
-                .only
-                .iter()
-                .any(|part| name.contains(&part.to_lowercase()))
+        self.only.is_empty() || self.only.iter().any(|part| name.contains(&part.to_lowercase()))
     }
 
     /// Every library with the C interface: ours, then OpenSSL's.
     pub(crate) fn c_libraries(&self) -> Vec<Result<Found, (&'static str, Absent)>> {
         let ours = self.capi.clone().map_err(|why| ("asyncjob, C ABI", why));
         match &self.libcryptos {
-            Ok(all) => [ours]
-                .into_iter()
-                .chain(all.iter().cloned().map(Ok))
-                .collect(),
+            Ok(all) => [ours].into_iter().chain(all.iter().cloned().map(Ok)).collect(),
             Err(why) => vec![ours, Err(("libcrypto", why.clone()))],
         }
     }
@@ -94,11 +87,7 @@ impl<'a> Group<'a> {
     }
 
     /// The same for one that may be absent.
-    pub(crate) fn try_add(
-        &mut self,
-        name: &str,
-        make: impl FnOnce(&str) -> Result<Candidate, Absent>,
-    ) {
+    pub(crate) fn try_add(&mut self, name: &str, make: impl FnOnce(&str) -> Result<Candidate, Absent>) {
         if !self.setup.wants(name) {
             return;
         }
@@ -109,10 +98,7 @@ impl<'a> Group<'a> {
     }
 
     /// Adds one candidate for each library with the C interface.
-    pub(crate) fn add_c_libraries(
-        &mut self,
-        make: impl Fn(&str, &Found) -> Result<Candidate, Absent>,
-    ) {
+    pub(crate) fn add_c_libraries(&mut self, make: impl Fn(&str, &Found) -> Result<Candidate, Absent>) {
         for library in self.setup.c_libraries() {
             match library {
                 Ok(found) => self.try_add(&found.name.clone(), |name| make(name, &found)),
@@ -129,15 +115,17 @@ impl<'a> Group<'a> {
 
     /// The names of all candidates.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.candidates
-            .iter()
-            .map(|candidate| candidate.name.clone())
-            .collect()
+        self.candidates.iter().map(|candidate| candidate.name.clone()).collect()
     }
 
     /// What could not be made, and why.
     pub(crate) fn skipped(&self) -> &[(String, Absent)] {
         &self.skipped
+    }
+
+    /// The candidate of that name alone.
+    pub(crate) fn take(self, name: &str) -> Option<Candidate> {
+        self.candidates.into_iter().find(|candidate| candidate.name == name)
     }
 
     pub(crate) fn ticks(&self) -> u64 {

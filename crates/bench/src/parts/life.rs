@@ -4,6 +4,7 @@ use crate::peer::life;
 use crate::peers::bare::Bare;
 use crate::peers::generator::Gen;
 use crate::peers::libcrypto::Async;
+use crate::peers::ours::{Built, Inlined, Ours, OutOfLine};
 use crate::peers::ucontext::Ucontext;
 use crate::peers::{boost, may, threads, tokio};
 use crate::progress::Progress;
@@ -30,6 +31,9 @@ pub(crate) fn run(setup: &Setup) -> Section {
 
 pub(crate) fn group(setup: &Setup) -> Group<'_> {
     let mut group = Group::new(setup, "corosensei", |name| life(name, Bare::default()));
+    group.add("asyncjob", |name| life(name, Ours::<Inlined>::default()));
+    group.add("asyncjob, out of line", |name| life(name, Ours::<OutOfLine>::default()));
+    group.add("asyncjob, JobBuilder", |name| life(name, Ours::<Built>::default()));
     group.add_c_libraries(|name, found| Ok(life(name, Async::new(found)?)));
     group.add("generator", |name| life(name, Gen::default()));
     match boost::open() {

@@ -1,4 +1,24 @@
 //! The questions that a run answers, one file each.
 
+pub(crate) mod counts;
 pub(crate) mod life;
+pub(crate) mod scale;
 pub(crate) mod switch;
+
+use crate::measure::Candidate;
+use crate::peer::Depth;
+use crate::setup::{Group, Setup};
+
+/// Every group of candidates, by the name that `counts` and `--list` call it.
+pub(crate) fn groups(setup: &Setup) -> Vec<(String, Group<'_>)> {
+    let switches = Depth::ALL
+        .iter()
+        .map(|depth| (switch::name(*depth), switch::group(setup, *depth)));
+    switches.chain([("life".to_string(), life::group(setup))]).collect()
+}
+
+/// The candidate of that name in that group.
+pub(crate) fn find(setup: &Setup, group: &str, name: &str) -> Option<Candidate> {
+    let (_, group) = groups(setup).into_iter().find(|(other, _)| other == group)?;
+    group.take(name)
+}

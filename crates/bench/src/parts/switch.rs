@@ -4,6 +4,7 @@ use crate::peer::{Depth, switch};
 use crate::peers::bare::Bare;
 use crate::peers::generator::Gen;
 use crate::peers::libcrypto::Async;
+use crate::peers::ours::{Built, Inlined, Ours, OutOfLine};
 use crate::peers::ucontext::Ucontext;
 use crate::peers::{boost, may, threads, tokio};
 use crate::progress::Progress;
@@ -19,10 +20,7 @@ are its caches: this is a lower bound of what a switch costs a program.";
 /// Measures every peer at every depth.
 pub(crate) fn run(setup: &Setup) -> Section {
     let groups: Vec<(Depth, Group)> = Depth::ALL.map(|depth| (depth, group(setup, depth))).into();
-    let progress = Progress::new(
-        "switch",
-        groups.iter().map(|(_, group)| group.ticks()).sum(),
-    );
+    let progress = Progress::new("switch", groups.iter().map(|(_, group)| group.ticks()).sum());
     let measured = groups
         .into_iter()
         .map(|(depth, group)| (column(depth), group.run(&progress)))
@@ -37,14 +35,24 @@ pub(crate) fn run(setup: &Setup) -> Section {
     }
 }
 
+/// What the group of that depth is called.
+pub(crate) fn name(depth: Depth) -> String {
+    format!("switch, {}", column(depth))
+}
+
 fn column(depth: Depth) -> String {
     format!("job {}, caller {}", depth.job, depth.caller)
 }
 
 /// Every peer at one depth. A peer whose caller has no frames of ours (a scheduler resumes it) appears at caller 0 only.
 pub(crate) fn group<'a>(setup: &'a Setup, depth: Depth) -> Group<'a> {
-    let mut group = Group::new(setup, "corosensei", |name| {
-        switch(name, Bare::default(), depth)
+    let mut group = Group::new(setup, "corosensei", |name| switch(name, Bare::default(), depth));
+    group.add("asyncjob", |name| switch(name, Ours::<Inlined>::default(), depth));
+    group.add("asyncjob, out of line", |name| {
+        switch(name, Ours::<OutOfLine>::default(), depth)
+    });
+    group.add("asyncjob, JobBuilder", |name| {
+        switch(name, Ours::<Built>::default(), depth)
     });
     group.add_c_libraries(|name, found| Ok(switch(name, Async::new(found)?, depth)));
     group.add("generator", |name| switch(name, Gen::default(), depth));

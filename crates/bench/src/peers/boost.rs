@@ -24,11 +24,7 @@ mod here {
     /// What to call it, with its version.
     pub(crate) fn open() -> Result<String, Absent> {
         let version = bench_boost_version();
-        Ok(format!(
-            "Boost.Context {}.{}",
-            version / 100_000,
-            version / 100 % 1000
-        ))
+        Ok(format!("Boost.Context {}.{}", version / 100_000, version / 100 % 1000))
     }
 
     pub(crate) fn switch(name: &str, depth: Depth) -> Candidate {

@@ -10,14 +10,7 @@ use libloading::Library;
 use crate::depth::pause_often;
 use crate::peer::{Absent, Peer};
 
-type Start = unsafe extern "C" fn(
-    *mut *mut c_void,
-    *mut c_void,
-    *mut c_int,
-    Body,
-    *mut c_void,
-    usize,
-) -> c_int;
+type Start = unsafe extern "C" fn(*mut *mut c_void, *mut c_void, *mut c_int, Body, *mut c_void, usize) -> c_int;
 type Body = unsafe extern "C" fn(*mut c_void) -> c_int;
 
 const PAUSE: c_int = 2;
@@ -78,10 +71,7 @@ pub(crate) fn ours(path: Option<&Path>) -> Result<Found, Absent> {
         .ok_or_else(|| Absent::new("no path to look at"))?;
     if !path.exists() {
         let how = "cargo build --release -p asyncjob-capi, or name it with --capi PATH";
-        return Err(Absent::new(format!(
-            "{} is not there; {how}",
-            path.display()
-        )));
+        return Err(Absent::new(format!("{} is not there; {how}", path.display())));
     }
     let library = load(&path)?;
     Ok(Found {
@@ -91,10 +81,7 @@ pub(crate) fn ours(path: Option<&Path>) -> Result<Found, Absent> {
 }
 
 fn usual_places() -> Vec<PathBuf> {
-    let mut places = vec![
-        PathBuf::from("libcrypto.so.3"),
-        PathBuf::from("libcrypto.so.4"),
-    ];
+    let mut places = vec![PathBuf::from("libcrypto.so.3"), PathBuf::from("libcrypto.so.4")];
     let prefixes = std::fs::read_dir("/opt")
         .into_iter()
         .flatten()
@@ -111,8 +98,7 @@ fn usual_places() -> Vec<PathBuf> {
 fn open(path: &Path) -> Result<Found, Absent> {
     let library = load(path)?;
     symbol::<Start>(&library, c"ASYNC_start_job")?;
-    let version: unsafe extern "C" fn(c_int) -> *const c_char =
-        symbol(&library, c"OpenSSL_version")?;
+    let version: unsafe extern "C" fn(c_int) -> *const c_char = symbol(&library, c"OpenSSL_version")?;
     const OPENSSL_FULL_VERSION_STRING: c_int = 7;
     // SAFETY: the function takes any int.
     let text = unsafe { version(OPENSSL_FULL_VERSION_STRING) };
@@ -132,16 +118,13 @@ fn load(path: &Path) -> Result<Library, Absent> {
 fn symbol<T: Copy>(library: &Library, name: &CStr) -> Result<T, Absent> {
     // SAFETY: every caller asks for the type that OpenSSL's headers give the function of that name.
     let found = unsafe { library.get::<T>(name) };
-    found
-        .map(|symbol| *symbol)
-        .map_err(|e| Absent::new(e.to_string()))
+    found.map(|symbol| *symbol).map_err(|e| Absent::new(e.to_string()))
 }
 
 impl Async {
     pub(crate) fn new(found: &Found) -> Result<Self, Absent> {
         let library = &found.library;
-        let new_ctx: unsafe extern "C" fn() -> *mut c_void =
-            symbol(library, c"ASYNC_WAIT_CTX_new")?;
+        let new_ctx: unsafe extern "C" fn() -> *mut c_void = symbol(library, c"ASYNC_WAIT_CTX_new")?;
         Ok(Async {
             start: symbol(library, c"ASYNC_start_job")?,
             pause: symbol(library, c"ASYNC_pause_job")?,
@@ -178,12 +161,7 @@ impl Peer for Async {
             pause: self.pause,
         };
         let mut job = ptr::null_mut();
-        match self.run(
-            &mut job,
-            body::<FRAMES>,
-            (&raw mut args).cast(),
-            size_of::<Args>(),
-        ) {
+        match self.run(&mut job, body::<FRAMES>, (&raw mut args).cast(), size_of::<Args>()) {
             PAUSE => Ok(Handle(job)),
             other => Err(Absent::new(format!("ASYNC_start_job said {other}"))),
         }

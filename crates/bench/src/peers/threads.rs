@@ -44,16 +44,12 @@ pub(crate) fn condvar_here(name: &str) -> Candidate {
 
 /// The same, the other thread on another processor, which sleeps in between.
 pub(crate) fn condvar_away(name: &str, cores: Cores) -> Candidate {
-    Candidate::new(name, move |n| {
-        hand_over(n, Some(cores.other), Signalled::default())
-    })
+    Candidate::new(name, move |n| hand_over(n, Some(cores.other), Signalled::default()))
 }
 
 /// The same, both threads spinning: what the caches alone ask for.
 pub(crate) fn spin_away(name: &str, cores: Cores) -> Candidate {
-    Candidate::new(name, move |n| {
-        hand_over(n, Some(cores.other), Spun::default())
-    })
+    Candidate::new(name, move |n| hand_over(n, Some(cores.other), Spun::default()))
 }
 
 /// A counter that one thread advances to odd numbers and the other to even ones.

@@ -56,9 +56,7 @@ pub(crate) fn spawn_blocking(name: &str) -> Candidate {
 async fn blocking(n: u64) -> Duration {
     let clock = Instant::now();
     for _ in 0..n {
-        task::spawn_blocking(|| ())
-            .await
-            .expect("it does not panic");
+        task::spawn_blocking(|| ()).await.expect("it does not panic");
     }
     clock.elapsed()
 }

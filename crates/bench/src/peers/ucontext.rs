@@ -30,18 +30,9 @@ impl Ucontext {
         context.inside.uc_link = &raw mut context.outside;
         let at = ptr::from_mut(&mut *context).expose_provenance();
         // SAFETY: makecontext passes its arguments as the ints that they are declared as; its C prototype has no place for them.
-        let body =
-            unsafe { std::mem::transmute::<extern "C" fn(c_int, c_int), extern "C" fn()>(body) };
+        let body = unsafe { std::mem::transmute::<extern "C" fn(c_int, c_int), extern "C" fn()>(body) };
         // SAFETY: `inside` was filled by getcontext, its stack lives as long as it, and two int arguments are passed.
-        unsafe {
-            libc::makecontext(
-                &mut context.inside,
-                body,
-                2,
-                (at >> 32) as c_int,
-                at as c_int,
-            )
-        };
+        unsafe { libc::makecontext(&mut context.inside, body, 2, (at >> 32) as c_int, at as c_int) };
         context
     }
 }

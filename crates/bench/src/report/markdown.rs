@@ -22,11 +22,7 @@ pub(crate) fn write_section(out: &mut String, section: &Section, plots: &str) {
     for table in &section.tables {
         write_table(out, table);
         if table.chart != Chart::None && !plots.is_empty() {
-            let _ = writeln!(
-                out,
-                "\n![{}]({plots}/{}-{}.svg)",
-                table.title, section.name, table.name
-            );
+            let _ = writeln!(out, "\n![{}]({plots}/{}-{}.svg)", table.title, section.name, table.name);
         }
     }
     for (name, why) in &section.skipped {
@@ -36,16 +32,8 @@ pub(crate) fn write_section(out: &mut String, section: &Section, plots: &str) {
 
 fn write_table(out: &mut String, table: &Table) {
     let _ = writeln!(out, "\n**{}** ({})\n", table.title, table.unit);
-    let single = table.columns.len() == 1
-        && table
-            .rows
-            .iter()
-            .any(|row| matches!(row.cells[0], Cell::Rounds(_)));
-    let (columns, rows) = if single {
-        spread(table)
-    } else {
-        compact(table)
-    };
+    let single = table.columns.len() == 1 && table.rows.iter().any(|row| matches!(row.cells[0], Cell::Rounds(_)));
+    let (columns, rows) = if single { spread(table) } else { compact(table) };
     let widths: Vec<usize> = (0..columns.len())
         .map(|at| {
             rows.iter()

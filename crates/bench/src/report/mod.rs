@@ -106,16 +106,13 @@ impl Table {
 
 /// The row of that name, made if there is none.
 fn row<'a>(rows: &'a mut Vec<Row>, name: &str, columns: usize) -> &'a mut Row {
-    let at = rows
-        .iter()
-        .position(|row| row.name == name)
-        .unwrap_or_else(|| {
-            rows.push(Row {
-                name: name.into(),
-                cells: vec![Cell::Text("-".into()); columns],
-            });
-            rows.len() - 1
+    let at = rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
+        rows.push(Row {
+            name: name.into(),
+            cells: vec![Cell::Text("-".into()); columns],
         });
+        rows.len() - 1
+    });
     &mut rows[at]
 }
 
@@ -149,9 +146,6 @@ mod tests {
     #[test]
     fn numbers_show_three_digits() {
         let shown = [0.5, 3.0, 3.333, 12.34, 123.4, 1234.5, 1234567.0].map(digits);
-        assert_eq!(
-            shown,
-            ["0.50", "3", "3.33", "12.3", "123", "1234", "1,234,567"]
-        );
+        assert_eq!(shown, ["0.50", "3", "3.33", "12.3", "123", "1234", "1,234,567"]);
     }
 }

@@ -42,9 +42,7 @@ fn range(table: &Table) -> Option<(f64, f64)> {
         .iter()
         .flat_map(|row| row.cells.iter().filter_map(|cell| cell.value()))
         .filter(|v| *v > 0.0);
-    let (low, high) = values.fold((f64::MAX, 0.0f64), |(low, high), v| {
-        (low.min(v), high.max(v))
-    });
+    let (low, high) = values.fold((f64::MAX, 0.0f64), |(low, high), v| (low.min(v), high.max(v)));
     (high > 0.0).then(|| (10f64.powf(low.log10().floor()), high * 2.5))
 }
 
@@ -88,15 +86,8 @@ fn bars(table: &Table, path: &Path) -> Result<(), Box<dyn Error>> {
             };
             let (upper, lower) = (top - 0.5 - lane as f64, top - 1.4 - lane as f64);
             let colour = COLOURS[lane % COLOURS.len()];
-            chart.draw_series([Rectangle::new(
-                [(low, lower), (value, upper)],
-                colour.filled(),
-            )])?;
-            let label = Text::new(
-                format!(" {}", digits(value)),
-                (value, upper),
-                ("sans-serif", 12),
-            );
+            chart.draw_series([Rectangle::new([(low, lower), (value, upper)], colour.filled())])?;
+            let label = Text::new(format!(" {}", digits(value)), (value, upper), ("sans-serif", 12));
             chart.draw_series([label])?;
         }
     }
@@ -160,11 +151,7 @@ fn lines(table: &Table, path: &Path) -> Result<(), Box<dyn Error>> {
             .zip(&table.rows)
             .filter_map(|(x, row)| Some((*x, row.cells[at].value()?)))
             .collect();
-        chart.draw_series(
-            points
-                .iter()
-                .map(|point| Circle::new(*point, 3, colour.filled())),
-        )?;
+        chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
             .label(column.clone())
@@ -175,9 +162,7 @@ fn lines(table: &Table, path: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn legend<'a, X, Y>(
-    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
-) -> Result<(), Box<dyn Error>>
+fn legend<'a, X, Y>(chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>) -> Result<(), Box<dyn Error>>
 where
     X: Ranged<ValueType = f64> + 'static,
     Y: Ranged<ValueType = f64> + 'static,

@@ -1,0 +1,108 @@
+//! Parts of a run that need a process of their own: one that is traced, or whose memory is measured from the start.
+//!
+//! The program calls itself with `--child` and words that only this file writes and reads.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::measure::Candidate;
+use crate::parts;
+use crate::peer::{Absent, Crowd, Peer, crowd};
+use crate::peers::bare::Bare;
+use crate::peers::generator::Gen;
+use crate::peers::libcrypto::Async;
+use crate::peers::ours::{Inlined, Ours};
+use crate::setup::Setup;
+use crate::{alloc, trace};
+
+/// The words for `n` operations of a candidate between two stops.
+pub(crate) fn count_words(part: &str, name: &str, n: u64) -> Vec<String> {
+    ["--child", "count", part, name, &n.to_string()]
+        .map(String::from)
+        .to_vec()
+}
+
+/// Runs a crowd of jobs in a process of its own. The peer is one of [`crowd_peers`].
+pub(crate) fn run_crowd(peer: &str, live: usize, sweeps: u64) -> Result<Crowd, Absent> {
+    let exe = std::env::current_exe().map_err(|e| Absent::new(e.to_string()))?;
+    let words = ["--child", "crowd", peer, &live.to_string(), &sweeps.to_string()];
+    let output = Command::new(exe)
+        .args(words)
+        .output()
+        .map_err(|e| Absent::new(e.to_string()))?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    let numbers: Vec<u64> = said.split(' ').filter_map(|word| word.parse().ok()).collect();
+    match (output.status.success(), &numbers[..]) {
+        (true, &[start, round_trip, end, resident]) => Ok(Crowd {
+            start: Duration::from_nanos(start),
+            round_trip: Duration::from_nanos(round_trip),
+            end: Duration::from_nanos(end),
+            resident,
+        }),
+        (true, _) => Err(Absent(said)),
+        (false, _) => Err(Absent::new(format!("the process ended with {}", output.status))),
+    }
+}
+
+/// What `--child` asks for.
+pub(crate) fn run(setup: &Setup, words: &[String]) {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["count", part, name, n] => count(setup, part, name, number(n)),
+        ["crowd", peer, live, sweeps] => match measure_crowd(setup, peer, number(live) as usize, number(sweeps)) {
+            Ok(c) => {
+                let times = [c.start, c.round_trip, c.end].map(|time| time.as_nanos().to_string());
+                println!("{} {}", times.join(" "), c.resident);
+            }
+            Err(why) => println!("{why}"),
+        },
+        _ => panic!("`--child` is for this program's own use, not with {words:?}"),
+    }
+}
+
+fn number(word: &str) -> u64 {
+    word.parse().unwrap_or_else(|_| panic!("`{word}` is no number"))
+}
+
+/// Runs a candidate once to warm it up, and once between two stops.
+fn count(setup: &Setup, part: &str, name: &str, n: u64) {
+    let mut candidate: Candidate = parts::find(setup, part, name).unwrap_or_else(|| panic!("no {name} in {part}"));
+    (candidate.run)(n);
+    let before = alloc::allocations();
+    trace::mark();
+    (candidate.run)(n);
+    trace::mark();
+    println!("{}", alloc::allocations() - before);
+}
+
+/// The peers that can hold a crowd, in the order of their columns.
+pub(crate) fn crowd_peers(setup: &Setup) -> Vec<String> {
+    let mut names: Vec<String> = ["corosensei", "asyncjob"].map(String::from).to_vec();
+    names.extend(setup.c_libraries().into_iter().flatten().map(|found| found.name));
+    names.push("generator".into());
+    names.retain(|name| name == "corosensei" || setup.wants(name));
+    names
+}
+
+fn measure_crowd(setup: &Setup, name: &str, live: usize, sweeps: u64) -> Result<Crowd, Absent> {
+    match name {
+        "corosensei" => fresh(&mut Bare::default(), live, sweeps),
+        "asyncjob" => fresh(&mut Ours::<Inlined>::default(), live, sweeps),
+        "generator" => fresh(&mut Gen::default(), live, sweeps),
+        _ => {
+            let found = setup
+                .c_libraries()
+                .into_iter()
+                .flatten()
+                .find(|found| found.name == name);
+            let found = found.ok_or_else(|| Absent::new(format!("no peer is called {name}")))?;
+            fresh(&mut Async::new(&found)?, live, sweeps)
+        }
+    }
+}
+
+/// A crowd in a process that has run one job before, so that what a library does once is not counted.
+fn fresh<P: Peer>(peer: &mut P, live: usize, sweeps: u64) -> Result<Crowd, Absent> {
+    peer.empty();
+    crowd(peer, live, sweeps)
+}

@@ -1,0 +1,150 @@
+//! What a job costs when it is one of many.
+
+use std::collections::HashMap;
+
+use crate::child::{crowd_peers, run_crowd};
+use crate::machine::available_memory;
+use crate::measure::quantile;
+use crate::peer::{Absent, Crowd};
+use crate::progress::Progress;
+use crate::report::{Cell, Chart, Row, Section, Table};
+use crate::setup::Setup;
+
+const TEXT: &str = "\
+So many jobs live at once, each peer and number in a fresh process. *Round trip*: each job resumed once in turn, over and
+over, for each job: what caches and page tables make of a crowd. *Start* is from nothing to the first pause, *end* from the
+last pause to the end, memory that is asked of the kernel included. *Resident* is what the process gained in RAM. Jobs
+hardly touch their stacks here: real ones need more memory, all peers alike.";
+
+/// What one number of live jobs gave for each peer.
+type Results = HashMap<(String, usize), Result<Crowd, Absent>>;
+
+/// Measures every peer that can hold a crowd, at every size.
+pub(crate) fn run(setup: &Setup) -> Section {
+    let peers = crowd_peers(setup);
+    let sizes: &[usize] = setup.length.pick(
+        &[1, 100],
+        &[1, 100, 10_000, 100_000],
+        &[1, 10, 100, 1000, 10_000, 100_000, 1_000_000],
+    );
+    let rounds = setup.length.pick(1, 3, 5);
+    let progress = Progress::new("scale", (sizes.len() * rounds * peers.len()) as u64);
+    let mut results = Results::new();
+    for &live in sizes {
+        for (peer, result) in measure(&peers, live, rounds, &results, &progress) {
+            results.insert((peer, live), result);
+        }
+    }
+    let table = |name, title: &str, unit, value: fn(&Crowd, f64) -> f64| Table {
+        name,
+        title: title.into(),
+        unit,
+        columns: peers.clone(),
+        rows: sizes.iter().map(|&live| row(&peers, live, &results, value)).collect(),
+        chart: Chart::Lines,
+    };
+    Section {
+        name: "scale",
+        title: "Scale: 1 to 1,000,000 live jobs",
+        text: TEXT,
+        tables: vec![
+            table("round-trip", "A round trip of one of n live jobs", "ns", |c, n| {
+                c.round_trip.as_nanos() as f64 / n
+            }),
+            table("resident", "Memory of one of n live jobs", "bytes", |c, n| {
+                c.resident as f64 / n
+            }),
+            table("start", "The start of one of n jobs", "ns", |c, n| {
+                c.start.as_nanos() as f64 / n
+            }),
+            table("end", "The end of one of n jobs", "ns", |c, n| {
+                c.end.as_nanos() as f64 / n
+            }),
+        ],
+        skipped: Vec::new(),
+    }
+}
+
+/// Every peer at one size, in rounds: the medians, or the first reason why not.
+fn measure(
+    peers: &[String],
+    live: usize,
+    rounds: usize,
+    before: &Results,
+    progress: &Progress,
+) -> Vec<(String, Result<Crowd, Absent>)> {
+    let sweeps = (2_000_000 / live as u64).clamp(3, 20_000);
+    let mut all: Vec<(String, Vec<Crowd>, Option<Absent>)> = peers
+        .iter()
+        .map(|peer| (peer.clone(), Vec::new(), too_much(peer, live, before)))
+        .collect();
+    for _ in 0..rounds {
+        for (peer, crowds, failed) in &mut all {
+            progress.tick(peer);
+            if failed.is_none() {
+                match run_crowd(peer, live, sweeps) {
+                    Ok(crowd) => crowds.push(crowd),
+                    Err(why) => *failed = Some(why),
+                }
+            }
+        }
+    }
+    let settle = |(peer, crowds, failed): (String, Vec<Crowd>, Option<Absent>)| match failed {
+        Some(why) => (peer, Err(why)),
+        None => (peer, Ok(medians(&crowds))),
+    };
+    all.into_iter().map(settle).collect()
+}
+
+/// A size that the memory of this machine cannot hold, judged by the size before, or that has failed before.
+fn too_much(peer: &str, live: usize, before: &Results) -> Option<Absent> {
+    let sizes = before
+        .keys()
+        .filter(|(other, size)| other == peer && *size < live)
+        .map(|(_, size)| *size);
+    let largest = sizes.max()?;
+    match &before[&(peer.to_string(), largest)] {
+        Err(why) => Some(why.clone()),
+        Ok(crowd) if live < 10_000 || largest < 1000 => {
+            let _ = crowd; // one job's memory is lost in the noise
+            None
+        }
+        Ok(crowd) => {
+            let needed = crowd.resident * (live / largest) as u64;
+            let free = available_memory() / 10 * 8;
+            let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+            (needed > free).then(|| {
+                Absent(format!(
+                    "needs {:.0} GiB of RAM, {:.0} are free",
+                    gib(needed),
+                    gib(free)
+                ))
+            })
+        }
+    }
+}
+
+fn medians(crowds: &[Crowd]) -> Crowd {
+    let median = |value: fn(&Crowd) -> std::time::Duration| {
+        let seconds: Vec<f64> = crowds.iter().map(|crowd| value(crowd).as_secs_f64()).collect();
+        std::time::Duration::from_secs_f64(quantile(&seconds, 0.5))
+    };
+    let resident: Vec<f64> = crowds.iter().map(|crowd| crowd.resident as f64).collect();
+    Crowd {
+        start: median(|crowd| crowd.start),
+        round_trip: median(|crowd| crowd.round_trip),
+        end: median(|crowd| crowd.end),
+        resident: quantile(&resident, 0.5) as u64,
+    }
+}
+
+fn row(peers: &[String], live: usize, results: &Results, value: fn(&Crowd, f64) -> f64) -> Row {
+    let cell = |peer: &String| match &results[&(peer.clone(), live)] {
+        Ok(crowd) => Cell::Number(value(crowd, live as f64)),
+        Err(why) => Cell::Text(why.to_string()),
+    };
+    Row {
+        name: live.to_string(),
+        cells: peers.iter().map(cell).collect(),
+    }
+}

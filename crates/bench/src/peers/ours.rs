@@ -1,0 +1,105 @@
+//! asyncjob through its Rust API, in the forms that a program may choose or end up with.
+
+use std::marker::PhantomData;
+
+use asyncjob::{JobBuilder, StartError, Step, WaitCtx, pause_job, start_job};
+
+use crate::depth::pause_often;
+use crate::peer::{Absent, Peer};
+
+/// How a program starts and pauses its jobs.
+pub(crate) trait Form: 'static {
+    fn start<F, T>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static;
+
+    fn pause();
+}
+
+/// `start_job` and `pause_job`, inlined as the compiler does it by itself.
+pub(crate) struct Inlined;
+
+/// The pause in a function of its own, as in a program whose pause is reached through a pointer or a library.
+pub(crate) struct OutOfLine;
+
+/// `JobBuilder` with a name.
+pub(crate) struct Built;
+
+impl Form for Inlined {
+    #[inline(always)]
+    fn start<F: FnOnce() -> T + 'static, T: 'static>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F>> {
+        start_job(ctx, body)
+    }
+
+    #[inline(always)]
+    fn pause() {
+        let _ = pause_job(); // nobody cancels here
+    }
+}
+
+impl Form for OutOfLine {
+    #[inline(never)]
+    fn start<F: FnOnce() -> T + 'static, T: 'static>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F>> {
+        start_job(ctx, body)
+    }
+
+    #[inline(never)]
+    fn pause() {
+        let _ = pause_job();
+    }
+}
+
+impl Form for Built {
+    #[inline(always)]
+    fn start<F: FnOnce() -> T + 'static, T: 'static>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F>> {
+        JobBuilder::new().name("bench").start(ctx, body)
+    }
+
+    #[inline(always)]
+    fn pause() {
+        let _ = pause_job();
+    }
+}
+
+/// asyncjob in one of its forms.
+pub(crate) struct Ours<F> {
+    ctx: WaitCtx,
+    form: PhantomData<F>,
+}
+
+impl<F> Default for Ours<F> {
+    fn default() -> Self {
+        Ours {
+            ctx: WaitCtx::new(),
+            form: PhantomData,
+        }
+    }
+}
+
+impl<F: Form> Peer for Ours<F> {
+    /// `None` only within `resume`.
+    type Job = Option<Step<()>>;
+
+    fn start<const FRAMES: u32>(&mut self, pauses: u64) -> Result<Self::Job, Absent> {
+        let body = move || pause_often::<FRAMES>(pauses, F::pause);
+        F::start(&self.ctx, body)
+            .map(Some)
+            .map_err(|refused| Absent::new(refused.to_string()))
+    }
+
+    #[inline(always)]
+    fn resume(&mut self, job: &mut Self::Job) -> bool {
+        let Some(Step::Paused(paused)) = job.take() else {
+            return false;
+        };
+        *job = Some(paused.resume());
+        matches!(job, Some(Step::Paused(_)))
+    }
+
+    #[inline(always)]
+    fn empty(&mut self) {
+        let step = F::start(&self.ctx, || ());
+        debug_assert!(matches!(step, Ok(Step::Finished(()))));
+    }
+}

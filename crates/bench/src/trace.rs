@@ -1,0 +1,238 @@
+//! What the processor does for one operation, counted instead of timed: each instruction of a child process, one by one.
+//!
+//! ```text
+//!   this process                          child: the same program
+//!   spawn, traced  ────────────────────>  prepare, run the candidate once
+//!                                         stop
+//!   single step until the next stop       run the candidate, n operations
+//!                                         stop
+//! ```
+//!
+//! Done with n and with 2n operations: the difference is n operations, without what surrounds them. It needs no
+//! performance counters, which virtual machines rarely have, and gives the same numbers on a busy machine.
+//!
+//! Returns are counted against a model of the processor's guess: a stack of the last [`GUESSES`] return addresses. A
+//! return to another address is one that the processor has guessed wrong, which costs it 10 to 20 cycles.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::ptr;
+
+use crate::peer::Absent;
+
+/// Entries of the return-address predictor: 32 on current AMD processors, 16 or more on Intel's.
+const GUESSES: usize = 32;
+
+/// What happened between two stops, or for each operation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) instructions: f64,
+    /// Returns that went elsewhere than the last calls let a processor expect.
+    pub(crate) misguessed: f64,
+    pub(crate) system_calls: f64,
+    pub(crate) allocations: f64,
+}
+
+/// The cost of one operation of the candidate that `child` runs: `child(n)` gives the arguments for n operations.
+pub(crate) fn per_operation(child: impl Fn(u64) -> Vec<String>, n: u64) -> Result<Counts, Absent> {
+    let [once, twice] = [n, 2 * n].map(|n| run(&child(n)).map_err(|e| Absent::new(format!("cannot trace: {e}"))));
+    let (once, twice) = (once?, twice?);
+    let each = |twice: f64, once: f64| (twice - once) / n as f64;
+    Ok(Counts {
+        instructions: each(twice.instructions, once.instructions),
+        misguessed: each(twice.misguessed, once.misguessed),
+        system_calls: each(twice.system_calls, once.system_calls),
+        allocations: each(twice.allocations, once.allocations),
+    })
+}
+
+/// In the child: tells the tracer that what counts begins, or has ended.
+pub(crate) fn mark() {
+    // SAFETY: stops this thread until the tracer lets it go on; has no effect on memory.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
+fn run(args: &[String]) -> io::Result<Counts> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(args).stdout(Stdio::piped());
+    // SAFETY: between fork and exec only this one system call is made.
+    unsafe { command.pre_exec(trace_me) };
+    let mut child = command.spawn()?;
+    let counts = follow(&child);
+    if counts.is_err() {
+        let _ = child.kill();
+    }
+    let counts = counts?;
+    finish(child, counts)
+}
+
+fn trace_me() -> io::Result<()> {
+    // SAFETY: asks to be traced by the parent; the other arguments are ignored.
+    let failed = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
+    if failed == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// From the exec to the second stop; the child runs on by itself then.
+fn follow(child: &Child) -> io::Result<Counts> {
+    let pid = child.id() as libc::pid_t;
+    wait_for(pid, libc::SIGTRAP)?; // the exec
+    request(libc::PTRACE_CONT, pid, 0)?;
+    wait_for(pid, libc::SIGSTOP)?;
+    let mut counts = Counts::default();
+    let mut guesses = Guesses::default();
+    loop {
+        let at = registers(pid)?;
+        let code = request(libc::PTRACE_PEEKTEXT, pid, at.rip)?.to_le_bytes();
+        let kind = Kind::of(code);
+        request(libc::PTRACE_SINGLESTEP, pid, 0)?;
+        match wait(pid)? {
+            libc::SIGTRAP => {}
+            libc::SIGSTOP => break,
+            other => return Err(io::Error::other(format!("the child got signal {other}"))),
+        }
+        counts.instructions += 1.0;
+        match kind {
+            Kind::Call => guesses.call(request(libc::PTRACE_PEEKDATA, pid, registers(pid)?.rsp)? as u64),
+            Kind::Return => counts.misguessed += f64::from(u8::from(!guesses.ret(registers(pid)?.rip))),
+            Kind::SystemCall => counts.system_calls += 1.0,
+            Kind::Other => {}
+        }
+    }
+    request(libc::PTRACE_DETACH, pid, 0)?;
+    Ok(counts)
+}
+
+/// The child says itself how often it allocated.
+fn finish(child: Child, counts: Counts) -> io::Result<Counts> {
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let allocations = said
+        .trim()
+        .parse()
+        .map_err(|_| io::Error::other(format!("the child said `{said}`")))?;
+    Ok(Counts { allocations, ..counts })
+}
+
+/// The kinds of instruction that are told apart.
+enum Kind {
+    Call,
+    Return,
+    SystemCall,
+    Other,
+}
+
+impl Kind {
+    /// By its first bytes. Prefixes before a call or a return occur (`notrack`, `repz`, `rex`) and are skipped.
+    fn of(code: [u8; 8]) -> Self {
+        let mut code = &code[..];
+        while let [0x3e | 0xf2 | 0xf3 | 0x40..=0x4f, rest @ ..] = code {
+            code = rest;
+        }
+        match code {
+            [0xe8, ..] => Kind::Call,
+            [0xff, modrm, ..] if modrm >> 3 & 7 == 2 => Kind::Call,
+            [0xc3 | 0xc2, ..] => Kind::Return,
+            [0x0f, 0x05, ..] => Kind::SystemCall,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// The return addresses that a processor remembers: the oldest is overwritten, an empty one guesses nothing.
+#[derive(Default)]
+struct Guesses {
+    ring: [u64; GUESSES],
+    top: usize,
+}
+
+impl Guesses {
+    fn call(&mut self, back: u64) {
+        self.top = (self.top + 1) % GUESSES;
+        self.ring[self.top] = back;
+    }
+
+    /// Whether the return to `went` was expected.
+    fn ret(&mut self, went: u64) -> bool {
+        let guess = self.ring[self.top];
+        self.top = (self.top + GUESSES - 1) % GUESSES;
+        guess == went
+    }
+}
+
+fn registers(pid: libc::pid_t) -> io::Result<libc::user_regs_struct> {
+    let mut registers = std::mem::MaybeUninit::uninit();
+    let nothing = ptr::null_mut::<libc::c_void>();
+    // SAFETY: the pointer is to memory of the type that this request fills.
+    let failed = unsafe { libc::ptrace(libc::PTRACE_GETREGS, pid, nothing, registers.as_mut_ptr()) };
+    if failed == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the request succeeded and has filled it.
+    Ok(unsafe { registers.assume_init() })
+}
+
+/// A request with an address and no data. Only `PEEK*` give a value; their words are never -1 where code or a stack is.
+fn request(request: libc::c_uint, pid: libc::pid_t, address: u64) -> io::Result<libc::c_long> {
+    let nothing = ptr::null_mut::<libc::c_void>();
+    // SAFETY: `pid` is a stopped child that this process traces; these requests write to no memory of ours.
+    let value = unsafe { libc::ptrace(request, pid, address as *mut libc::c_void, nothing) };
+    if value == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(value)
+    }
+}
+
+fn wait_for(pid: libc::pid_t, signal: i32) -> io::Result<()> {
+    match wait(pid)? {
+        got if got == signal => Ok(()),
+        got => Err(io::Error::other(format!(
+            "the child stopped with signal {got} instead of {signal}"
+        ))),
+    }
+}
+
+/// The signal that the child stopped with.
+fn wait(pid: libc::pid_t) -> io::Result<i32> {
+    let mut status = 0;
+    // SAFETY: the pointer is to writable memory.
+    if unsafe { libc::waitpid(pid, &mut status, libc::__WALL) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    match libc::WIFSTOPPED(status) {
+        true => Ok(libc::WSTOPSIG(status)),
+        false => Err(io::Error::other("the child ended before its second stop")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_and_returns_are_told_from_other_code() {
+        let is_call = |code| matches!(Kind::of(code), Kind::Call);
+        assert!(is_call([0xe8, 1, 2, 3, 4, 0, 0, 0])); // call rel32
+        assert!(is_call([0xff, 0x15, 1, 2, 3, 4, 0, 0])); // call [rip + x]
+        assert!(is_call([0x41, 0xff, 0xd4, 0, 0, 0, 0, 0])); // call r12
+        assert!(!is_call([0xff, 0x25, 1, 2, 3, 4, 0, 0])); // jmp [rip + x]
+        assert!(matches!(Kind::of([0xf3, 0xc3, 0, 0, 0, 0, 0, 0]), Kind::Return)); // repz ret
+        assert!(matches!(Kind::of([0x0f, 0x05, 0xc3, 0, 0, 0, 0, 0]), Kind::SystemCall));
+        assert!(matches!(Kind::of([0x48, 0x89, 0xc3, 0, 0, 0, 0, 0]), Kind::Other)); // mov rbx, rax
+    }
+
+    #[test]
+    fn a_return_is_guessed_by_the_last_call() {
+        let mut guesses = Guesses::default();
+        guesses.call(1);
+        guesses.call(2);
+        assert!(guesses.ret(2));
+        assert!(!guesses.ret(7), "the call before came from 1");
+        assert!(!guesses.ret(1), "it was used up");
+    }
+}

@@ -386,7 +386,7 @@ impl<T> Job<T> {
     /// # Panics
     ///
     /// With the panic of the job, which has ended then.
-    #[inline]
+    #[inline(always)] // see `run`
     pub fn resume(self) -> Step<T> {
         self.header().wait_ctx().settle();
         let frame = ManuallyDrop::new(self).frame;
@@ -713,7 +713,7 @@ fn job_main<T>(header: NonNull<Header>, yielder: &Yielder<(), ()>, f: impl FnOnc
 /// # Safety
 ///
 /// `frame` is the frame of a job that is paused or has not run yet, and the caller owns it.
-#[inline]
+#[inline(always)] // as a call, it returns with a guess that the job has used up, in every switch
 unsafe fn run<T>(frame: NonNull<Frame<T>>) -> Step<T> {
     let mut running = Running::enter(frame);
     match running.coroutine().resume(()) {

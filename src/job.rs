@@ -718,10 +718,7 @@ unsafe fn run<T>(frame: NonNull<Frame<T>>) -> Step<T> {
     let mut running = Running::enter(frame);
     match running.coroutine().resume(()) {
         CoroutineResult::Return(value) => Step::Finished(value),
-        CoroutineResult::Yield(()) => Step::Paused(Job {
-            frame,
-            _not_send: PhantomData,
-        }),
+        CoroutineResult::Yield(()) => Step::Paused(running.paused()),
     }
 }
 
@@ -745,6 +742,36 @@ impl<T> Running<T> {
         Running { frame }
     }
 
+    /// The job has paused: what `drop` would do, without looking whether it has ended.
+    ///
+    /// Its address comes from [`CURRENT`], not from `self`: that one is read from the stack that was just switched to, so
+    /// everything after this switch, the next one included, would wait for it (2.5 instead of 1.9 times corosensei).
+    #[inline(always)]
+    fn paused(self) -> Job<T> {
+        // SAFETY: `enter` set it, and every guard since then has put back what it found.
+        let at = unsafe { CURRENT.get().unwrap_unchecked() };
+        debug_assert_eq!(at, self.frame.cast());
+        let frame = at.cast();
+        std::mem::forget(self);
+        let job = Job {
+            frame,
+            _not_send: PhantomData,
+        };
+        ManuallyDrop::new(Running { frame }).leave(); // if a hook panics, `job` is cancelled
+        job
+    }
+
+    /// The job does not run any more.
+    #[inline]
+    fn leave(&self) {
+        // SAFETY: the frame exists until `drop` takes it apart.
+        let header = unsafe { self.frame.cast::<Header>().as_ref() };
+        CURRENT.set(header.parent.get());
+        if header.flags.get() & HOOKS != 0 {
+            header.call_hooks(|hooks| hooks.leave());
+        }
+    }
+
     #[inline]
     fn coroutine(&mut self) -> &mut Coroutine<(), (), T, Bounds> {
         let coroutine = self.field();
@@ -763,20 +790,14 @@ impl<T> Running<T> {
 impl<T> Drop for Running<T> {
     #[inline]
     fn drop(&mut self) {
-        let at = self.frame.cast::<Header>();
-        // SAFETY: the frame exists until the end of this function.
-        let header = unsafe { at.as_ref() };
-        CURRENT.set(header.parent.get());
-        if header.flags.get() & HOOKS != 0 {
-            header.call_hooks(|hooks| hooks.leave());
-        }
+        self.leave();
         // `done` is also true while the job runs, but this is outside.
         if self.coroutine().done() {
             let ended = self.field();
             // SAFETY: a coroutine that is done owns nothing; its drop undoes what a sanitizer was told of the stack.
             unsafe { ptr::drop_in_place(ended) };
             // SAFETY: the job has ended, so nobody else reaches its frame, and the guard is gone after this.
-            unsafe { Header::dismantle(at, pool::give) };
+            unsafe { Header::dismantle(self.frame.cast(), pool::give) };
         }
     }
 }

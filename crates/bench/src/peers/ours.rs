@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use asyncjob::{JobBuilder, StartError, Step, WaitCtx, pause_job, start_job};
+use asyncjob::{Job, JobBuilder, StartError, Step, WaitCtx, pause_job, start_job};
 
 use crate::depth::pause_often;
 use crate::peer::{Absent, Peer};
@@ -78,28 +78,32 @@ impl<F> Default for Ours<F> {
 }
 
 impl<F: Form> Peer for Ours<F> {
-    /// `None` only within `resume`.
-    type Job = Option<Step<()>>;
+    /// `None` when it has ended.
+    type Job = Option<Job<()>>;
 
     fn start<const FRAMES: u32>(&mut self, pauses: u64) -> Result<Self::Job, Absent> {
         let body = move || pause_often::<FRAMES>(pauses, F::pause);
-        F::start(&self.ctx, body)
-            .map(Some)
-            .map_err(|refused| Absent::new(refused.to_string()))
+        let step = F::start(&self.ctx, body).map_err(|refused| Absent::new(refused.to_string()))?;
+        Ok(paused(step))
     }
 
     #[inline(always)]
     fn resume(&mut self, job: &mut Self::Job) -> bool {
-        let Some(Step::Paused(paused)) = job.take() else {
-            return false;
-        };
-        *job = Some(paused.resume());
-        matches!(job, Some(Step::Paused(_)))
+        *job = job.take().and_then(|job| paused(job.resume()));
+        job.is_some()
     }
 
     #[inline(always)]
     fn empty(&mut self) {
         let step = F::start(&self.ctx, || ());
         debug_assert!(matches!(step, Ok(Step::Finished(()))));
+    }
+}
+
+#[inline(always)]
+fn paused(step: Step<()>) -> Option<Job<()>> {
+    match step {
+        Step::Paused(job) => Some(job),
+        Step::Finished(()) => None,
     }
 }

@@ -1,0 +1,455 @@
+//! Jobs: `ASYNC_start_job` and everything that is called in or about one.
+//!
+//! ```text
+//!                ASYNC_start_job(NULL)                ASYNC_start_job(handle)
+//!                         |                             |
+//!                         v      ASYNC_pause_job        v
+//!       free slot ---> running  -------------------> paused
+//!           ^             |     <-------------------    |
+//!           |             v                             v
+//!           +------- function returns              thread exits: stack quarantined
+//!              each end makes the handle stale (crate::handle)
+//! ```
+//!
+//! | state | `paused` of the slot | who may touch it |
+//! |---|---|---|
+//! | free | `None` | the thread that borrowed the slot's chunk |
+//! | running | `None` | the same; the slot is in the chain of `Thread::current` |
+//! | paused | the job | the same |
+//!
+//! Any other thread may only ask for the wait ctx: handle and ctx are atomic, and the answer is checked again after reading.
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use asyncjob::{Job, StartError, Step};
+use parking_lot::Mutex;
+
+use crate::boundary::guarded;
+use crate::handle::{CHUNK, Handle, Slot, Table};
+use crate::libcrypto::{self, LibCtx, Reason};
+use crate::library_context;
+use crate::thread::{self, Thread};
+use crate::wait_ctx::{self, ASYNC_WAIT_CTX};
+
+/// A job, as C programs see it: an opaque handle.
+#[allow(non_camel_case_types, reason = "the C interface's name")]
+#[derive(Debug)]
+#[repr(C)]
+pub struct async_job_st {
+    _opaque: [u8; 0],
+}
+
+/// `ASYNC_JOB` of `<openssl/async.h>`.
+pub type ASYNC_JOB = async_job_st;
+
+/// `ASYNC_start_job` failed: see the error queue.
+pub const ASYNC_ERR: c_int = 0;
+/// The pool of the thread is at its limit: try again when another job has finished.
+pub const ASYNC_NO_JOBS: c_int = 1;
+/// The job paused.
+pub const ASYNC_PAUSE: c_int = 2;
+/// The job finished, and its result is in `*ret`.
+pub const ASYNC_FINISH: c_int = 3;
+
+/// `ASYNC_is_capable(3)`: 1, on every system that this is built for.
+#[unsafe(no_mangle)]
+pub extern "C" fn ASYNC_is_capable() -> c_int {
+    c_int::from(asyncjob::is_capable())
+}
+
+/// `ASYNC_start_job(3)`: starts a job if `*job` is NULL, else resumes that job, and returns when it pauses or finishes.
+///
+/// `ctx`, `func`, `args` and `size` count at the start only. A job may start and resume others (a fix of S37). A handle that is
+/// stale, of a running job or of another thread gives `ASYNC_ERR`, raises an error and runs nothing (fixes of S33, S34); of
+/// these only a stale one sets `*job` to NULL.
+///
+/// # Safety
+///
+/// `job` points to a handle. `ret`, if not NULL, may be written until the job has finished. `func` is a function that does not
+/// unwind; `args`, if not NULL, points to `size` readable bytes. The job is resumed from wherever its function may run.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ASYNC_start_job(
+    job: *mut *mut ASYNC_JOB,
+    ctx: *mut ASYNC_WAIT_CTX,
+    ret: *mut c_int,
+    func: Option<unsafe extern "C" fn(*mut c_void) -> c_int>,
+    args: *mut c_void,
+    size: usize,
+) -> c_int {
+    let Some(mut job) = NonNull::new(job) else {
+        return ASYNC_ERR;
+    };
+    if !libcrypto::is_ready() {
+        return ASYNC_ERR;
+    }
+    // SAFETY: the caller's promise. The job itself may write to `*job`, so no reference is kept.
+    let handle = unsafe { *job.as_ref() };
+    let outcome = thread::with(|thread| match func {
+        _ if !handle.is_null() => resume(thread, Handle::from_c(handle)),
+        // SAFETY: the caller's promise about `func`, `args` and `size`.
+        Some(func) => unsafe { start(thread, ctx, func, args, size) },
+        None => Outcome::failed(),
+    });
+    match outcome {
+        Outcome::Paused(slot) => {
+            // SAFETY: the caller's promise.
+            unsafe { *job.as_mut() = slot.handle().to_c() };
+            ASYNC_PAUSE
+        }
+        Outcome::Finished(value) => {
+            // SAFETY: the caller's promise.
+            unsafe { *job.as_mut() = ptr::null_mut() };
+            if let Some(mut ret) = NonNull::new(ret) {
+                // SAFETY: the caller's promise.
+                unsafe { *ret.as_mut() = value };
+            }
+            ASYNC_FINISH
+        }
+        Outcome::NoJobs => ASYNC_NO_JOBS,
+        Outcome::Misused => ASYNC_ERR,
+        Outcome::Failed => {
+            // SAFETY: the caller's promise.
+            unsafe { *job.as_mut() = ptr::null_mut() };
+            ASYNC_ERR
+        }
+    }
+}
+
+/// `ASYNC_pause_job(3)`: gives control back to whoever started or resumed this job, until they resume it. Outside a job and
+/// while blocked it does nothing. 1; 0 is never returned.
+#[unsafe(no_mangle)]
+pub extern "C" fn ASYNC_pause_job() -> c_int {
+    let may_pause = thread::with(|thread| thread.current.get().is_some_and(|slot| slot.value().blocked.get() == 0));
+    if may_pause && !libcrypto::is_stopped() {
+        return c_int::from(asyncjob::pause_job().is_ok());
+    }
+    1
+}
+
+/// `ASYNC_get_current_job(3)`: the job that runs this code, or NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn ASYNC_get_current_job() -> *mut ASYNC_JOB {
+    if libcrypto::is_stopped() {
+        return ptr::null_mut();
+    }
+    let current = thread::with(|thread| thread.current.get());
+    current.map_or(ptr::null_mut(), |slot| slot.handle().to_c())
+}
+
+/// `ASYNC_get_wait_ctx(3)`: the wait ctx that the job was started with, or NULL: when it has been freed, when the job has
+/// ended, when `job` is NULL (fixes of S47 and S61). From any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn ASYNC_get_wait_ctx(job: *mut ASYNC_JOB) -> *mut ASYNC_WAIT_CTX {
+    let handle = Handle::from_c(job);
+    let Some(slot) = JOBS.live(handle) else {
+        return ptr::null_mut();
+    };
+    let ctx = slot.value().wait_ctx.load(Ordering::Acquire);
+    // Asked again: the job may have ended between the two, and the ctx be the next job's.
+    if slot.handle() == handle {
+        wait_ctx::if_alive(ctx)
+    } else {
+        ptr::null_mut()
+    }
+}
+
+/// `ASYNC_block_pause(3)`: until unblocked as many times, or until it ends (a fix of S44), this job does not pause. Nothing
+/// outside a job.
+#[unsafe(no_mangle)]
+pub extern "C" fn ASYNC_block_pause() {
+    with_blocked(|count| count.saturating_add(1));
+}
+
+/// `ASYNC_unblock_pause(3)`: takes one `ASYNC_block_pause` back, if there is one.
+#[unsafe(no_mangle)]
+pub extern "C" fn ASYNC_unblock_pause() {
+    with_blocked(|count| count.saturating_sub(1));
+}
+
+/// What is known of a job outside its stack.
+pub(crate) struct Record {
+    /// [`Thread::token`] of the thread whose job it is.
+    owner: AtomicUsize,
+    wait_ctx: AtomicPtr<ASYNC_WAIT_CTX>,
+    paused: Cell<Option<Job<c_int>>>,
+    /// The job's default library context while it is paused.
+    default_ctx: Cell<LibCtx>,
+    blocked: Cell<u32>,
+    /// The free slot below this one.
+    next_free: Cell<Option<JobSlot>>,
+}
+
+// SAFETY: the cells are touched by the thread that borrowed the chunk only: it is the one that finds itself in `owner`, which
+// is written by the owner itself, and chunks change hands under a lock.
+unsafe impl Sync for Record {}
+
+pub(crate) type JobSlot = &'static Slot<Record>;
+pub(crate) type JobChunk = &'static [Slot<Record>; CHUNK];
+
+static JOBS: Table<Record> = Table::new();
+/// Chunks of threads that have ended.
+static SPARE: Mutex<Vec<JobChunk>> = Mutex::new(Vec::new());
+
+impl Default for Record {
+    fn default() -> Self {
+        Record {
+            owner: AtomicUsize::new(0),
+            wait_ctx: AtomicPtr::new(ptr::null_mut()),
+            paused: Cell::new(None),
+            default_ctx: Cell::new(ptr::null_mut()),
+            blocked: Cell::new(0),
+            next_free: Cell::new(None),
+        }
+    }
+}
+
+/// Free slots for the thread with this token.
+pub(crate) fn take_chunk(token: usize) -> Option<JobChunk> {
+    let spare = SPARE.lock().pop();
+    let chunk = spare.or_else(|| JOBS.grow())?;
+    for slot in chunk {
+        slot.value().owner.store(token, Ordering::Relaxed);
+    }
+    Some(chunk)
+}
+
+/// The slots of a thread that ends. Its paused jobs are given up: nobody may resume them any more, and an engine may still
+/// write to their stacks (S88).
+pub(crate) fn give_chunk(chunk: JobChunk) {
+    for slot in chunk {
+        if let Some(job) = slot.value().paused.take() {
+            slot.end();
+            job.abandon();
+        }
+        slot.value().owner.store(0, Ordering::Relaxed);
+    }
+    SPARE.lock().push(chunk);
+}
+
+/// A stack of free slots, linked through the slots themselves.
+pub(crate) struct FreeSlots(Cell<Option<JobSlot>>);
+
+impl FreeSlots {
+    pub(crate) const fn new() -> Self {
+        FreeSlots(Cell::new(None))
+    }
+
+    #[inline]
+    pub(crate) fn push(&self, slot: JobSlot) {
+        slot.value().next_free.set(self.0.replace(Some(slot)));
+    }
+
+    #[inline]
+    pub(crate) fn pop(&self) -> Option<JobSlot> {
+        let slot = self.0.get()?;
+        self.0.set(slot.value().next_free.get());
+        Some(slot)
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.set(None);
+    }
+}
+
+/// What one call of `ASYNC_start_job` came to.
+enum Outcome {
+    Paused(JobSlot),
+    Finished(c_int),
+    NoJobs,
+    /// The handle names a job that this call may not resume: it stays good.
+    Misused,
+    /// The handle names nothing, or there was no job to start.
+    Failed,
+}
+
+impl Outcome {
+    #[cold]
+    fn misused() -> Self {
+        libcrypto::raise(Reason::FailedToSwapContext);
+        Outcome::Misused
+    }
+
+    #[cold]
+    fn failed() -> Self {
+        libcrypto::raise(Reason::FailedToSwapContext);
+        Outcome::Failed
+    }
+}
+
+/// # Safety
+///
+/// As [`ASYNC_start_job`] says of `func`, `args` and `size`.
+#[inline]
+unsafe fn start(thread: &Thread, ctx: *mut ASYNC_WAIT_CTX, func: Function, args: *mut c_void, size: usize) -> Outcome {
+    // SAFETY: passed on.
+    let Some(arguments) = (unsafe { Arguments::new(args, size) }) else {
+        libcrypto::raise(Reason::InternalError);
+        return Outcome::Failed;
+    };
+    let Some(slot) = thread.take_slot(func as *const c_void) else {
+        return Outcome::NoJobs;
+    };
+    let record = slot.value();
+    record.wait_ctx.store(ctx, Ordering::Relaxed);
+    record.blocked.set(0);
+    let running = Running::enter(thread, slot, library_context::start(thread));
+    // SAFETY: the caller's promise; the bytes are copied before this call returns.
+    let step = asyncjob::start_job(thread.unbound(), move || unsafe { arguments.call(func) });
+    drop(running);
+    match step {
+        Ok(step) => settled(thread, slot, step),
+        Err(StartError::NoJobs { .. } | StartError::NoStack { .. }) => {
+            thread.free.push(slot);
+            Outcome::NoJobs // S17: no memory for a stack is reported so too
+        }
+    }
+}
+
+#[inline]
+fn resume(thread: &Thread, handle: Handle<Record>) -> Outcome {
+    let Some(slot) = JOBS.live(handle) else {
+        return Outcome::failed();
+    };
+    let record = slot.value();
+    if record.owner.load(Ordering::Relaxed) != thread.token() {
+        return Outcome::misused();
+    }
+    let Some(job) = record.paused.take() else {
+        return Outcome::misused(); // it is running: this is it, or one that it started
+    };
+    wait_ctx::settle(record.wait_ctx.load(Ordering::Relaxed));
+    let running = Running::enter(thread, slot, library_context::enter(thread, record.default_ctx.get()));
+    let step = job.resume();
+    drop(running);
+    settled(thread, slot, step)
+}
+
+/// A job came back.
+#[inline]
+fn settled(thread: &Thread, slot: JobSlot, step: Step<c_int>) -> Outcome {
+    match step {
+        Step::Paused(job) => {
+            slot.value().paused.set(Some(job));
+            Outcome::Paused(slot)
+        }
+        Step::Finished(value) => {
+            slot.end();
+            thread.free.push(slot);
+            Outcome::Finished(value)
+        }
+    }
+}
+
+/// A job that is running, as its resumer sees it: in the chain of `Thread::current`, with its library context in place.
+struct Running<'a> {
+    thread: &'a Thread,
+    slot: JobSlot,
+    resumer: Option<JobSlot>,
+    resumers_ctx: LibCtx,
+}
+
+impl<'a> Running<'a> {
+    #[inline]
+    fn enter(thread: &'a Thread, slot: JobSlot, resumers_ctx: LibCtx) -> Self {
+        let resumer = thread.current.replace(Some(slot));
+        Running {
+            thread,
+            slot,
+            resumer,
+            resumers_ctx,
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.thread.current.set(self.resumer);
+        let jobs_ctx = library_context::leave(self.thread, self.resumers_ctx);
+        self.slot.value().default_ctx.set(jobs_ctx);
+    }
+}
+
+type Function = unsafe extern "C" fn(*mut c_void) -> c_int;
+
+/// What the function is called with (S22, S23).
+enum Arguments {
+    None,
+    /// Small enough for the job's own stack, where they are copied while the caller of `ASYNC_start_job` still waits.
+    Small {
+        from: *const c_void,
+        size: usize,
+    },
+    /// In units of 16 bytes, which gives them the alignment of malloc.
+    Large(Vec<u128>),
+}
+
+impl Arguments {
+    const SMALL: usize = 512;
+
+    /// `None` when there is no memory.
+    ///
+    /// # Safety
+    ///
+    /// `args` is NULL or points to `size` readable bytes, until the job first pauses or ends.
+    #[inline]
+    unsafe fn new(args: *const c_void, size: usize) -> Option<Self> {
+        if args.is_null() || size == 0 {
+            return Some(Arguments::None);
+        }
+        if size <= Self::SMALL {
+            return Some(Arguments::Small { from: args, size });
+        }
+        let mut copy = Vec::<u128>::new();
+        copy.try_reserve_exact(size.div_ceil(size_of::<u128>())).ok()?;
+        // SAFETY: the caller's promise, and `size` bytes were reserved.
+        unsafe { ptr::copy_nonoverlapping(args.cast::<u8>(), copy.as_mut_ptr().cast(), size) };
+        Some(Arguments::Large(copy))
+    }
+
+    /// # Safety
+    ///
+    /// `func` may be called with these bytes, and [`new`](Self::new)'s promise holds.
+    #[inline]
+    unsafe fn call(self, func: Function) -> c_int {
+        match self {
+            // SAFETY: the caller's promise.
+            Arguments::None => unsafe { func(ptr::null_mut()) },
+            // SAFETY: passed on.
+            Arguments::Small { from, size } if size <= 64 => unsafe { call_with_copy::<64>(func, from, size) },
+            // SAFETY: passed on.
+            Arguments::Small { from, size } => unsafe { call_with_copy::<{ Self::SMALL }>(func, from, size) },
+            // SAFETY: the caller's promise; the bytes live until the function has returned.
+            Arguments::Large(mut copy) => unsafe { func(copy.as_mut_ptr().cast()) },
+        }
+    }
+}
+
+/// # Safety
+///
+/// `func` may be called with a copy of the `size` bytes at `from`, and `size` is at most `N`.
+#[inline(never)]
+unsafe fn call_with_copy<const N: usize>(func: Function, from: *const c_void, size: usize) -> c_int {
+    #[repr(align(16))]
+    struct Aligned<const N: usize>([MaybeUninit<u8>; N]);
+
+    let mut copy = Aligned([MaybeUninit::uninit(); N]);
+    let to = copy.0.as_mut_ptr().cast::<c_void>();
+    // SAFETY: the caller's promise.
+    unsafe { ptr::copy_nonoverlapping(from.cast::<u8>(), to.cast(), size) };
+    // SAFETY: the caller's promise.
+    unsafe { func(to) }
+}
+
+fn with_blocked(change: impl FnOnce(u32) -> u32) {
+    guarded((), || {
+        if let Some(slot) = thread::with(|thread| thread.current.get()) {
+            let blocked = &slot.value().blocked;
+            blocked.set(change(blocked.get()));
+        }
+    });
+}

@@ -341,19 +341,16 @@ pub(crate) fn take(size: Option<StackSize>) -> Result<Stack, NoStack> {
 /// The stack of a job that has ended.
 #[inline]
 pub(crate) fn give(stack: Stack) {
+    // Three conditions and a store, so that it is inlined into the switch: as a call it would cost as much as the rest.
     THREAD.with(|pool| {
-        let mut idle = pool.idle.borrow_mut();
-        // A vector at its capacity is the bound: `push` would have to check for it anyway.
-        if ptr::eq(stack.depot(), pool.as_it_is.get()) && idle.len() < idle.capacity() {
-            idle.push(stack);
-            drop(idle);
-        } else {
-            drop(idle);
-            pool.give_slowly(stack);
+        if ptr::eq(stack.depot(), pool.as_it_is.get())
+            && let Ok(mut idle) = pool.idle.try_borrow_mut()
+            // A vector at its capacity is the bound: `push` would have to check for it anyway.
+            && idle.len() < idle.capacity()
+        {
+            return idle.push(stack);
         }
-        if pool.is_awaited.get() {
-            pool.call_next();
-        }
+        pool.give_slowly(stack);
     });
 }
 
@@ -390,7 +387,8 @@ struct Pool {
     spec: Cell<Spec>,
     /// Where the stacks in `idle` come from, once there was one.
     depot: Cell<Option<&'static Depot>>,
-    /// That depot, if its stacks are put back as they are; null if they are to be wiped first, or are too many.
+    /// That depot, if its stacks are put back as they are; null if they are to be wiped first, are too many, or are waited
+    /// for.
     as_it_is: Cell<*const Depot>,
     next_id: Cell<u64>,
     /// The thread is exiting and has emptied the pool: nothing may be put in any more.
@@ -464,10 +462,11 @@ impl Pool {
 
     /// Whether stacks that come back may take the short way, which checks nothing.
     fn choose_way_back(&self) {
+        let nothing_else_to_do = !self.closed.get() && !self.is_awaited.get() && self.total.get() <= self.limit.get();
         let short = self
             .depot
             .get()
-            .filter(|depot| !depot.spec().wipes() && !self.closed.get() && self.total.get() <= self.limit.get());
+            .filter(|depot| nothing_else_to_do && !depot.spec().wipes());
         self.as_it_is.set(short.map_or(ptr::null(), ptr::from_ref));
     }
 
@@ -536,9 +535,16 @@ impl Pool {
         })
     }
 
-    /// A stack of another kind, one that has to be wiped, or one too many.
+    /// A stack of another kind, one that has to be wiped, one too many, or one that somebody waits for.
     #[cold]
-    fn give_slowly(&self, mut stack: Stack) {
+    fn give_slowly(&self, stack: Stack) {
+        self.put_back(stack);
+        if self.is_awaited.get() {
+            self.call_next();
+        }
+    }
+
+    fn put_back(&self, mut stack: Stack) {
         let own = self.depot.get().is_some_and(|depot| ptr::eq(depot, stack.depot()));
         if !own || self.closed.get() {
             return self.discard(stack);
@@ -579,6 +585,7 @@ impl Pool {
     fn line_up(&self, place: impl FnOnce(&mut VecDeque<Rc<Place>>)) {
         place(&mut self.waiting.borrow_mut());
         self.is_awaited.set(true);
+        self.choose_way_back();
         // With a limit of 0 this thread has no stack, but from now on it has something to free when it exits.
         let _ = AT_EXIT.try_with(|_| ());
     }
@@ -592,7 +599,10 @@ impl Pool {
                 let waker = place.waker.borrow().clone();
                 waker.wake(); // no borrow is held: a waker may run anything
             }
-            None => self.is_awaited.set(false),
+            None => {
+                self.is_awaited.set(false);
+                self.choose_way_back();
+            }
         }
     }
 

@@ -21,7 +21,7 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -175,7 +175,8 @@ pub(crate) struct Record {
     /// [`Thread::token`] of the thread whose job it is.
     owner: AtomicUsize,
     wait_ctx: AtomicPtr<ASYNC_WAIT_CTX>,
-    paused: Cell<Option<Job<c_int>>>,
+    /// Never dropped, which would cancel it: that is no way for a C program's job to end.
+    paused: Cell<Option<ManuallyDrop<Job<c_int>>>>,
     /// The job's default library context while it is paused.
     default_ctx: Cell<LibCtx>,
     blocked: Cell<u32>,
@@ -223,7 +224,7 @@ pub(crate) fn give_chunk(chunk: JobChunk) {
     for slot in chunk {
         if let Some(job) = slot.value().paused.take() {
             slot.end();
-            job.abandon();
+            ManuallyDrop::into_inner(job).abandon();
         }
         slot.value().owner.store(0, Ordering::Relaxed);
     }
@@ -323,7 +324,7 @@ fn resume(thread: &Thread, handle: Handle<Record>) -> Outcome {
     };
     wait_ctx::settle(record.wait_ctx.load(Ordering::Relaxed));
     let running = Running::enter(thread, slot, library_context::enter(thread, record.default_ctx.get()));
-    let step = job.resume();
+    let step = ManuallyDrop::into_inner(job).resume();
     drop(running);
     settled(thread, slot, step)
 }
@@ -333,7 +334,7 @@ fn resume(thread: &Thread, handle: Handle<Record>) -> Outcome {
 fn settled(thread: &Thread, slot: JobSlot, step: Step<c_int>) -> Outcome {
     match step {
         Step::Paused(job) => {
-            slot.value().paused.set(Some(job));
+            slot.value().paused.set(Some(ManuallyDrop::new(job)));
             Outcome::Paused(slot)
         }
         Step::Finished(value) => {

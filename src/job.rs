@@ -560,7 +560,7 @@ const NAMED: u32 = 32;
 const ENTERED_PANICKING: u32 = 64;
 
 /// How many pauses a cancelled job may still try before it is given up.
-const CANCELLED_PAUSES: u32 = 1000;
+const CANCELLED_PAUSES: usize = 1000;
 
 /// A closure that is larger than this, with our pointer beside it, goes to the heap: corosensei moves no more onto a new
 /// stack. Beside the pointer, because a closure that captures nothing but an alignment of 4096 has a size of 0 alone.
@@ -576,7 +576,7 @@ pub(crate) struct Header {
     ctx: ManuallyDrop<WaitCtx>,
     id: JobId,
     stack: ManuallyDrop<Stack>,
-    pauses_left: Cell<u32>,
+    pauses_left: Cell<usize>,
     report: Cell<*mut Backtrace>,
     hooks: UnsafeCell<Option<Box<dyn SwitchHooks>>>,
     name: UnsafeCell<Option<Cow<'static, str>>>,

@@ -252,6 +252,25 @@ impl Entry {
     }
 }
 
+/// A value on loan from its entry, which it goes back to when this is dropped.
+struct Lent<'a> {
+    ctx: &'a WaitCtx,
+    fd: WaitFd,
+    value: Option<Box<dyn Any + Send>>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let mut entries = self.ctx.inner.entries.lock();
+        // By the fd too: an older entry under the same key may have lent its value to another thread meanwhile.
+        let lender = |e: &&mut Entry| e.is_live(self.fd.key) && e.fd.fd == self.fd.fd && e.value.is_none();
+        if let Some(entry) = entries.iter_mut().rev().find(lender) {
+            entry.value = self.value.take();
+        }
+        drop(entries); // before a value that was cleared meanwhile
+    }
+}
+
 const NO_DEADLINE: u64 = u64::MAX;
 
 /// Deadlines are stored as a number, so that reading one takes no lock: nanoseconds since the first call.
@@ -363,26 +382,23 @@ impl WaitCtx {
     /// Calls `f` with the value under `key`, if there is one and it is a `V`.
     ///
     /// The value leaves the ctx during the call, so that `f` may use the ctx; another thread sees the fd meanwhile, but
-    /// no value. If `f` panics the value is dropped.
+    /// no value, and a clear of the key gives none back. It returns when `f` does, also by a panic, unless its key was
+    /// cleared: then it is dropped.
     pub fn with_value<V: Send + 'static, R>(&self, key: WaitKey, f: impl FnOnce(&mut V) -> R) -> Option<R> {
-        let mut value = {
-            let mut entries = self.inner.entries.lock();
-            let entry = entries.iter_mut().rev().find(|e| e.is_live(key))?;
-            if !entry.value.as_ref()?.is::<V>() {
-                return None;
-            }
-            entry.value.take()?
-        };
-        let result = value.downcast_mut::<V>().map(f);
+        let mut lent = self.lend::<V>(key)?;
+        let value = lent.value.as_mut()?.downcast_mut()?;
+        Some(f(value))
+    }
+
+    fn lend<V: 'static>(&self, key: WaitKey) -> Option<Lent<'_>> {
         let mut entries = self.inner.entries.lock();
-        match entries.iter_mut().rev().find(|e| e.is_live(key) && e.value.is_none()) {
-            Some(entry) => entry.value = Some(value),
-            None => {
-                drop(entries);
-                drop(value); // cleared meanwhile
-            }
-        }
-        result
+        let entry = entries.iter_mut().rev().find(|e| e.is_live(key))?;
+        let value = entry.value.take_if(|value| value.is::<V>())?;
+        Some(Lent {
+            ctx: self,
+            fd: entry.fd,
+            value: Some(value),
+        })
     }
 
     /// A copy of the value under `key`, if there is one and it is a `V`, with its fd.

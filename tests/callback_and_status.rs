@@ -1,0 +1,139 @@
+//! Promise: a wait ctx stores a callback, a status and a deadline for its driver, and interprets none of them.
+
+mod by_hand;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use asyncjob::{Status, WaitCtx, callback, pause_job};
+use by_hand::{finished, paused_with};
+
+fn counting() -> (Arc<AtomicU32>, std::task::Waker) {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = calls.clone();
+    let waker = callback(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    (calls, waker)
+}
+
+/// S63: with none set there is no callback, and setting none is allowed.
+#[test]
+fn no_callback_until_one_is_set() {
+    let ctx = WaitCtx::new();
+    assert!(ctx.callback().is_none());
+    ctx.set_callback(None);
+    assert!(ctx.callback().is_none());
+    let (calls, waker) = counting();
+    ctx.set_callback(Some(waker));
+    ctx.callback().unwrap().wake();
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    ctx.set_callback(None);
+    assert!(ctx.callback().is_none());
+}
+
+/// S64: nothing here calls the callback: not a start, a pause, a resume, an end, nor a drop.
+#[test]
+fn only_the_engine_calls_it() {
+    let ctx = WaitCtx::new();
+    let (calls, waker) = counting();
+    ctx.set_callback(Some(waker));
+    finished(paused_with(&ctx, || pause_job().unwrap()).resume());
+    drop(paused_with(&ctx, || {
+        let _ = pause_job();
+    }));
+    drop(ctx);
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+}
+
+/// S64: it may be called before the pause, by any thread, any number of times, and after the job has ended.
+#[test]
+fn it_may_be_called_at_any_time() {
+    let ctx = WaitCtx::new();
+    let (calls, waker) = counting();
+    ctx.set_callback(Some(waker));
+    let engine = ctx.clone();
+    let job = paused_with(&ctx, move || {
+        let ring = engine.clone();
+        thread::spawn(move || ring.callback().unwrap().wake_by_ref())
+            .join()
+            .unwrap(); // before the pause
+        pause_job().unwrap();
+        engine.callback().unwrap()
+    });
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    let kept = finished(job.resume());
+    drop(ctx);
+    kept.wake_by_ref(); // after the end of the job and of the ctx
+    kept.wake();
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+}
+
+/// A callback can be compared, so that setting the same one again can be saved.
+#[test]
+fn whether_a_waker_is_the_callback() {
+    let ctx = WaitCtx::new();
+    let ((_, one), (_, other)) = (counting(), counting());
+    assert!(!ctx.callback_will_wake(&one));
+    ctx.set_callback(Some(one.clone()));
+    assert!(ctx.callback_will_wake(&one));
+    assert!(!ctx.callback_will_wake(&other));
+}
+
+/// S2 and S65: the status is 0 until it is set, may be any number, and stays, through jobs too.
+#[test]
+fn the_status_is_any_number_and_stays() {
+    let ctx = WaitCtx::new();
+    assert_eq!(ctx.status(), Status::Unsupported);
+    let known = [
+        (0, Status::Unsupported),
+        (1, Status::Err),
+        (2, Status::Ok),
+        (3, Status::Eagain),
+    ];
+    let others = [4, -1, i32::MAX, i32::MIN].map(|raw| (raw, Status::Other(raw)));
+    for (raw, status) in known.into_iter().chain(others) {
+        assert_eq!((Status::from_raw(raw), status.raw()), (status, raw));
+        let inside = ctx.clone();
+        let job = paused_with(&ctx, move || {
+            inside.set_status(status);
+            pause_job().unwrap();
+        });
+        assert_eq!(ctx.status(), status);
+        finished(job.resume());
+        assert_eq!(ctx.status(), status);
+        finished(paused_with(&ctx, || pause_job().unwrap()).resume());
+        assert_eq!(ctx.status(), status, "not reset by the next job");
+    }
+    assert_eq!(Status::default(), Status::Unsupported);
+}
+
+/// The deadline is there until it is taken away; one in the past is in the past; one too far to count is kept late.
+#[test]
+fn the_deadline_is_kept() {
+    let ctx = WaitCtx::new();
+    assert_eq!(ctx.deadline(), None);
+    let start = Instant::now();
+    ctx.set_deadline(Some(start));
+    assert!(
+        ctx.deadline().unwrap() <= Instant::now(),
+        "the first deadline of a process may be in the past already"
+    );
+    for later in [
+        Duration::from_nanos(1),
+        Duration::from_secs(1),
+        Duration::from_secs(1 << 32),
+    ] {
+        let at = Instant::now() + later;
+        ctx.set_deadline(Some(at));
+        assert_eq!(ctx.deadline(), Some(at));
+    }
+    if let Some(past) = start.checked_sub(Duration::from_secs(1)) {
+        ctx.set_deadline(Some(past));
+        assert!(ctx.deadline().unwrap() <= Instant::now());
+    }
+    ctx.set_deadline(None);
+    assert_eq!(ctx.deadline(), None);
+}

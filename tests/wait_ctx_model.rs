@@ -1,0 +1,311 @@
+//! Promise: whatever happens to a wait ctx, it reports what its rules say (S42, S52 to S59).
+//!
+//! The model states the rules without a list of entries in it. It numbers the phases between resumes, and writes down of
+//! every registration when it was made and when it was cleared:
+//!
+//! ```text
+//!   phase          0         |    1            |    2      now
+//!   registration A *=========|=================|====...        settled:  in fds
+//!   registration B           |  *==============|==+            cleared:  in changes().removed during phase 2
+//!   registration C           |                 | *===...       new:      in fds and in changes().added
+//!   registration D           |                 |  *=+          neither: it came and went in one phase
+//! ```
+
+mod by_hand;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use asyncjob::{Changes, Interest, Job, Step, WaitCtx, WaitFd, WaitKey, pause_job, start_job};
+use proptest::prelude::*;
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Set {
+        key: usize,
+        fd: RawFd,
+        interest: Interest,
+    },
+    Clear {
+        key: usize,
+    },
+    SetInterest {
+        key: usize,
+        interest: Interest,
+    },
+    /// The job pauses and is resumed.
+    Resume,
+    /// The job ends, and the next one starts.
+    End,
+}
+
+struct Registration {
+    fd: WaitFd,
+    made: u32,
+    cleared: Option<u32>,
+    /// Its interest at the last change in an earlier phase than `changed`.
+    before: Interest,
+    changed: Option<u32>,
+}
+
+/// What the rules say.
+#[derive(Default)]
+struct Model {
+    phase: u32,
+    registrations: Vec<Registration>,
+}
+
+impl Model {
+    fn set(&mut self, fd: WaitFd) {
+        self.registrations.push(Registration {
+            fd,
+            made: self.phase,
+            cleared: None,
+            before: fd.interest,
+            changed: None,
+        });
+    }
+
+    fn newest(&mut self, key: WaitKey) -> Option<&mut Registration> {
+        self.registrations
+            .iter_mut()
+            .rev()
+            .find(|r| r.cleared.is_none() && r.fd.key == key)
+    }
+
+    fn clear(&mut self, key: WaitKey) -> Option<RawFd> {
+        let phase = self.phase;
+        let registration = self.newest(key)?;
+        registration.cleared = Some(phase);
+        Some(registration.fd.fd)
+    }
+
+    fn set_interest(&mut self, key: WaitKey, interest: Interest) -> bool {
+        let phase = self.phase;
+        let Some(registration) = self.newest(key) else {
+            return false;
+        };
+        if registration.fd.interest != interest {
+            if registration.changed != Some(phase) {
+                registration.before = registration.fd.interest;
+            }
+            registration.changed = Some(phase);
+            registration.fd.interest = interest;
+        }
+        true
+    }
+
+    fn fds(&self) -> Vec<WaitFd> {
+        self.registrations
+            .iter()
+            .rev()
+            .filter(|r| r.cleared.is_none())
+            .map(|r| r.fd)
+            .collect()
+    }
+
+    fn changes(&self) -> Changes {
+        let now = Some(self.phase);
+        let mut changes = Changes::default();
+        for registration in self.registrations.iter().rev() {
+            let is_new = registration.made == self.phase;
+            let changed = !is_new && registration.changed == now;
+            if registration.cleared.is_none() && (is_new || changed) {
+                changes.added.push(registration.fd);
+            }
+            if !is_new && (registration.cleared == now || changed && registration.cleared.is_none()) {
+                let interest = if changed {
+                    registration.before
+                } else {
+                    registration.fd.interest
+                };
+                changes.removed.push(WaitFd {
+                    interest,
+                    ..registration.fd
+                });
+            }
+        }
+        changes
+    }
+}
+
+/// Removals are newest first, but nothing says where the removal of a changed interest stands among them.
+fn sorted(mut fds: Vec<WaitFd>) -> Vec<WaitFd> {
+    fds.sort_by_key(|fd| (fd.fd, format!("{fd:?}")));
+    fds
+}
+
+/// Says its number when it is dropped.
+struct Told(RawFd, Arc<Mutex<Vec<RawFd>>>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.1.lock().unwrap().push(self.0);
+    }
+}
+
+/// The ctx and the model, side by side.
+struct Pair {
+    ctx: WaitCtx,
+    model: Model,
+    keys: [WaitKey; 3],
+    /// The fds of the values that the ctx dropped.
+    dropped: Arc<Mutex<Vec<RawFd>>>,
+    /// Some interest was changed, so that the order of removals is open.
+    interests_changed: bool,
+}
+
+impl Pair {
+    fn apply(&mut self, act: Act) {
+        match act {
+            Act::Set { key, fd, interest } => {
+                let fd = WaitFd {
+                    interest,
+                    ..WaitFd::new(self.keys[key], fd)
+                };
+                self.ctx
+                    .set_wait_fd_with(fd, Box::new(Told(fd.fd, self.dropped.clone())));
+                self.model.set(fd);
+            }
+            Act::Clear { key } => {
+                let value = self.ctx.clear_fd(self.keys[key]);
+                let fd = value.map(|value| value.downcast::<Told>().unwrap().0);
+                assert_eq!(fd, self.model.clear(self.keys[key]));
+                self.dropped.lock().unwrap().clear(); // dropped here, by us
+            }
+            Act::SetInterest { key, interest } => {
+                let found = self.ctx.set_interest(self.keys[key], interest);
+                assert_eq!(found, self.model.set_interest(self.keys[key], interest));
+                self.interests_changed = true;
+            }
+            Act::Resume | Act::End => unreachable!("acts of the driver"),
+        }
+        self.compare();
+    }
+
+    fn compare(&mut self) {
+        assert_eq!(self.ctx.fds(), self.model.fds());
+        let (real, model) = (self.ctx.changes(), self.model.changes());
+        assert_eq!(real.added, model.added);
+        assert_eq!(sorted(real.removed.clone()), sorted(model.removed.clone()));
+        if !self.interests_changed {
+            assert_eq!(real.removed, model.removed);
+        }
+        for key in self.keys {
+            assert_eq!(self.ctx.fd(key), self.model.newest(key).map(|r| r.fd.fd));
+        }
+        assert_eq!(
+            *self.dropped.lock().unwrap(),
+            [0; 0],
+            "the ctx drops no value while it lives"
+        );
+    }
+}
+
+/// A job that does what the script says, up to a pause or its end.
+fn start(pair: &Rc<RefCell<Pair>>, script: &Rc<RefCell<VecDeque<Act>>>) -> Step<()> {
+    let (pair, script) = (pair.clone(), script.clone());
+    let ctx = pair.borrow().ctx.clone();
+    let job = move || {
+        loop {
+            let act = script.borrow_mut().pop_front();
+            match act {
+                None | Some(Act::End) => return,
+                Some(Act::Resume) => {
+                    if pause_job().is_err() {
+                        return;
+                    }
+                    let mut pair = pair.borrow_mut();
+                    pair.model.phase += 1;
+                    pair.compare();
+                }
+                Some(act) => pair.borrow_mut().apply(act),
+            }
+        }
+    };
+    start_job(&ctx, job).unwrap()
+}
+
+/// Runs a history inside jobs, comparing after each act, and after each pause and end from outside.
+fn replay(acts: &[Act]) {
+    let pair = Rc::new(RefCell::new(Pair {
+        ctx: WaitCtx::new(),
+        model: Model::default(),
+        keys: std::array::from_fn(|_| WaitKey::unique()),
+        dropped: Arc::default(),
+        interests_changed: false,
+    }));
+    let script = Rc::new(RefCell::new(VecDeque::from_iter(acts.iter().copied())));
+    let mut paused: Option<Job<()>> = None;
+    while paused.is_some() || !script.borrow().is_empty() {
+        let step = match paused.take() {
+            Some(job) => job.resume(),
+            None => start(&pair, &script),
+        };
+        pair.borrow_mut().compare();
+        if let Step::Paused(job) = step {
+            paused = Some(job);
+        }
+    }
+    let Ok(pair) = Rc::try_unwrap(pair) else {
+        panic!("every job has ended")
+    };
+    let pair = pair.into_inner();
+    let alive: Vec<_> = pair.model.fds().iter().map(|fd| fd.fd).collect();
+    drop(pair.ctx);
+    assert_eq!(
+        *pair.dropped.lock().unwrap(),
+        alive,
+        "S60: the values are dropped, newest first"
+    );
+}
+
+fn interest() -> impl Strategy<Value = Interest> {
+    prop_oneof![Just(Interest::Readable), Just(Interest::Writable), Just(Interest::Both)]
+}
+
+/// Few keys and few fds, so that duplicates, reuse and clears that hit are common.
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (0..3usize, 3..8 as RawFd, interest()).prop_map(|(key, fd, interest)| Act::Set { key, fd, interest }),
+        4 => (0..3usize).prop_map(|key| Act::Clear { key }),
+        1 => (0..3usize, interest()).prop_map(|(key, interest)| Act::SetInterest { key, interest }),
+        2 => Just(Act::Resume),
+        1 => Just(Act::End),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history(acts in prop::collection::vec(act(), 0..60)) {
+        replay(&acts);
+    }
+}
+
+/// The model is not of the same mind as the ctx by accident: it tells the four cases of the picture apart.
+#[test]
+fn the_model_says_what_the_picture_says() {
+    let mut model = Model::default();
+    let [a, b, c, d] = std::array::from_fn(|at| WaitFd::new(WaitKey::unique(), at as RawFd));
+    model.set(a);
+    model.phase = 1;
+    model.set(b);
+    model.phase = 2;
+    model.clear(b.key);
+    model.set(c);
+    model.set(d);
+    model.clear(d.key);
+    assert_eq!(model.fds(), [c, a]);
+    assert_eq!(
+        model.changes(),
+        Changes {
+            added: vec![c],
+            removed: vec![b]
+        }
+    );
+}

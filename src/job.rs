@@ -322,9 +322,18 @@ impl JobBuilder {
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
+        self.try_start(ctx, f).map_err(|(_, refused)| refused)
+    }
+
+    /// As `start`, but nothing is lost.
+    pub(crate) fn try_start<F, T>(self, ctx: &WaitCtx, f: F) -> Result<Step<T>, (Self, StartError<F>)>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
         match pool::take(self.stack_size) {
             Ok(stack) => Ok(launch(stack, ctx, self.attributes, f)),
-            Err(refusal) => Err(refused(refusal, f)),
+            Err(refusal) => Err((self, refused(refusal, f))),
         }
     }
 }

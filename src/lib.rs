@@ -8,6 +8,7 @@ pub mod hooks;
 #[allow(unsafe_code, reason = "switches stacks and keeps each job's header on its own stack")]
 pub mod job;
 pub mod pool;
+pub mod scheduler;
 #[allow(unsafe_code, reason = "maps, guards and hands out raw memory")]
 pub mod stack;
 #[allow(unsafe_code, reason = "calls the system")]

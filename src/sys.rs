@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// An eventfd: readable after [`notify`](Self::notify) until [`drain`](Self::drain).
@@ -51,7 +52,7 @@ pub(crate) struct Readiness {
 /// A level-triggered epoll instance whose events carry the fd's number.
 #[derive(Debug)]
 pub(crate) struct Epoll {
-    fd: OwnedFd,
+    fd: Rc<OwnedFd>,
     buffer: Vec<libc::epoll_event>,
 }
 
@@ -61,9 +62,22 @@ impl Epoll {
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         Ok(Epoll {
             // SAFETY: the fd is new and nobody else's.
-            fd: unsafe { OwnedFd::from_raw_fd(fd) },
+            fd: Rc::new(unsafe { OwnedFd::from_raw_fd(fd) }),
             buffer: vec![libc::epoll_event { events: 0, u64: 0 }; 256],
         })
+    }
+
+    /// The fd, readable when an event is there. It stays the same one for the life of the instance.
+    pub(crate) fn fd(&self) -> Rc<OwnedFd> {
+        Rc::clone(&self.fd)
+    }
+
+    /// Forgets every registration: a new instance takes the place, and the fd number, of the old one.
+    pub(crate) fn replace(&mut self) -> io::Result<()> {
+        let new = Epoll::new()?;
+        // SAFETY: both fds are open and ours; the old instance is closed by the call.
+        check(unsafe { libc::dup3(new.fd.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) })?;
+        Ok(())
     }
 
     pub(crate) fn add(&self, fd: RawFd, readable: bool, writable: bool) -> io::Result<()> {
@@ -122,12 +136,6 @@ impl Epoll {
             });
         }
         Ok(count)
-    }
-}
-
-impl AsFd for Epoll {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 }
 

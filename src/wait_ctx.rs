@@ -108,6 +108,11 @@ impl WaitFd {
             on_call: false,
         }
     }
+
+    /// Whether it is waited for while `armed` is the armed key.
+    pub(crate) fn counts(&self, armed: Option<WaitKey>) -> bool {
+        !self.on_call || armed == Some(self.key)
+    }
 }
 
 /// The wait fds added and removed since the last resume: see [`WaitCtx::changes`].
@@ -432,9 +437,10 @@ impl WaitCtx {
     ///
     /// On-call entries count while they are [armed](Self::arm).
     pub fn fds(&self) -> Vec<WaitFd> {
+        let armed = self.armed();
         let mut fds = Vec::new();
-        self.visit_fds(|fd, counts| {
-            if counts {
+        self.visit_fds(|fd, _| {
+            if fd.counts(armed) {
                 fds.push(fd);
             }
         });
@@ -457,9 +463,15 @@ impl WaitCtx {
     /// Makes the on-call entry under `key` count, or none of them; returns the key that counted before.
     pub fn arm(&self, key: Option<WaitKey>) -> Option<WaitKey> {
         // Only the job's own thread arms; a driver that reads it has synchronised with the pause already.
-        let before = self.inner.armed.load(Ordering::Relaxed);
+        let before = self.armed();
         self.inner.armed.store(key.map_or(0, |k| k.0), Ordering::Relaxed);
-        (before != 0).then_some(WaitKey(before))
+        before
+    }
+
+    /// The key of the on-call entry that counts now.
+    pub fn armed(&self) -> Option<WaitKey> {
+        let key = self.inner.armed.load(Ordering::Relaxed);
+        (key != 0).then_some(WaitKey(key))
     }
 
     /// Sets what an engine calls, from any thread, when the request is done. The driver's side of the callback.
@@ -515,11 +527,10 @@ impl WaitCtx {
         self.inner.version.load(Ordering::Acquire)
     }
 
-    /// Every registered fd, newest first, and whether it counts now.
+    /// Every registered fd, newest first, and whether it was added since the last resume.
     pub(crate) fn visit_fds(&self, mut visit: impl FnMut(WaitFd, bool)) {
-        let armed = self.inner.armed.load(Ordering::Relaxed);
         for entry in self.inner.entries.lock().iter().rev().filter(|e| !e.removed) {
-            visit(entry.fd, !entry.fd.on_call || entry.fd.key.0 == armed);
+            visit(entry.fd, entry.added);
         }
     }
 

@@ -1,0 +1,1040 @@
+//! The scheduler that OpenSSL leaves to every application.
+//!
+//! ```text
+//!                    spawn            Handle::spawn (any thread)
+//!                      |                     |
+//!                      v                     v
+//!                  +-------+  admit   +-------------+
+//!                  | fresh | <------- | submissions |  shared by all workers
+//!                  +-------+          +-------------+
+//!                      | start_job
+//!                      v
+//!    Finished <---- running <--------------- ready  (a queue: first in, first out)
+//!                      |                       ^
+//!                      | Paused                |
+//!                      v                       |
+//!                   parked ----- wake.rs ------+  its callback was called
+//!                      |  |----- reactor.rs ---+  a wait fd is ready
+//!                      |  '----- timer.rs -----+  its deadline is over, or its back-off
+//!                      '------------------------  at once: status EAGAIN
+//! ```
+//!
+//! One thread, explicit, embeddable: [`Scheduler::run`] goes on to the end of the last job, [`Scheduler::turn`] is one
+//! round for a host loop that polls [`Scheduler::as_fd`](std::os::fd::AsFd). Nothing is global and nothing starts by
+//! itself. Many threads are many schedulers with one queue of jobs that have not started: [`Workers`].
+//!
+//! # When a paused job is resumed
+//!
+//! | status of its wait ctx | resumed |
+//! |---|---|
+//! | any | when its callback is called, when a wait fd that counts is ready, when its deadline is over |
+//! | `Ok` | by nothing else: a callback will come |
+//! | `Eagain` | after the jobs that are ready now |
+//! | `Unsupported` | with neither fd nor deadline: again and again, at growing intervals of up to 10 ms |
+//! | `Err` | never: the job is cancelled, and joining it gives [`JoinError::EngineFailed`] |
+//!
+//! A wait fd is never read, and a job is never resumed for another reason. Resuming for a reason that turns out not to be
+//! one is legal all the same, which is why jobs pause in loops.
+//!
+//! # Fairness
+//!
+//! A turn resumes at most [`BATCH`] jobs, each once, before it looks at callbacks again, and it asks the kernel for fds at
+//! least every [`BATCH`] resumes and every tick of the kernel's clock (a few milliseconds). So a job that is always ready
+//! starves nobody, and many jobs that hand over quickly share one system call.
+
+mod inspect;
+mod join;
+mod reactor;
+mod timer;
+mod wake;
+mod workers;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+pub use inspect::{JobInfo, JobState};
+pub use join::{JoinError, JoinHandle};
+pub use workers::{Handle, Room, Workers};
+
+use crate::error::StartError;
+use crate::job::{Job, JobBuilder, Step};
+use crate::sys::clock_tick;
+use crate::wait_ctx::{Status, WaitCtx, WaitFd};
+use join::{CancelReason, Ending, Outcome};
+use reactor::Reactor;
+use timer::Timers;
+use wake::{JobWaker, Mailbox, Ticket};
+use workers::{Shared, Submission};
+
+/// How many jobs run between two looks at what has happened meanwhile.
+pub const BATCH: usize = 64;
+
+/// A job that polls is resumed at once this many times, then after a while.
+const EAGER_POLLS: u32 = 4;
+/// The first while, which doubles up to the longest.
+const FIRST_BACKOFF: Duration = Duration::from_micros(20);
+const LONGEST_BACKOFF: Duration = Duration::from_millis(10);
+
+/// Runs jobs on this thread and resumes each when what it waits for happens.
+///
+/// All methods take `&self`, so that jobs can use it too: put it in an `Rc`. From other threads, use a [`Handle`].
+///
+/// Dropping it cancels every job that is left.
+///
+/// ```
+/// use asyncjob::scheduler::Scheduler;
+/// use asyncjob::future::await_future;
+///
+/// let scheduler = Scheduler::new()?;
+/// let first = scheduler.spawn(|| 20)?;
+/// let second = scheduler.spawn(move || first.join().unwrap() + 22)?; // pauses until the first is done
+/// assert_eq!(scheduler.run_until(second)??, 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Scheduler {
+    core: RefCell<Core>,
+    epoll: Rc<OwnedFd>,
+    mailbox: Arc<Mailbox>,
+    shared: Arc<Shared>,
+    /// A turn is under way.
+    turning: Cell<bool>,
+    /// The last turn left the mailbox asleep, so that whoever brings something rings, and a host hears it.
+    dozing: Cell<bool>,
+    /// A worker is to shut down, and by when.
+    stop_at: Cell<Option<Instant>>,
+}
+
+/// Configures a [`Scheduler`] or [`Workers`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct SchedulerBuilder {
+    max_jobs: usize,
+}
+
+impl SchedulerBuilder {
+    /// At most this many jobs at a time, queued ones included; more are refused with [`SpawnError::Full`]. Default: no
+    /// limit.
+    pub fn max_jobs(mut self, jobs: usize) -> Self {
+        self.max_jobs = jobs;
+        self
+    }
+
+    /// Makes a scheduler for this thread.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no epoll instance or eventfd left.
+    pub fn build(self) -> io::Result<Scheduler> {
+        let mailbox = Arc::new(Mailbox::new()?);
+        let home = Some(thread::current().id());
+        let shared = Shared::new(vec![Arc::clone(&mailbox)], self.max_jobs, home);
+        Scheduler::with(mailbox, Arc::new(shared))
+    }
+
+    /// Starts `threads` threads with a scheduler each, which share one queue of jobs that have not started.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread, epoll instance or eventfd left; what had been started is stopped again.
+    pub fn workers(self, threads: usize) -> io::Result<Workers> {
+        Workers::start(threads, self.max_jobs)
+    }
+}
+
+/// Why a job was not spawned. The closure comes back.
+pub enum SpawnError<F> {
+    /// The bound on jobs is reached: try again when one ends. [`Handle::room`] waits for that.
+    Full {
+        /// What was to run.
+        closure: F,
+        /// The bound: [`SchedulerBuilder::max_jobs`].
+        max_jobs: usize,
+    },
+    /// The scheduler is shutting down, or gone: it takes no more jobs.
+    ShuttingDown {
+        /// What was to run.
+        closure: F,
+    },
+}
+
+impl<F> SpawnError<F> {
+    /// Gives back the closure that was not run.
+    pub fn into_closure(self) -> F {
+        match self {
+            SpawnError::Full { closure, .. } | SpawnError::ShuttingDown { closure } => closure,
+        }
+    }
+}
+
+impl<F> fmt::Display for SpawnError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SpawnError::Full { max_jobs, .. } => write!(
+                f,
+                "all {max_jobs} jobs of the scheduler are in use: wait for room, or raise max_jobs"
+            ),
+            SpawnError::ShuttingDown { .. } => f.write_str("the scheduler is shutting down and takes no more jobs"),
+        }
+    }
+}
+
+impl<F> fmt::Debug for SpawnError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SpawnError({self})")
+    }
+}
+
+impl<F> std::error::Error for SpawnError<F> {}
+
+/// What one [`Scheduler::turn`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Turn {
+    /// Jobs started or resumed.
+    pub resumed: usize,
+    /// Jobs that can run now: call [`Scheduler::turn`] again without waiting if this is not 0.
+    pub ready: usize,
+}
+
+/// What became of the jobs that were left: see [`Scheduler::shutdown`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Ended by themselves before the deadline.
+    pub finished: usize,
+    /// Cancelled at the deadline, and ended then.
+    pub cancelled: usize,
+    /// Did not end when cancelled: their stacks are quarantined.
+    pub quarantined: usize,
+}
+
+/// Counts since the scheduler was made: see [`Scheduler::stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Jobs that have ended, in whatever way.
+    pub ended: u64,
+    /// Of these, cancelled: by their handle, by a shutdown or because their engine failed.
+    pub cancelled: u64,
+    /// Of these, given up with their stacks.
+    pub quarantined: u64,
+    /// Starts and resumes.
+    pub resumes: u64,
+    /// Calls to `epoll_wait`.
+    pub kernel_waits: u64,
+}
+
+impl Scheduler {
+    /// A scheduler for this thread, with no bound on jobs.
+    ///
+    /// # Errors
+    ///
+    /// As [`SchedulerBuilder::build`].
+    pub fn new() -> io::Result<Self> {
+        Self::builder().build()
+    }
+
+    /// To set a bound first.
+    pub fn builder() -> SchedulerBuilder {
+        SchedulerBuilder { max_jobs: usize::MAX }
+    }
+
+    /// Queues `f`, to be run as a job on this thread by the next turns.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`], with `f` in it, when the scheduler is full or shutting down.
+    pub fn spawn<F, T>(&self, f: F) -> Result<JoinHandle<T>, SpawnError<F>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        self.spawn_with(JobBuilder::new(), WaitCtx::new(), f)
+    }
+
+    /// As [`spawn`](Self::spawn), with a name, a stack size or hooks, and in a wait ctx that may have served other jobs:
+    /// one at a time, and the scheduler sets its callback.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn). The builder is dropped.
+    pub fn spawn_with<F, T>(&self, builder: JobBuilder, ctx: WaitCtx, f: F) -> Result<JoinHandle<T>, SpawnError<F>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        let f = self.shared.admit(f)?;
+        let outcome = Outcome::new(Some(thread::current().id()));
+        let fresh = Fresh {
+            main: job_main(Arc::clone(&outcome), f),
+            ending: outcome.clone(),
+            builder,
+            ctx,
+        };
+        self.core.borrow_mut().fresh.push_back(fresh);
+        if self.dozing.get() {
+            self.mailbox.ring_if_asleep(); // a host that sleeps on the fd
+        }
+        Ok(JoinHandle { outcome })
+    }
+
+    /// Spawns from other threads.
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.shared))
+    }
+
+    /// Runs until no job is left.
+    ///
+    /// # Errors
+    ///
+    /// When `epoll_wait` fails, which takes a closed epoll fd. No job is lost.
+    ///
+    /// # Panics
+    ///
+    /// Inside a job of this scheduler: pause there instead.
+    pub fn run(&self) -> io::Result<()> {
+        while self.shared.live() != 0 {
+            self.turn(None)?;
+        }
+        Ok(())
+    }
+
+    /// Runs until the job has ended, and gives its result. Other jobs are left as they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run); inside, as [`JoinHandle::join`].
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run), and if the job belongs to another scheduler and this one has no job left.
+    pub fn run_until<T>(&self, handle: JoinHandle<T>) -> io::Result<Result<T, JoinError>> {
+        while !handle.is_finished() {
+            assert!(
+                self.shared.live() != 0,
+                "run_until: the job belongs to another scheduler"
+            );
+            self.turn(None)?;
+        }
+        Ok(handle.join())
+    }
+
+    /// One round: takes what other threads brought, starts and resumes up to [`BATCH`] jobs of each kind, and looks for ready
+    /// fds and deadlines. If there was nothing to run it waits for up to `timeout` (`None`: for ever, unless there is no job
+    /// at all), and the next turn runs what became ready.
+    ///
+    /// To embed the scheduler in another loop: poll its fd for readable there, until [`next_deadline`](Self::next_deadline)
+    /// at the latest, and call `turn(Some(Duration::ZERO))`, again as long as [`Turn::ready`] is not 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    pub fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
+        let _turning = Turning::enter(&self.turning);
+        if self.dozing.replace(false) {
+            self.mailbox.wake_up();
+        }
+        let errands = self.take_mail();
+        let resumed = self.start_fresh() + self.resume_ready();
+        self.look_at_kernel(timeout, resumed + errands)?;
+        let core = self.core.borrow();
+        Ok(Turn {
+            resumed,
+            ready: core.runnable() + usize::from(self.mailbox.is_full() || self.shared.has_submissions()),
+        })
+    }
+
+    /// When [`turn`](Self::turn) has to be called at the latest, if no fd event comes first.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.core.borrow().timers.next()
+    }
+
+    /// Takes no more jobs, lets those that are there go on for at most `within`, then cancels what is left.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    pub fn shutdown(&self, within: Duration) -> io::Result<ShutdownReport> {
+        self.shared.close();
+        let until = Instant::now() + within;
+        let before = self.stats();
+        while self.jobs_left() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.turn(Some(left))?;
+        }
+        let at_deadline = self.stats();
+        self.cancel_all();
+        let after = self.stats();
+        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        let quarantined = after.quarantined - at_deadline.quarantined;
+        Ok(ShutdownReport {
+            finished: count(at_deadline.ended - before.ended),
+            cancelled: count(after.ended - at_deadline.ended - quarantined),
+            quarantined: count(quarantined),
+        })
+    }
+
+    /// Counts since the scheduler was made.
+    pub fn stats(&self) -> Stats {
+        self.core.borrow().stats
+    }
+
+    /// How many jobs have not ended, queued ones included; with [`Workers`], of all of them.
+    pub fn live_jobs(&self) -> usize {
+        self.shared.live()
+    }
+
+    fn with(mailbox: Arc<Mailbox>, shared: Arc<Shared>) -> io::Result<Scheduler> {
+        let reactor = Reactor::new(mailbox.raw_bell())?;
+        Ok(Scheduler {
+            epoll: reactor.fd(),
+            core: RefCell::new(Core::new(reactor)),
+            mailbox,
+            shared,
+            turning: Cell::new(false),
+            dozing: Cell::new(false),
+            stop_at: Cell::new(None),
+        })
+    }
+
+    /// Whether this scheduler, alone or as a worker, has anything to do or to wait for.
+    fn jobs_left(&self) -> bool {
+        let core = self.core.borrow();
+        !core.tasks.is_empty() || !core.fresh.is_empty() || self.shared.has_submissions()
+    }
+
+    /// What other threads brought: wakes, errands, jobs. How many errands there were.
+    fn take_mail(&self) -> usize {
+        let mut done = 0;
+        if self.mailbox.is_full() {
+            let mut woken = std::mem::take(&mut self.core.borrow_mut().woken);
+            let errands = self.mailbox.take(&mut woken);
+            let mut core = self.core.borrow_mut();
+            woken.drain(..).for_each(|ticket| core.make_ready(ticket));
+            core.woken = woken;
+            drop(core);
+            done = errands.len();
+            errands.into_iter().for_each(|errand| errand(self));
+        }
+        if self.shared.has_submissions() {
+            self.shared.take_share(&mut self.core.borrow_mut().fresh);
+        }
+        done
+    }
+
+    /// Starts the jobs that have not run yet, up to a batch. How many.
+    fn start_fresh(&self) -> usize {
+        for started in 0..BATCH {
+            let Some(fresh) = self.core.borrow_mut().fresh.pop_front() else {
+                return started;
+            };
+            if !self.start(fresh) {
+                return started;
+            }
+        }
+        BATCH
+    }
+
+    /// Runs a job for the first time. `false` if there was no stack for it and it was put back.
+    fn start(&self, fresh: Fresh) -> bool {
+        let Fresh {
+            main,
+            ending,
+            builder,
+            ctx,
+        } = fresh;
+        let (ticket, waker) = self.core.borrow_mut().reserve(&self.mailbox, &ctx, &ending);
+        if !ending.starting(&waker) {
+            drop(main);
+            ending.fail(JoinError::Cancelled);
+            self.retire(ticket, End::Cancelled);
+            return true;
+        }
+        ctx.set_callback(Some(Waker::from(waker)));
+        match catch_unwind(AssertUnwindSafe(|| builder.try_start(&ctx, main))) {
+            Ok(Ok(step)) => self.settle(ticket, step),
+            Ok(Err((builder, refused))) => return self.put_back(ticket, builder, refused, ending, ctx),
+            Err(payload) => self.broke(ticket, payload),
+        }
+        true
+    }
+
+    /// There is no stack for a job: it waits for another job's end, or fails if there is none to wait for.
+    #[cold]
+    fn put_back(
+        &self,
+        ticket: Ticket,
+        builder: JobBuilder,
+        refused: StartError<Box<dyn FnOnce()>>,
+        ending: Arc<dyn Ending>,
+        ctx: WaitCtx,
+    ) -> bool {
+        let mut core = self.core.borrow_mut();
+        core.unreserve(ticket);
+        if core.tasks.is_empty() {
+            drop(core);
+            let why = io::Error::other(refused.to_string());
+            drop(refused);
+            self.shared.ended();
+            ending.fail(JoinError::NoStack(why));
+            return true;
+        }
+        core.fresh.push_front(Fresh {
+            main: refused.into_closure(),
+            ending,
+            builder,
+            ctx,
+        });
+        false
+    }
+
+    /// Resumes the jobs that were ready, each once, up to a batch. How many.
+    fn resume_ready(&self) -> usize {
+        let batch = self.core.borrow().ready.len().min(BATCH);
+        for resumed in 0..batch {
+            let Some((ticket, job, told)) = self.core.borrow_mut().next_ready() else {
+                return resumed;
+            };
+            self.resume(ticket, job, told);
+        }
+        batch
+    }
+
+    fn resume(&self, ticket: Ticket, job: Job<()>, told: Option<CancelReason>) {
+        if let Some(reason) = told {
+            return self.cancel(ticket, job, reason);
+        }
+        match catch_unwind(AssertUnwindSafe(|| job.resume())) {
+            Ok(step) => self.settle(ticket, step),
+            Err(payload) => self.broke(ticket, payload),
+        }
+    }
+
+    /// A job has paused or ended.
+    fn settle(&self, ticket: Ticket, step: Step<()>) {
+        match step {
+            Step::Finished(()) => self.retire(ticket, End::Finished),
+            Step::Paused(job) => {
+                let refused = self.core.borrow_mut().park(ticket, job);
+                if let Some(job) = refused {
+                    self.cancel(ticket, job, CancelReason::EngineFailed);
+                }
+            }
+        }
+    }
+
+    fn cancel(&self, ticket: Ticket, job: Job<()>, reason: CancelReason) {
+        let ending = self
+            .core
+            .borrow()
+            .tasks
+            .get(ticket.index as usize)
+            .map(|t| Arc::clone(&t.ending));
+        if let Some(ending) = &ending {
+            ending.telling(reason);
+        }
+        match catch_unwind(AssertUnwindSafe(|| job.cancel())) {
+            Ok(Some(())) => self.retire(ticket, End::Cancelled),
+            Ok(None) => {
+                if let Some(ending) = ending {
+                    ending.fail(JoinError::Quarantined);
+                }
+                self.retire(ticket, End::Quarantined);
+            }
+            Err(payload) => self.broke(ticket, payload),
+        }
+    }
+
+    /// A panic came out of a job other than from its closure: from a switch hook, or from a joiner's waker.
+    #[cold]
+    fn broke(&self, ticket: Ticket, payload: Box<dyn std::any::Any + Send>) {
+        let ending = self
+            .core
+            .borrow()
+            .tasks
+            .get(ticket.index as usize)
+            .map(|t| Arc::clone(&t.ending));
+        if let Some(ending) = ending {
+            ending.fail(JoinError::Panicked(payload));
+        }
+        self.retire(ticket, End::Finished);
+    }
+
+    fn retire(&self, ticket: Ticket, end: End) {
+        let task = self.core.borrow_mut().retire(ticket, end);
+        self.shared.ended();
+        drop(task); // after the borrow: the ctx may own values whose drop runs anything
+    }
+
+    /// Asks the kernel for ready fds when it is time to, and waits there if this turn had nothing to do.
+    fn look_at_kernel(&self, timeout: Option<Duration>, done: usize) -> io::Result<()> {
+        let mut core = self.core.borrow_mut();
+        let busy = core.runnable() != 0 || self.mailbox.is_full() || self.shared.has_submissions();
+        if !busy {
+            // Also before a return without waiting: a host may go to sleep on the fd next.
+            self.dozing.set(true);
+        }
+        let asleep = !busy && self.mailbox.fall_asleep() && !self.shared.has_submissions();
+        if asleep && done == 0 {
+            let nobody_waits = timeout.is_none() && self.shared.live() == 0;
+            let timeout = if nobody_waits { Some(Duration::ZERO) } else { timeout };
+            let timeout = core.until_next_timer(timeout);
+            return core.wait(timeout, &self.mailbox);
+        }
+        if core.kernel_is_due(done) {
+            return core.wait(Some(Duration::ZERO), &self.mailbox);
+        }
+        Ok(())
+    }
+
+    /// Cancels every job, started or not.
+    fn cancel_all(&self) {
+        let _turning = Turning::enter(&self.turning);
+        self.shared.take_all(&mut self.core.borrow_mut().fresh);
+        loop {
+            let Some(fresh) = self.core.borrow_mut().fresh.pop_front() else {
+                break;
+            };
+            self.core.borrow_mut().count(End::Cancelled);
+            self.shared.ended();
+            fresh.ending.fail(JoinError::Cancelled);
+        }
+        let tickets = self.core.borrow().tickets();
+        for ticket in tickets {
+            let job = self.core.borrow_mut().take_job(ticket);
+            if let Some(job) = job {
+                self.cancel(ticket, job, CancelReason::Asked);
+            }
+        }
+    }
+}
+
+impl AsFd for Scheduler {
+    /// Readable when [`turn`](Scheduler::turn) has something to do; deadlines apart.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.shared.close_for(&self.mailbox);
+        self.cancel_all();
+    }
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scheduler")
+            .field("live_jobs", &self.live_jobs())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Marks a turn under way, for as long as it lives.
+struct Turning<'a>(&'a Cell<bool>);
+
+impl<'a> Turning<'a> {
+    fn enter(turning: &'a Cell<bool>) -> Self {
+        assert!(
+            !turning.replace(true),
+            "a scheduler was run inside one of its own jobs: pause the job instead, and the scheduler goes on"
+        );
+        Turning(turning)
+    }
+}
+
+impl Drop for Turning<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+/// A job that has not started.
+pub(super) struct Fresh {
+    main: Box<dyn FnOnce()>,
+    ending: Arc<dyn Ending>,
+    builder: JobBuilder,
+    ctx: WaitCtx,
+}
+
+impl From<Submission> for Fresh {
+    fn from(submission: Submission) -> Self {
+        let builder = JobBuilder::new();
+        Fresh {
+            main: submission.main,
+            ending: submission.ending,
+            builder: match submission.name {
+                Some(name) => builder.name(name),
+                None => builder,
+            },
+            ctx: WaitCtx::new(),
+        }
+    }
+}
+
+/// What a spawned job runs: the closure, whose panic is its result.
+fn job_main<T: 'static>(outcome: Arc<Outcome<T>>, f: impl FnOnce() -> T + 'static) -> Box<dyn FnOnce()> {
+    Box::new(move || outcome.complete(catch_unwind(AssertUnwindSafe(f))))
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Finished,
+    Cancelled,
+    Quarantined,
+}
+
+/// A started job.
+struct Task {
+    serial: u32,
+    state: JobState,
+    /// Empty while it runs.
+    job: Option<Job<()>>,
+    ctx: WaitCtx,
+    waker: Arc<JobWaker>,
+    ending: Arc<dyn Ending>,
+    /// The entries of the ctx that the reactor knows, as of this version of the ctx.
+    fds: Vec<WaitFd>,
+    version: u32,
+    /// The earliest timer in the heap.
+    timer: Option<Instant>,
+    /// When to resume it if nothing else happens.
+    wake_at: Option<Instant>,
+    /// How often it has polled without an event.
+    polls: u32,
+    /// The kernel's clock when the state changed last.
+    since: u64,
+}
+
+/// Everything that changes. Borrowed between the runs of user code, never during one.
+struct Core {
+    tasks: Slab<Task>,
+    next_serial: u32,
+    ready: VecDeque<Ticket>,
+    fresh: VecDeque<Fresh>,
+    reactor: Reactor,
+    timers: Timers,
+    /// Empty, with the memory of the last mail.
+    woken: Vec<Ticket>,
+    /// The kernel's clock, and the resumes since, when the kernel was last asked.
+    asked_at: u64,
+    resumed_since: usize,
+    stats: Stats,
+}
+
+impl Core {
+    fn new(reactor: Reactor) -> Self {
+        Core {
+            tasks: Slab::new(),
+            next_serial: 0,
+            ready: VecDeque::new(),
+            fresh: VecDeque::new(),
+            reactor,
+            timers: Timers::default(),
+            woken: Vec::new(),
+            asked_at: clock_tick(),
+            resumed_since: 0,
+            stats: Stats::default(),
+        }
+    }
+
+    fn runnable(&self) -> usize {
+        self.ready.len() + self.fresh.len()
+    }
+
+    fn task(&mut self, ticket: Ticket) -> Option<&mut Task> {
+        let task = self.tasks.get_mut(ticket.index as usize)?;
+        (task.serial == ticket.serial).then_some(task)
+    }
+
+    fn tickets(&self) -> Vec<Ticket> {
+        let ticket = |(index, task): (usize, &Task)| Ticket {
+            index: index as u32,
+            serial: task.serial,
+        };
+        self.tasks.iter().map(ticket).collect()
+    }
+
+    /// A place for a job that is about to start.
+    fn reserve(&mut self, mailbox: &Arc<Mailbox>, ctx: &WaitCtx, ending: &Arc<dyn Ending>) -> (Ticket, Arc<JobWaker>) {
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let serial = self.next_serial;
+        let entry = self.tasks.vacant_entry();
+        let index = u32::try_from(entry.key()).expect("fewer than 2^32 jobs");
+        let ticket = Ticket { index, serial };
+        let waker = Arc::new(JobWaker::new(Arc::clone(mailbox), ticket));
+        entry.insert(Task {
+            serial,
+            state: JobState::Running,
+            job: None,
+            ctx: ctx.clone(),
+            waker: Arc::clone(&waker),
+            ending: Arc::clone(ending),
+            fds: Vec::new(),
+            version: ctx.version().wrapping_sub(1), // whatever is in the ctx already is news
+            timer: None,
+            wake_at: None,
+            polls: 0,
+            since: self.asked_at,
+        });
+        self.stats.resumes += 1;
+        (ticket, waker)
+    }
+
+    /// It did not start after all.
+    fn unreserve(&mut self, ticket: Ticket) {
+        self.tasks.try_remove(ticket.index as usize);
+        self.stats.resumes -= 1;
+    }
+
+    fn retire(&mut self, ticket: Ticket, end: End) -> Option<Task> {
+        self.task(ticket)?;
+        let task = self.tasks.try_remove(ticket.index as usize)?;
+        for fd in &task.fds {
+            self.reactor.remove(ticket, *fd);
+        }
+        self.count(end);
+        Some(task)
+    }
+
+    fn count(&mut self, end: End) {
+        self.stats.ended += 1;
+        self.stats.cancelled += u64::from(end != End::Finished);
+        self.stats.quarantined += u64::from(end == End::Quarantined);
+    }
+
+    /// A paused job is to be resumed by one of the next turns. A job in any other state is left alone: it runs, or will.
+    fn make_ready(&mut self, ticket: Ticket) {
+        if let Some(task) = self.task(ticket).filter(|task| task.state == JobState::Paused) {
+            task.state = JobState::Ready;
+            task.polls = 0;
+            self.ready.push_back(ticket);
+        }
+    }
+
+    /// The next job to resume, and whether it is to be cancelled instead.
+    fn next_ready(&mut self) -> Option<(Ticket, Job<()>, Option<CancelReason>)> {
+        while let Some(ticket) = self.ready.pop_front() {
+            let now = self.asked_at;
+            let Some(task) = self.task(ticket) else { continue };
+            let Some(job) = task.job.take() else { continue };
+            let told = task.waker.start_resume().then_some(CancelReason::Asked);
+            task.state = JobState::Running;
+            task.since = now;
+            self.stats.resumes += 1;
+            return Some((ticket, job, told));
+        }
+        None
+    }
+
+    fn take_job(&mut self, ticket: Ticket) -> Option<Job<()>> {
+        self.task(ticket)?.job.take()
+    }
+
+    /// A job has paused: finds out what it waits for. Gives the job back if its engine has failed.
+    fn park(&mut self, ticket: Ticket, job: Job<()>) -> Option<Job<()>> {
+        let now = self.asked_at;
+        let Some(task) = self.task(ticket) else {
+            return Some(job);
+        };
+        let status = task.ctx.status();
+        if status == Status::Err {
+            return Some(job);
+        }
+        task.job = Some(job);
+        task.state = JobState::Paused;
+        task.since = now;
+        task.wake_at = None;
+        if task.ctx.version() != task.version {
+            self.sync_fds(ticket);
+        }
+        match (status, self.watch(ticket)) {
+            (Status::Eagain, _) => self.resume_after_others(ticket),
+            (_, Watched::Unwatchable) => self.poll_later(ticket),
+            (_, watched) => self.park_until_deadline(ticket, watched, status),
+        }
+        None
+    }
+
+    /// Parks a job that waits for its callback, an fd or its deadline; one that waits for none of them polls.
+    fn park_until_deadline(&mut self, ticket: Ticket, watched: Watched, status: Status) {
+        let Some(task) = self.task(ticket) else { return };
+        match task.ctx.deadline() {
+            None if watched == Watched::Nothing && status != Status::Ok => self.poll_later(ticket),
+            None => {}
+            // A deadline that is over has resumed the job once. Whoever leaves it there and pauses again, polls.
+            Some(at) if at <= Instant::now() => self.poll_later(ticket),
+            Some(at) => self.set_timer(ticket, at),
+        }
+    }
+
+    /// Tells the reactor what has changed in the ctx: removals first, because a closed and reopened fd has the same number.
+    fn sync_fds(&mut self, ticket: Ticket) {
+        let Core { tasks, reactor, .. } = self;
+        let Some(task) = tasks.get_mut(ticket.index as usize) else {
+            return;
+        };
+        task.version = task.ctx.version();
+        let mut now = Vec::new();
+        task.ctx.visit_fds(|fd, added| now.push((fd, added)));
+        for old in &task.fds {
+            if !now.contains(&(*old, false)) {
+                reactor.remove(ticket, *old);
+            }
+        }
+        for (fd, added) in &now {
+            if *added || !task.fds.contains(fd) {
+                reactor.add(ticket, *fd);
+            }
+        }
+        task.fds = now.into_iter().map(|(fd, _)| fd).collect();
+    }
+
+    /// Has the kernel watch the fds that count at this pause.
+    fn watch(&mut self, ticket: Ticket) -> Watched {
+        let Core { tasks, reactor, .. } = self;
+        let Some(task) = tasks.get(ticket.index as usize) else {
+            return Watched::Nothing;
+        };
+        let armed = task.ctx.armed();
+        let mut watched = Watched::Nothing;
+        for fd in task.fds.iter().filter(|fd| fd.counts(armed)) {
+            if !reactor.ensure(*fd) {
+                return Watched::Unwatchable;
+            }
+            watched = Watched::Fds;
+        }
+        watched
+    }
+
+    fn resume_after_others(&mut self, ticket: Ticket) {
+        if let Some(task) = self.task(ticket) {
+            task.state = JobState::Ready;
+            self.ready.push_back(ticket);
+        }
+    }
+
+    /// The poll rule: at once a few times, then at growing intervals.
+    fn poll_later(&mut self, ticket: Ticket) {
+        let Some(task) = self.task(ticket) else { return };
+        task.polls = task.polls.saturating_add(1);
+        let Some(doublings) = task.polls.checked_sub(EAGER_POLLS + 1) else {
+            return self.resume_after_others(ticket);
+        };
+        let pause = FIRST_BACKOFF
+            .saturating_mul(1 << doublings.min(20))
+            .min(LONGEST_BACKOFF);
+        self.set_timer(ticket, Instant::now() + pause);
+    }
+
+    fn set_timer(&mut self, ticket: Ticket, at: Instant) {
+        let Some(task) = self.task(ticket) else { return };
+        task.wake_at = Some(at);
+        if task.timer.is_none_or(|timer| at < timer) {
+            task.timer = Some(at);
+            self.timers.add(at, ticket);
+        }
+    }
+
+    /// Whether the kernel has not been asked for long enough.
+    fn kernel_is_due(&mut self, resumed: usize) -> bool {
+        self.resumed_since += resumed;
+        self.resumed_since >= BATCH || clock_tick() != self.asked_at
+    }
+
+    fn until_next_timer(&self, timeout: Option<Duration>) -> Option<Duration> {
+        let timer = self
+            .timers
+            .next()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        match (timer, timeout) {
+            (Some(timer), Some(timeout)) => Some(timer.min(timeout)),
+            (timer, timeout) => timer.or(timeout),
+        }
+    }
+
+    /// Waits for fds, and makes ready the jobs whose fds or timers are.
+    fn wait(&mut self, timeout: Option<Duration>, mailbox: &Mailbox) -> io::Result<()> {
+        let Core {
+            tasks, ready, reactor, ..
+        } = self;
+        let take = |ticket: Ticket, fd: &WaitFd| {
+            let Some(task) = tasks
+                .get_mut(ticket.index as usize)
+                .filter(|t| t.serial == ticket.serial)
+            else {
+                return false;
+            };
+            if task.state != JobState::Paused {
+                return true; // it runs already, or will
+            }
+            let counts = fd.counts(task.ctx.armed());
+            if counts {
+                task.state = JobState::Ready;
+                task.polls = 0;
+                ready.push_back(ticket);
+            }
+            counts
+        };
+        let waited = reactor.wait(timeout, take, || mailbox.silence());
+        self.stats.kernel_waits += 1;
+        self.resumed_since = 0;
+        self.asked_at = clock_tick();
+        self.fire_timers();
+        waited
+    }
+
+    fn fire_timers(&mut self) {
+        if self.timers.next().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some((at, ticket)) = self.timers.pop_due(now) {
+            let Some(task) = self.task(ticket).filter(|task| task.timer == Some(at)) else {
+                continue; // the job has ended, or has an earlier timer
+            };
+            task.timer = None;
+            match task.wake_at {
+                Some(wake_at) if task.state == JobState::Paused && wake_at <= now => self.resume_after_others(ticket),
+                Some(wake_at) if task.state == JobState::Paused => self.set_timer(ticket, wake_at),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What the reactor has of a paused job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watched {
+    /// No fd counts.
+    Nothing,
+    /// Every fd that counts.
+    Fds,
+    /// Some fd that counts cannot be watched: a regular file, a number that is not open.
+    Unwatchable,
+}

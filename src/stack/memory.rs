@@ -106,8 +106,8 @@ unsafe fn advise_at_once(ranges: &[Range], advice: i32) -> usize {
         return 0;
     }
     // Not kept open: after a fork, the descriptor of the parent would advise the parent's memory.
-    // SAFETY: plain numbers, no memory.
-    let myself = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
+    // SAFETY: a plain number, no memory.
+    let myself = unsafe { libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0) };
     if myself < 0 {
         return 0;
     }

@@ -324,13 +324,11 @@ fn wanted_slots(before: usize, geometry: Geometry) -> usize {
 fn prepare(range: Range, geometry: Geometry, spec: Spec) -> io::Result<Guards> {
     // A huge page would make 2 MiB resident for the first byte touched. A kernel without them refuses: then all is well.
     // SAFETY: a fresh mapping.
-    if let Err(error) = unsafe { memory::advise(range, libc::MADV_NOHUGEPAGE) } {
-        if error.raw_os_error() != Some(libc::EINVAL) {
-            return Err(memory::explain(
-                error,
-                "the memory of stacks could not be prepared (MADV_NOHUGEPAGE)",
-            ));
-        }
+    if let Err(error) = unsafe { memory::advise(range, libc::MADV_NOHUGEPAGE) }
+        && error.raw_os_error() != Some(libc::EINVAL)
+    {
+        let what = "the memory of stacks could not be prepared (MADV_NOHUGEPAGE)";
+        return Err(memory::explain(error, what));
     }
     if spec.secrets.dont_dump {
         // SAFETY: a fresh mapping.

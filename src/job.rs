@@ -377,11 +377,40 @@ impl fmt::Display for JobId {
 
 /// A paused job. Dropping it cancels it.
 ///
-/// It stays on its thread:
+/// What is misuse in C does not compile. A job stays on its thread (S34):
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn send<T: Send>() {}
 /// send::<asyncjob::Job<()>>();
+/// ```
+///
+/// nor is it shared with another one, nor is the guard that keeps it from pausing:
+///
+/// ```compile_fail,E0277
+/// fn sync<T: Sync>() {}
+/// sync::<asyncjob::Job<()>>();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn send<T: Send>() {}
+/// send::<asyncjob::BlockPause>();
+/// ```
+///
+/// It is resumed once for each pause (S33):
+///
+/// ```compile_fail,E0382
+/// # use asyncjob::*;
+/// # let Ok(Step::Paused(job)) = start_job(&WaitCtx::new(), || pause_job().unwrap()) else { panic!() };
+/// let first = job.resume();
+/// let again = job.resume();
+/// ```
+///
+/// It borrows nothing from whoever starts it, because it may outlive them:
+///
+/// ```compile_fail,E0597
+/// # use asyncjob::*;
+/// let message = String::from("Hello world!");
+/// let step = start_job(&WaitCtx::new(), || println!("{}", &message));
 /// ```
 #[must_use = "dropping a paused job cancels it"]
 pub struct Job<T> {

@@ -1,0 +1,124 @@
+//! Promise: from a warm pool, a job costs no allocation: not its start, its pauses, its resumes, nor its end.
+//!
+//! Alone in its file because it counts in the global allocator; by thread, because the test harness has its own.
+
+mod by_hand;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use asyncjob::{JobBuilder, Step, WaitCtx, block_pause, current_job_id, pause_job, start_job};
+use by_hand::{finished, paused_with, run};
+
+thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
+
+struct Counting;
+
+#[allow(unsafe_code, reason = "the only way to count allocations")]
+// SAFETY: hands everything to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static GLOBAL: Counting = Counting;
+
+/// How many allocations `f` makes on this thread.
+fn allocations(f: impl FnOnce()) -> usize {
+    let before = ALLOCATIONS.get();
+    f();
+    ALLOCATIONS.get() - before
+}
+
+#[test]
+fn the_count_counts() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
+    assert_eq!(allocations(|| ()), 0);
+}
+
+#[test]
+fn start_to_finish() {
+    let ctx = WaitCtx::new();
+    let data = [3u8; 512];
+    let cost = || {
+        allocations(|| {
+            for round in 0..1000u32 {
+                let Ok(Step::Finished(sum)) = start_job(&ctx, move || round + u32::from(data[9])) else {
+                    panic!()
+                };
+                assert_eq!(sum, round + 3);
+            }
+        })
+    };
+    assert!(cost() > 0, "the first start makes a stack");
+    assert_eq!(cost(), 0);
+}
+
+#[test]
+fn pause_and_resume() {
+    let ctx = WaitCtx::new();
+    let work = || {
+        let mut job = paused_with(&ctx, || {
+            while pause_job().is_ok() {
+                let _guard = block_pause();
+                assert!(pause_job().is_ok());
+                assert!(current_job_id().is_some());
+            }
+        });
+        for _ in 0..1000 {
+            let Step::Paused(next) = job.resume() else { panic!() };
+            job = next;
+        }
+        assert_eq!(job.cancel(), Some(()));
+    };
+    assert!(allocations(work) > 0, "the first start makes a stack");
+    assert_eq!(allocations(work), 0);
+}
+
+#[test]
+fn nested_jobs() {
+    let work = || {
+        for _ in 0..100 {
+            assert_eq!(run_nested(5), 6);
+        }
+    };
+    fn run_nested(depth: u32) -> u32 {
+        thread_local!(static CTX: WaitCtx = WaitCtx::new());
+        let ctx = CTX.with(WaitCtx::clone);
+        let step = start_job(&ctx, move || if depth == 0 { 1 } else { run_nested(depth - 1) + 1 });
+        finished(step.unwrap())
+    }
+    assert!(allocations(work) > 0);
+    assert_eq!(allocations(work), 0);
+}
+
+/// What does allocate, each once: a large closure, hooks, a ctx, and an entry of a ctx (its value, and its place).
+#[test]
+fn what_does_allocate() {
+    let ctx = WaitCtx::new();
+    run(|| ());
+    let large = [1u8; 2000];
+    assert_eq!(
+        allocations(|| {
+            let _ = start_job(&ctx, move || std::hint::black_box(large)[7]);
+        }),
+        1
+    );
+    struct State(#[allow(dead_code, reason = "gives it a size")] u32);
+    impl asyncjob::SwitchHooks for State {
+        fn enter(&mut self) {}
+        fn leave(&mut self) {}
+    }
+    let named = || JobBuilder::new().name("static").hooks(State(1)).start(&ctx, || ());
+    assert_eq!(allocations(|| drop(named())), 1);
+    assert_eq!(allocations(|| drop(WaitCtx::new())), 1);
+}

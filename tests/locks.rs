@@ -1,0 +1,131 @@
+//! Promise: a pause and a resume without a change of fds take no lock, whoever holds it.
+//!
+//! Proven with a thread that holds the lock of a ctx for as long as the test likes: it is stopped inside the allocator,
+//! by an allocation that the ctx makes while it lists its fds.
+
+mod by_hand;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use asyncjob::{Status, WaitCtx, WaitFd, WaitKey, block_pause, current_job_id, pause_job, start_job};
+use by_hand::{finished, paused_with, still_paused};
+
+#[derive(PartialEq)]
+enum Gate {
+    Open,
+    Stopped,
+    Released,
+}
+
+static GATE: Mutex<Gate> = Mutex::new(Gate::Open);
+static MOVED: Condvar = Condvar::new();
+
+thread_local!(static STOPS_HERE: Cell<bool> = const { Cell::new(false) });
+
+struct Stopping;
+
+#[allow(unsafe_code, reason = "the only place inside the ctx's lock that a test can reach")]
+// SAFETY: hands everything to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Stopping {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if STOPS_HERE.replace(false) {
+            let mut gate = GATE.lock().unwrap();
+            *gate = Gate::Stopped;
+            MOVED.notify_all();
+            drop(MOVED.wait_while(gate, |gate| *gate != Gate::Released));
+        }
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static GLOBAL: Stopping = Stopping;
+
+/// Waits until the kernel says that the thread sleeps, or it says itself that it is done; `true` for asleep.
+fn sleeps(thread: i32, done: &AtomicBool) -> bool {
+    loop {
+        if done.load(Ordering::Acquire) {
+            return false;
+        }
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
+        let state = stat
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.trim_start().chars().next());
+        if state == Some('S') {
+            return true;
+        }
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn jobs_run_while_another_thread_holds_the_lock() {
+    let ctx = WaitCtx::new();
+    ctx.set_wait_fd_with(WaitFd::new(WaitKey::unique(), 3), Box::new(()));
+    let job = paused_with(&ctx, || {
+        while pause_job().is_ok() {}
+        current_job_id()
+    });
+    let mut job = still_paused(job.resume()); // settles the fd
+
+    let holder = {
+        let ctx = ctx.clone();
+        thread::spawn(move || {
+            STOPS_HERE.set(true);
+            ctx.fds().len()
+        })
+    };
+    drop(MOVED.wait_while(GATE.lock().unwrap(), |gate| *gate != Gate::Stopped));
+
+    // The control: the lock is held, so a thread that asks for an fd sleeps.
+    let (id, done) = (Arc::new(AtomicI32::new(0)), Arc::new(AtomicBool::new(false)));
+    let asker = {
+        let (ctx, id, done) = (ctx.clone(), id.clone(), done.clone());
+        thread::spawn(move || {
+            #[allow(unsafe_code, reason = "std does not tell the number of a thread")]
+            // SAFETY: takes nothing, gives a number.
+            id.store(unsafe { libc::gettid() }, Ordering::Release);
+            let fd = ctx.fd(WaitKey::unique());
+            done.store(true, Ordering::Release);
+            fd
+        })
+    };
+    while id.load(Ordering::Acquire) == 0 {
+        thread::yield_now();
+    }
+    assert!(
+        sleeps(id.load(Ordering::Acquire), &done),
+        "the lock is not held: this test proves nothing"
+    );
+
+    // With the lock held elsewhere: pauses, resumes, starts, ends, statuses, deadlines. A lock taken would hang here.
+    for _ in 0..100 {
+        job = still_paused(job.resume());
+        let inside = ctx.clone();
+        let step = start_job(&ctx, move || {
+            let _guard = block_pause();
+            inside.set_status(Status::Ok);
+            inside.set_deadline(Some(std::time::Instant::now()));
+            (inside.status(), inside.deadline().is_some(), inside.version())
+        });
+        finished(step.unwrap());
+    }
+    assert!(job.cancel().is_some());
+    assert!(!done.load(Ordering::Acquire), "the lock was held all the while");
+
+    *GATE.lock().unwrap() = Gate::Released;
+    MOVED.notify_all();
+    assert_eq!(holder.join().unwrap(), 1);
+    assert_eq!(asker.join().unwrap(), None);
+}

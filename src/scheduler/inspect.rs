@@ -4,7 +4,7 @@ use std::backtrace::Backtrace;
 use std::time::{Duration, Instant};
 
 use super::{Scheduler, Turning};
-use crate::job::JobId;
+use crate::job::{Job, JobId};
 use crate::sys::clock_tick;
 use crate::wait_ctx::{Status, WaitFd};
 
@@ -26,6 +26,8 @@ pub struct JobInfo {
     pub status: Status,
     /// When it is resumed at the latest.
     pub deadline: Option<Instant>,
+    /// How many bytes of its stack it has used at most: see [`Job::high_water`].
+    pub high_water: usize,
 }
 
 /// What a started job does.
@@ -73,6 +75,7 @@ impl Scheduler {
                 fds: task.ctx.fds(),
                 status: task.ctx.status(),
                 deadline: task.ctx.deadline(),
+                high_water: job.high_water(),
             })
         });
         started.collect()
@@ -89,7 +92,7 @@ impl Scheduler {
         let _turning = Turning::enter(&self.turning);
         let (index, mut job) = {
             let mut core = self.core.borrow_mut();
-            let is_it = |job: &crate::job::Job<()>| job.id() == id;
+            let is_it = |job: &Job<()>| job.id() == id;
             let (index, task) = core.tasks.iter_mut().find(|(_, t)| t.job.as_ref().is_some_and(is_it))?;
             (index, task.job.take()?)
         };

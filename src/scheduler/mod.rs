@@ -69,6 +69,7 @@ pub use workers::{Handle, Room, Workers};
 
 use crate::error::StartError;
 use crate::job::{Job, JobBuilder, Step};
+use crate::stack::install_overflow_handler;
 use crate::sys::clock_tick;
 use crate::wait_ctx::{Status, WaitCtx, WaitFd};
 use join::{CancelReason, Ending, Outcome};
@@ -130,7 +131,8 @@ impl SchedulerBuilder {
         self
     }
 
-    /// Makes a scheduler for this thread.
+    /// Makes a scheduler for this thread, and [installs the handler](install_overflow_handler) that names a job whose stack
+    /// overflows.
     ///
     /// # Errors
     ///
@@ -408,6 +410,7 @@ impl Scheduler {
 
     fn with(mailbox: Arc<Mailbox>, shared: Arc<Shared>) -> io::Result<Scheduler> {
         let reactor = Reactor::new(mailbox.raw_bell())?;
+        install_overflow_handler()?;
         Ok(Scheduler {
             epoll: reactor.fd(),
             core: RefCell::new(Core::new(reactor)),

@@ -3,7 +3,7 @@
 //! | who can act | what they get |
 //! |---|---|
 //! | the operator: the machine is out of something | [`std::io::Error`], inside [`StartError::NoStack`] |
-//! | the caller, later: a limit is reached | [`StartError::NoJobs`], with the closure in it |
+//! | the caller, later: a limit is reached | [`StartError::NoJobs`], [`SpawnError::Full`], with the closure in it |
 //! | the job itself: somebody asked it to end | [`Cancelled`] |
 //! | the programmer: misuse | a compile error, or a panic with a sentence under `# Panics` |
 
@@ -106,3 +106,48 @@ impl<F> std::error::Error for StartError<F> {
         }
     }
 }
+
+/// Why a job was not spawned. The closure comes back.
+pub enum SpawnError<F> {
+    /// The bound on jobs is reached: try again when one ends. [`Handle::room`](crate::scheduler::Handle::room) waits for that.
+    Full {
+        /// What was to run.
+        closure: F,
+        /// The bound: [`SchedulerBuilder::max_jobs`](crate::scheduler::SchedulerBuilder::max_jobs).
+        max_jobs: usize,
+    },
+    /// The scheduler is shutting down, or gone: it takes no more jobs.
+    ShuttingDown {
+        /// What was to run.
+        closure: F,
+    },
+}
+
+impl<F> SpawnError<F> {
+    /// Gives back the closure that was not run.
+    pub fn into_closure(self) -> F {
+        match self {
+            SpawnError::Full { closure, .. } | SpawnError::ShuttingDown { closure } => closure,
+        }
+    }
+}
+
+impl<F> fmt::Display for SpawnError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SpawnError::Full { max_jobs, .. } => write!(
+                f,
+                "all {max_jobs} jobs of the scheduler are in use: wait for room, or raise max_jobs"
+            ),
+            SpawnError::ShuttingDown { .. } => f.write_str("the scheduler is shutting down and takes no more jobs"),
+        }
+    }
+}
+
+impl<F> fmt::Debug for SpawnError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SpawnError({self})")
+    }
+}
+
+impl<F> std::error::Error for SpawnError<F> {}

@@ -115,7 +115,7 @@ mod sys;
 pub mod wait_ctx;
 mod waiting;
 
-pub use error::{Cancelled, StartError};
+pub use error::{Cancelled, SpawnError, StartError};
 pub use hooks::SwitchHooks;
 pub use job::{
     BlockPause, CurrentJob, Job, JobBuilder, JobId, Pause, Step, block_pause, current_job, current_job_id, is_capable,

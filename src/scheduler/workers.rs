@@ -26,7 +26,8 @@ use parking_lot::Mutex;
 
 use super::join::{Ending, JoinHandle, Outcome};
 use super::wake::Mailbox;
-use super::{Fresh, Scheduler, SchedulerBuilder, ShutdownReport, SpawnError};
+use super::{Fresh, Scheduler, SchedulerBuilder, ShutdownReport};
+use crate::error::SpawnError;
 
 /// Spawns jobs from any thread on a [`Scheduler`] or on [`Workers`]. Clones are handles to the same.
 #[derive(Clone)]

@@ -1,0 +1,381 @@
+//! The jobs of one scheduler: which are ready, and what the others wait for.
+//!
+//! ```text
+//!    reserve ---> Running ---- park ---> Paused ---- make_ready (mail, fd, timer) ---> Ready
+//!                    ^                     |  '------- at once: EAGAIN, the first polls --^ |
+//!                    |                     '------------------------------- retire          |
+//!                    '------------------------------- next_ready ---------------------------'
+//! ```
+//!
+//! A ready job is in the queue once: only [`make_ready`](Core::make_ready) and its siblings put it there, from Paused. A
+//! task is found by its [`Ticket`], whose serial tells it from earlier ones in the same place.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::join::{CancelReason, Ending};
+use super::reactor::Reactor;
+use super::timer::Timers;
+use super::wake::{JobWaker, Mailbox, Ticket};
+use super::{BATCH, Fresh, JobState, Stats};
+use crate::job::Job;
+use crate::sys::clock_tick;
+use crate::wait_ctx::{Status, WaitCtx, WaitFd};
+
+/// A job that polls is resumed at once this many times, then after a while.
+const EAGER_POLLS: u32 = 4;
+/// The first while, which doubles up to the longest.
+const FIRST_BACKOFF: Duration = Duration::from_micros(20);
+const LONGEST_BACKOFF: Duration = Duration::from_millis(10);
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Finished,
+    Cancelled,
+    Quarantined,
+}
+
+/// A started job.
+pub(super) struct Task {
+    pub(super) serial: u32,
+    pub(super) state: JobState,
+    /// Empty while it runs.
+    pub(super) job: Option<Job<()>>,
+    pub(super) ctx: WaitCtx,
+    pub(super) waker: Arc<JobWaker>,
+    pub(super) ending: Arc<dyn Ending>,
+    /// The entries of the ctx that the reactor knows, as of this version of the ctx.
+    fds: Vec<WaitFd>,
+    version: u32,
+    /// The earliest timer in the heap.
+    timer: Option<Instant>,
+    /// When to resume it if nothing else happens.
+    wake_at: Option<Instant>,
+    /// How often it has polled without an event.
+    polls: u32,
+    /// The kernel's clock when the state changed last.
+    pub(super) since: u64,
+}
+
+/// Everything that changes. Borrowed between the runs of user code, never during one.
+pub(super) struct Core {
+    pub(super) tasks: Slab<Task>,
+    next_serial: u32,
+    ready: VecDeque<Ticket>,
+    pub(super) fresh: VecDeque<Fresh>,
+    reactor: Reactor,
+    pub(super) timers: Timers,
+    /// Empty, with the memory of the last mail.
+    pub(super) woken: Vec<Ticket>,
+    /// The kernel's clock, and the resumes since, when the kernel was last asked.
+    asked_at: u64,
+    resumed_since: usize,
+    pub(super) stats: Stats,
+}
+
+impl Core {
+    pub(super) fn new(reactor: Reactor) -> Self {
+        Core {
+            tasks: Slab::new(),
+            next_serial: 0,
+            ready: VecDeque::new(),
+            fresh: VecDeque::new(),
+            reactor,
+            timers: Timers::default(),
+            woken: Vec::new(),
+            asked_at: clock_tick(),
+            resumed_since: 0,
+            stats: Stats::default(),
+        }
+    }
+
+    /// How many jobs a turn resumes: those that are ready now, up to a batch.
+    pub(super) fn batch(&self) -> usize {
+        self.ready.len().min(BATCH)
+    }
+
+    pub(super) fn runnable(&self) -> usize {
+        self.ready.len() + self.fresh.len()
+    }
+
+    fn task(&mut self, ticket: Ticket) -> Option<&mut Task> {
+        let task = self.tasks.get_mut(ticket.index as usize)?;
+        (task.serial == ticket.serial).then_some(task)
+    }
+
+    pub(super) fn tickets(&self) -> Vec<Ticket> {
+        let ticket = |(index, task): (usize, &Task)| Ticket {
+            index: index as u32,
+            serial: task.serial,
+        };
+        self.tasks.iter().map(ticket).collect()
+    }
+
+    /// A place for a job that is about to start.
+    pub(super) fn reserve(
+        &mut self,
+        mailbox: &Arc<Mailbox>,
+        ctx: &WaitCtx,
+        ending: &Arc<dyn Ending>,
+    ) -> (Ticket, Arc<JobWaker>) {
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let serial = self.next_serial;
+        let entry = self.tasks.vacant_entry();
+        let index = u32::try_from(entry.key()).expect("fewer than 2^32 jobs");
+        let ticket = Ticket { index, serial };
+        let waker = Arc::new(JobWaker::new(Arc::clone(mailbox), ticket));
+        entry.insert(Task {
+            serial,
+            state: JobState::Running,
+            job: None,
+            ctx: ctx.clone(),
+            waker: Arc::clone(&waker),
+            ending: Arc::clone(ending),
+            fds: Vec::new(),
+            version: ctx.version().wrapping_sub(1), // whatever is in the ctx already is news
+            timer: None,
+            wake_at: None,
+            polls: 0,
+            since: self.asked_at,
+        });
+        self.stats.resumes += 1;
+        (ticket, waker)
+    }
+
+    /// It did not start after all.
+    pub(super) fn unreserve(&mut self, ticket: Ticket) {
+        self.tasks.try_remove(ticket.index as usize);
+        self.stats.resumes -= 1;
+    }
+
+    pub(super) fn retire(&mut self, ticket: Ticket, end: End) -> Option<Task> {
+        self.task(ticket)?;
+        let task = self.tasks.try_remove(ticket.index as usize)?;
+        for fd in &task.fds {
+            self.reactor.remove(ticket, *fd);
+        }
+        self.count(end);
+        Some(task)
+    }
+
+    pub(super) fn count(&mut self, end: End) {
+        self.stats.ended += 1;
+        self.stats.cancelled += u64::from(end != End::Finished);
+        self.stats.quarantined += u64::from(end == End::Quarantined);
+    }
+
+    /// A paused job is to be resumed by one of the next turns. A job in any other state is left alone: it runs, or will.
+    pub(super) fn make_ready(&mut self, ticket: Ticket) {
+        if let Some(task) = self.task(ticket).filter(|task| task.state == JobState::Paused) {
+            task.state = JobState::Ready;
+            task.polls = 0;
+            self.ready.push_back(ticket);
+        }
+    }
+
+    /// The next job to resume, and whether it is to be cancelled instead.
+    pub(super) fn next_ready(&mut self) -> Option<(Ticket, Job<()>, Option<CancelReason>)> {
+        while let Some(ticket) = self.ready.pop_front() {
+            let now = self.asked_at;
+            let Some(task) = self.task(ticket) else { continue };
+            let Some(job) = task.job.take() else { continue };
+            let told = task.waker.start_resume().then_some(CancelReason::Asked);
+            task.state = JobState::Running;
+            task.since = now;
+            self.stats.resumes += 1;
+            return Some((ticket, job, told));
+        }
+        None
+    }
+
+    pub(super) fn take_job(&mut self, ticket: Ticket) -> Option<Job<()>> {
+        self.task(ticket)?.job.take()
+    }
+
+    /// A job has paused: finds out what it waits for. Gives the job back if its engine has failed.
+    pub(super) fn park(&mut self, ticket: Ticket, job: Job<()>) -> Option<Job<()>> {
+        let now = self.asked_at;
+        let Some(task) = self.task(ticket) else {
+            return Some(job);
+        };
+        let status = task.ctx.status();
+        if status == Status::Err {
+            return Some(job);
+        }
+        task.job = Some(job);
+        task.state = JobState::Paused;
+        task.since = now;
+        task.wake_at = None;
+        if task.ctx.version() != task.version {
+            self.sync_fds(ticket);
+        }
+        match (status, self.watch(ticket)) {
+            (Status::Eagain, _) => self.resume_after_others(ticket),
+            (_, Watched::Unwatchable) => self.poll_later(ticket),
+            (_, watched) => self.park_until_deadline(ticket, watched, status),
+        }
+        None
+    }
+
+    /// Parks a job that waits for its callback, an fd or its deadline; one that waits for none of them polls.
+    fn park_until_deadline(&mut self, ticket: Ticket, watched: Watched, status: Status) {
+        let Some(task) = self.task(ticket) else { return };
+        match task.ctx.deadline() {
+            None if watched == Watched::Nothing && status != Status::Ok => self.poll_later(ticket),
+            None => {}
+            // A deadline that is over has resumed the job once. Whoever leaves it there and pauses again, polls.
+            Some(at) if at <= Instant::now() => self.poll_later(ticket),
+            Some(at) => self.set_timer(ticket, at),
+        }
+    }
+
+    /// Tells the reactor what has changed in the ctx: removals first, because a closed and reopened fd has the same number.
+    fn sync_fds(&mut self, ticket: Ticket) {
+        let Core { tasks, reactor, .. } = self;
+        let Some(task) = tasks.get_mut(ticket.index as usize) else {
+            return;
+        };
+        task.version = task.ctx.version();
+        let mut now = Vec::new();
+        task.ctx.visit_fds(|fd, added| now.push((fd, added)));
+        for old in &task.fds {
+            if !now.contains(&(*old, false)) {
+                reactor.remove(ticket, *old);
+            }
+        }
+        for (fd, added) in &now {
+            if *added || !task.fds.contains(fd) {
+                reactor.add(ticket, *fd);
+            }
+        }
+        task.fds = now.into_iter().map(|(fd, _)| fd).collect();
+    }
+
+    /// Has the kernel watch the fds that count at this pause.
+    fn watch(&mut self, ticket: Ticket) -> Watched {
+        let Core { tasks, reactor, .. } = self;
+        let Some(task) = tasks.get(ticket.index as usize) else {
+            return Watched::Nothing;
+        };
+        let armed = task.ctx.armed();
+        let mut watched = Watched::Nothing;
+        for fd in task.fds.iter().filter(|fd| fd.counts(armed)) {
+            if !reactor.ensure(*fd) {
+                return Watched::Unwatchable;
+            }
+            watched = Watched::Fds;
+        }
+        watched
+    }
+
+    fn resume_after_others(&mut self, ticket: Ticket) {
+        if let Some(task) = self.task(ticket) {
+            task.state = JobState::Ready;
+            self.ready.push_back(ticket);
+        }
+    }
+
+    /// The poll rule: at once a few times, then at growing intervals.
+    fn poll_later(&mut self, ticket: Ticket) {
+        let Some(task) = self.task(ticket) else { return };
+        task.polls = task.polls.saturating_add(1);
+        let Some(doublings) = task.polls.checked_sub(EAGER_POLLS + 1) else {
+            return self.resume_after_others(ticket);
+        };
+        let pause = FIRST_BACKOFF
+            .saturating_mul(1 << doublings.min(20))
+            .min(LONGEST_BACKOFF);
+        self.set_timer(ticket, Instant::now() + pause);
+    }
+
+    fn set_timer(&mut self, ticket: Ticket, at: Instant) {
+        let Some(task) = self.task(ticket) else { return };
+        task.wake_at = Some(at);
+        if task.timer.is_none_or(|timer| at < timer) {
+            task.timer = Some(at);
+            self.timers.add(at, ticket);
+        }
+    }
+
+    /// Whether the kernel has not been asked for long enough.
+    pub(super) fn kernel_is_due(&mut self, resumed: usize) -> bool {
+        self.resumed_since += resumed;
+        self.resumed_since >= BATCH || clock_tick() != self.asked_at
+    }
+
+    pub(super) fn until_next_timer(&self, timeout: Option<Duration>) -> Option<Duration> {
+        let timer = self
+            .timers
+            .next()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        match (timer, timeout) {
+            (Some(timer), Some(timeout)) => Some(timer.min(timeout)),
+            (timer, timeout) => timer.or(timeout),
+        }
+    }
+
+    /// Waits for fds, and makes ready the jobs whose fds or timers are.
+    pub(super) fn wait(&mut self, timeout: Option<Duration>, mailbox: &Mailbox) -> io::Result<()> {
+        let Core {
+            tasks, ready, reactor, ..
+        } = self;
+        let take = |ticket: Ticket, fd: &WaitFd| {
+            let Some(task) = tasks
+                .get_mut(ticket.index as usize)
+                .filter(|t| t.serial == ticket.serial)
+            else {
+                return false;
+            };
+            if task.state != JobState::Paused {
+                return true; // it runs already, or will
+            }
+            let counts = fd.counts(task.ctx.armed());
+            if counts {
+                task.state = JobState::Ready;
+                task.polls = 0;
+                ready.push_back(ticket);
+            }
+            counts
+        };
+        let waited = reactor.wait(timeout, take, || mailbox.silence());
+        self.stats.kernel_waits += 1;
+        self.resumed_since = 0;
+        self.asked_at = clock_tick();
+        self.fire_timers();
+        waited
+    }
+
+    fn fire_timers(&mut self) {
+        if self.timers.next().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some((at, ticket)) = self.timers.pop_due(now) {
+            let Some(task) = self.task(ticket).filter(|task| task.timer == Some(at)) else {
+                continue; // the job has ended, or has an earlier timer
+            };
+            task.timer = None;
+            match task.wake_at {
+                Some(wake_at) if task.state == JobState::Paused && wake_at <= now => self.resume_after_others(ticket),
+                Some(wake_at) if task.state == JobState::Paused => self.set_timer(ticket, wake_at),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What the reactor has of a paused job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watched {
+    /// No fd counts.
+    Nothing,
+    /// Every fd that counts.
+    Fds,
+    /// Some fd that counts cannot be watched: a regular file, a number that is not open.
+    Unwatchable,
+}

@@ -30,7 +30,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use crate::job::is_in_job;
-use crate::stack::{Depot, Secrets, Spec, Stack, StackSize, overflow};
+use crate::stack::depot::{Depot, newest};
+use crate::stack::{Secrets, Spec, Stack, StackSize, overflow};
 
 /// What [`init_thread`] sets up: how many jobs, on which stacks.
 ///
@@ -391,6 +392,8 @@ struct Pool {
     /// for.
     as_it_is: Cell<*const Depot>,
     next_id: Cell<u64>,
+    /// The thread has an [`AtExit`] and an alternate signal stack.
+    prepared: Cell<bool>,
     /// The thread is exiting and has emptied the pool: nothing may be put in any more.
     closed: Cell<bool>,
     /// Those who wait for a job, the first one in front.
@@ -410,6 +413,7 @@ thread_local! {
             depot: Cell::new(None),
             as_it_is: Cell::new(ptr::null()),
             next_id: Cell::new(0),
+            prepared: Cell::new(false),
             closed: Cell::new(false),
             waiting: ManuallyDrop::new(RefCell::new(VecDeque::new())),
             is_awaited: Cell::new(false),
@@ -505,8 +509,15 @@ impl Pool {
     /// From the first stack on, this thread has something to free when it exits, and an overflow to survive until it is
     /// reported. A thread whose locals are being destroyed already has closed its pool, and frees stacks at once.
     fn prepare_thread(&self) {
-        let _ = AT_EXIT.try_with(|_| ());
-        overflow::arm_thread();
+        if !self.prepared.replace(true) {
+            // Before the jobs allocate anything: a small block that was allocated after theirs would keep the heap from
+            // shrinking when they are gone.
+            self.idle
+                .borrow_mut()
+                .reserve_exact(self.bound.get().min(PoolConfig::DEFAULT.idle));
+            let _ = AT_EXIT.try_with(|_| ());
+            overflow::arm_thread();
+        }
     }
 
     fn take_own(&self) -> io::Result<Stack> {
@@ -562,14 +573,16 @@ impl Pool {
         }
     }
 
-    /// Grows the pool up to its bound, then hands the longer idle half to the depot.
+    /// Grows the pool up to its bound, then hands half of it to the depot: the stacks from the newest slabs, so that those
+    /// empty when a burst is over.
     fn make_room(&self) -> bool {
         let mut idle = self.idle.borrow_mut();
         let bound = self.bound.get();
         if idle.len() >= bound {
             let leaving = idle.len().div_ceil(2);
             self.total.set(self.total.get() - leaving);
-            self.own_depot().give_all(idle.drain(..leaving));
+            self.own_depot()
+                .give_all(newest(&mut idle, leaving, Stack::order).into_iter());
         } else if idle.len() == idle.capacity() {
             let wanted = (2 * idle.len()).clamp(AT_ONCE, bound.max(AT_ONCE)).min(bound);
             let more = wanted - idle.len();

@@ -37,6 +37,8 @@ struct State {
     warm: Vec<Slot>,
     /// Oldest first, which is where slots are taken from.
     ledgers: Vec<Ledger>,
+    /// Slabs mapped so far.
+    mapped: usize,
     /// Records of slabs that were unmapped.
     records: Vec<&'static Slab>,
 }
@@ -198,11 +200,14 @@ impl Depot {
         Ok(Stack(Plate::write(slab, index)))
     }
 
+    /// Of what is warm and what has come, the stacks from the oldest slabs stay.
     fn keep_warm(&self, slots: &mut Vec<Slot>) {
         let mut state = self.state.lock();
-        let room = self.warm_bound().saturating_sub(state.warm.len());
-        let from = slots.len().saturating_sub(room);
-        state.warm.extend(slots.drain(from..));
+        state.warm.append(slots);
+        let surplus = state.warm.len().saturating_sub(self.warm_bound());
+        if surplus > 0 {
+            *slots = newest(&mut state.warm, surplus, Slot::order);
+        }
     }
 
     fn warm_bound(&self) -> usize {
@@ -259,7 +264,8 @@ impl State {
             }
         }
         let record = self.records.pop();
-        let mut ledger = match Ledger::map(depot, self.ledgers.len(), record) {
+        self.mapped += 1;
+        let mut ledger = match Ledger::map(depot, self.ledgers.len(), self.mapped, record) {
             Ok(ledger) => ledger,
             Err(error) => {
                 self.records.extend(record);
@@ -291,6 +297,18 @@ impl State {
             self.records.push(ledger.unmap());
         }
     }
+}
+
+/// Takes out the `count` items that come last in `order`, and leaves the others as they stand.
+pub(crate) fn newest<T>(items: &mut Vec<T>, count: usize, order: impl Fn(&T) -> u64) -> Vec<T> {
+    let keep = items.len() - count;
+    if keep == 0 {
+        return std::mem::take(items);
+    }
+    let mut orders: Vec<u64> = items.iter().map(&order).collect();
+    let (_, last_kept, _) = orders.select_nth_unstable(keep - 1);
+    let last_kept = *last_kept;
+    items.extract_if(.., |item| order(item) > last_kept).collect()
 }
 
 /// Neighbouring ranges made one. The argument is sorted.

@@ -37,7 +37,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use corosensei::stack::valgrind::ValgrindStackRegistration;
 
-pub(crate) use depot::Depot;
+use depot::Depot;
 pub use depot::{StackStats, set_shared_idle};
 use memory::Range;
 pub use overflow::install as install_overflow_handler;
@@ -144,6 +144,11 @@ impl Stack {
         self.0.high_water()
     }
 
+    /// Stacks from older slabs come first.
+    pub(crate) fn order(&self) -> u64 {
+        self.0.order()
+    }
+
     /// Overwrites what has been used, if that was asked for. No job is on the stack any more.
     pub(crate) fn wipe(&mut self) {
         self.0.wipe();
@@ -176,6 +181,10 @@ impl Slot {
 
     fn start(&self) -> usize {
         self.plate().limit.as_ptr() as usize
+    }
+
+    fn order(&self) -> u64 {
+        self.plate().slab.order(self.plate().index as usize)
     }
 
     fn memory(&self) -> Range {

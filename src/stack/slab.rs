@@ -70,6 +70,8 @@ pub(super) struct Slab {
     /// 0: not mapped.
     base: AtomicUsize,
     len: AtomicUsize,
+    /// The number of the mapping in its depot: higher is newer.
+    number: AtomicUsize,
     geometry: Geometry,
     pub(super) depot: &'static Depot,
     next: AtomicPtr<Slab>,
@@ -96,6 +98,7 @@ impl Slab {
         let slab: &'static Slab = Box::leak(Box::new(Slab {
             base: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
+            number: AtomicUsize::new(0),
             geometry,
             depot,
             next: AtomicPtr::new(ptr::null_mut()),
@@ -153,6 +156,11 @@ impl Slab {
         (self.base.load(Ordering::Acquire) + self.geometry.plate(slot)) as *mut Plate
     }
 
+    /// Slots of an older slab, and lower ones of the same, come first.
+    pub(super) fn order(&self, slot: usize) -> u64 {
+        (self.number.load(Ordering::Relaxed) as u64) << 32 | slot as u64
+    }
+
     fn row(&self, row: usize) -> Range {
         Range {
             start: self.base.load(Ordering::Acquire) + row * AT_ONCE * self.geometry.stride,
@@ -183,9 +191,14 @@ pub(super) struct Ledger {
 const SPARE_ROWS: usize = 4;
 
 impl Ledger {
-    /// Maps a slab for the depot that has `before` mapped ones. Where address space is limited it settles for a smaller
+    /// Maps a slab for the depot that has `before` mapped ones, the `number`-th of all. Where address space is limited it settles for a smaller
     /// slab.
-    pub(super) fn map(depot: &'static Depot, before: usize, record: Option<&'static Slab>) -> io::Result<Ledger> {
+    pub(super) fn map(
+        depot: &'static Depot,
+        before: usize,
+        number: usize,
+        record: Option<&'static Slab>,
+    ) -> io::Result<Ledger> {
         let geometry = Geometry::of(depot.spec);
         let mut slots = wanted_slots(before, geometry);
         let base = loop {
@@ -204,6 +217,7 @@ impl Ledger {
             unsafe { memory::unmap(range) }
         })?;
         let slab = record.unwrap_or_else(|| Slab::publish(depot, geometry));
+        slab.number.store(number, Ordering::Release);
         slab.base.store(base, Ordering::Release);
         slab.len.store(range.len, Ordering::Release);
         let rows = slots / AT_ONCE;

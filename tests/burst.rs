@@ -1,0 +1,94 @@
+//! After a burst the memory is back, without anybody asking for it; while it lasts, it takes few mappings.
+//!
+//! One test: it reads the numbers of the whole process. Its jobs share one wait ctx: what jobs allocate on the heap is freed to
+//! the allocator, and glibc keeps small blocks until `malloc_trim(3)` (with a ctx for each job, 26 MiB stay).
+
+use asyncjob::stack::set_shared_idle;
+use asyncjob::{Job, PoolConfig, StackSize, Step, WaitCtx, cleanup_thread, init_thread, pause_job, stack_stats};
+
+const STEADY: usize = 10_000;
+const BURST: usize = 200_000;
+/// What this thread and the depot keep.
+const IDLE: usize = 256 + 512;
+
+#[test]
+fn resident_memory_returns_within_ten_percent() {
+    init_thread(PoolConfig::new().stack_size(StackSize::MIN).guard(16 << 10)).unwrap();
+    let ctx = WaitCtx::new();
+    let mut steady: Vec<Job<usize>> = (0..STEADY).map(|number| start(&ctx, number)).collect();
+    // The test's own memory is there before anything is measured.
+    let mut burst: Vec<Option<Job<usize>>> = (0..BURST).map(|_| None).collect();
+    for (number, at_random) in [(1, false), (2, true), (3, true)] {
+        let (before, mappings) = (resident(), mappings());
+        burst
+            .iter_mut()
+            .enumerate()
+            .for_each(|(number, place)| *place = Some(start(&ctx, number)));
+        let during = resident();
+        assert!(
+            during - before >= (BURST - IDLE) * 4096,
+            "each job has a page: {before} -> {during}"
+        );
+        let grown = self::mappings() - mappings;
+        assert!(grown <= 8, "burst {number}: {grown} mappings more");
+        if at_random {
+            shuffle(&mut burst);
+        }
+        burst.iter_mut().filter_map(Option::take).for_each(finish);
+        let after = resident();
+        println!(
+            "burst {number}: {} KiB, {} KiB, {} KiB resident",
+            before >> 10,
+            during >> 10,
+            after >> 10
+        );
+        assert!(
+            after < before + before / 10,
+            "burst {number}: {before} -> {during} -> {after}"
+        );
+    }
+    steady.drain(..).for_each(finish);
+    cleanup_thread().unwrap();
+    set_shared_idle(0);
+    drop(start(&ctx, 0));
+    let reserved: usize = stack_stats().iter().map(|stats| stats.reserved).sum();
+    assert!(
+        reserved <= BURST / 100 * (32 << 10) * 2,
+        "the large slabs are unmapped: {reserved} bytes are left"
+    );
+}
+
+fn start(ctx: &WaitCtx, number: usize) -> Job<usize> {
+    let step = asyncjob::start_job(ctx, move || {
+        let _ = pause_job();
+        number
+    });
+    let Ok(Step::Paused(job)) = step else {
+        panic!("job {number} pauses")
+    };
+    job
+}
+
+fn finish(job: Job<usize>) {
+    assert!(matches!(job.resume(), Step::Finished(_)));
+}
+
+fn shuffle<T>(values: &mut [T]) {
+    let mut state = 1u64;
+    for last in (1..values.len()).rev() {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        values.swap(last, (state >> 33) as usize % (last + 1));
+    }
+}
+
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
+}
+
+fn mappings() -> usize {
+    std::fs::read_to_string("/proc/self/maps").unwrap().lines().count()
+}

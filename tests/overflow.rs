@@ -1,0 +1,312 @@
+//! A job that runs off its stack is named, on every kind of thread, and the process dies by the signal it would have died by.
+//! Every other fault is somebody else's: the handlers that were there before still get it.
+//!
+//! Each case is a process of its own: this test program again, running only [`child`].
+
+#![allow(
+    unsafe_code,
+    reason = "the cases are faults: null pointers, unprobed frames, signal handlers, raw threads"
+)]
+
+use std::arch::asm;
+use std::ffi::{c_int, c_void};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output};
+
+use asyncjob::{JobBuilder, PoolConfig, StackSize, Step, WaitCtx, init_thread, install_overflow_handler, pause_job};
+
+/// What became of the child, and what it said.
+fn run(case: &str) -> (Output, String) {
+    let output = Command::new(std::env::current_exe().expect("this program has a path"))
+        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .env("OVERFLOW_CASE", case)
+        .output()
+        .expect("this program runs again");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, stderr)
+}
+
+/// The message names the job by id and name, its size, and the mark of its peer; the signal is SIGSEGV.
+fn assert_named(case: &str) {
+    let (output, stderr) = run(case);
+    let line = stderr
+        .lines()
+        .find(|line| line.starts_with("asyncjob: job"))
+        .unwrap_or_default();
+    assert!(
+        line.contains("\"signer\" has overflowed its stack of 16384 bytes"),
+        "{case}: {stderr}"
+    );
+    let mark = line
+        .split_once("have used at most ")
+        .and_then(|(_, rest)| rest.split(' ').next()?.parse::<usize>().ok());
+    assert!(
+        matches!(mark, Some(8192 | 12288)),
+        "the peer has used 5000 bytes and its frames: {case}: {stderr}"
+    );
+    let id = stderr
+        .lines()
+        .find_map(|line| line.strip_prefix("id of the signer: #"))
+        .unwrap_or("?");
+    assert!(line.starts_with(&format!("asyncjob: job {id} ")), "{case}: {stderr}");
+    assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{case}: {stderr}");
+}
+
+#[test]
+fn recursion_in_rust_is_named() {
+    assert_named("rust");
+}
+
+#[test]
+fn recursion_through_c_frames_is_named() {
+    assert_named("c frames");
+}
+
+#[test]
+fn a_frame_that_skips_fifty_thousand_bytes_is_named() {
+    assert_named("unprobed frame");
+}
+
+#[test]
+fn a_thread_made_by_c_is_no_exception() {
+    assert_named("c thread");
+}
+
+#[test]
+fn a_thread_that_ran_jobs_before_the_handler_was_installed_is_no_exception() {
+    assert_named("installed late");
+}
+
+#[test]
+fn without_the_call_no_signal_is_touched() {
+    let (output, stderr) = run("not installed");
+    assert!(
+        stderr.contains("no handler of ours") && !stderr.contains("asyncjob:"),
+        "{stderr}"
+    );
+    assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{stderr}");
+}
+
+#[test]
+fn another_fault_goes_to_the_handler_that_was_there_before() {
+    let (output, stderr) = run("previous handler");
+    assert!(
+        stderr.contains("the previous handler, with SIGUSR1 blocked"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("asyncjob:"), "{stderr}");
+    assert_eq!(output.status.code(), Some(42), "{stderr}");
+}
+
+#[test]
+fn std_still_reports_the_overflow_of_a_thread() {
+    let (output, stderr) = run("thread overflow");
+    assert!(
+        stderr.contains("has overflowed its stack") && !stderr.contains("asyncjob:"),
+        "{stderr}"
+    );
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{stderr}");
+}
+
+#[test]
+fn a_null_pointer_in_a_job_is_just_that() {
+    let (output, stderr) = run("null pointer");
+    assert!(!stderr.contains("asyncjob:"), "{stderr}");
+    assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{stderr}");
+}
+
+#[test]
+fn a_stray_pointer_into_a_guard_is_not_called_an_overflow() {
+    let (output, stderr) = run("stray pointer");
+    assert!(
+        stderr.contains("asyncjob: something other than its job touched the guard"),
+        "{stderr}"
+    );
+    assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{stderr}");
+}
+
+#[test]
+#[ignore = "not a test: what the others run in a process of its own"]
+fn child() {
+    forbid_core();
+    let case = std::env::var("OVERFLOW_CASE").expect("run by the other tests");
+    match case.as_str() {
+        "rust" => overflow_after_install(|| recurse(1)),
+        "c frames" => overflow_after_install(recurse_through_c),
+        "unprobed frame" => overflow_after_install(skip_far),
+        "c thread" => on_a_c_thread(),
+        "installed late" => {
+            finish_a_job();
+            overflow_after_install(|| recurse(1));
+        }
+        "not installed" => {
+            eprintln!("no handler of ours");
+            forget_handlers();
+            overflow(|| recurse(1));
+        }
+        "previous handler" => {
+            install_previous();
+            overflow_after_install(null);
+        }
+        "thread overflow" => {
+            install_overflow_handler().unwrap();
+            finish_a_job();
+            recurse(1);
+        }
+        "null pointer" => overflow_after_install(null),
+        "stray pointer" => {
+            install_overflow_handler().unwrap();
+            let stack = address_in_a_job();
+            // SAFETY: not safe at all: this is the fault to be reported. 20 KiB below the top of a stack of 16.
+            unsafe { ((stack - (20 << 10)) as *mut u8).write_volatile(1) };
+        }
+        other => panic!("no such case: {other}"),
+    }
+}
+
+fn overflow_after_install(how: fn()) {
+    install_overflow_handler().unwrap();
+    overflow(how);
+}
+
+/// A peer uses two pages and stays; then the signer does what it is told.
+fn overflow(how: fn()) {
+    init_thread(PoolConfig::new().stack_size(StackSize::MIN)).unwrap();
+    let ctx = WaitCtx::new();
+    let peer = JobBuilder::new().name("peer").start(&ctx, || {
+        std::hint::black_box([1u8; 5000]);
+        pause_job().is_ok()
+    });
+    let signer = JobBuilder::new().name(String::from("signer")).start(&ctx, move || {
+        eprintln!("id of the signer: {}", asyncjob::current_job_id().unwrap());
+        how();
+    });
+    panic!("the child survived: {} {}", peer.is_ok(), signer.is_ok());
+}
+
+fn finish_a_job() {
+    init_thread(PoolConfig::new().stack_size(StackSize::MIN)).unwrap();
+    let step = asyncjob::start_job(&WaitCtx::new(), || 1);
+    assert!(matches!(step, Ok(Step::Finished(1))));
+}
+
+fn address_in_a_job() -> usize {
+    init_thread(PoolConfig::new().stack_size(StackSize::MIN)).unwrap();
+    let step = asyncjob::start_job(&WaitCtx::new(), || {
+        let here = 0u8;
+        std::hint::black_box(&raw const here) as usize
+    });
+    let Ok(Step::Finished(address)) = step else {
+        panic!("a plain job finishes")
+    };
+    address
+}
+
+#[allow(unconditional_recursion, reason = "an overflow is what is tested")]
+#[inline(never)]
+fn recurse(depth: u64) {
+    let frame = std::hint::black_box([depth; 16]);
+    recurse(frame[3] + 1);
+    std::hint::black_box(frame);
+}
+
+/// `qsort` calls the comparison, which calls `qsort`.
+fn recurse_through_c() {
+    extern "C" fn compare(_: *const c_void, _: *const c_void) -> c_int {
+        recurse_through_c();
+        0
+    }
+    let mut numbers = [2u8, 1];
+    // SAFETY: two elements of one byte each.
+    unsafe { libc::qsort(numbers.as_mut_ptr().cast(), 2, 1, Some(compare)) };
+    std::hint::black_box(numbers);
+}
+
+/// What C compiled without stack probes does with a large array: moves the stack pointer, and writes at the far end only.
+fn skip_far() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: not safe at all: this is the fault to be reported.
+    unsafe {
+        asm!("sub rsp, 50000", "mov byte ptr [rsp], 1", "add rsp, 50000");
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        asm!("sub sp, sp, #12, lsl #12", "strb wzr, [sp]", "add sp, sp, #12, lsl #12");
+    }
+}
+
+fn null() {
+    // SAFETY: not safe at all: this is the fault to be reported.
+    unsafe { std::hint::black_box(std::ptr::null_mut::<u8>()).write_volatile(1) };
+}
+
+fn on_a_c_thread() {
+    extern "C" fn main(_: *mut c_void) -> *mut c_void {
+        let mut none = libc::stack_t {
+            ss_sp: std::ptr::null_mut(),
+            ss_flags: 0,
+            ss_size: 0,
+        };
+        // SAFETY: asks only.
+        unsafe { libc::sigaltstack(std::ptr::null(), &mut none) };
+        assert_ne!(
+            none.ss_flags & libc::SS_DISABLE,
+            0,
+            "a thread of C has no alternate stack"
+        );
+        overflow_after_install(|| recurse(1));
+        std::ptr::null_mut()
+    }
+    let mut thread = 0;
+    // SAFETY: a function of the right shape without an argument.
+    unsafe { libc::pthread_create(&mut thread, std::ptr::null(), main, std::ptr::null_mut()) };
+    // SAFETY: the thread just made, joined once.
+    unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
+}
+
+/// No core dump of a process that dies on purpose.
+fn forbid_core() {
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a valid struct.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
+}
+
+/// As a program in C finds it: std installs a handler of its own otherwise.
+fn forget_handlers() {
+    // SAFETY: all zero: the default action.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: the default action needs nothing.
+    unsafe { libc::sigaction(libc::SIGSEGV, &default, std::ptr::null_mut()) };
+}
+
+fn install_previous() {
+    extern "C" fn previous(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
+        // SAFETY: zeroed, then filled.
+        let mut mask: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: asks only.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask) };
+        // SAFETY: a filled set.
+        let blocked = unsafe { libc::sigismember(&mask, libc::SIGUSR1) } == 1;
+        // SAFETY: the kernel hands a valid one.
+        let info = unsafe { &*info };
+        // SAFETY: a fault has an address.
+        let address = unsafe { info.si_addr() } as usize;
+        if blocked && address == 0 {
+            eprintln!("the previous handler, with SIGUSR1 blocked");
+        }
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(42) };
+    }
+    // SAFETY: zeros are valid.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = previous as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    // SAFETY: a valid set.
+    unsafe { libc::sigaddset(&mut action.sa_mask, libc::SIGUSR1) };
+    // SAFETY: a handler of the right shape.
+    unsafe { libc::sigaction(libc::SIGSEGV, &action, std::ptr::null_mut()) };
+}

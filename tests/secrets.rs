@@ -1,0 +1,204 @@
+//! What a job wrote on its stack is not there for the next one, nor in a core dump, where that was asked for. Each case has
+//! its control: without the option, the same search finds the secret.
+
+#![allow(unsafe_code, reason = "allows a child process to dump core")]
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+use asyncjob::{Job, PoolConfig, Secrets, StackSize, Step, WaitCtx, init_thread, pause_job};
+
+/// The secret, each byte inverted, so that what searches for it does not contain it.
+const INVERTED: [u8; 32] = *b"\x91\x03\x7f\xaa\x10\xfe\x5c\x22\x81\x39\xd7\x64\x0b\xc5\x9e\xf1\x13\x48\xe6\x2d\xb0\x77\xca\x5f\x08\xd2\x96\x31\xeb\x4c\xa7\x80";
+
+/// Sixteen copies of the secret in each of some frames of more than a page.
+#[inline(never)]
+fn use_secret(frames: usize) {
+    let mut copies = [[0u8; 32]; 16];
+    for copy in &mut copies {
+        for (byte, inverted) in copy.iter_mut().zip(std::hint::black_box(INVERTED)) {
+            *byte = !inverted;
+        }
+    }
+    let far = std::hint::black_box([0u8; 4096]);
+    if frames > 1 {
+        use_secret(frames - 1);
+    }
+    std::hint::black_box((&copies, &far));
+}
+
+/// How often the secret is in `bytes`.
+fn count(bytes: &[u8]) -> usize {
+    let is_secret = |window: &&[u8]| window.iter().zip(INVERTED).all(|(byte, inverted)| *byte == !inverted);
+    bytes.windows(INVERTED.len()).filter(is_secret).count()
+}
+
+/// How often it is in the writable memory of this process that has no name: stacks of jobs and of threads, and the heap. What
+/// a thread's own stack holds was not written by this file, which uses the secret in jobs only.
+fn count_in_memory() -> usize {
+    let memory = File::open("/proc/self/mem").unwrap();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let nameless = maps.lines().filter(|line| line.contains(" rw-p 00000000 00:00 0"));
+    let ranges = nameless.map(|line| line.split(' ').next().unwrap().split_once('-').unwrap());
+    let number = |hex| usize::from_str_radix(hex, 16).unwrap();
+    ranges
+        .map(|(start, end)| count_between(&memory, number(start), number(end)))
+        .sum()
+}
+
+/// Page by page: guards cannot be read. The overlap sees a copy that spans two pages.
+fn count_between(memory: &File, start: usize, end: usize) -> usize {
+    const OVERLAP: usize = INVERTED.len() - 1;
+    let mut window = vec![0u8; OVERLAP + 4096];
+    let mut found = 0;
+    for address in (start..end).step_by(4096) {
+        window.copy_within(4096.., 0);
+        if memory.read_exact_at(&mut window[OVERLAP..], address as u64).is_err() {
+            window.fill(0);
+        }
+        if window.iter().any(|byte| *byte != 0) {
+            found += count(&window);
+        }
+    }
+    found
+}
+
+/// Starts and finishes one job that uses the secret, on a thread of its own, and counts what is left while its pool exists.
+fn left_after(secrets: Secrets, guard: usize) -> usize {
+    let config = PoolConfig::new()
+        .stack_size(StackSize::at_least(64 << 10))
+        .guard(guard)
+        .secrets(secrets);
+    let run = move || {
+        init_thread(config).unwrap();
+        let step = asyncjob::start_job(&WaitCtx::new(), || use_secret(4));
+        assert!(matches!(step, Ok(Step::Finished(()))));
+        count_in_memory()
+    };
+    std::thread::spawn(run).join().unwrap()
+}
+
+#[test]
+fn a_scrubbed_stack_holds_nothing_of_the_job_before() {
+    let output = child("scrubbed").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Each case searches the memory of the whole process, and the control comes last: what it leaves stays.
+fn search_after_scrubbing() {
+    assert_eq!(left_after(Secrets::new().scrub(), 4096), 0);
+    assert_eq!(left_after(Secrets::new().scrub().lock().dont_dump(), 4096), 0);
+    assert!(
+        left_after(Secrets::new(), 8192) >= 48,
+        "the search finds what is not scrubbed"
+    );
+}
+
+#[test]
+fn a_core_dump_contains_no_secret() {
+    let Some(control) = count_in_core_of("dumped") else {
+        println!("no core file appears here (see core_pattern): nothing was searched");
+        return;
+    };
+    assert!(control >= 16, "the search finds what is dumped");
+    assert_eq!(count_in_core_of("left out"), Some(0));
+}
+
+#[test]
+fn mappings_say_what_was_asked_for() {
+    let output = child("mappings").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// How often the secret is in the core that the child leaves.
+fn count_in_core_of(case: &str) -> Option<usize> {
+    let directory = std::env::temp_dir().join(format!("asyncjob-core-{}-{}", std::process::id(), case.len()));
+    fs::create_dir_all(&directory).unwrap();
+    let output = child(case).current_dir(&directory).output().unwrap();
+    assert_eq!(
+        output.status.signal(),
+        Some(libc::SIGABRT),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let core = fs::read_dir(&directory).unwrap().find_map(|file| {
+        let path = file.unwrap().path();
+        path.file_name()?.to_str()?.starts_with("core").then_some(path)
+    });
+    let found = core.map(|path| count(&fs::read(path).unwrap()));
+    fs::remove_dir_all(&directory).unwrap();
+    found
+}
+
+/// This program again, running only [`in_child`].
+fn child(case: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "in_child", "--ignored"])
+        .env("SECRETS_CASE", case);
+    command
+}
+
+#[test]
+#[ignore = "not a test: what the others run in a process of its own"]
+fn in_child() {
+    match std::env::var("SECRETS_CASE").expect("run by the other tests").as_str() {
+        "dumped" => dump_core(Secrets::new()),
+        "left out" => dump_core(Secrets::new().dont_dump()),
+        "scrubbed" => search_after_scrubbing(),
+        _ => compare_flags(),
+    }
+}
+
+fn dump_core(secrets: Secrets) {
+    let all = libc::rlimit {
+        rlim_cur: 256 << 20,
+        rlim_max: 256 << 20,
+    };
+    // SAFETY: a valid struct. Where the limit may not be raised there is no core, which the parent notices.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &all) };
+    let _job = pause_with_secret(secrets);
+    std::process::abort();
+}
+
+fn compare_flags() {
+    let counts = || ["lo", "dd", "nh"].map(mapped_with);
+    let none = counts();
+    let _plain = pause_with_secret(Secrets::new());
+    let plain = counts();
+    assert_eq!([plain[0] - none[0], plain[1] - none[1], plain[2] - none[2]], [0, 0, 1]);
+    let _locked = pause_with_secret(Secrets::new().lock());
+    let locked = counts();
+    assert_eq!([locked[0] - plain[0], locked[1] - plain[1]], [1, 0]);
+    let _left_out = pause_with_secret(Secrets::new().dont_dump());
+    let left_out = counts();
+    assert_eq!([left_out[0] - locked[0], left_out[1] - locked[1]], [0, 1]);
+}
+
+/// How many mappings have a flag, as `proc_pid_smaps(5)` names them.
+fn mapped_with(flag: &str) -> usize {
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let flags = smaps.lines().filter_map(|line| line.strip_prefix("VmFlags:"));
+    flags
+        .filter(|flags| flags.split_whitespace().any(|one| one == flag))
+        .count()
+}
+
+fn pause_with_secret(secrets: Secrets) -> Job<()> {
+    init_thread(
+        PoolConfig::new()
+            .stack_size(StackSize::at_least(64 << 10))
+            .secrets(secrets),
+    )
+    .unwrap();
+    let step = asyncjob::start_job(&WaitCtx::new(), || {
+        use_secret(2);
+        let _ = pause_job();
+    });
+    let Ok(Step::Paused(job)) = step else {
+        panic!("the job pauses")
+    };
+    job
+}

@@ -55,7 +55,11 @@
 //! `tokio::time::pause()` moves tokio's clock, not the system's, which the code in jobs looks at: a job that sleeps for an hour
 //! takes an hour, and keeps a runtime whose clock is paused busy meanwhile.
 
-#[allow(unsafe_code, reason = "borrows the wait fds, which a ctx gives as numbers")]
+mod hangup;
+#[allow(
+    unsafe_code,
+    reason = "borrows the wait fds, which a ctx gives as numbers, and vouches for duplicates of them"
+)]
 mod raw;
 mod watch;
 mod workers;
@@ -63,6 +67,7 @@ mod workers;
 use asyncjob::future::{JobError, JobFuture};
 use tokio::task::JoinHandle;
 
+pub use hangup::hangup;
 pub use workers::{Pinned, PinnedError, Workers, WorkersHandle};
 
 /// Runs `f` as a job on this thread, as [`tokio::task::spawn_local`] runs a future.

@@ -25,7 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::raw::duplicate;
+use crate::raw::{duplicate, register};
 
 /// How often a job that pauses without a reason is resumed before the pauses get longer.
 const TURNS: u32 = 16;
@@ -151,7 +151,7 @@ fn source(fd: WaitFd) -> io::Result<AsyncFd<OwnedFd>> {
         Interest::Writable => tokio::io::Interest::WRITABLE,
         Interest::Both => tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE,
     };
-    AsyncFd::with_interest(duplicate(fd.fd)?, interest)
+    register(duplicate(fd.fd)?, interest)
 }
 
 /// Ready if the fd is ready now; otherwise it wakes the task.

@@ -1,0 +1,147 @@
+//! A private key behind an asynchronous signer: a key service, a remote signer, anything with an `async fn sign`.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use asyncjob::future::{await_future, await_or_block};
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::sign::{Signer, SigningKey};
+use rustls::{Error, OtherError, SignatureAlgorithm, SignatureScheme};
+
+/// A [`SigningKey`] that awaits its signatures, while the job of the handshake is paused.
+///
+/// The future is polled on the thread of the handshake, so it need not be `Send`, and may use that thread's runtime.
+///
+/// ```
+/// use asyncjob_rustls::AwaitedKey;
+/// use rustls::{SignatureAlgorithm, SignatureScheme};
+/// use std::sync::Arc;
+///
+/// async fn ask_the_key_service(message: Vec<u8>) -> Result<Vec<u8>, std::io::Error> {
+///     # Ok(message)
+///     // ...
+/// }
+///
+/// let key = AwaitedKey::new(
+///     SignatureAlgorithm::ECDSA,
+///     [SignatureScheme::ECDSA_NISTP256_SHA256],
+///     |_scheme, message| ask_the_key_service(message),
+/// );
+/// let key: Arc<dyn rustls::sign::SigningKey> = Arc::new(key);
+/// # let _ = key;
+/// ```
+#[derive(Clone)]
+pub struct AwaitedKey(Arc<Key>);
+
+#[derive(Clone)]
+struct Key {
+    algorithm: SignatureAlgorithm,
+    schemes: Vec<SignatureScheme>,
+    public_key: Option<SubjectPublicKeyInfoDer<'static>>,
+    blocks_outside_jobs: bool,
+    sign: Arc<Sign>,
+}
+
+/// Scheme, message, and whether to block the thread where there is no job.
+type Sign = dyn Fn(SignatureScheme, &[u8], bool) -> Result<Vec<u8>, Error> + Send + Sync;
+
+impl AwaitedKey {
+    /// A key of this kind, which can sign with these schemes, the preferred one first.
+    ///
+    /// `sign` gets the scheme and the message, which is not hashed yet. A signature has the form that TLS wants: for ECDSA see
+    /// [`ecdsa_signature`](crate::ecdsa_signature).
+    pub fn new<F, S, E>(
+        algorithm: SignatureAlgorithm,
+        schemes: impl IntoIterator<Item = SignatureScheme>,
+        sign: F,
+    ) -> Self
+    where
+        F: Fn(SignatureScheme, Vec<u8>) -> S + Send + Sync + 'static,
+        S: Future<Output = Result<Vec<u8>, E>>,
+        E: StdError + Send + Sync + 'static,
+    {
+        let sign = move |scheme, message: &[u8], blocks| {
+            let signature = sign(scheme, message.to_vec());
+            let awaited = match blocks {
+                true => await_or_block(signature),
+                false => await_future(signature),
+            };
+            awaited.map_err(other)?.map_err(other)
+        };
+        AwaitedKey(Arc::new(Key {
+            algorithm,
+            schemes: schemes.into_iter().collect(),
+            public_key: None,
+            blocks_outside_jobs: false,
+            sign: Arc::new(sign),
+        }))
+    }
+
+    /// Lets rustls check that the certificate is the one of this key.
+    pub fn public_key(mut self, spki: SubjectPublicKeyInfoDer<'static>) -> Self {
+        Arc::make_mut(&mut self.0).public_key = Some(spki);
+        self
+    }
+
+    /// Where there is no job, block the thread instead of failing.
+    ///
+    /// Without this a handshake outside [`TlsAcceptor`](crate::TlsAcceptor) fails, with a sentence that says so: a server that was
+    /// meant to pause does not stall unnoticed.
+    pub fn or_block(mut self) -> Self {
+        Arc::make_mut(&mut self.0).blocks_outside_jobs = true;
+        self
+    }
+}
+
+impl SigningKey for AwaitedKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let scheme = *self.0.schemes.iter().find(|scheme| offered.contains(scheme))?;
+        let key = Arc::clone(&self.0);
+        Some(Box::new(AwaitedSigner { key, scheme }))
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        self.0.public_key.clone()
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.0.algorithm
+    }
+}
+
+#[derive(Debug)]
+struct AwaitedSigner {
+    key: Arc<Key>,
+    scheme: SignatureScheme,
+}
+
+impl Signer for AwaitedSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        (self.key.sign)(self.scheme, message, self.key.blocks_outside_jobs)
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.scheme
+    }
+}
+
+fn other(error: impl StdError + Send + Sync + 'static) -> Error {
+    Error::Other(OtherError(Arc::new(error)))
+}
+
+impl fmt::Debug for AwaitedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwaitedKey")
+            .field("algorithm", &self.algorithm)
+            .field("schemes", &self.schemes)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,474 @@
+//! Handshakes whose private key is slow to reach: nothing is blocked, and no fault of a signer or a client costs more than its own
+//! handshake. Everything on one thread, with counters; time stands still.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use asyncjob::pool_stats;
+use asyncjob_rustls::{AwaitedKey, TlsAcceptor};
+use asyncjob_tokio::Workers;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
+    SupportedProtocolVersion,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::timeout;
+use tokio_rustls::{TlsConnector, client, server};
+
+const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
+
+/// A certificate and its key in memory.
+struct Identity {
+    certificate: CertificateDer<'static>,
+    key: Arc<dyn SigningKey>,
+}
+
+impl Identity {
+    fn new() -> Identity {
+        let pair = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".into()]).unwrap();
+        let certificate = params.self_signed(&pair).unwrap().der().clone();
+        let key = PrivatePkcs8KeyDer::from(pair.serialize_der());
+        let key = ring::sign::any_ecdsa_type(&key.into()).unwrap();
+        Identity { certificate, key }
+    }
+
+    fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.key.choose_scheme(&[SCHEME]).unwrap().sign(message).unwrap()
+    }
+
+    fn server(&self, key: impl SigningKey + 'static, version: &'static SupportedProtocolVersion) -> TlsAcceptor {
+        let certified = CertifiedKey::new(vec![self.certificate.clone()], Arc::new(key));
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    fn client(&self) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+/// What a signer was asked for, and where the answer goes.
+type Request = (Vec<u8>, oneshot::Sender<io::Result<Vec<u8>>>);
+
+/// A signer that answers when the test says so.
+#[derive(Clone, Default)]
+struct Gate {
+    requests: Arc<Mutex<Vec<Request>>>,
+    /// Signatures that are being waited for.
+    waiting: Arc<AtomicU32>,
+}
+
+impl Gate {
+    fn key(&self) -> AwaitedKey {
+        let gate = self.clone();
+        AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], move |_, message| {
+            gate.request(message)
+        })
+    }
+
+    fn request(&self, message: Vec<u8>) -> impl Future<Output = io::Result<Vec<u8>>> + use<> {
+        let (sender, answer) = oneshot::channel();
+        self.requests.lock().unwrap().push((message, sender));
+        let waiting = Counted::new(&self.waiting);
+        async move {
+            let _waiting = waiting;
+            answer.await.expect("the test answers")
+        }
+    }
+
+    /// Lets the other tasks run until so many signatures have been asked for.
+    async fn asked(&self, count: usize) {
+        for _ in 0..10_000_000 {
+            if self.requests.lock().unwrap().len() >= count {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!(
+            "{} of {count} signatures asked for",
+            self.requests.lock().unwrap().len()
+        );
+    }
+
+    fn take(&self) -> Request {
+        self.requests.lock().unwrap().pop().expect("a signature was asked for")
+    }
+
+    fn waiting(&self) -> u32 {
+        self.waiting.load(SeqCst)
+    }
+}
+
+struct Counted(Arc<AtomicU32>);
+
+impl Counted {
+    fn new(counter: &Arc<AtomicU32>) -> Self {
+        counter.fetch_add(1, SeqCst);
+        Counted(Arc::clone(counter))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+type Accepted = io::Result<server::TlsStream<DuplexStream>>;
+type Connected = io::Result<client::TlsStream<DuplexStream>>;
+
+/// Both ends of a connection, each handshake in a task.
+fn connect(
+    acceptor: &TlsAcceptor,
+    connector: &TlsConnector,
+) -> (tokio::task::JoinHandle<Accepted>, tokio::task::JoinHandle<Connected>) {
+    let (near, far) = duplex(1 << 16);
+    let accept = spawn_local(acceptor.accept(near));
+    let connect = connector.connect(ServerName::try_from("localhost").unwrap(), far);
+    (accept, spawn_local(async { connect.await }))
+}
+
+/// Runs a test on one thread, and sees to it that no job is left.
+fn on_one_thread(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, test);
+    drop(runtime);
+    assert_eq!(pool_stats().in_use, 0, "every job has ended");
+}
+
+#[test]
+fn handshakes_wait_for_their_signatures_side_by_side() {
+    for version in rustls::ALL_VERSIONS {
+        on_one_thread(async {
+            let (identity, gate) = (Identity::new(), Gate::default());
+            let (acceptor, connector) = (identity.server(gate.key(), version), identity.client());
+            let ends: Vec<_> = (0..5).map(|_| connect(&acceptor, &connector)).collect();
+            gate.asked(5).await;
+            assert_eq!(
+                (gate.waiting(), pool_stats().in_use),
+                (5, 5),
+                "all five wait, and this task runs"
+            );
+            for left in (0..5).rev() {
+                let (message, answer) = gate.take(); // the last one first
+                answer.send(Ok(identity.sign(&message))).unwrap();
+                while gate.waiting() > left {
+                    tokio::task::yield_now().await;
+                }
+            }
+            for (number, (accept, connect)) in ends.into_iter().enumerate() {
+                let (mut accepted, mut connected) = (accept.await.unwrap().unwrap(), connect.await.unwrap().unwrap());
+                accepted.write_all(&[number as u8]).await.unwrap();
+                accepted.flush().await.unwrap();
+                assert_eq!(connected.read_u8().await.unwrap(), number as u8);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_signer_that_fails_fails_its_handshake_only() {
+    on_one_thread(async {
+        let (identity, gate) = (Identity::new(), Gate::default());
+        let (acceptor, connector) = (identity.server(gate.key(), &rustls::version::TLS13), identity.client());
+        let (accept, connect_fails) = connect(&acceptor, &connector);
+        let (other_accept, other_connect) = connect(&acceptor, &connector);
+        gate.asked(2).await;
+        let (message, answer) = gate.take();
+        answer.send(Ok(identity.sign(&message))).unwrap();
+        gate.take().1.send(Err(io::Error::other("the HSM is on fire"))).unwrap();
+        let error = accept.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("the HSM is on fire"), "{error}");
+        connect_fails.await.unwrap().unwrap_err();
+        other_accept.await.unwrap().unwrap();
+        other_connect.await.unwrap().unwrap();
+        assert_eq!(gate.waiting(), 0);
+    });
+}
+
+#[test]
+fn a_signer_that_hangs_is_cancelled_by_the_timeout() {
+    on_one_thread(async {
+        let (identity, gate) = (Identity::new(), Gate::default());
+        let acceptor = identity.server(gate.key(), &rustls::version::TLS13);
+        let (near, far) = duplex(1 << 16);
+        let accept = spawn_local(timeout(Duration::from_secs(10), acceptor.accept(near)));
+        let connect = identity
+            .client()
+            .connect(ServerName::try_from("localhost").unwrap(), far);
+        let connect = spawn_local(async { connect.await });
+        gate.asked(1).await;
+        assert_eq!((gate.waiting(), pool_stats().in_use), (1, 1));
+        accept.await.unwrap().unwrap_err(); // the clock jumps: nobody else has anything to do
+        assert_eq!(
+            (gate.waiting(), pool_stats().in_use),
+            (0, 0),
+            "the wait was cancelled and the stack is back"
+        );
+        let error = connect.await.unwrap().unwrap_err();
+        assert!(
+            error.to_string().contains("alert: InternalError"),
+            "the cancelled server said goodbye: {error}"
+        );
+        assert!(
+            gate.take().1.send(Ok(vec![])).is_err(),
+            "a late signature has nowhere to go"
+        );
+    });
+}
+
+#[test]
+fn a_signer_that_panics_takes_its_task_along_and_no_other() {
+    on_one_thread(async {
+        let (identity, gate) = (Identity::new(), Gate::default());
+        let connector = identity.client();
+        let key = AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], |_, _| async {
+            tokio::task::yield_now().await;
+            if true {
+                panic!("a bug in the signer");
+            }
+            Ok::<_, io::Error>(vec![])
+        });
+        let (other_accept, other_connect) = connect(&identity.server(gate.key(), &rustls::version::TLS13), &connector);
+        gate.asked(1).await;
+        let (accept, connect) = connect(&identity.server(key, &rustls::version::TLS13), &connector);
+        let panic = accept.await.unwrap_err().into_panic();
+        assert_eq!(*panic.downcast::<&str>().unwrap(), "a bug in the signer");
+        connect.await.unwrap().unwrap_err();
+        assert_eq!(pool_stats().in_use, 1, "the other handshake's job");
+        let (message, answer) = gate.take();
+        answer.send(Ok(identity.sign(&message))).unwrap();
+        other_accept.await.unwrap().unwrap();
+        other_connect.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_wrong_signature_is_noticed_by_the_client() {
+    on_one_thread(async {
+        let (identity, gate) = (Identity::new(), Gate::default());
+        let (accept, connect) = connect(
+            &identity.server(gate.key(), &rustls::version::TLS13),
+            &identity.client(),
+        );
+        gate.asked(1).await;
+        let (_, answer) = gate.take();
+        answer.send(Ok(identity.sign(b"something else"))).unwrap();
+        let error = connect.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("BadSignature"), "{error}");
+        let error = accept.await.unwrap().unwrap_err();
+        assert!(
+            error.to_string().contains("DecryptError"),
+            "the client's alert: {error}"
+        );
+    });
+}
+
+#[test]
+fn without_a_job_the_handshake_fails_with_a_sentence_or_blocks_if_allowed() {
+    on_one_thread(async {
+        let identity = Identity::new();
+        let signing = Arc::new(Identity {
+            certificate: identity.certificate.clone(),
+            key: Arc::clone(&identity.key),
+        });
+        let key = AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], move |_, message| {
+            let signature = signing.sign(&message);
+            async { Ok::<_, io::Error>(signature) }
+        });
+        let sign = |key: &AwaitedKey| key.choose_scheme(&[SCHEME]).unwrap().sign(b"message");
+        let error = sign(&key).unwrap_err();
+        assert!(error.to_string().contains("outside a job"), "{error}");
+        sign(&key.or_block()).unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_leaves_during_its_signature_cancels_it() {
+    on_one_thread(async {
+        let (identity, gate) = (Identity::new(), Gate::default());
+        let acceptor = identity.server(gate.key(), &rustls::version::TLS13);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        client.write_all(&client_hello(&identity)).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let serve = spawn_local(async move {
+            let left = asyncjob_tokio::hangup(stream.as_fd()).unwrap();
+            tokio::select! {
+                biased;
+                _ = acceptor.accept(stream) => "handshake ended",
+                left = left => left.map(|()| "client left").unwrap(),
+            }
+        });
+        gate.asked(1).await;
+        assert_eq!((gate.waiting(), pool_stats().in_use), (1, 1));
+        drop(client);
+        assert_eq!(serve.await.unwrap(), "client left");
+        assert_eq!((gate.waiting(), pool_stats().in_use), (0, 0));
+    });
+}
+
+/// How many in [`nothing_leaks_when_clients_leave`]: the long form with `ASYNCJOB_LONG=1`.
+fn leaving_clients() -> u32 {
+    if std::env::var_os("ASYNCJOB_LONG").is_some() {
+        100_000
+    } else {
+        5_000
+    }
+}
+
+#[test]
+fn nothing_leaks_when_clients_leave() {
+    on_one_thread(async {
+        let (identity, gate) = (Identity::new(), Gate::default());
+        let acceptor = identity.server(gate.key(), &rustls::version::TLS13);
+        let hello = client_hello(&identity);
+        let mut resident_after_warm_up = 0;
+        for client in 0..leaving_clients() {
+            let (near, mut far) = duplex(1 << 14);
+            far.write_all(&hello).await.unwrap();
+            let mut accept = std::pin::pin!(acceptor.accept(near));
+            let polled = std::future::poll_fn(|task| std::task::Poll::Ready(accept.as_mut().poll(task))).await;
+            assert!(polled.is_pending());
+            assert_eq!(
+                (gate.waiting(), pool_stats().in_use),
+                (1, 1),
+                "client {client} waits for its signature"
+            );
+            drop(gate.take());
+            if client == 1_000 {
+                resident_after_warm_up = resident_kib();
+            }
+        }
+        assert_eq!((gate.waiting(), pool_stats().in_use), (0, 0));
+        let grown = resident_kib().saturating_sub(resident_after_warm_up);
+        // A leak of one stack page each would be 16 MiB at least.
+        assert!(
+            grown < 4096,
+            "{grown} KiB more after {} cancelled signatures",
+            leaving_clients()
+        );
+    });
+}
+
+/// What a client sends first.
+fn client_hello(identity: &Identity) -> Vec<u8> {
+    let config = Arc::clone(identity.client().config());
+    let mut client = ClientConnection::new(config, ServerName::try_from("localhost").unwrap()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_runtime_that_shuts_down_cancels_the_signatures_that_are_waited_for() {
+    let (identity, gate) = (Identity::new(), Gate::default());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let tasks = LocalSet::new();
+    let acceptor = identity.server(gate.key(), &rustls::version::TLS13);
+    let ends = Rc::new(RefCell::new(Vec::new()));
+    tasks.block_on(&runtime, async {
+        for _ in 0..3 {
+            let ends = Rc::clone(&ends);
+            let (near, mut far) = duplex(1 << 14);
+            far.write_all(&client_hello(&identity)).await.unwrap();
+            let accept = acceptor.accept(near);
+            spawn_local(async move {
+                let _far = far;
+                let end = accept.await.map(drop).map_err(|error| error.to_string());
+                ends.borrow_mut().push(end);
+            });
+        }
+        gate.asked(3).await;
+    });
+    assert_eq!((gate.waiting(), pool_stats().in_use), (3, 3));
+    drop(tasks);
+    drop(runtime);
+    assert_eq!((gate.waiting(), pool_stats().in_use), (0, 0));
+    assert_eq!(
+        ends.borrow().len(),
+        0,
+        "the tasks ended without a result, as tokio's do"
+    );
+}
+
+#[test]
+fn a_multi_threaded_runtime_hands_its_handshakes_to_pinned_workers() {
+    let (identity, gate) = (Identity::new(), Gate::default());
+    let workers = Workers::new(2).unwrap();
+    let acceptor = identity
+        .server(gate.key(), &rustls::version::TLS13)
+        .pinned(&workers.handle());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut ends = Vec::new();
+        for _ in 0..4 {
+            let (near, far) = duplex(1 << 16);
+            let accept = tokio::spawn(acceptor.accept(near));
+            let connect = identity
+                .client()
+                .connect(ServerName::try_from("localhost").unwrap(), far);
+            ends.push((accept, tokio::spawn(async { connect.await })));
+        }
+        gate.asked(4).await;
+        assert_eq!(workers.handle().tasks(), [2, 2], "spread over the workers");
+        let (cancelled, _) = ends.pop().unwrap();
+        cancelled.abort();
+        cancelled.await.unwrap_err();
+        while gate.waiting() > 3 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..4 {
+            let (message, answer) = gate.take();
+            let _ = answer.send(Ok(identity.sign(&message)));
+        }
+        for (accept, connect) in ends {
+            accept.await.unwrap().unwrap();
+            connect.await.unwrap().unwrap();
+        }
+    });
+    drop(workers);
+    assert_eq!(gate.waiting(), 0);
+}

@@ -1,0 +1,65 @@
+//! Whether the other side is still there, without reading what it says.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::task::Poll;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::Interest;
+
+use crate::raw::register;
+
+/// A future that is ready when the other side of `stream` has closed it, or its sending half, or the connection has failed.
+///
+/// Nothing is read from the stream. It keeps the connection open until it is dropped, as a clone of the stream would.
+///
+/// A job that is paused in the middle of a handshake looks at nothing else, so it does not notice that its client has left.
+/// This does, and dropping the handshake then cancels it:
+///
+/// ```no_run
+/// # use std::io;
+/// use std::os::fd::AsFd;
+/// # async fn handshake(stream: tokio::net::TcpStream) -> io::Result<tokio::net::TcpStream> { Ok(stream) }
+/// # async fn serve(stream: tokio::net::TcpStream) -> io::Result<()> {
+/// let has_left = asyncjob_tokio::hangup(stream.as_fd())?;
+/// let stream = tokio::select! {
+///     done = asyncjob_tokio::in_job(handshake(stream)) => done??,
+///     left = has_left => return left,
+/// };
+/// # drop(stream);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// If the system does not poll `stream`, or the process has no fd left for a duplicate. The future fails when the runtime ends.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub fn hangup(stream: BorrowedFd<'_>) -> io::Result<impl Future<Output = io::Result<()>> + Send + use<>> {
+    let stream = register(stream.try_clone_to_owned()?, Interest::READABLE)?;
+    Ok(std::future::poll_fn(move |task| {
+        loop {
+            let mut edge = match stream.poll_read_ready(task) {
+                Poll::Ready(edge) => edge?,
+                Poll::Pending => return Poll::Pending,
+            };
+            // Data that nobody has read yet is an edge, too, but no reason to be called again and again: the next edge will do.
+            edge.clear_ready();
+            if has_left(stream.get_ref())? {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }))
+}
+
+fn has_left(stream: &impl AsFd) -> io::Result<bool> {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
+    poll(&mut fds, Some(&now))?;
+    // HUP and ERR are reported without being asked for.
+    Ok(!fds[0].revents().is_empty())
+}

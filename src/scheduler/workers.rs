@@ -295,6 +295,9 @@ pub(super) struct Submission {
     pub(super) name: Option<Cow<'static, str>>,
 }
 
+/// How many jobs a worker takes while others might.
+const MOST_AT_ONCE: usize = 8;
+
 /// What the threads of one scheduler, or of all workers, share.
 pub(super) struct Shared {
     mailboxes: Vec<Arc<Mailbox>>,
@@ -399,10 +402,14 @@ impl Shared {
         self.submitted.load(Ordering::SeqCst) != 0
     }
 
-    /// One worker's share of what has been submitted.
+    /// One worker's share of what has been submitted: little at a time, because what it has taken nobody else can run,
+    /// however long its next job computes.
     pub(super) fn take_share(&self, fresh: &mut VecDeque<Fresh>) {
         let mut submissions = self.submissions.lock();
-        let share = submissions.len().div_ceil(self.mailboxes.len());
+        let mut share = submissions.len().div_ceil(self.mailboxes.len());
+        if self.mailboxes.len() > 1 {
+            share = share.min(MOST_AT_ONCE);
+        }
         fresh.extend(submissions.drain(..share).map(Fresh::from));
         self.submitted.store(submissions.len(), Ordering::SeqCst);
     }

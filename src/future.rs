@@ -18,6 +18,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Instant;
 
 mod job_future;
 
@@ -27,7 +28,7 @@ use crate::error::Cancelled;
 use crate::job::with_current_ctx;
 use crate::sys::EventFd;
 use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitKey};
-use crate::waiting::{Interrupted, Reason, pause_until};
+use crate::waiting::{Interrupted, Reason, current_deadline, pause_until};
 
 /// Why [`await_future`] has no output. The future is dropped.
 #[derive(Debug)]
@@ -99,8 +100,21 @@ impl From<AwaitError> for io::Error {
 /// assert_eq!(answer, 42);
 /// ```
 pub fn await_future<F: Future>(future: F) -> Result<F::Output, AwaitError> {
+    await_by(Bell::Driver, future)
+}
+
+/// What a job asks to be woken with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bell {
+    /// The driver's callback if it has set one, else a wait fd.
+    Driver,
+    /// A wait fd.
+    Fd,
+}
+
+fn await_by<F: Future>(bell: Bell, future: F) -> Result<F::Output, AwaitError> {
     let ctx = with_current_ctx(WaitCtx::clone).ok_or(AwaitError::NotInJob)?;
-    let mut alarm = Alarm::new(&ctx).map_err(AwaitError::NoWaker)?;
+    let mut alarm = Alarm::new(&ctx, bell).map_err(AwaitError::NoWaker)?;
     let mut future = pin!(future);
     let reason = Reason {
         status: alarm.status,
@@ -132,8 +146,12 @@ pub fn await_future<F: Future>(future: F) -> Result<F::Output, AwaitError> {
 /// assert_eq!(await_or_block(async { 1 }).unwrap(), 1);
 /// ```
 pub fn await_or_block<F: Future>(future: F) -> Result<F::Output, AwaitError> {
+    await_or_block_by(Bell::Driver, future)
+}
+
+pub(crate) fn await_or_block_by<F: Future>(bell: Bell, future: F) -> Result<F::Output, AwaitError> {
     let mut future = pin!(future);
-    match await_future(future.as_mut()) {
+    match await_by(bell, future.as_mut()) {
         Err(AwaitError::NotInJob | AwaitError::CannotPause) => {}
         other => return other,
     }
@@ -148,9 +166,23 @@ pub fn await_or_block<F: Future>(future: F) -> Result<F::Output, AwaitError> {
     loop {
         match future.as_mut().poll(&mut task) {
             Poll::Ready(output) => return Ok(output),
-            Poll::Pending => thread::park(),
+            Poll::Pending => park(current_deadline())?,
         }
     }
+}
+
+/// Blocks the thread until it is unparked, or for no reason.
+fn park(deadline: Option<Instant>) -> Result<(), AwaitError> {
+    let Some(at) = deadline else {
+        thread::park();
+        return Ok(());
+    };
+    let left = at.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(AwaitError::TimedOut);
+    }
+    thread::park_timeout(left);
+    Ok(())
 }
 
 /// What wakes the current job, whatever its driver is.
@@ -164,8 +196,10 @@ struct Alarm<'a> {
 }
 
 impl<'a> Alarm<'a> {
-    fn new(ctx: &'a WaitCtx) -> io::Result<Self> {
-        if let Some(waker) = ctx.callback() {
+    fn new(ctx: &'a WaitCtx, bell: Bell) -> io::Result<Self> {
+        if bell == Bell::Driver
+            && let Some(waker) = ctx.callback()
+        {
             return Ok(Alarm {
                 ctx,
                 waker,

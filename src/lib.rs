@@ -104,14 +104,17 @@
 pub mod error;
 pub mod future;
 pub mod hooks;
+pub mod io;
 #[allow(unsafe_code, reason = "switches stacks and keeps each job's header on its own stack")]
 pub mod job;
+pub mod offload;
 pub mod pool;
 pub mod scheduler;
 #[allow(unsafe_code, reason = "maps, guards and hands out raw memory")]
 pub mod stack;
 #[allow(unsafe_code, reason = "calls the system")]
 mod sys;
+pub mod time;
 pub mod wait_ctx;
 mod waiting;
 

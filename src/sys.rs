@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -164,6 +165,65 @@ pub(crate) fn poll_one(
         Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// Makes what `fd` refers to non-blocking, in one system call where `fcntl` needs two.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut yes: libc::c_int = 1;
+    // SAFETY: FIONBIO reads one int.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &mut yes) })?;
+    Ok(())
+}
+
+/// A non-blocking socket on its way to `address`: writable when it is there, or has failed.
+pub(crate) fn start_connect(address: &SocketAddr) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: the call takes no pointers.
+    let fd = check(unsafe { libc::socket(family, kind, 0) })?;
+    // SAFETY: the fd is new and nobody else's.
+    let stream = TcpStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    match connect(fd, address) {
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) || e.kind() == io::ErrorKind::Interrupted => Ok(stream),
+        other => other.map(|()| stream),
+    }
+}
+
+fn connect(fd: RawFd, address: &SocketAddr) -> io::Result<()> {
+    let result = match address {
+        SocketAddr::V4(v4) => {
+            let name = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(v4.ip().octets()),
+                },
+                sin_zero: [0; 8],
+            };
+            let length = size_of_val(&name) as libc::socklen_t;
+            // SAFETY: a valid name, and its length.
+            unsafe { libc::connect(fd, (&raw const name).cast(), length) }
+        }
+        SocketAddr::V6(v6) => {
+            let name = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr {
+                    s6_addr: v6.ip().octets(),
+                },
+                sin6_scope_id: v6.scope_id(),
+            };
+            let length = size_of_val(&name) as libc::socklen_t;
+            // SAFETY: as above.
+            unsafe { libc::connect(fd, (&raw const name).cast(), length) }
+        }
+    };
+    check(result).map(drop)
 }
 
 /// The kernel's clock tick: moves every few milliseconds, and reading it is several times cheaper than `Instant::now`.

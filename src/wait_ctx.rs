@@ -32,7 +32,7 @@ use std::any::Any;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -527,6 +527,11 @@ impl WaitCtx {
         self.inner.version.load(Ordering::Acquire)
     }
 
+    /// A handle that does not keep the ctx.
+    pub(crate) fn downgrade(&self) -> WeakWaitCtx {
+        WeakWaitCtx(Arc::downgrade(&self.inner))
+    }
+
     /// Every registered fd, newest first, and whether it was added since the last resume.
     pub(crate) fn visit_fds(&self, mut visit: impl FnMut(WaitFd, bool)) {
         for entry in self.inner.entries.lock().iter().rev().filter(|e| !e.removed) {
@@ -565,6 +570,21 @@ impl Drop for Inner {
         while let Some(entry) = self.entries.get_mut().pop() {
             drop(entry);
         }
+    }
+}
+
+/// A handle to a ctx for something that must leave it when it goes, if the ctx is still there.
+pub(crate) struct WeakWaitCtx(Weak<Inner>);
+
+impl WeakWaitCtx {
+    /// The ctx, if somebody keeps it.
+    pub(crate) fn upgrade(&self) -> Option<WaitCtx> {
+        self.0.upgrade().map(|inner| WaitCtx { inner })
+    }
+
+    /// Whether this is a handle to `ctx`. Its address is nobody else's while this handle exists.
+    pub(crate) fn is(&self, ctx: &WaitCtx) -> bool {
+        self.0.as_ptr() == Arc::as_ptr(&ctx.inner)
     }
 }
 

@@ -13,9 +13,10 @@
 //! What was there is put back because the ctx is shared with engines that rely on it: a status stays until it is set
 //! again (S65). Resumes without a reason are legal, so the loop asks `ready` each time.
 
+use std::cell::Cell;
 use std::time::Instant;
 
-use crate::job::{Pause, pause_job};
+use crate::job::{Pause, pause_job, with_current_ctx};
 use crate::wait_ctx::{Status, WaitCtx, WaitKey};
 
 /// Why a wait ended without what it waited for.
@@ -102,4 +103,20 @@ pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant>
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
+}
+
+thread_local! {
+    /// The deadline of code outside any job. A job's deadline stands in its ctx: it must not leak to the other jobs of
+    /// the thread.
+    static OUTSIDE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// The deadline in force for the code that asks: of its job, or outside a job of its thread.
+pub(crate) fn current_deadline() -> Option<Instant> {
+    with_current_ctx(WaitCtx::deadline).unwrap_or_else(|| OUTSIDE.get())
+}
+
+/// Sets the deadline of this thread's code outside any job.
+pub(crate) fn set_thread_deadline(deadline: Option<Instant>) {
+    OUTSIDE.set(deadline);
 }

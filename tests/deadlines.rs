@@ -1,0 +1,230 @@
+//! A deadline holds for everything that pauses within it, is never early, and leaves nothing behind.
+
+mod plain;
+
+use std::cell::RefCell;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use asyncjob::future::{AwaitError, await_future, await_or_block};
+use asyncjob::io::Pausing;
+use asyncjob::offload::{Offload, OffloadError};
+use asyncjob::time::{self, Stopped, sleep, sleep_until, with_deadline, with_timeout, yield_now};
+use asyncjob::{Job, Status, Step, WaitCtx, block_pause, start_job};
+use plain::{EVERY, Plain, Rule};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SOON: Duration = Duration::from_millis(2);
+
+fn paused<T: 'static>(ctx: &WaitCtx, f: impl FnOnce() -> T + 'static) -> Job<T> {
+    match start_job(ctx, f) {
+        Ok(Step::Paused(job)) => job,
+        _ => panic!("it did not pause"),
+    }
+}
+
+fn finished<T>(step: Step<T>) -> T {
+    match step {
+        Step::Finished(value) => value,
+        Step::Paused(_) => panic!("it paused"),
+    }
+}
+
+#[test]
+fn a_sleep_is_as_long_as_asked_under_every_driver() {
+    for rule in EVERY {
+        let mut driver = Plain::new(rule);
+        let order = Rc::new(RefCell::new(Vec::new()));
+        for (name, nap) in [("long", 12), ("short", 4)] {
+            let order = Rc::clone(&order);
+            driver.start(move || {
+                let nap = Duration::from_millis(nap);
+                let end = Instant::now() + nap;
+                sleep(nap).unwrap();
+                assert!(Instant::now() >= end, "never early");
+                order.borrow_mut().push((end, name));
+            });
+        }
+        driver.run();
+        let order = order.borrow();
+        assert!(order.is_sorted_by_key(|(end, _)| *end), "{rule:?}: {order:?}");
+        assert_eq!(order.len(), 2);
+    }
+}
+
+#[test]
+fn a_sleep_tells_the_driver_when_it_ends_and_then_no_longer() {
+    let ctx = WaitCtx::new();
+    ctx.set_status(Status::Other(7));
+    let end = Instant::now() + HOUR;
+    let job = paused(&ctx, move || sleep_until(end));
+    assert_eq!((ctx.deadline(), ctx.status()), (Some(end), Status::Unsupported));
+    assert_eq!(job.cancel(), Some(Err(Stopped::Cancelled)));
+    assert_eq!((ctx.deadline(), ctx.status()), (None, Status::Other(7)), "as it was");
+}
+
+#[test]
+fn a_resume_without_a_reason_does_not_end_a_sleep() {
+    let ctx = WaitCtx::new();
+    let mut job = paused(&ctx, || sleep(HOUR));
+    for _ in 0..10 {
+        let Step::Paused(again) = job.resume() else {
+            panic!("an hour is not over")
+        };
+        job = again;
+    }
+    drop(job);
+}
+
+#[test]
+fn everything_that_pauses_gives_up_at_the_deadline_under_every_driver() {
+    for rule in EVERY {
+        let mut driver = Plain::new(rule);
+        let ctx = driver.start(|| {
+            let (stream, _peer) = UnixStream::pair().unwrap();
+            let mut stream = Pausing::new(stream).unwrap();
+            let pool = Offload::new(1).unwrap();
+            let (release, held) = std::sync::mpsc::channel::<()>();
+
+            let read = with_timeout(SOON, || stream.read(&mut [0]).unwrap_err().kind());
+            assert_eq!(read, ErrorKind::TimedOut);
+            assert_eq!(with_timeout(SOON, || sleep(HOUR)), Err(Stopped::TimedOut));
+            let future = with_timeout(SOON, || await_future(std::future::pending::<()>()));
+            assert!(matches!(future, Err(AwaitError::TimedOut)), "{future:?}");
+            let work = with_timeout(SOON, || pool.run(move |_| held.recv().is_ok()));
+            assert!(matches!(work, Err(OffloadError::TimedOut)), "{work:?}");
+            release.send(()).unwrap(); // the closure owned its end: nothing was taken from it
+            assert!(with_deadline(Instant::now(), yield_now).is_err());
+        });
+        driver.run();
+        assert_eq!((ctx.deadline(), ctx.fds()), (None, vec![]), "{rule:?}");
+    }
+}
+
+#[test]
+fn of_nested_deadlines_the_earlier_one_counts() {
+    let now = Instant::now();
+    let (near, far) = (now + HOUR, now + 2 * HOUR);
+    let ctx = WaitCtx::new();
+    let outer_is_earlier = paused(&ctx, move || {
+        with_deadline(near, || with_deadline(far, || sleep(3 * HOUR)))
+    });
+    assert_eq!(ctx.deadline(), Some(near));
+    drop(outer_is_earlier);
+    let inner_is_earlier = paused(&ctx, move || {
+        with_deadline(far, || {
+            let _ = with_deadline(near, || sleep(3 * HOUR));
+            assert_eq!(time::deadline(), Some(far), "the inner one is over");
+        })
+    });
+    assert_eq!(ctx.deadline(), Some(near));
+    drop(inner_is_earlier);
+    assert_eq!(ctx.deadline(), None);
+}
+
+#[test]
+fn a_deadline_ends_with_a_panic() {
+    let step = start_job(&WaitCtx::new(), || {
+        let panic = catch_unwind(|| with_timeout(HOUR, || panic!("on purpose")));
+        (panic.is_err(), time::deadline())
+    });
+    assert_eq!(finished(step.unwrap()), (true, None));
+    let outside = catch_unwind(AssertUnwindSafe(|| with_timeout(HOUR, || panic!("on purpose"))));
+    assert_eq!((outside.is_err(), time::deadline()), (true, None));
+}
+
+#[test]
+fn a_sleep_that_ends_before_the_deadline_around_it_succeeds() {
+    for rule in EVERY {
+        let mut driver = Plain::new(rule);
+        driver.start(|| assert_eq!(with_timeout(HOUR, || sleep(SOON)), Ok(())));
+        driver.run();
+    }
+    assert_eq!(with_timeout(HOUR, || sleep(SOON)), Ok(()));
+}
+
+#[test]
+fn what_need_not_wait_succeeds_after_the_deadline() {
+    let (a, mut b) = UnixStream::pair().unwrap();
+    let mut a = Pausing::new(a).unwrap();
+    b.write_all(&[1, 2]).unwrap();
+    with_deadline(Instant::now(), || a.read_exact(&mut [0])).unwrap();
+    let step = start_job(&WaitCtx::new(), move || {
+        with_deadline(Instant::now(), || a.read_exact(&mut [0]))
+    });
+    finished(step.unwrap()).unwrap();
+}
+
+#[test]
+fn outside_a_job_a_deadline_holds_for_our_own_waits() {
+    let (a, _b) = UnixStream::pair().unwrap();
+    let mut a = Pausing::new(a).unwrap();
+    let read = with_timeout(SOON, || a.read(&mut [0]));
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(with_timeout(SOON, || sleep(HOUR)), Err(Stopped::TimedOut));
+    assert_eq!(with_timeout(SOON, || sleep(Duration::MAX)), Err(Stopped::TimedOut));
+    let future = with_timeout(SOON, || await_or_block(std::future::pending::<()>()));
+    assert!(matches!(future, Err(AwaitError::TimedOut)));
+    assert_eq!(with_deadline(Instant::now(), yield_now), Err(Stopped::TimedOut));
+    assert_eq!((yield_now(), time::deadline()), (Ok(()), None));
+}
+
+#[test]
+fn a_threads_deadline_is_not_its_jobs() {
+    let inside = with_timeout(HOUR, || start_job(&WaitCtx::new(), time::deadline));
+    assert_eq!(finished(inside.unwrap()), None);
+}
+
+#[test]
+fn where_a_job_may_not_pause_it_sleeps_on_the_thread() {
+    let step = start_job(&WaitCtx::new(), || {
+        let _no_pause = block_pause();
+        let begin = Instant::now();
+        let naps = (sleep(SOON), with_timeout(SOON, || sleep(HOUR)), yield_now());
+        (naps, begin.elapsed() >= 2 * SOON)
+    });
+    let expected = ((Ok(()), Err(Stopped::TimedOut), Ok(())), true);
+    assert_eq!(finished(step.unwrap()), expected);
+}
+
+#[test]
+fn jobs_that_yield_take_turns_under_every_driver() {
+    for rule in EVERY {
+        let mut driver = Plain::new(rule);
+        let order = Rc::new(RefCell::new(Vec::new()));
+        for name in ["a", "b", "c"] {
+            let order = Rc::clone(&order);
+            driver.start(move || {
+                for _ in 0..3 {
+                    order.borrow_mut().push(name);
+                    yield_now().unwrap();
+                }
+            });
+        }
+        driver.run();
+        assert_eq!(order.borrow().concat(), "abcabcabc", "{rule:?}");
+    }
+}
+
+#[test]
+fn a_yield_says_that_nothing_will_call_and_takes_it_back() {
+    let ctx = WaitCtx::new();
+    let job = paused(&ctx, yield_now);
+    assert_eq!((ctx.status(), ctx.deadline()), (Status::Eagain, None));
+    assert_eq!(finished(job.resume()), Ok(()));
+    assert_eq!(ctx.status(), Status::Unsupported);
+    assert_eq!(paused(&ctx, yield_now).cancel(), Some(Err(Stopped::Cancelled)));
+}
+
+#[test]
+fn a_driver_wakes_a_sleeper_once() {
+    for rule in [Rule::Fds, Rule::Callback] {
+        let mut driver = Plain::new(rule);
+        driver.start(|| sleep(SOON).unwrap());
+        driver.run();
+        assert_eq!(driver.resumes, 1, "{rule:?}");
+    }
+}

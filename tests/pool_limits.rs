@@ -153,7 +153,7 @@ fn no_memory_is_told_apart_from_the_limit() {
 #[test]
 #[ignore = "run by no_memory_is_told_apart_from_the_limit, in a small address space"]
 fn starts_until_memory_is_out() {
-    let size = StackSize::at_least(8 << 20);
+    let size = StackSize::at_least(1 << 20);
     let mut jobs = Vec::new();
     let error = loop {
         match JobBuilder::new().stack_size(size).start(&WaitCtx::new(), pausing) {
@@ -161,7 +161,7 @@ fn starts_until_memory_is_out() {
             Ok(Step::Finished(())) => unreachable!(),
             Err(error) => break error,
         }
-        assert!(jobs.len() < 1000, "600 MB hold no thousand stacks of 8 MiB");
+        assert!(jobs.len() < 1000, "600 MB hold no thousand stacks of 1 MiB");
     };
     let StartError::NoStack { closure, source } = error else {
         panic!("{error}")

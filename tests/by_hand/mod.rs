@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use asyncjob::stack::set_shared_idle;
 use asyncjob::{Job, Step, WaitCtx, pool_stats, start_job};
 
 /// Starts a job that is to pause.
@@ -15,6 +16,7 @@ pub(crate) fn paused<T: 'static>(f: impl FnOnce() -> T + 'static) -> Job<T> {
 /// Starts a job, bound to `ctx`, that is to pause.
 #[track_caller]
 pub(crate) fn paused_with<T: 'static>(ctx: &WaitCtx, f: impl FnOnce() -> T + 'static) -> Job<T> {
+    count_own_stacks_only();
     match start_job(ctx, f) {
         Ok(step) => still_paused(step),
         Err(error) => panic!("{error}"),
@@ -42,10 +44,16 @@ pub(crate) fn finished<T>(step: Step<T>) -> T {
 /// Runs a job that is to finish without a pause.
 #[track_caller]
 pub(crate) fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
+    count_own_stacks_only();
     match start_job(&WaitCtx::new(), f) {
         Ok(step) => finished(step),
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Tests that count stacks run side by side: what a thread has left warm for the others would change their counts.
+fn count_own_stacks_only() {
+    set_shared_idle(0);
 }
 
 /// Stacks of this thread: (idle, in use).

@@ -194,7 +194,7 @@ impl<S: 'static> Offload<S> {
         }
         let mut seat = inline_seat::take::<S>(shared.id);
         let result = seat.serve(&shared.make, f);
-        inline_seat::put(shared.id, Arc::downgrade(&shared.alive), seat);
+        inline_seat::put(shared.id, Arc::downgrade(&self.owner.alive), seat);
         result
     }
 }
@@ -329,6 +329,7 @@ impl OffloadBuilder {
         let owner = Arc::new(Owner {
             shared: Arc::clone(&shared),
             threads: Mutex::default(),
+            alive: Arc::default(),
         });
         for number in 0..self.threads {
             let shared = Arc::clone(&shared);
@@ -441,6 +442,8 @@ pub struct OffloadStats {
 struct Owner<S> {
     shared: Arc<Shared<S>>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
+    /// Goes with the last handle: so do the states of inline closures.
+    alive: Arc<()>,
 }
 
 impl<S> Drop for Owner<S> {
@@ -455,8 +458,6 @@ type Task<S> = Box<dyn FnOnce(&mut Seat<S>, &Shared<S>) + Send>;
 struct Shared<S> {
     /// Names the pool in the inline states of threads.
     id: u64,
-    /// Goes with the pool.
-    alive: Arc<()>,
     bell: Bell,
     make: Make<S>,
     queue: Mutex<Queue<S>>,
@@ -488,7 +489,6 @@ impl<S: 'static> Shared<S> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Shared {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            alive: Arc::new(()),
             bell,
             make,
             queue: Mutex::new(Queue {
@@ -521,7 +521,7 @@ impl<S: 'static> Shared<S> {
                 queue.running += 1;
                 let next = queue.grant();
                 drop(queue);
-                next.map(Waker::wake);
+                next.into_iter().for_each(Waker::wake);
                 return Some(task);
             }
             if queue.closed {
@@ -545,7 +545,7 @@ impl<S> Shared<S> {
         let unrun = queue.remove(id);
         let next = queue.grant();
         drop(queue);
-        next.map(Waker::wake);
+        next.into_iter().for_each(Waker::wake);
         drop(unrun); // drops what the user's closure owns
     }
 
@@ -689,7 +689,7 @@ impl<T> Promise<T> {
         }
         let waker = slot.waker.take();
         drop(slot);
-        waker.map(Waker::wake);
+        waker.into_iter().for_each(Waker::wake);
     }
 }
 

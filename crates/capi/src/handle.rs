@@ -27,6 +27,8 @@ const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 /// Slots that are made together.
 pub(crate) const CHUNK: usize = 64;
 const CHUNKS: usize = (1 << INDEX_BITS) / CHUNK;
+/// Chunk 0 is never made: so no handle is NULL, whatever its generation, and NULL leads to nothing.
+const FIRST_CHUNK: usize = 1;
 
 /// The name of an object of kind `T`, as C carries it around.
 pub(crate) struct Handle<T> {
@@ -67,7 +69,8 @@ impl<T> Handle<T> {
     }
 }
 
-/// One object, and the handle under which it is alive now.
+/// One object, and the handle under which it is alive now. A line of the cache, so that finding it is a shift.
+#[repr(align(64))]
 pub(crate) struct Slot<T> {
     live: AtomicU64,
     value: T,
@@ -91,12 +94,6 @@ impl<T> Slot<T> {
     #[inline]
     pub(crate) fn end(&self) {
         let next = self.live.load(Ordering::Relaxed).wrapping_add(1 << INDEX_BITS);
-        // Generation 0 is left out: a handle is never NULL.
-        let next = if next <= INDEX_MASK {
-            next + (1 << INDEX_BITS)
-        } else {
-            next
-        };
         self.live.store(next, Ordering::Release);
     }
 }
@@ -111,7 +108,7 @@ impl<T: Default + Sync> Table<T> {
     pub(crate) const fn new() -> Self {
         Table {
             chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS],
-            made: AtomicUsize::new(0),
+            made: AtomicUsize::new(FIRST_CHUNK),
         }
     }
 

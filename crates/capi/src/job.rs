@@ -80,43 +80,33 @@ pub unsafe extern "C" fn ASYNC_start_job(
     args: *mut c_void,
     size: usize,
 ) -> c_int {
-    let Some(mut job) = NonNull::new(job) else {
+    let Some(job) = NonNull::new(job) else {
         return ASYNC_ERR;
     };
     if !libcrypto::is_ready() {
         return ASYNC_ERR;
     }
-    // SAFETY: the caller's promise. The job itself may write to `*job`, so no reference is kept.
-    let handle = unsafe { *job.as_ref() };
-    let outcome = thread::with(|thread| match func {
-        _ if !handle.is_null() => resume(thread, Handle::from_c(handle)),
-        // SAFETY: the caller's promise about `func`, `args` and `size`.
-        Some(func) => unsafe { start(thread, ctx, func, args, size) },
-        None => Outcome::failed(),
-    });
-    match outcome {
-        Outcome::Paused(slot) => {
-            // SAFETY: the caller's promise.
-            unsafe { *job.as_mut() = slot.handle().to_c() };
-            ASYNC_PAUSE
-        }
-        Outcome::Finished(value) => {
-            // SAFETY: the caller's promise.
-            unsafe { *job.as_mut() = ptr::null_mut() };
-            if let Some(mut ret) = NonNull::new(ret) {
-                // SAFETY: the caller's promise.
-                unsafe { *ret.as_mut() = value };
+    // SAFETY: the caller's promise. It may be written to while the job runs, so no reference is kept.
+    let handle = unsafe { job.read() };
+    thread::with(|thread| {
+        let came_back = match func {
+            _ if !handle.is_null() => resume(thread, Handle::from_c(handle)),
+            // SAFETY: the caller's promise about `func`, `args` and `size`.
+            Some(func) => unsafe { start(thread, ctx, func, args, size) },
+            None => Err(Refusal::nothing_to_run()),
+        };
+        match came_back {
+            // SAFETY: the caller's promise about `job` and `ret`.
+            Ok((slot, step)) => unsafe { settle(thread, slot, step, job, ret) },
+            Err(refusal) => {
+                if matches!(refusal, Refusal::NothingToRun) {
+                    // SAFETY: the caller's promise.
+                    unsafe { job.write(ptr::null_mut()) };
+                }
+                refusal.code()
             }
-            ASYNC_FINISH
         }
-        Outcome::NoJobs => ASYNC_NO_JOBS,
-        Outcome::Misused => ASYNC_ERR,
-        Outcome::Failed => {
-            // SAFETY: the caller's promise.
-            unsafe { *job.as_mut() = ptr::null_mut() };
-            ASYNC_ERR
-        }
-    }
+    })
 }
 
 /// `ASYNC_pause_job(3)`: gives control back to whoever started or resumed this job, until they resume it. Outside a job and
@@ -256,28 +246,34 @@ impl FreeSlots {
     }
 }
 
-/// What one call of `ASYNC_start_job` came to.
-enum Outcome {
-    Paused(JobSlot),
-    Finished(c_int),
+/// Why nothing was run.
+enum Refusal {
+    /// The pool is at its limit, or the system has no memory for a stack (S17).
     NoJobs,
     /// The handle names a job that this call may not resume: it stays good.
     Misused,
-    /// The handle names nothing, or there was no job to start.
-    Failed,
+    /// The handle names nothing, or there is no function, or no memory for its arguments.
+    NothingToRun,
 }
 
-impl Outcome {
+impl Refusal {
     #[cold]
     fn misused() -> Self {
         libcrypto::raise(Reason::FailedToSwapContext);
-        Outcome::Misused
+        Refusal::Misused
     }
 
     #[cold]
-    fn failed() -> Self {
+    fn nothing_to_run() -> Self {
         libcrypto::raise(Reason::FailedToSwapContext);
-        Outcome::Failed
+        Refusal::NothingToRun
+    }
+
+    fn code(self) -> c_int {
+        match self {
+            Refusal::NoJobs => ASYNC_NO_JOBS,
+            Refusal::Misused | Refusal::NothingToRun => ASYNC_ERR,
+        }
     }
 }
 
@@ -285,111 +281,106 @@ impl Outcome {
 ///
 /// As [`ASYNC_start_job`] says of `func`, `args` and `size`.
 #[inline]
-unsafe fn start(thread: &Thread, ctx: *mut ASYNC_WAIT_CTX, func: Function, args: *mut c_void, size: usize) -> Outcome {
+unsafe fn start(
+    thread: &Thread,
+    ctx: *mut ASYNC_WAIT_CTX,
+    func: Function,
+    args: *mut c_void,
+    size: usize,
+) -> Result<(JobSlot, Step<c_int>), Refusal> {
     // SAFETY: passed on.
-    let Some(arguments) = (unsafe { Arguments::new(args, size) }) else {
-        libcrypto::raise(Reason::InternalError);
-        return Outcome::Failed;
+    let Some(call) = (unsafe { Call::new(func, args, size) }) else {
+        return Err(Refusal::nothing_to_run());
     };
     let Some(slot) = thread.take_slot(func as *const c_void) else {
-        return Outcome::NoJobs;
+        call.forget();
+        return Err(Refusal::NoJobs);
     };
     let record = slot.value();
     record.wait_ctx.store(ctx, Ordering::Relaxed);
     record.blocked.set(0);
-    let running = Running::enter(thread, slot, library_context::start(thread));
-    // SAFETY: the caller's promise; the bytes are copied before this call returns.
-    let step = asyncjob::start_job(thread.unbound(), move || unsafe { arguments.call(func) });
-    drop(running);
-    match step {
-        Ok(step) => settled(thread, slot, step),
-        Err(StartError::NoJobs { .. } | StartError::NoStack { .. }) => {
-            thread.free.push(slot);
-            Outcome::NoJobs // S17: no memory for a stack is reported so too
-        }
-    }
+    let resumer = thread.current.replace(Some(slot));
+    let resumers_ctx = library_context::start(thread);
+    // One word is moved to the job's stack. The rest is read from here, where this call waits for the job's first pause.
+    let at = &raw const call;
+    // SAFETY: the caller's promise; `call` lives until the job has copied from it.
+    let step = asyncjob::start_job(thread.unbound(), move || unsafe { Call::run(at) });
+    thread.current.set(resumer);
+    record.default_ctx.set(library_context::exchange(thread, resumers_ctx));
+    step.map(|step| (slot, step)).map_err(|_: StartError<_>| {
+        thread.free.push(slot);
+        call.forget();
+        Refusal::NoJobs
+    })
 }
 
 #[inline]
-fn resume(thread: &Thread, handle: Handle<Record>) -> Outcome {
+fn resume(thread: &Thread, handle: Handle<Record>) -> Result<(JobSlot, Step<c_int>), Refusal> {
     let Some(slot) = JOBS.live(handle) else {
-        return Outcome::failed();
+        return Err(Refusal::nothing_to_run());
     };
     let record = slot.value();
     if record.owner.load(Ordering::Relaxed) != thread.token() {
-        return Outcome::misused();
+        return Err(Refusal::misused());
     }
     let Some(job) = record.paused.take() else {
-        return Outcome::misused(); // it is running: this is it, or one that it started
+        return Err(Refusal::misused()); // it is running: this is it, or one that it started
     };
     wait_ctx::settle(record.wait_ctx.load(Ordering::Relaxed));
-    let running = Running::enter(thread, slot, library_context::enter(thread, record.default_ctx.get()));
+    let resumer = thread.current.replace(Some(slot));
+    let resumers_ctx = library_context::exchange(thread, record.default_ctx.get());
     let step = ManuallyDrop::into_inner(job).resume();
-    drop(running);
-    settled(thread, slot, step)
+    thread.current.set(resumer);
+    record.default_ctx.set(library_context::exchange(thread, resumers_ctx));
+    Ok((slot, step))
 }
 
-/// A job came back.
+/// A job came back: the outputs, and what `ASYNC_start_job` returns.
+///
+/// # Safety
+///
+/// `job` may be written to, and `ret` if it is not NULL.
 #[inline]
-fn settled(thread: &Thread, slot: JobSlot, step: Step<c_int>) -> Outcome {
+unsafe fn settle(
+    thread: &Thread,
+    slot: JobSlot,
+    step: Step<c_int>,
+    job: NonNull<*mut ASYNC_JOB>,
+    ret: *mut c_int,
+) -> c_int {
     match step {
-        Step::Paused(job) => {
-            slot.value().paused.set(Some(ManuallyDrop::new(job)));
-            Outcome::Paused(slot)
+        Step::Paused(paused) => {
+            slot.value().paused.set(Some(ManuallyDrop::new(paused)));
+            // SAFETY: the caller's promise.
+            unsafe { job.write(slot.handle().to_c()) };
+            ASYNC_PAUSE
         }
         Step::Finished(value) => {
             slot.end();
             thread.free.push(slot);
-            Outcome::Finished(value)
+            // SAFETY: the caller's promise.
+            unsafe { job.write(ptr::null_mut()) };
+            if let Some(ret) = NonNull::new(ret) {
+                // SAFETY: the caller's promise.
+                unsafe { ret.write(value) };
+            }
+            ASYNC_FINISH
         }
-    }
-}
-
-/// A job that is running, as its resumer sees it: in the chain of `Thread::current`, with its library context in place.
-struct Running<'a> {
-    thread: &'a Thread,
-    slot: JobSlot,
-    resumer: Option<JobSlot>,
-    resumers_ctx: LibCtx,
-}
-
-impl<'a> Running<'a> {
-    #[inline]
-    fn enter(thread: &'a Thread, slot: JobSlot, resumers_ctx: LibCtx) -> Self {
-        let resumer = thread.current.replace(Some(slot));
-        Running {
-            thread,
-            slot,
-            resumer,
-            resumers_ctx,
-        }
-    }
-}
-
-impl Drop for Running<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        self.thread.current.set(self.resumer);
-        let jobs_ctx = library_context::leave(self.thread, self.resumers_ctx);
-        self.slot.value().default_ctx.set(jobs_ctx);
     }
 }
 
 type Function = unsafe extern "C" fn(*mut c_void) -> c_int;
 
-/// What the function is called with (S22, S23).
-enum Arguments {
-    None,
-    /// Small enough for the job's own stack, where they are copied while the caller of `ASYNC_start_job` still waits.
-    Small {
-        from: *const c_void,
-        size: usize,
-    },
-    /// In units of 16 bytes, which gives them the alignment of malloc.
-    Large(Vec<u128>),
+/// A job's function and what it is called with (S22, S23).
+struct Call {
+    func: Function,
+    /// NULL, or the program's bytes: above [`SMALL`](Self::SMALL) a copy on the heap, which the job frees.
+    args: *mut c_void,
+    size: usize,
 }
 
-impl Arguments {
+impl Call {
+    /// Up to here arguments are copied to the job's stack, while the caller of `ASYNC_start_job` still waits.
     const SMALL: usize = 512;
 
     /// `None` when there is no memory.
@@ -398,36 +389,75 @@ impl Arguments {
     ///
     /// `args` is NULL or points to `size` readable bytes, until the job first pauses or ends.
     #[inline]
-    unsafe fn new(args: *const c_void, size: usize) -> Option<Self> {
+    unsafe fn new(func: Function, args: *mut c_void, size: usize) -> Option<Self> {
+        let mut call = Call { func, args, size };
         if args.is_null() || size == 0 {
-            return Some(Arguments::None);
+            call.args = ptr::null_mut();
+            call.size = 0;
+        } else if size > Self::SMALL {
+            // SAFETY: passed on.
+            call.args = unsafe { heap_copy(args, size) }?;
         }
-        if size <= Self::SMALL {
-            return Some(Arguments::Small { from: args, size });
-        }
-        let mut copy = Vec::<u128>::new();
-        copy.try_reserve_exact(size.div_ceil(size_of::<u128>())).ok()?;
-        // SAFETY: the caller's promise, and `size` bytes were reserved.
-        unsafe { ptr::copy_nonoverlapping(args.cast::<u8>(), copy.as_mut_ptr().cast(), size) };
-        Some(Arguments::Large(copy))
+        Some(call)
     }
 
     /// # Safety
     ///
-    /// `func` may be called with these bytes, and [`new`](Self::new)'s promise holds.
+    /// `call` came from [`new`](Self::new), whose promise still holds; `func` may be called with these bytes, and is called
+    /// now, once.
     #[inline]
-    unsafe fn call(self, func: Function) -> c_int {
-        match self {
+    unsafe fn run(call: *const Self) -> c_int {
+        // SAFETY: the caller's promise.
+        let Call { func, args, size } = unsafe { call.read() };
+        match size {
             // SAFETY: the caller's promise.
-            Arguments::None => unsafe { func(ptr::null_mut()) },
+            0 => unsafe { func(ptr::null_mut()) },
             // SAFETY: passed on.
-            Arguments::Small { from, size } if size <= 64 => unsafe { call_with_copy::<64>(func, from, size) },
+            1..=64 => unsafe { call_with_copy::<64>(func, args, size) },
             // SAFETY: passed on.
-            Arguments::Small { from, size } => unsafe { call_with_copy::<{ Self::SMALL }>(func, from, size) },
-            // SAFETY: the caller's promise; the bytes live until the function has returned.
-            Arguments::Large(mut copy) => unsafe { func(copy.as_mut_ptr().cast()) },
+            65..=Self::SMALL => unsafe { call_with_copy::<{ Self::SMALL }>(func, args, size) },
+            // SAFETY: passed on; `new` made the copy.
+            _ => unsafe { call_and_free(func, args) },
         }
     }
+
+    /// It was not run.
+    #[cold]
+    fn forget(&self) {
+        if self.size > Self::SMALL {
+            // SAFETY: `new` made the copy.
+            unsafe { libc::free(self.args) };
+        }
+    }
+}
+
+/// A copy with the alignment of malloc; `None` when there is no memory.
+///
+/// # Safety
+///
+/// `size` readable bytes.
+#[cold]
+unsafe fn heap_copy(bytes: *const c_void, size: usize) -> Option<*mut c_void> {
+    // SAFETY: any size.
+    let copy = unsafe { libc::malloc(size) };
+    if copy.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise, and just allocated.
+    unsafe { ptr::copy_nonoverlapping(bytes.cast::<u8>(), copy.cast(), size) };
+    Some(copy)
+}
+
+/// # Safety
+///
+/// `func` may be called with `copy`, which came from malloc.
+#[inline(never)]
+unsafe fn call_and_free(func: Function, copy: *mut c_void) -> c_int {
+    // SAFETY: the caller's promise.
+    let value = unsafe { func(copy) };
+    // SAFETY: the caller's promise.
+    unsafe { libc::free(copy) };
+    value
 }
 
 /// # Safety

@@ -9,21 +9,22 @@
 //! call). The default changes by one public function only, so where calls of it reach *ours* first (preloaded, or linked before
 //! libcrypto) each thread knows its default, and libcrypto is called only when two contexts really differ:
 //!
-//! | mode | when | a switch |
+//! | a thread's mode | when | a switch |
 //! |---|---|---|
 //! | tracked | calls by name reach ours; also without a libcrypto | compares two pointers |
-//! | called | ours was loaded in a corner (`RTLD_LOCAL`), or a thread turns out to have a default that we did not see | two calls |
+//! | called ([`UNKNOWN`]) | ours was loaded in a corner (`RTLD_LOCAL`), or the thread has a default that we did not see | two calls |
 //!
 //! What tracking cannot see is a program that takes the function out of libcrypto by `dlsym` on libcrypto's own handle: it is
-//! noticed at that thread's next need of memory for jobs, and the process changes to *called*.
+//! noticed when that thread next needs memory for jobs.
 
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::libcrypto::{self, LibCtx, Libcrypto};
 use crate::thread::{self, Thread};
 
-static CALLED: AtomicBool = AtomicBool::new(false);
+/// In place of a thread's default: ask libcrypto. No context is at this address, and no job's default is this, so every
+/// comparison with it fails.
+const UNKNOWN: LibCtx = ptr::without_provenance_mut(1);
 
 /// `OSSL_LIB_CTX_set0_default(3)`, on its way to libcrypto: notes the thread's default context.
 ///
@@ -36,79 +37,71 @@ pub unsafe extern "C" fn OSSL_LIB_CTX_set0_default(ctx: LibCtx) -> LibCtx {
     let Some(libcrypto) = libcrypto::found() else {
         return ptr::null_mut();
     };
-    if !ctx.is_null() {
-        thread::with(|thread| thread.default_ctx.set(ctx));
-    }
+    thread::with(|thread| {
+        if !ctx.is_null() && thread.default_ctx.get() != UNKNOWN {
+            thread.default_ctx.set(ctx);
+        }
+    });
     libcrypto.replace_default_ctx(ctx)
 }
 
-/// Decides for this process, and looks whether this thread's default is what tracking believes.
+/// Decides for this thread.
 #[cold]
 pub(crate) fn check(thread: &Thread) {
     let Some(libcrypto) = libcrypto::found() else { return };
     let tracked = concrete(libcrypto, thread.default_ctx.get());
     if !libcrypto.is_interposed() || libcrypto.replace_default_ctx(ptr::null_mut()) != tracked {
-        CALLED.store(true, Ordering::Relaxed);
+        thread.default_ctx.set(UNKNOWN);
     }
 }
 
 /// A job starts: it sees the resumer's default, which is returned.
 #[inline]
 pub(crate) fn start(thread: &Thread) -> LibCtx {
-    if CALLED.load(Ordering::Relaxed) {
-        return exchange(ptr::null_mut());
-    }
-    thread.default_ctx.get()
-}
-
-/// A job is resumed: its default is put in place, the resumer's is returned.
-#[inline]
-pub(crate) fn enter(thread: &Thread, jobs: LibCtx) -> LibCtx {
-    if CALLED.load(Ordering::Relaxed) {
-        return called_enter(jobs);
-    }
     let resumers = thread.default_ctx.get();
-    if jobs != resumers {
-        put_in_place(thread, jobs);
-    }
-    resumers
+    if resumers == UNKNOWN { ask() } else { resumers }
 }
 
-/// A job paused or ended: the resumer's default is put back, the job's is returned.
+/// A job is resumed with its own default, or comes back and its resumer's is put in place; what it replaces is returned.
 #[inline]
-pub(crate) fn leave(thread: &Thread, resumers: LibCtx) -> LibCtx {
-    if CALLED.load(Ordering::Relaxed) {
-        return called_enter(resumers);
+pub(crate) fn exchange(thread: &Thread, coming: LibCtx) -> LibCtx {
+    let going = thread.default_ctx.get();
+    if going == coming {
+        return going;
     }
-    let jobs = thread.default_ctx.get();
-    if jobs != resumers {
-        put_in_place(thread, resumers);
-    }
-    jobs
+    exchange_different(thread, coming)
 }
 
 #[cold]
-fn put_in_place(thread: &Thread, ctx: LibCtx) {
-    thread.default_ctx.set(ctx);
-    called_enter(ctx);
+fn exchange_different(thread: &Thread, coming: LibCtx) -> LibCtx {
+    let going = thread.default_ctx.get();
+    let replaced = replace(coming);
+    if going == UNKNOWN {
+        return replaced;
+    }
+    thread.default_ctx.set(coming);
+    going
 }
 
 #[cold]
-fn called_enter(ctx: LibCtx) -> LibCtx {
+fn ask() -> LibCtx {
     libcrypto::found().map_or(ptr::null_mut(), |libcrypto| {
-        libcrypto.replace_default_ctx(concrete(libcrypto, ctx))
+        libcrypto.replace_default_ctx(ptr::null_mut())
     })
 }
 
+/// NULL stands for a default that was never set: the global one.
 #[cold]
-fn exchange(ctx: LibCtx) -> LibCtx {
-    libcrypto::found().map_or(ptr::null_mut(), |libcrypto| libcrypto.replace_default_ctx(ctx))
+fn replace(coming: LibCtx) -> LibCtx {
+    libcrypto::found().map_or(ptr::null_mut(), |libcrypto| {
+        libcrypto.replace_default_ctx(concrete(libcrypto, coming))
+    })
 }
 
-/// NULL stands for a default that was never set, which is the global one.
 fn concrete(libcrypto: &Libcrypto, ctx: LibCtx) -> LibCtx {
     if ctx.is_null() {
-        return libcrypto.global_default_ctx();
+        libcrypto.global_default_ctx()
+    } else {
+        ctx
     }
-    ctx
 }

@@ -1,0 +1,3 @@
+/* The example on OpenSSL: built with its header and libcrypto. */
+#define WITH_OPENSSL
+#include "../../examples/manual_page.c"

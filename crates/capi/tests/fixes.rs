@@ -1,0 +1,61 @@
+//! Every "fix" row of the contract: a C program that goes wrong on stock OpenSSL and well with us.
+//!
+//! That each of them fails on stock shows that the check can fail. What stock does is written at the top of each program.
+
+mod support;
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+
+use support::{OPENSSL, On, compile, describe, is_installed, source};
+
+/// `overflow` dies on purpose and has a test of its own.
+fn programs() -> Vec<String> {
+    let files = fs::read_dir(source("tests/c/fixes")).expect("the programs");
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut programs: Vec<_> = names
+        .filter(|name| name.ends_with(".c") && name != "overflow.c")
+        .collect();
+    programs.sort();
+    assert_eq!(programs.len(), 15);
+    programs
+}
+
+#[test]
+fn go_well_with_us_and_wrong_on_stock() {
+    for name in programs() {
+        let program = compile(&format!("tests/c/fixes/{name}"), OPENSSL);
+        let ours = On::Ours.command(&program).output().unwrap();
+        assert!(ours.status.success(), "{name}: {}", describe(&ours));
+        let stock = On::Stock.command(&program).output().unwrap();
+        assert!(
+            !stock.status.success(),
+            "{name} does not show what it fixes: stock does it too"
+        );
+    }
+}
+
+#[test]
+fn touch_no_memory_that_is_not_theirs_and_leak_nothing() {
+    if !is_installed("valgrind") {
+        return;
+    }
+    for name in programs() {
+        let program = compile(&format!("tests/c/fixes/{name}"), OPENSSL);
+        let output = On::Ours
+            .under_valgrind(&program, &["--leak-check=full"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{name}: {}", describe(&output));
+    }
+}
+
+#[test]
+fn an_overflow_meets_a_guard_and_names_the_job() {
+    let program = compile("tests/c/fixes/overflow.c", OPENSSL);
+    let output = On::Ours.command(&program).output().unwrap();
+    let ended_by = output.status.signal().or(output.status.code().map(|code| code - 128));
+    assert_eq!(ended_by, Some(11), "{}", describe(&output));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("job") && said.contains("stack"), "{said}");
+}

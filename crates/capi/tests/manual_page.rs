@@ -1,0 +1,52 @@
+//! The manual page's program prints what the manual page says: with our header and no libcrypto, and on any libcrypto.
+
+mod support;
+
+use std::process::Command;
+
+use support::{On, archive, compile, printed, shared_object, source};
+
+const OUTPUT: &str = "\
+Starting...
+Executing within a job
+Passed in message is: Hello world!
+Job was paused
+Resumed the job after a pause
+Job finished with return value 1
+Finishing
+";
+
+#[test]
+fn on_our_library_alone() {
+    let include = format!("-I{}", source("include").display());
+    let directory = shared_object().parent().unwrap().display().to_string();
+    let (search, find) = (format!("-L{directory}"), format!("-Wl,-rpath,{directory}"));
+    let program = compile("examples/manual_page.c", &[&include, &search, &find, "-lasyncjob"]);
+    assert_eq!(printed(Command::new(&program)), OUTPUT);
+
+    let mut ldd = Command::new("ldd");
+    ldd.arg(&program);
+    let needed = printed(ldd);
+    assert!(
+        needed.contains("libasyncjob.so") && !needed.contains("libcrypto"),
+        "{needed}"
+    );
+}
+
+#[test]
+fn linked_statically() {
+    let include = format!("-I{}", source("include").display());
+    let archive = archive().display().to_string();
+    let system = ["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl"]; // rustc --print native-static-libs
+    let arguments: Vec<&str> = [&include[..], &archive].into_iter().chain(system).collect();
+    let program = compile("tests/c/manual_page_static.c", &arguments);
+    assert_eq!(printed(Command::new(program)), OUTPUT);
+}
+
+#[test]
+fn on_stock_and_in_front_of_it() {
+    let program = compile("tests/c/manual_page_openssl.c", support::OPENSSL);
+    for on in [On::Stock, On::Ours] {
+        assert_eq!(printed(on.command(&program)), OUTPUT, "{on:?}");
+    }
+}

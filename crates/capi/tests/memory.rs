@@ -1,0 +1,14 @@
+//! What a paused job costs.
+
+mod support;
+
+use support::{OPENSSL, On, compile, printed};
+
+#[test]
+fn ten_thousand_paused_jobs_take_less_than_stock() {
+    let program = compile("tests/c/paused_memory.c", OPENSSL);
+    let bytes = |on: On| -> u64 { printed(on.command(&program)).trim().parse().unwrap() };
+    let (ours, stock) = (bytes(On::Ours), bytes(On::Stock));
+    println!("resident bytes a job: ours {ours}, stock {stock}");
+    assert!(ours <= 5_600 && ours <= stock, "ours {ours}, stock {stock}");
+}

@@ -1,0 +1,133 @@
+//! Builds C programs and runs them on stock OpenSSL, and with our library in front of it.
+#![allow(dead_code, reason = "each test uses the part it needs")]
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// The shared object.
+pub(crate) fn shared_object() -> PathBuf {
+    built("libasyncjob.so")
+}
+
+/// The static library.
+pub(crate) fn archive() -> PathBuf {
+    built("libasyncjob.a")
+}
+
+/// Cargo builds no cdylib for the sake of integration tests, so they build it themselves, as it is shipped. Another profile's
+/// name in `ASYNCJOB_CAPI_PROFILE` tests that one.
+fn built(name: &str) -> PathBuf {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(build).join(name)
+}
+
+fn build() -> PathBuf {
+    let profile = env::var("ASYNCJOB_CAPI_PROFILE").unwrap_or_else(|_| "dropin".into());
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp");
+    let status = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "asyncjob-capi",
+            "--profile",
+            &profile,
+            "--target-dir",
+        ])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "the library does not build");
+    target.join(if profile == "dev" { "debug" } else { &profile })
+}
+
+/// A file of this crate.
+pub(crate) fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Whether a program is installed that a check can do without.
+pub(crate) fn is_installed(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        eprintln!("{program} is not installed: this check is left out");
+    }
+    found
+}
+
+/// A C program, compiled with warnings as errors.
+pub(crate) fn compile(path: &str, arguments: &[&str]) -> PathBuf {
+    let source = source(path);
+    let name = source.file_stem().expect("a file").to_str().expect("ASCII");
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+    std::fs::create_dir_all(&directory).expect("a directory below target");
+    let program = directory.join(name);
+    let output = Command::new("cc")
+        .args(["-O1", "-g", "-Wall", "-Wextra", "-Werror"])
+        .arg(&source)
+        .arg("-o")
+        .arg(&program)
+        .args(arguments)
+        .output()
+        .expect("cc is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    program
+}
+
+/// The libcrypto and libssl that are installed.
+pub(crate) const OPENSSL: &[&str] = &["-lssl", "-lcrypto", "-lpthread", "-ldl"];
+
+/// On what a program's calls of `ASYNC_*` arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum On {
+    /// The installed libcrypto.
+    Stock,
+    /// Our library, preloaded.
+    Ours,
+}
+
+impl On {
+    /// `program`, to be run so. It is ended after two minutes.
+    pub(crate) fn command(self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["--signal=KILL", "120"]);
+        if self == On::Ours {
+            command
+                .arg("env")
+                .arg(format!("LD_PRELOAD={}", shared_object().display()));
+        }
+        command.arg(program.as_ref());
+        command.env_remove("LD_PRELOAD").env("OPENSSL_CONF", "/dev/null");
+        command
+    }
+
+    /// `program` under a tool of Valgrind's, which fails it with 99 when it has something to say.
+    pub(crate) fn under_valgrind(self, program: impl AsRef<Path>, options: &[&str]) -> Command {
+        let mut command = self.command("valgrind");
+        command
+            .args(["--quiet", "--error-exitcode=99"])
+            .args(options)
+            .arg(program.as_ref());
+        command
+    }
+}
+
+/// What a successful program printed.
+pub(crate) fn printed(mut command: Command) -> String {
+    let output = command.output().expect("it starts");
+    assert!(output.status.success(), "{command:?}: {}", describe(&output));
+    String::from_utf8(output.stdout).expect("ASCII")
+}
+
+/// How a program ended and what it said.
+pub(crate) fn describe(output: &Output) -> String {
+    format!(
+        "{}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}

@@ -25,7 +25,7 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use asyncjob::{Job, StartError, Step};
+use asyncjob::{Job, StartError, Step, WaitCtx};
 use parking_lot::Mutex;
 
 use crate::boundary::guarded;
@@ -179,7 +179,13 @@ pub(crate) struct Record {
 unsafe impl Sync for Record {}
 
 pub(crate) type JobSlot = &'static Slot<Record>;
-pub(crate) type JobChunk = &'static [Slot<Record>; CHUNK];
+
+/// Slots that a thread borrows from the process.
+pub(crate) struct JobChunk {
+    pub(crate) slots: &'static [Slot<Record>; CHUNK],
+    /// For [`Thread::unbound`]: it comes with the slots, so that a thread that ends has nothing to free.
+    pub(crate) unbound: &'static WaitCtx,
+}
 
 static JOBS: Table<Record> = Table::new();
 /// Chunks of threads that have ended.
@@ -201,8 +207,13 @@ impl Default for Record {
 /// Free slots for the thread with this token.
 pub(crate) fn take_chunk(token: usize) -> Option<JobChunk> {
     let spare = SPARE.lock().pop();
-    let chunk = spare.or_else(|| JOBS.grow())?;
-    for slot in chunk {
+    let chunk = spare.or_else(|| {
+        Some(JobChunk {
+            slots: JOBS.grow()?,
+            unbound: Box::leak(Box::new(WaitCtx::new())),
+        })
+    })?;
+    for slot in chunk.slots {
         slot.value().owner.store(token, Ordering::Relaxed);
     }
     Some(chunk)
@@ -211,7 +222,7 @@ pub(crate) fn take_chunk(token: usize) -> Option<JobChunk> {
 /// The slots of a thread that ends. Its paused jobs are given up: nobody may resume them any more, and an engine may still
 /// write to their stacks (S88).
 pub(crate) fn give_chunk(chunk: JobChunk) {
-    for slot in chunk {
+    for slot in chunk.slots {
         if let Some(job) = slot.value().paused.take() {
             slot.end();
             ManuallyDrop::into_inner(job).abandon();
@@ -292,7 +303,8 @@ unsafe fn start(
     let Some(call) = (unsafe { Call::new(func, args, size) }) else {
         return Err(Refusal::nothing_to_run());
     };
-    let Some(slot) = thread.take_slot(func as *const c_void) else {
+    let slot = thread.take_slot(func as *const c_void);
+    let (Some(slot), Some(unbound)) = (slot, thread.unbound()) else {
         call.forget();
         return Err(Refusal::NoJobs);
     };
@@ -304,7 +316,7 @@ unsafe fn start(
     // One word is moved to the job's stack. The rest is read from here, where this call waits for the job's first pause.
     let at = &raw const call;
     // SAFETY: the caller's promise; `call` lives until the job has copied from it.
-    let step = asyncjob::start_job(thread.unbound(), move || unsafe { Call::run(at) });
+    let step = asyncjob::start_job(unbound, move || unsafe { Call::run(at) });
     thread.current.set(resumer);
     record.default_ctx.set(library_context::exchange(thread, resumers_ctx));
     step.map(|step| (slot, step)).map_err(|_: StartError<_>| {

@@ -42,7 +42,6 @@ pub(crate) struct Libcrypto {
 pub(crate) enum Reason {
     FailedToSwapContext = 102,
     InvalidPoolSize = 103,
-    InternalError = 0xC0103,
 }
 
 const ERR_LIB_ASYNC: c_int = 51;
@@ -80,6 +79,8 @@ pub(crate) fn is_stopped() -> bool {
 #[cold]
 fn first_use() -> bool {
     look_again(ptr::null());
+    // A program may refuse signal handlers; then an overflow is an ordinary crash.
+    let _ = asyncjob::install_overflow_handler();
     let _ = STATE.compare_exchange(UNUSED, READY, Ordering::Relaxed, Ordering::Relaxed);
     !is_stopped()
 }

@@ -13,7 +13,7 @@
 //! The key belongs to us because libcrypto's own hook is not exported, and is set on each thread that has slots: glibc calls
 //! the destructor even if Rust's thread-locals are gone already, and again if a later destructor starts another job.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::ptr;
@@ -78,7 +78,7 @@ pub(crate) struct Thread {
     pub(crate) default_ctx: Cell<LibCtx>,
     pub(crate) free: FreeSlots,
     chunks: ManuallyDrop<RefCell<Vec<JobChunk>>>,
-    unbound: ManuallyDrop<OnceCell<WaitCtx>>,
+    unbound: Cell<Option<&'static WaitCtx>>,
 }
 
 thread_local! {
@@ -88,7 +88,7 @@ thread_local! {
             default_ctx: Cell::new(ptr::null_mut()),
             free: FreeSlots::new(),
             chunks: ManuallyDrop::new(RefCell::new(Vec::new())),
-            unbound: ManuallyDrop::new(OnceCell::new()),
+            unbound: Cell::new(None),
         }
     };
 }
@@ -112,11 +112,11 @@ impl Thread {
         self.free.pop().or_else(|| self.more_slots(near))
     }
 
-    /// What the library is given as the wait ctx of every job here. A C program's own ctx may be freed under a paused job, so its
-    /// job knows it by handle ([`crate::wait_ctx`]) and this one never changes.
+    /// What the library is given as the wait ctx of every job here: there is one as soon as there is a slot. A C program's own
+    /// ctx may be freed under a paused job, so its job knows it by handle ([`crate::wait_ctx`]) and this one never changes.
     #[inline]
-    pub(crate) fn unbound(&self) -> &WaitCtx {
-        self.unbound.get_or_init(WaitCtx::new)
+    pub(crate) fn unbound(&self) -> Option<&'static WaitCtx> {
+        self.unbound.get()
     }
 
     #[cold]
@@ -125,14 +125,16 @@ impl Thread {
         library_context::check(self);
         let chunk = job::take_chunk(self.token())?;
         call_at_exit();
+        self.unbound.set(Some(chunk.unbound));
+        chunk.slots.iter().rev().for_each(|slot| self.free.push(slot));
         self.chunks.borrow_mut().push(chunk);
-        chunk.iter().rev().for_each(|slot| self.free.push(slot));
         self.free.pop()
     }
 
     /// Gives back what a thread has that is about to be gone.
     fn end(&self) {
         self.free.clear();
+        self.unbound.set(None);
         for chunk in self.chunks.take() {
             job::give_chunk(chunk);
         }

@@ -1,8 +1,8 @@
 //! Jobs, engines and freed wait ctxs on many threads at once.
 //!
-//! How far the tools follow: Valgrind knows our stacks (they are registered with it), so memcheck follows every switch, and
-//! helgrind sees each job as part of the thread that runs it, which it is. ThreadSanitizer needs a rebuilt standard library,
-//! and does not follow switches that are not announced to it as fibers; it is left out.
+//! How far the tools follow: Valgrind knows our stacks (they are registered with it), so memcheck follows every switch. Helgrind
+//! does not see the locks (they are futexes, not pthread mutexes) through which stacks and handles pass from thread to thread,
+//! and reports each reuse of a stack as a race: of no use here.
 
 mod support;
 
@@ -19,16 +19,12 @@ fn every_job_returns_its_own_result() {
 }
 
 #[test]
-fn memcheck_and_helgrind_have_nothing_to_say() {
+fn memcheck_has_nothing_to_say() {
     if !is_installed("valgrind") {
         return;
     }
     let program = compile("tests/c/threads.c", OPENSSL);
-    for options in [
-        ["--tool=memcheck", "--leak-check=full"],
-        ["--tool=helgrind", "--fair-sched=yes"],
-    ] {
-        let output = On::Ours.under_valgrind(&program, &options).arg("12").output().unwrap();
-        assert!(output.status.success(), "{options:?}: {}", describe(&output));
-    }
+    let mut command = On::Ours.under_valgrind(&program, &["--leak-check=full", "--fair-sched=yes"]);
+    let output = command.arg("12").output().unwrap();
+    assert!(output.status.success(), "{}", describe(&output));
 }

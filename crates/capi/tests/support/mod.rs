@@ -4,7 +4,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 /// The shared object.
 pub(crate) fn shared_object() -> PathBuf {
@@ -58,8 +58,19 @@ pub(crate) fn is_installed(program: &str) -> bool {
     found
 }
 
-/// A C program, compiled with warnings as errors.
+/// A C program, compiled with warnings as errors: once, as another test may be running it.
 pub(crate) fn compile(path: &str, arguments: &[&str]) -> PathBuf {
+    static COMPILED: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
+    let mut compiled = COMPILED.lock().expect("no compilation failed");
+    if let Some((_, program)) = compiled.iter().find(|(source, _)| source == path) {
+        return program.clone();
+    }
+    let program = call_cc(path, arguments);
+    compiled.push((path.into(), program.clone()));
+    program
+}
+
+fn call_cc(path: &str, arguments: &[&str]) -> PathBuf {
     let source = source(path);
     let name = source.file_stem().expect("a file").to_str().expect("ASCII");
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));

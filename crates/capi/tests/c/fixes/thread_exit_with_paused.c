@@ -8,13 +8,18 @@
 static volatile int *record;                            /* where the engine was told to write */
 static ASYNC_JOB *orphan;
 
+/* The point: this frame outlives the thread, paused. */
+__attribute__((noinline)) static void submit(volatile int *mine)
+{
+    record = mine;
+}
+
 static int wait_for_the_engine(void *unused)
 {
     volatile int mine = 0;
 
     (void)unused;
-    volatile int *escapes = &mine;                     /* the point: the frame outlives the thread, paused */
-    record = escapes;
+    submit(&mine);
     while (mine == 0)
         ASYNC_pause_job();
     return mine;

@@ -64,7 +64,7 @@ pub(crate) fn find(extra: &[PathBuf]) -> Result<Vec<Found>, Absent> {
 pub(crate) fn ours(path: Option<&Path>) -> Result<Found, Absent> {
     let beside = std::env::current_exe()
         .ok()
-        .and_then(|exe| Some(exe.parent()?.join("libasyncjob_capi.so")));
+        .and_then(|exe| Some(exe.parent()?.join("libasyncjob.so")));
     let path = path
         .map(Path::to_path_buf)
         .or(beside)

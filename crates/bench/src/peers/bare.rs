@@ -1,9 +1,15 @@
 //! The floor: a bare corosensei coroutine on a stack that is used again and again.
 
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::time::Instant;
+
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
 
+use super::kernel::{per_wake, rounds};
 use crate::depth::pause_often;
+use crate::measure::Candidate;
 use crate::peer::{Absent, Peer};
 
 /// Bytes of each stack: what our jobs get by default.
@@ -52,4 +58,22 @@ impl Peer for Bare {
         job.resume(());
         self.finish(job);
     }
+}
+
+/// A batch of coroutines that are put into a queue and run from it: the least that waking several by a callback can be.
+pub(crate) fn queue(name: &str, batch: usize) -> Candidate {
+    let mut peer = Bare::default();
+    let endless = || peer.start::<0>(u64::MAX).expect("a few stacks are there");
+    let mut jobs: Vec<<Bare as Peer>::Job> = std::iter::repeat_with(endless).take(batch).collect();
+    let mut ready = VecDeque::with_capacity(batch);
+    Candidate::new(name, move |n| {
+        let clock = Instant::now();
+        for _ in 0..rounds(n, batch) {
+            (0..batch).for_each(|at| ready.push_back(black_box(at)));
+            while let Some(at) = ready.pop_front() {
+                jobs[at].resume(());
+            }
+        }
+        per_wake(clock.elapsed(), n, batch)
+    })
 }

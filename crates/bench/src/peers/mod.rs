@@ -4,11 +4,15 @@ pub(crate) mod bare;
 #[allow(unsafe_code, reason = "calls into a C++ shim")]
 pub(crate) mod boost;
 pub(crate) mod generator;
+#[allow(unsafe_code, reason = "eventfd and epoll")]
+pub(crate) mod kernel;
+pub(crate) mod latency;
 #[allow(unsafe_code, reason = "calls ASYNC_* through pointers found at run time")]
 pub(crate) mod libcrypto;
 #[allow(unsafe_code, reason = "may::coroutine::spawn is unsafe")]
 pub(crate) mod may;
 pub(crate) mod ours;
+pub(crate) mod scheduled;
 #[allow(unsafe_code, reason = "a bare system call, a futex")]
 pub(crate) mod threads;
 pub(crate) mod tokio;

@@ -1,10 +1,18 @@
 //! tokio: what most programs would use instead of a job, and what it asks them to be: asynchronous all the way down.
 
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
-use tokio::task;
+use tokio::task::{self, LocalSet};
 
+use super::kernel::{Bell, Kind, per_wake, ring, rounds, silence};
+use super::latency::{Line, Load};
 use crate::measure::Candidate;
 
 /// A runtime on this thread alone, with fds.
@@ -59,4 +67,108 @@ async fn blocking(n: u64) -> Duration {
         task::spawn_blocking(|| ()).await.expect("it does not panic");
     }
     clock.elapsed()
+}
+
+/// A batch of tasks that wait for their wakers, called by another task on the same thread: for each wake.
+pub(crate) fn wakers(name: &str, batch: usize) -> Candidate {
+    let (runtime, local) = (current_thread(), LocalSet::new());
+    let wakers: Rc<RefCell<Vec<Waker>>> = Rc::default();
+    for _ in 0..batch {
+        let wakers = Rc::clone(&wakers);
+        local.spawn_local(poll_fn(move |cx| {
+            let mut wakers = wakers.borrow_mut();
+            if wakers.len() < wakers.capacity().max(batch) && !wakers.iter().any(|w| w.will_wake(cx.waker())) {
+                wakers.push(cx.waker().clone());
+            }
+            Poll::<()>::Pending
+        }));
+    }
+    Candidate::new(name, move |n| {
+        let wakers = Rc::clone(&wakers);
+        local.block_on(&runtime, async move {
+            again().await; // every task has left its waker now
+            let wakers = wakers.borrow().clone();
+            let clock = Instant::now();
+            for _ in 0..rounds(n, batch) {
+                wakers.iter().for_each(Waker::wake_by_ref);
+                again().await;
+            }
+            per_wake(clock.elapsed(), n, batch)
+        })
+    })
+}
+
+/// Lets the tasks that are ready run, without the look at the driver that `yield_now` includes.
+async fn again() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A batch of tasks that wait for their fds, which another task makes readable: for each wake.
+pub(crate) fn fds(name: &str, kind: Kind, batch: usize) -> Candidate {
+    let (runtime, local) = (current_thread(), LocalSet::new());
+    let woken = Rc::new(Cell::new(0u64));
+    let mut writers = Vec::new();
+    for _ in 0..batch {
+        let (write, read) = Bell::new(kind).split();
+        writers.push(write);
+        let woken = Rc::clone(&woken);
+        local.spawn_local(async move {
+            let reader = AsyncFd::new(read).expect("epoll takes it");
+            loop {
+                let mut ready = reader.readable().await.expect("the runtime is there");
+                silence(reader.get_ref());
+                ready.clear_ready();
+                woken.set(woken.get() + 1);
+            }
+        });
+    }
+    Candidate::new(name, move |n| {
+        let (woken, writers) = (Rc::clone(&woken), &writers);
+        local.block_on(&runtime, async move {
+            again().await; // every task has registered its fd now
+            let clock = Instant::now();
+            for _ in 0..rounds(n, batch) {
+                let goal = woken.get() + batch as u64;
+                writers.iter().for_each(ring);
+                while woken.get() < goal {
+                    task::yield_now().await; // looks at the driver
+                }
+            }
+            per_wake(clock.elapsed(), n, batch)
+        })
+    })
+}
+
+/// A task that another thread wakes by its waker, over and over.
+pub(crate) fn woken_from_afar(line: &Arc<Line>, load: Load) {
+    let runtime = current_thread();
+    let waiter = Arc::clone(line);
+    let task = runtime.spawn(async move {
+        poll_fn(|cx| {
+            waiter.open(cx.waker().clone());
+            Poll::Ready(())
+        })
+        .await;
+        while waiter.arm() {
+            poll_fn(|_| if waiter.woken() { Poll::Ready(()) } else { Poll::Pending }).await;
+        }
+    });
+    if load == Load::Busy {
+        let line = Arc::clone(line);
+        drop(runtime.spawn(async move {
+            while !line.is_closed() {
+                again().await;
+            }
+        }));
+    }
+    runtime.block_on(task).expect("it does not panic");
 }

@@ -64,10 +64,10 @@ fn number(word: &str) -> u64 {
     word.parse().unwrap_or_else(|_| panic!("`{word}` is no number"))
 }
 
-/// Runs a candidate once to warm it up, and once between two stops.
+/// Runs a candidate until it is warm, and once between two stops.
 fn count(setup: &Setup, part: &str, name: &str, n: u64) {
     let mut candidate: Candidate = parts::find(setup, part, name).unwrap_or_else(|| panic!("no {name} in {part}"));
-    (candidate.run)(n);
+    (0..3).for_each(|_| drop((candidate.run)(2 * n)));
     let before = alloc::allocations();
     trace::mark();
     (candidate.run)(n);

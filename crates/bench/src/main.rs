@@ -75,9 +75,10 @@ static ALLOCATOR: alloc::Counting = alloc::Counting;
 /// A part of a run: its name, and what runs it.
 type Part = (&'static str, fn(&Setup) -> Section);
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     ("switch", parts::switch::run),
     ("life", parts::life::run),
+    ("wake", parts::wake::run),
     ("scale", parts::scale::run),
     ("counts", parts::counts::run),
 ];

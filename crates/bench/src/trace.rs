@@ -35,8 +35,18 @@ pub(crate) struct Counts {
 }
 
 /// The cost of one operation of the candidate that `child` runs: `child(n)` gives the arguments for n operations.
+///
+/// System calls are counted in runs of their own, at full speed: a scheduler asks the kernel also when time has passed,
+/// and a stepped one is slow.
 pub(crate) fn per_operation(child: impl Fn(u64) -> Vec<String>, n: u64) -> Result<Counts, Absent> {
-    let [once, twice] = [n, 2 * n].map(|n| run(&child(n)).map_err(|e| Absent::new(format!("cannot trace: {e}"))));
+    let both = |n: u64| -> io::Result<Counts> {
+        let (steps, calls) = (run(&child(n), step)?, run(&child(n), count_system_calls)?);
+        Ok(Counts {
+            system_calls: calls.system_calls,
+            ..steps
+        })
+    };
+    let [once, twice] = [n, 2 * n].map(|n| both(n).map_err(|e| Absent::new(format!("cannot trace: {e}"))));
     let (once, twice) = (once?, twice?);
     let each = |twice: f64, once: f64| (twice - once) / n as f64;
     Ok(Counts {
@@ -53,13 +63,13 @@ pub(crate) fn mark() {
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
-fn run(args: &[String]) -> io::Result<Counts> {
+fn run(args: &[String], follow: fn(libc::pid_t) -> io::Result<Counts>) -> io::Result<Counts> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(args).stdout(Stdio::piped());
     // SAFETY: between fork and exec only this one system call is made.
     unsafe { command.pre_exec(trace_me) };
     let mut child = command.spawn()?;
-    let counts = follow(&child);
+    let counts = between_stops(&child, follow);
     if counts.is_err() {
         let _ = child.kill();
     }
@@ -78,33 +88,59 @@ fn trace_me() -> io::Result<()> {
 }
 
 /// From the exec to the second stop; the child runs on by itself then.
-fn follow(child: &Child) -> io::Result<Counts> {
+fn between_stops(child: &Child, follow: fn(libc::pid_t) -> io::Result<Counts>) -> io::Result<Counts> {
     let pid = child.id() as libc::pid_t;
     wait_for(pid, libc::SIGTRAP)?; // the exec
-    request(libc::PTRACE_CONT, pid, 0)?;
+    request(libc::PTRACE_SETOPTIONS, pid, 0, libc::PTRACE_O_TRACESYSGOOD as u64)?;
+    request(libc::PTRACE_CONT, pid, 0, 0)?;
     wait_for(pid, libc::SIGSTOP)?;
+    let counts = follow(pid)?;
+    request(libc::PTRACE_DETACH, pid, 0, 0)?;
+    Ok(counts)
+}
+
+/// Every system call until the next stop. Each stops the child twice: when it enters the kernel and when it leaves it.
+fn count_system_calls(pid: libc::pid_t) -> io::Result<Counts> {
+    const SYSTEM_CALL: i32 = libc::SIGTRAP | 0x80; // PTRACE_O_TRACESYSGOOD
+    let mut stops = 0.0;
+    loop {
+        request(libc::PTRACE_SYSCALL, pid, 0, 0)?;
+        match wait(pid)? {
+            SYSTEM_CALL => stops += 1.0,
+            libc::SIGSTOP => break,
+            other => return Err(unexpected(other)),
+        }
+    }
+    Ok(Counts {
+        system_calls: stops / 2.0,
+        ..Counts::default()
+    })
+}
+
+/// Every instruction until the next stop.
+fn step(pid: libc::pid_t) -> io::Result<Counts> {
     let mut counts = Counts::default();
     let mut guesses = Guesses::default();
     loop {
         let at = registers(pid)?;
-        let code = request(libc::PTRACE_PEEKTEXT, pid, at.rip)?.to_le_bytes();
-        let kind = Kind::of(code);
-        request(libc::PTRACE_SINGLESTEP, pid, 0)?;
+        let code = request(libc::PTRACE_PEEKTEXT, pid, at.rip, 0)?.to_le_bytes();
+        request(libc::PTRACE_SINGLESTEP, pid, 0, 0)?;
         match wait(pid)? {
             libc::SIGTRAP => {}
-            libc::SIGSTOP => break,
-            other => return Err(io::Error::other(format!("the child got signal {other}"))),
+            libc::SIGSTOP => return Ok(counts),
+            other => return Err(unexpected(other)),
         }
         counts.instructions += 1.0;
-        match kind {
-            Kind::Call => guesses.call(request(libc::PTRACE_PEEKDATA, pid, registers(pid)?.rsp)? as u64),
+        match Kind::of(code) {
+            Kind::Call => guesses.call(request(libc::PTRACE_PEEKDATA, pid, registers(pid)?.rsp, 0)? as u64),
             Kind::Return => counts.misguessed += f64::from(u8::from(!guesses.ret(registers(pid)?.rip))),
-            Kind::SystemCall => counts.system_calls += 1.0,
             Kind::Other => {}
         }
     }
-    request(libc::PTRACE_DETACH, pid, 0)?;
-    Ok(counts)
+}
+
+fn unexpected(signal: i32) -> io::Error {
+    io::Error::other(format!("the child got signal {signal}"))
 }
 
 /// The child says itself how often it allocated.
@@ -122,7 +158,6 @@ fn finish(child: Child, counts: Counts) -> io::Result<Counts> {
 enum Kind {
     Call,
     Return,
-    SystemCall,
     Other,
 }
 
@@ -137,7 +172,6 @@ impl Kind {
             [0xe8, ..] => Kind::Call,
             [0xff, modrm, ..] if modrm >> 3 & 7 == 2 => Kind::Call,
             [0xc3 | 0xc2, ..] => Kind::Return,
-            [0x0f, 0x05, ..] => Kind::SystemCall,
             _ => Kind::Other,
         }
     }
@@ -176,11 +210,11 @@ fn registers(pid: libc::pid_t) -> io::Result<libc::user_regs_struct> {
     Ok(unsafe { registers.assume_init() })
 }
 
-/// A request with an address and no data. Only `PEEK*` give a value; their words are never -1 where code or a stack is.
-fn request(request: libc::c_uint, pid: libc::pid_t, address: u64) -> io::Result<libc::c_long> {
-    let nothing = ptr::null_mut::<libc::c_void>();
+/// Only `PEEK*` give a value; their words are never -1 where code or a stack is.
+fn request(request: libc::c_uint, pid: libc::pid_t, address: u64, data: u64) -> io::Result<libc::c_long> {
+    let (address, data) = (address as *mut libc::c_void, data as *mut libc::c_void);
     // SAFETY: `pid` is a stopped child that this process traces; these requests write to no memory of ours.
-    let value = unsafe { libc::ptrace(request, pid, address as *mut libc::c_void, nothing) };
+    let value = unsafe { libc::ptrace(request, pid, address, data) };
     if value == -1 {
         Err(io::Error::last_os_error())
     } else {
@@ -222,7 +256,7 @@ mod tests {
         assert!(is_call([0x41, 0xff, 0xd4, 0, 0, 0, 0, 0])); // call r12
         assert!(!is_call([0xff, 0x25, 1, 2, 3, 4, 0, 0])); // jmp [rip + x]
         assert!(matches!(Kind::of([0xf3, 0xc3, 0, 0, 0, 0, 0, 0]), Kind::Return)); // repz ret
-        assert!(matches!(Kind::of([0x0f, 0x05, 0xc3, 0, 0, 0, 0, 0]), Kind::SystemCall));
+        assert!(matches!(Kind::of([0x0f, 0x05, 0xc3, 0, 0, 0, 0, 0]), Kind::Other)); // syscall
         assert!(matches!(Kind::of([0x48, 0x89, 0xc3, 0, 0, 0, 0, 0]), Kind::Other)); // mov rbx, rax
     }
 

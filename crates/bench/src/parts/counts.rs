@@ -14,26 +14,16 @@ One operation, executed one instruction at a time. *Instructions* are those in u
 than the last 32 calls let a processor expect: each costs about as much as a whole switch. *System calls* and *allocations*
 (through Rust) as they say. These figures depend on the compiler, not on the machine or its load.";
 
-/// Peers that do their work on this thread, so that stepping through it sees everything.
-const SINGLE: [&str; 9] = [
-    "corosensei",
-    "asyncjob",
-    "asyncjob, out of line",
-    "asyncjob, JobBuilder",
-    "asyncjob, C ABI",
-    "generator",
-    "ucontext",
-    "tokio, yield_now",
-    "tokio::spawn",
-];
+/// Peers that do their work on other threads, which stepping through this one does not see.
+const ELSEWHERE: [&str; 4] = ["may", "two threads", "spawn_blocking", "std::thread"];
 
-/// Counts the switch at three depths, and the life.
+/// Counts the switch at three depths, the life and the wakes.
 pub(crate) fn run(setup: &Setup) -> Section {
-    let groups = [Depth::ALL[0], Depth::ALL[2], Depth::ALL[5]]
-        .map(switch::name)
+    let depths = [Depth::ALL[0], Depth::ALL[2], Depth::ALL[5]].map(switch::name);
+    let groups = super::groups(setup)
         .into_iter()
-        .chain(["life".to_string()]);
-    let work: Vec<(String, Vec<String>)> = groups.map(|group| (group.clone(), names(setup, &group))).collect();
+        .filter(|(name, _)| !name.starts_with("switch") || depths.contains(name));
+    let work: Vec<(String, Vec<String>)> = groups.map(|(name, group)| (name, single(group.names()))).collect();
     let progress = Progress::new("counts", work.iter().map(|(_, names)| names.len() as u64).sum());
     Section {
         name: "counts",
@@ -47,16 +37,13 @@ pub(crate) fn run(setup: &Setup) -> Section {
     }
 }
 
-fn names(setup: &Setup, group: &str) -> Vec<String> {
-    let all = super::groups(setup);
-    let group = all.iter().find(|(name, _)| name == group).expect("it is one of them");
-    let single =
-        |name: &String| SINGLE.contains(&name.as_str()) || name.starts_with("libcrypto") || name.starts_with("Boost");
-    group.1.names().into_iter().filter(single).collect()
+fn single(mut names: Vec<String>) -> Vec<String> {
+    names.retain(|name| !name.ends_with("(control)") && !ELSEWHERE.iter().any(|part| name.contains(part)));
+    names
 }
 
 fn table(setup: &Setup, group: &str, names: &[String], progress: &Progress) -> Table {
-    let n = setup.length.pick(10, 50, 200);
+    let n = setup.length.pick(20, 60, 200); // whole batches of 20
     let rows = names.iter().map(|name| {
         progress.tick(name);
         let cells = match per_operation(|n| count_words(group, name, n), n) {

@@ -6,7 +6,7 @@ use crate::peers::generator::Gen;
 use crate::peers::libcrypto::Async;
 use crate::peers::ours::{Built, Inlined, Ours, OutOfLine};
 use crate::peers::ucontext::Ucontext;
-use crate::peers::{boost, may, threads, tokio};
+use crate::peers::{boost, may, scheduled, threads, tokio};
 use crate::progress::Progress;
 use crate::report::{Section, Table};
 use crate::setup::{Group, Setup};
@@ -41,6 +41,7 @@ pub(crate) fn group(setup: &Setup) -> Group<'_> {
         Err(why) => group.skip("Boost.Context", why),
     }
     group.add("ucontext", |name| life(name, Ucontext::default()));
+    group.add("asyncjob, spawn and join", |name| scheduled::spawn_join(name, 0));
     group.add("may, spawn and join", may::life);
     group.add("tokio::spawn", tokio::spawn);
     group.add("tokio, spawn_blocking", tokio::spawn_blocking);

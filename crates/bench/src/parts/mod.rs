@@ -4,6 +4,7 @@ pub(crate) mod counts;
 pub(crate) mod life;
 pub(crate) mod scale;
 pub(crate) mod switch;
+pub(crate) mod wake;
 
 use crate::measure::Candidate;
 use crate::peer::Depth;
@@ -14,7 +15,10 @@ pub(crate) fn groups(setup: &Setup) -> Vec<(String, Group<'_>)> {
     let switches = Depth::ALL
         .iter()
         .map(|depth| (switch::name(*depth), switch::group(setup, *depth)));
-    switches.chain([("life".to_string(), life::group(setup))]).collect()
+    switches
+        .chain([("life".to_string(), life::group(setup))])
+        .chain(wake::groups(setup))
+        .collect()
 }
 
 /// The candidate of that name in that group.

@@ -55,14 +55,19 @@ pub(crate) fn groups(setup: &Setup) -> Vec<(String, Group<'_>)> {
     let fd = |kind: Kind, floor: &str, what: &str, batch: usize| {
         let mut group = Group::new(setup, floor, |name| kernel::wake(name, kind, batch));
         group.add(&format!("asyncjob, {what}"), |name| scheduled::fds(name, kind, batch));
-        group.add(&format!("tokio, AsyncFd over {what}"), |name| tokio::fds(name, kind, batch));
+        group.add(&format!("tokio, AsyncFd over {what}"), |name| {
+            tokio::fds(name, kind, batch)
+        });
         group
     };
     let floor = "write, epoll_wait, read";
     vec![
         (format!("wake by callback, a batch of {BATCH}"), callback()),
         ("wake by eventfd".into(), fd(Kind::Eventfd, floor, "an eventfd", 1)),
-        (format!("wake by eventfd, a batch of {BATCH}"), fd(Kind::Eventfd, floor, "an eventfd", BATCH)),
+        (
+            format!("wake by eventfd, a batch of {BATCH}"),
+            fd(Kind::Eventfd, floor, "an eventfd", BATCH),
+        ),
         ("wake by pipe".into(), fd(Kind::Pipe, floor, "a pipe", 1)),
     ]
 }
@@ -74,8 +79,7 @@ fn latencies(setup: &Setup) -> Table {
     let mut ways = ways();
     ways.retain(|(name, _, _)| name.ends_with("(floor)") || setup.wants(name));
     let progress = Progress::new("latency", (rounds * ways.len()) as u64);
-    let mut seen: Vec<Histogram<u64>> =
-        ways.iter().map(|_| Histogram::new(3).expect("three digits are allowed")).collect();
+    let mut seen: Vec<Histogram<u64>> = ways.iter().map(|_| latency::histogram()).collect();
     for _ in 0..rounds {
         for ((name, load, wait), seen) in ways.iter().zip(&mut seen) {
             progress.tick(name);
@@ -88,7 +92,11 @@ fn latencies(setup: &Setup) -> Table {
         title: "Latency of a wake from another processor".into(),
         unit: "ns",
         columns: ["median", "90%", "99%", "99.9%", "longest"].map(String::from).to_vec(),
-        rows: ways.iter().zip(&seen).map(|((name, _, _), seen)| row(name, seen)).collect(),
+        rows: ways
+            .iter()
+            .zip(&seen)
+            .map(|((name, _, _), seen)| row(name, seen))
+            .collect(),
         chart: Chart::Bars,
     }
 }
@@ -97,10 +105,14 @@ type Way = (&'static str, Load, fn(&std::sync::Arc<latency::Line>, Load));
 
 fn ways() -> Vec<Way> {
     vec![
-        ("busy: a loop on a cache line (floor)", Load::Busy, |line, _| latency::spinning(line)),
+        ("busy: a loop on a cache line (floor)", Load::Busy, |line, _| {
+            latency::spinning(line)
+        }),
         ("busy: asyncjob", Load::Busy, scheduled::woken_from_afar),
         ("busy: tokio", Load::Busy, tokio::woken_from_afar),
-        ("asleep: thread::park (floor)", Load::Asleep, |line, _| latency::parked(line)),
+        ("asleep: thread::park (floor)", Load::Asleep, |line, _| {
+            latency::parked(line)
+        }),
         ("asleep: asyncjob", Load::Asleep, scheduled::woken_from_afar),
         ("asleep: tokio", Load::Asleep, tokio::woken_from_afar),
     ]

@@ -115,7 +115,10 @@ impl Epoll {
 pub(crate) fn wake(name: &str, kind: Kind, batch: usize) -> Candidate {
     let mut epoll = Epoll::new(batch);
     let bells: Vec<Bell> = (0..batch).map(|_| Bell::new(kind)).collect();
-    bells.iter().enumerate().for_each(|(at, bell)| epoll.add(bell, at as u64));
+    bells
+        .iter()
+        .enumerate()
+        .for_each(|(at, bell)| epoll.add(bell, at as u64));
     Candidate::new(name, move |n| {
         let clock = Instant::now();
         for _ in 0..rounds(n, batch) {

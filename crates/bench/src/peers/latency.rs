@@ -8,14 +8,13 @@
 //! ```
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{hint, mem};
 
 use hdrhistogram::Histogram;
-use std::sync::Mutex;
 
 use crate::machine::{Cores, pin};
 
@@ -47,7 +46,7 @@ impl Line {
             armed: AtomicBool::new(false),
             left: AtomicU64::new(samples),
             waker: OnceLock::new(),
-            seen: Mutex::new(Histogram::new(3).expect("three digits are allowed")),
+            seen: Mutex::new(histogram()),
         }
     }
 
@@ -118,10 +117,12 @@ pub(crate) fn measure(cores: Cores, samples: u64, load: Load, waiter: impl FnOnc
     };
     waiter(&line);
     engine.join().expect("it does not panic");
-    mem::replace(
-        &mut *line.seen.lock().expect("nobody panics"),
-        Histogram::new(3).expect("three digits are allowed"),
-    )
+    mem::replace(&mut *line.seen.lock().expect("nobody panics"), histogram())
+}
+
+/// Counts from a nanosecond to ten seconds, to three digits.
+pub(crate) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("these bounds are allowed")
 }
 
 /// The floor of a wake on a busy thread: it looks at the cache line that the engine writes, over and over.

@@ -15,6 +15,7 @@ pub(crate) mod ours;
 pub(crate) mod scheduled;
 #[allow(unsafe_code, reason = "a bare system call, a futex")]
 pub(crate) mod threads;
+#[allow(unsafe_code, reason = "AsyncFd::register")]
 pub(crate) mod tokio;
 #[allow(unsafe_code, reason = "makecontext and swapcontext")]
 pub(crate) mod ucontext;

@@ -44,7 +44,9 @@ pub(crate) fn callbacks(name: &str, batch: usize) -> Candidate {
         spawn(&scheduler, move || {
             let ctx = wait_ctx();
             ctx.set_status(Status::Ok);
-            wakers.borrow_mut().push(ctx.callback().expect("the scheduler has set one"));
+            wakers
+                .borrow_mut()
+                .push(ctx.callback().expect("the scheduler has set one"));
             while pause_job().is_ok() {}
         });
     }
@@ -131,7 +133,12 @@ fn scheduler() -> Scheduler {
 
 /// Lets every job run until it has nothing to do.
 fn settle(scheduler: &Scheduler) {
-    while scheduler.turn(Some(std::time::Duration::ZERO)).expect("epoll works").resumed > 0 {}
+    while scheduler
+        .turn(Some(std::time::Duration::ZERO))
+        .expect("epoll works")
+        .resumed
+        > 0
+    {}
 }
 
 fn spawn<T: 'static>(scheduler: &Scheduler, f: impl FnOnce() -> T + 'static) {
@@ -140,7 +147,10 @@ fn spawn<T: 'static>(scheduler: &Scheduler, f: impl FnOnce() -> T + 'static) {
 
 fn run_job<T: 'static>(scheduler: &Scheduler, f: impl FnOnce() -> T + 'static) -> T {
     let job = scheduler.spawn(f).unwrap_or_else(|e| panic!("{e}"));
-    scheduler.run_until(job).expect("epoll works").expect("it does not panic")
+    scheduler
+        .run_until(job)
+        .expect("epoll works")
+        .expect("it does not panic")
 }
 
 fn wait_ctx() -> WaitCtx {

@@ -122,7 +122,8 @@ pub(crate) fn fds(name: &str, kind: Kind, batch: usize) -> Candidate {
         writers.push(write);
         let woken = Rc::clone(&woken);
         local.spawn_local(async move {
-            let reader = AsyncFd::new(read).expect("epoll takes it");
+            // SAFETY: a `File` keeps its fd open and gives the same one at every call.
+            let reader = unsafe { AsyncFd::register(read) }.expect("epoll takes it");
             loop {
                 let mut ready = reader.readable().await.expect("the runtime is there");
                 silence(reader.get_ref());

@@ -1,0 +1,90 @@
+//! The scheduler: spawn to join, alone and among many, and a wake by callback.
+//!
+//! ```text
+//!   cargo bench --bench scheduler            # times
+//!   cargo bench --bench scheduler -- --test  # each once
+//! ```
+//!
+//! The floor of a spawn is a bare job, started and ended. `cargo run --release -p asyncjob-bench -- --part wake` measures
+//! wakes in every way, beside tokio and the kernel.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use asyncjob::scheduler::Scheduler;
+use asyncjob::{Status, WaitCtx, current_job, pause_job, start_job};
+use criterion::{Criterion, criterion_group, criterion_main};
+
+criterion_group!(benches, spawn_join, wake);
+criterion_main!(benches);
+
+/// Spawn to join of an empty job, while so many others are paused.
+fn spawn_join(c: &mut Criterion) {
+    let mut group = c.benchmark_group("spawn to join");
+    let ctx = WaitCtx::new();
+    group.bench_function("a bare job, the floor", |b| b.iter(|| start_job(&ctx, || ()).is_ok()));
+    for live in [1, 100, 10_000] {
+        let scheduler = Scheduler::new().expect("an epoll fd and an eventfd are left");
+        park(&scheduler, live - 1, &Rc::default());
+        group.bench_function(format!("{live} live jobs"), |b| {
+            b.iter(|| {
+                let job = scheduler.spawn(|| ()).expect("there is no bound");
+                scheduler
+                    .run_until(job)
+                    .expect("epoll works")
+                    .expect("it does not panic");
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A batch of jobs, each woken by its callback from another job: for each wake.
+fn wake(c: &mut Criterion) {
+    const BATCH: u64 = 20;
+    let scheduler = Scheduler::new().expect("an epoll fd and an eventfd are left");
+    let wakers: Rc<RefCell<Vec<Waker>>> = Rc::default();
+    park(&scheduler, BATCH as usize, &wakers);
+    c.bench_function("wake by callback, a share of 20", |b| {
+        b.iter_custom(|wakes| {
+            let (wakers, rounds) = (wakers.borrow().clone(), wakes.div_ceil(BATCH));
+            let engine = scheduler.spawn(move || {
+                set_status(Status::Eagain); // after each batch: when those that it woke have run
+                let clock = Instant::now();
+                for _ in 0..rounds {
+                    wakers.iter().for_each(Waker::wake_by_ref);
+                    let _ = pause_job();
+                }
+                clock.elapsed().mul_f64(wakes as f64 / (rounds * BATCH) as f64)
+            });
+            let engine = engine.expect("there is no bound");
+            scheduler
+                .run_until(engine)
+                .expect("epoll works")
+                .expect("it does not panic")
+        });
+    });
+}
+
+/// So many jobs that wait for their callbacks until they are cancelled.
+fn park(scheduler: &Scheduler, jobs: usize, wakers: &Rc<RefCell<Vec<Waker>>>) {
+    for _ in 0..jobs {
+        let wakers = Rc::clone(wakers);
+        let job = scheduler.spawn(move || {
+            set_status(Status::Ok);
+            let ctx = current_job().expect("this is a job").wait_ctx().clone();
+            wakers
+                .borrow_mut()
+                .push(ctx.callback().expect("the scheduler has set one"));
+            while pause_job().is_ok() {}
+        });
+        drop(job.expect("there is no bound"));
+    }
+    while scheduler.turn(Some(Duration::ZERO)).expect("epoll works").resumed > 0 {}
+}
+
+fn set_status(status: Status) {
+    current_job().expect("this is a job").wait_ctx().set_status(status);
+}

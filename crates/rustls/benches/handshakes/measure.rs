@@ -1,0 +1,175 @@
+//! One cell of the table: a fresh server, a probe, clients, a window.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::machine::Look;
+use crate::server::Mode;
+
+/// Which cells, and how long each.
+pub(crate) struct Plan {
+    latencies: &'static [u64],
+    outstanding: &'static [usize],
+    window: Duration,
+}
+
+impl Plan {
+    pub(crate) fn whole() -> Plan {
+        Plan {
+            latencies: &[0, 5, 50, 1000],
+            outstanding: &[20, 100, 400, 900, 2000],
+            window: Duration::from_secs(2),
+        }
+    }
+
+    pub(crate) fn quick() -> Plan {
+        Plan {
+            latencies: &[5],
+            outstanding: &[20, 100],
+            window: Duration::from_millis(500),
+        }
+    }
+
+    pub(crate) fn cells(&self) -> impl Iterator<Item = (Duration, usize)> {
+        let latencies = self.latencies.iter().map(|&latency| Duration::from_millis(latency));
+        latencies.flat_map(|latency| self.outstanding.iter().map(move |&count| (latency, count)))
+    }
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    pub(crate) mode: Mode,
+    pub(crate) latency: Duration,
+    pub(crate) outstanding: usize,
+    pub(crate) handshakes_a_second: f64,
+    pub(crate) failures: u64,
+    pub(crate) probe_p50: Duration,
+    pub(crate) probe_p99: Duration,
+    /// Share of a core.
+    pub(crate) cpu: f64,
+    pub(crate) threads: u64,
+    pub(crate) resident_kib: u64,
+    pub(crate) virtual_kib: u64,
+    /// Before the first client came.
+    pub(crate) idle_resident_kib: u64,
+}
+
+/// `rate` 0: a closed loop. No clients with `outstanding` 0.
+pub(crate) fn cell(
+    plan: &Plan,
+    mode: Mode,
+    latency: Duration,
+    outstanding: usize,
+    rate: u32,
+) -> Result<Cell, Box<dyn Error>> {
+    // Three rounds of the closed loop, so that the window begins in its middle.
+    let warm_up = Duration::from_millis(500) + 2 * latency;
+    let window = plan.window + latency;
+    let milliseconds = |duration: Duration| duration.as_millis().to_string();
+
+    let mut server = Role::start(&["serve", mode.name(), &milliseconds(latency)])?;
+    let address = server.line()?;
+    let mut probe = Role::start(&["probe", &address])?;
+    probe.line()?;
+    let idle = Look::at(server.id())?;
+    let counts = [
+        outstanding.to_string(),
+        rate.to_string(),
+        milliseconds(warm_up),
+        milliseconds(window),
+    ];
+    let mut clients = Role::start(&["clients", &address, &counts[0], &counts[1], &counts[2], &counts[3]])?;
+
+    clients.line()?;
+    probe.say("begin")?;
+    let (start, before) = (Instant::now(), Look::at(server.id())?);
+    let tally = clients.line()?;
+    let (elapsed, after) = (start.elapsed(), Look::at(server.id())?);
+    probe.say("end")?;
+    let times = probe.line()?;
+
+    let (done, failures) = two(&tally)?;
+    let (p50, p99) = two(&times)?;
+    Ok(Cell {
+        mode,
+        latency,
+        outstanding,
+        handshakes_a_second: done as f64 / elapsed.as_secs_f64(),
+        failures,
+        probe_p50: Duration::from_micros(p50),
+        probe_p99: Duration::from_micros(p99),
+        cpu: (after.cpu - before.cpu).as_secs_f64() / elapsed.as_secs_f64(),
+        threads: after.threads,
+        resident_kib: after.resident_kib,
+        virtual_kib: after.virtual_kib,
+        idle_resident_kib: idle.resident_kib,
+    })
+}
+
+/// Each mode with as many handshakes a second as keep the job mode's core busy to 70%; and the probe alone, as the first row.
+pub(crate) fn at_seventy_percent(plan: &Plan, cells: &[Cell]) -> Result<Vec<Cell>, Box<dyn Error>> {
+    let latency = Duration::from_millis(5);
+    let full = cells
+        .iter()
+        .filter(|cell| cell.mode == Mode::Job && cell.latency == latency && cell.cpu > 0.0);
+    // Handshakes a second for each whole core, where the core was busiest.
+    let busiest = full
+        .max_by(|a, b| a.cpu.total_cmp(&b.cpu))
+        .ok_or("the job mode was not measured")?;
+    let rate = (0.7 * busiest.handshakes_a_second / busiest.cpu) as u32;
+    let idle = cell(plan, Mode::Job, latency, 0, 0)?;
+    let loaded = Mode::ALL.into_iter().map(|mode| cell(plan, mode, latency, 400, rate));
+    std::iter::once(Ok(idle)).chain(loaded).collect()
+}
+
+/// This program in another role, in a process of its own. Ends when this is dropped.
+struct Role {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Role {
+    fn start(arguments: &[&str]) -> Result<Role, Box<dyn Error>> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let mut process = command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let input = process.stdin.take().ok_or("no input")?;
+        let output = BufReader::new(process.stdout.take().ok_or("no output")?);
+        Ok(Role { process, input, output })
+    }
+
+    fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn say(&mut self, line: &str) -> Result<(), Box<dyn Error>> {
+        Ok(writeln!(self.input, "{line}")?)
+    }
+
+    fn line(&mut self) -> Result<String, Box<dyn Error>> {
+        let mut line = String::new();
+        match self.output.read_line(&mut line)? {
+            0 => Err("a process of the benchmark ended early".into()),
+            _ => Ok(line.trim().to_owned()),
+        }
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn two(line: &str) -> Result<(u64, u64), Box<dyn Error>> {
+    let (first, second) = line.split_once(' ').ok_or("two numbers were expected")?;
+    Ok((first.parse()?, second.parse()?))
+}

@@ -1,0 +1,80 @@
+//! The probe: one connection that stays, and how long each of its requests takes.
+
+use std::error::Error;
+use std::io::{self, BufRead};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, getpid};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::time::sleep;
+use tokio_rustls::client::TlsStream;
+
+use crate::clients::{connector, name};
+use crate::machine;
+
+/// Sends a request every 2 ms. Two lines of input mark the window; then it prints the p50 and p99 in microseconds.
+pub(crate) fn run(server: SocketAddr) -> Result<(), Box<dyn Error>> {
+    machine::stay_on_core(1)?;
+    be_first(getpid());
+    let (in_window, is_over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let flags = [Arc::clone(&in_window), Arc::clone(&is_over)];
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let times = runtime.block_on(async {
+        let stream = TcpStream::connect(server).await?;
+        stream.set_nodelay(true)?;
+        let mut stream = connector().connect(name(), stream).await?;
+        request(&mut stream).await?;
+        println!("connected");
+        thread::spawn(move || {
+            let mut input = io::stdin().lock();
+            for flag in flags {
+                let _ = input.read_line(&mut String::new());
+                flag.store(true, Ordering::SeqCst);
+            }
+        });
+        let mut times = Vec::new();
+        while !is_over.load(Ordering::SeqCst) {
+            let counts = in_window.load(Ordering::SeqCst);
+            let start = Instant::now();
+            request(&mut stream).await?;
+            if counts {
+                times.push(start.elapsed());
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        Ok::<_, io::Error>(times)
+    })?;
+    let (p50, p99) = percentiles(times);
+    println!("{} {}", p50.as_micros(), p99.as_micros());
+    Ok(())
+}
+
+async fn request(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
+    let mut response = [0; 512];
+    let mut length = 0;
+    while !response[..length].ends_with(&crate::server::BODY) {
+        match stream.read(&mut response[length..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => length += more,
+        }
+    }
+    Ok(())
+}
+
+/// The probe shares its core with the clients. Where the system lets it, it comes before them: it is to measure the server.
+fn be_first(process: Pid) {
+    let _ = rustix::process::setpriority_process(Some(process), -10);
+}
+
+fn percentiles(mut times: Vec<Duration>) -> (Duration, Duration) {
+    times.sort_unstable();
+    let at = |percent: usize| times.get((times.len() * percent / 100).min(times.len().saturating_sub(1)));
+    (at(50).copied().unwrap_or_default(), at(99).copied().unwrap_or_default())
+}

@@ -25,9 +25,11 @@
 mod acceptor;
 mod awaited;
 mod der;
+mod offloaded;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 
 pub use acceptor::{Accept, PinnedTlsAcceptor, TlsAcceptor};
 pub use awaited::AwaitedKey;
 pub use der::ecdsa_signature;
+pub use offloaded::OffloadedKey;

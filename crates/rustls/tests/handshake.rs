@@ -7,16 +7,17 @@ use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use asyncjob::offload::Offload;
 use asyncjob::pool_stats;
-use asyncjob_rustls::{AwaitedKey, TlsAcceptor};
+use asyncjob_rustls::{AwaitedKey, OffloadedKey, TlsAcceptor};
 use asyncjob_tokio::Workers;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
     SupportedProtocolVersion,
@@ -467,4 +468,126 @@ fn a_multi_threaded_runtime_hands_its_handshakes_to_pinned_workers() {
     });
     drop(workers);
     assert_eq!(gate.waiting(), 0);
+}
+
+/// A key that blocks its thread in each signature until the test sends what to do, as a library for an HSM does.
+#[derive(Debug)]
+struct BlockingKey<K> {
+    key: K,
+    orders: Arc<Mutex<mpsc::Receiver<Order>>>,
+}
+
+enum Order {
+    Sign,
+    Panic,
+}
+
+impl SigningKey for BlockingKey<Arc<dyn SigningKey>> {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let (key, orders) = (self.key.choose_scheme(offered)?, Arc::clone(&self.orders));
+        Some(Box::new(BlockingKey { key, orders }))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.key.algorithm()
+    }
+}
+
+impl Signer for BlockingKey<Box<dyn Signer>> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        // Taken off the lock: the panic is to be the signer's, not the channel's.
+        let order = self.orders.lock().unwrap().recv().unwrap();
+        match order {
+            Order::Sign => self.key.sign(message),
+            Order::Panic => panic!("a bug in the library of the HSM"),
+        }
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.key.scheme()
+    }
+}
+
+fn offloaded(identity: &Identity, threads: usize) -> (OffloadedKey, Offload, mpsc::Sender<Order>) {
+    let (sender, orders) = mpsc::channel();
+    let orders = Arc::new(Mutex::new(orders));
+    let key = Arc::new(BlockingKey {
+        key: Arc::clone(&identity.key),
+        orders,
+    });
+    let pool = Offload::builder().threads(threads).build(|| Ok(())).unwrap();
+    (OffloadedKey::new(key, pool.clone()), pool, sender)
+}
+
+/// Lets the tasks and the threads go on until `condition` holds.
+async fn until(condition: impl Fn() -> bool) {
+    for _ in 0..10_000_000 {
+        if condition() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it never came to be");
+}
+
+#[test]
+fn a_key_that_blocks_blocks_its_pool_and_not_the_event_loop() {
+    on_one_thread(async {
+        let identity = Identity::new();
+        let (key, pool, orders) = offloaded(&identity, 2);
+        let (acceptor, connector) = (identity.server(key, &rustls::version::TLS13), identity.client());
+        let ends: Vec<_> = (0..5).map(|_| connect(&acceptor, &connector)).collect();
+        until(|| (pool.stats().running, pool.stats().queued) == (2, 3)).await;
+        assert_eq!(
+            pool_stats().in_use,
+            5,
+            "two threads are blocked, five handshakes wait, this task runs"
+        );
+        (0..5).for_each(|_| orders.send(Order::Sign).unwrap());
+        for (accept, connect) in ends {
+            accept.await.unwrap().unwrap();
+            connect.await.unwrap().unwrap();
+        }
+        assert_eq!((pool.stats().running, pool.stats().finished), (0, 5));
+    });
+}
+
+#[test]
+fn an_offloaded_signer_that_panics_fails_its_handshake_only() {
+    on_one_thread(async {
+        let identity = Identity::new();
+        let (key, _pool, orders) = offloaded(&identity, 1);
+        let (acceptor, connector) = (identity.server(key, &rustls::version::TLS13), identity.client());
+        let first = connect(&acceptor, &connector);
+        orders.send(Order::Panic).unwrap();
+        let error = first.0.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("a bug in the library of the HSM"), "{error}");
+        first.1.await.unwrap().unwrap_err();
+        let second = connect(&acceptor, &connector);
+        orders.send(Order::Sign).unwrap();
+        second.0.await.unwrap().unwrap();
+        second.1.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn an_offloaded_signer_that_hangs_keeps_its_thread_and_not_its_handshake() {
+    on_one_thread(async {
+        let identity = Identity::new();
+        let (key, pool, orders) = offloaded(&identity, 1);
+        let acceptor = identity.server(key, &rustls::version::TLS13);
+        let (near, mut far) = duplex(1 << 14);
+        far.write_all(&client_hello(&identity)).await.unwrap();
+        let accept = spawn_local(acceptor.accept(near));
+        until(|| pool.stats().running == 1).await;
+        accept.abort(); // what a timeout does
+        assert!(accept.await.unwrap_err().is_cancelled());
+        assert_eq!(
+            (pool_stats().in_use, pool.stats().running),
+            (0, 1),
+            "the thread is still blocked"
+        );
+        orders.send(Order::Sign).unwrap();
+        until(|| (pool.stats().running, pool.stats().finished) == (0, 1)).await;
+    });
 }

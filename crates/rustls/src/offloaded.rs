@@ -1,0 +1,79 @@
+//! A private key that can only block: its signatures are made on other threads.
+
+use std::sync::Arc;
+
+use asyncjob::offload::Offload;
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::sign::{Signer, SigningKey};
+use rustls::{Error, SignatureAlgorithm, SignatureScheme};
+
+/// Makes the signatures of another key on the threads of an [`Offload`], while the job of the handshake is paused.
+///
+/// As many signatures are made at a time as the pool has threads; the other handshakes wait in its queue. Several keys may
+/// share a pool. Outside a job a signature is made on the calling thread.
+///
+/// A handshake that is cancelled leaves its signature to be finished and thrown away: whatever blocks the thread goes on
+/// blocking it. Give the key's own library a timeout, too.
+///
+/// ```
+/// use asyncjob::offload::Offload;
+/// use asyncjob_rustls::OffloadedKey;
+/// use rustls::sign::SigningKey;
+/// use std::sync::Arc;
+///
+/// # fn in_the_hsm() -> Arc<dyn SigningKey> {
+/// #     let pair = rcgen::KeyPair::generate().unwrap();
+/// #     let der = rustls::pki_types::PrivatePkcs8KeyDer::from(pair.serialize_der());
+/// #     rustls::crypto::ring::sign::any_ecdsa_type(&der.into()).unwrap()
+/// # }
+/// let pool = Offload::builder().threads(4).name("hsm").build(|| Ok(()))?;
+/// let key: Arc<dyn SigningKey> = in_the_hsm(); // any key of rustls, say a pkcs11::TokenKey
+/// let key: Arc<dyn SigningKey> = Arc::new(OffloadedKey::new(key, pool));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct OffloadedKey {
+    key: Arc<dyn SigningKey>,
+    pool: Offload,
+}
+
+impl OffloadedKey {
+    /// `key`, on the threads of `pool`.
+    pub fn new(key: Arc<dyn SigningKey>, pool: Offload) -> Self {
+        OffloadedKey { key, pool }
+    }
+}
+
+impl SigningKey for OffloadedKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let signer = self.key.choose_scheme(offered)?.into();
+        let pool = self.pool.clone();
+        Some(Box::new(OffloadedSigner { signer, pool }))
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        self.key.public_key()
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.key.algorithm()
+    }
+}
+
+#[derive(Debug)]
+struct OffloadedSigner {
+    signer: Arc<dyn Signer>,
+    pool: Offload,
+}
+
+impl Signer for OffloadedSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        let (signer, message) = (Arc::clone(&self.signer), message.to_vec());
+        let signed = self.pool.run(move |_| signer.sign(&message));
+        signed.unwrap_or_else(|error| Err(Error::General(error.to_string())))
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.signer.scheme()
+    }
+}

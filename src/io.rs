@@ -42,7 +42,7 @@ use crate::waiting::{Interrupted, Reason, current_deadline, earlier, pause_until
 ///
 /// Those of `S`, and from every operation that has to wait:
 /// * [`io::ErrorKind::TimedOut`]: a timeout set here, or a deadline around the call ([`time::with_deadline`]), passed;
-/// * an error that holds [`Cancelled`](crate::Cancelled): the job is to end;
+/// * an error that holds [`Cancelled`]: the job is to end;
 /// * outside a job, what `poll(2)` says.
 ///
 /// [`time::with_deadline`]: crate::time::with_deadline

@@ -13,7 +13,7 @@
 //!
 //! | state | is | left by |
 //! |---|---|---|
-//! | running | in the chain of [`CURRENT`]: the job itself, and each job that it was started or resumed in (S37) | the job |
+//! | running | in the chain of `CURRENT`: the job itself, and each job that it was started or resumed in (S37) | the job |
 //! | paused | a [`Job`] somebody holds | its holder, in one of the five ways drawn |
 //! | finished | a value in [`Step::Finished`]; the stack is back in the pool | nobody |
 //! | quarantined | a stack nobody will run, use or free again, because somebody may still write to it (S88) | nobody |

@@ -43,7 +43,7 @@ struct State {
     records: Vec<&'static Slab>,
 }
 
-/// What one [`Spec`] takes of the process: see [`stack_stats`](super::stack_stats).
+/// What one size and configuration takes of the process: see [`stack_stats`](super::stack_stats).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StackStats {

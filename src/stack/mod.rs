@@ -12,7 +12,7 @@
 //!                                      <--- grows --- corosensei ^        job.rs   this module
 //! ```
 //!
-//! A [`Stack`] is one pointer, to its [`Plate`]. The plate says where the slot begins and whose it is, in memory that lies
+//! A `Stack` is one pointer, to its `Plate`. The plate says where the slot begins and whose it is, in memory that lies
 //! beside the header which the job touches anyway: taking a stack and putting it back reads nothing else. A slot without
 //! memory has no plate; everything about it follows from its number (`slab`).
 //!

@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 use asyncjob::stack::quarantined;
 use asyncjob::{Cancelled, Job, JobBuilder, Pause, WaitCtx, WaitKey, current_job_id, pause_job, start_job};
-use by_hand::{Drops, Log, finished, paused, paused_with, run, stacks, still_paused};
+use by_hand::{Drops, Log, finished, in_use, paused, paused_with, run, still_paused};
 
 /// Quarantined stacks are counted for the process, and tests share it: those that count run one at a time.
 fn counting() -> impl Drop {
@@ -43,7 +43,7 @@ fn stubborn() -> Job<()> {
 fn a_cancelled_job_returns_through_its_own_code() {
     let job = paused(|| [pause_job(), pause_job(), pause_job()]);
     assert_eq!(job.cancel(), Some([Err(Cancelled); 3]));
-    assert_eq!((stacks(), current_job_id()), ((1, 0), None));
+    assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
 /// Cancel of a job that does not know of it: one that ignores 999 failed pauses still ends.
@@ -78,10 +78,10 @@ fn a_job_that_does_not_end_is_quarantined() {
         Some("1001"),
         "the pause it was in, and a thousand"
     );
-    assert_eq!((quarantined(), stacks(), drops.count()), (before + 1, (0, 1), 0));
+    assert_eq!((quarantined(), in_use(), drops.count()), (before + 1, 1, 0));
     assert_eq!(current_job_id(), None);
     run(|| ());
-    assert_eq!(stacks(), (1, 1), "the next job has another stack");
+    assert_eq!(in_use(), 1, "the next job has another stack");
 }
 
 /// Drop is cancel.
@@ -96,7 +96,7 @@ fn a_dropped_job_is_cancelled() {
     });
     drop(job);
     assert_eq!(log.take(), ["Err(Cancelled)", "local dropped", "result dropped"]);
-    assert_eq!(stacks(), (1, 0));
+    assert_eq!(in_use(), 0);
 }
 
 /// A job that panics when it is dropped keeps the panic to itself; so does its result, and so does what the job threw.
@@ -116,7 +116,7 @@ fn dropping_a_job_never_panics() {
         let _ = pause_job();
         PanicsAtDrop
     }));
-    assert_eq!((stacks(), current_job_id()), ((1, 0), None));
+    assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
 /// Cancel hands a panic on.
@@ -129,7 +129,7 @@ fn cancel_hands_a_panic_on() {
     let job: Job<()> = job;
     let panic = catch_unwind(AssertUnwindSafe(|| job.cancel())).unwrap_err();
     assert_eq!(panic.downcast_ref(), Some(&"no time"));
-    assert_eq!((stacks(), current_job_id()), ((1, 0), None));
+    assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
 /// Dropping a job while the thread panics: the job ends through its own code, and `panicking()` does not leave with it.
@@ -147,7 +147,7 @@ fn dropped_while_the_thread_panics() {
     assert!(failed.is_err_and(|panic| panic.is::<&str>()));
     assert_eq!(log.take(), ["Err(Cancelled) panicking: true"]);
     assert!(!std::thread::panicking());
-    assert_eq!((stacks(), current_job_id()), ((1, 0), None));
+    assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
 /// The same with a job that does not end: it is given up, and the panic goes on.
@@ -162,7 +162,7 @@ fn a_stubborn_job_dropped_while_the_thread_panics() {
     }));
     assert!(failed.is_err_and(|panic| panic.is::<&str>()));
     assert!(!std::thread::panicking());
-    assert_eq!((quarantined(), stacks()), (before + 1, (0, 1)));
+    assert_eq!((quarantined(), in_use()), (before + 1, 1));
     let job = paused(pause_job);
     assert_eq!(finished(job.resume()), Ok(Pause::Resumed));
 }
@@ -183,7 +183,7 @@ fn a_panicking_job_dropped_while_the_thread_panics() {
         "the first panic is the one that goes on"
     );
     assert!(!std::thread::panicking());
-    assert_eq!((stacks(), current_job_id()), ((1, 0), None));
+    assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
 /// A job started while the thread panics (by a destructor) does not pause, and says why.
@@ -224,7 +224,7 @@ fn forced_unwinding_runs_destructors_only() {
     });
     job.force_unwind();
     assert_eq!(log.take(), ["Ok(Panicking)", "first"]);
-    assert_eq!((stacks(), current_job_id()), ((1, 0), None));
+    assert_eq!((in_use(), current_job_id()), (0, None));
     assert!(!std::thread::panicking());
 }
 
@@ -240,7 +240,7 @@ fn forced_unwinding_of_a_job_that_holds_jobs() {
     });
     job.force_unwind();
     assert_eq!(log.take(), ["Err(Cancelled)"]);
-    assert_eq!((stacks(), current_job_id()), ((2, 0), None));
+    assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
 /// force_unwind is a resume to the job's fds: what was added before it is not reported as added to the next job.
@@ -271,7 +271,7 @@ fn a_caught_panic_during_forced_unwinding() {
         let _ = pause_job();
     });
     job.force_unwind();
-    assert_eq!((stacks(), std::thread::panicking()), ((1, 0), false));
+    assert_eq!((in_use(), std::thread::panicking()), (0, false));
 }
 
 /// abandon: nothing runs, nothing is dropped, the stack is counted and stays out of use, and the ctx is let go.
@@ -288,9 +288,9 @@ fn an_abandoned_job_is_left_alone() {
         panic!()
     };
     still_paused(step).abandon();
-    assert_eq!((quarantined(), stacks(), drops.count()), (before + 1, (0, 1), 0));
+    assert_eq!((quarantined(), in_use(), drops.count()), (before + 1, 1, 0));
     run(|| ());
-    assert_eq!(stacks(), (1, 1));
+    assert_eq!(in_use(), 1);
 }
 
 /// The job's hold on its ctx ends in each of the ways, and with it the values in the ctx: seen by the far end of a pipe.
@@ -346,7 +346,7 @@ fn the_last_drop_of_a_ctx_may_run_jobs() {
     drop(ctx);
     finished(job.resume());
     assert_eq!(current_job_id(), None);
-    assert_eq!(stacks().1, 0);
+    assert_eq!(in_use(), 0);
 }
 
 /// A destructor of such a value that panics costs no place in the pool.
@@ -371,7 +371,7 @@ fn a_panic_in_the_last_drop_of_a_ctx_costs_no_stack() {
     drop(ctx);
     let panic = catch_unwind(AssertUnwindSafe(|| finished(job.resume()))).unwrap_err();
     assert_eq!(panic.downcast_ref(), Some(&"cleanup"));
-    assert_eq!((stacks(), current_job_id()), ((1, 0), None));
+    assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
 /// Through a C frame, forced unwinding aborts the process; a drop does not, because it never unwinds. Each in a process

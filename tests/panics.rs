@@ -4,8 +4,8 @@ mod by_hand;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use asyncjob::{Job, JobBuilder, WaitCtx, current_job_id, pause_job, start_job};
-use by_hand::{Drops, finished, paused, run, stacks, still_paused};
+use asyncjob::{Job, JobBuilder, WaitCtx, current_job_id, pause_job, pool_stats, start_job};
+use by_hand::{Drops, finished, in_use, paused, run, still_paused};
 
 /// What a call threw.
 fn thrown<T>(call: impl FnOnce() -> T) -> Option<&'static str> {
@@ -18,10 +18,10 @@ fn throw(what: &'static str) -> ! {
     resume_unwind(Box::new(what)) // without the report that `panic!` prints
 }
 
-/// Nothing of a job is left on this thread but one idle stack for each that ran at a time.
+/// Nothing of a job is left on this thread but idle stacks.
 #[track_caller]
-fn all_is_well(idle: usize) {
-    assert_eq!((stacks(), current_job_id()), ((idle, 0), None));
+fn all_is_well() {
+    assert_eq!((in_use(), current_job_id()), (0, None));
     assert!(!std::thread::panicking());
     let job = paused(|| pause_job().is_ok());
     assert!(finished(job.resume()), "the next job works");
@@ -31,7 +31,7 @@ fn all_is_well(idle: usize) {
 fn in_the_first_phase() {
     let panic = thrown(|| start_job(&WaitCtx::new(), || throw("first")).map(drop));
     assert_eq!(panic, Some("first"));
-    all_is_well(1);
+    all_is_well();
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn after_a_resume() {
     let job: Job<()> = job;
     assert_eq!(thrown(|| job.resume()), Some("second"));
     assert_eq!(drops.count(), 1);
-    all_is_well(1);
+    all_is_well();
 }
 
 /// With `panic!`, which prints: the message is the job's.
@@ -57,7 +57,7 @@ fn a_real_panic_keeps_its_message() {
         panic.downcast_ref::<String>().map(String::as_str),
         Some("asked for, 1 of 1")
     );
-    all_is_well(1);
+    all_is_well();
 }
 
 /// Nested: the panic of the inner job arrives in the outer one, which may catch it and go on.
@@ -72,7 +72,7 @@ fn in_a_nested_job_and_caught_there() {
         panic
     });
     assert_eq!(finished(job.resume()), Some("inner"));
-    all_is_well(2);
+    all_is_well();
 }
 
 /// Nested and not caught: it goes through both.
@@ -88,7 +88,7 @@ fn through_two_jobs() {
         finished(inner.resume())
     });
     assert_eq!(thrown(|| job.resume()), Some("from below"));
-    all_is_well(2);
+    all_is_well();
 }
 
 /// A job that panics while it holds paused jobs drops them, and they end through their own code, with nothing lost.
@@ -112,7 +112,7 @@ fn holding_paused_jobs() {
     });
     assert_eq!(panic, Some("with three in hand"));
     assert_eq!(drops.count(), 3);
-    all_is_well(4);
+    all_is_well();
 }
 
 /// A job that catches its own panic may pause in between and afterwards, and pauses in the unwinding do nothing.
@@ -136,7 +136,7 @@ fn caught_inside_the_job() {
     let job = still_paused(job.resume());
     assert!(!std::thread::panicking());
     assert_eq!(finished(job.resume()), Some("inside"));
-    all_is_well(1);
+    all_is_well();
 }
 
 /// With a name and hooks, the parts that a plain job does not have.
@@ -153,7 +153,7 @@ fn with_a_name_and_hooks() {
         .hooks(Nothing(drops.counted()));
     let panic = thrown(|| builder.start(&WaitCtx::new(), || throw("named")).map(drop));
     assert_eq!((panic, drops.count()), (Some("named"), 1));
-    all_is_well(1);
+    all_is_well();
 }
 
 /// Ten thousand jobs that panic, in the first phase or the second, with others paused between them: the number of
@@ -162,7 +162,8 @@ fn with_a_name_and_hooks() {
 fn ten_thousand_of_them() {
     let bystander = paused(|| pause_job().is_ok());
     run(|| ());
-    let before = stacks();
+    let total = || pool_stats().idle + in_use();
+    let before = total();
     for round in 0..10_000 {
         let panic = thrown(|| {
             run(move || {
@@ -178,8 +179,8 @@ fn ten_thousand_of_them() {
             throw("later")
         });
         assert_eq!(thrown(|| job.resume()), Some("later"));
-        assert_eq!(stacks(), before);
+        assert_eq!((total(), in_use()), (before, 1));
     }
     assert!(finished(bystander.resume()));
-    all_is_well(2);
+    all_is_well();
 }

@@ -203,6 +203,8 @@ pub(super) trait Ending {
     fn telling(&self, reason: CancelReason);
     /// The job is about to start, and can be reached like this; `false` if it was cancelled already.
     fn starting(&self, job: &Arc<JobWaker>) -> bool;
+    /// It did not start after all, and will another time.
+    fn postponed(&self);
 }
 
 impl<T> Outcome<T> {
@@ -247,11 +249,7 @@ impl<T> Outcome<T> {
     fn request_cancel(&self) {
         let mut state = self.state.lock();
         match (&state.job, state.cancel) {
-            (Some(job), _) => {
-                let job = Arc::clone(job);
-                drop(state);
-                job.cancel();
-            }
+            (Some(job), _) => job.cancel(), // under the lock, so that `postponed` sees it
             (None, CancelState::No) => state.cancel = CancelState::Requested,
             (None, _) => {}
         }
@@ -274,5 +272,12 @@ impl<T> Ending for Outcome<T> {
         }
         state.job = Some(Arc::clone(job));
         true
+    }
+
+    fn postponed(&self) {
+        let mut state = self.state.lock();
+        if state.job.take().is_some_and(|job| job.is_cancelled()) {
+            state.cancel = CancelState::Requested;
+        }
     }
 }

@@ -309,7 +309,7 @@ impl Scheduler {
 
     /// When [`turn`](Self::turn) has to be called at the latest, if no fd event comes first.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.core.borrow().timers.next()
+        self.core.borrow().next_timer()
     }
 
     /// Takes no more jobs, lets those that are there go on for at most `within`, then cancels what is left.
@@ -323,7 +323,7 @@ impl Scheduler {
     /// As [`run`](Self::run).
     pub fn shutdown(&self, within: Duration) -> io::Result<ShutdownReport> {
         self.shared.close();
-        let until = Instant::now() + within;
+        let until = after(within);
         let before = self.stats();
         while self.jobs_left() {
             let left = until.saturating_duration_since(Instant::now());
@@ -396,7 +396,7 @@ impl Scheduler {
     /// Starts the jobs that have not run yet, up to a batch. How many.
     fn start_fresh(&self) -> usize {
         for started in 0..BATCH {
-            let Some(fresh) = self.core.borrow_mut().fresh.pop_front() else {
+            let Some(fresh) = self.core.borrow_mut().next_fresh() else {
                 return started;
             };
             if !self.start(fresh) {
@@ -416,7 +416,7 @@ impl Scheduler {
         } = fresh;
         let (ticket, waker) = self.core.borrow_mut().reserve(&self.mailbox, &ctx, &ending);
         if !ending.starting(&waker) {
-            drop(main);
+            discard(main);
             ending.fail(JoinError::Cancelled);
             self.retire(ticket, End::Cancelled);
             return true;
@@ -427,6 +427,7 @@ impl Scheduler {
             Ok(Err((builder, refused))) => return self.put_back(ticket, builder, refused, ending, ctx),
             Err(payload) => self.broke(ticket, payload),
         }
+        discard(ctx);
         true
     }
 
@@ -445,12 +446,13 @@ impl Scheduler {
         if core.tasks.is_empty() {
             drop(core);
             let why = io::Error::other(refused.to_string());
-            drop(refused);
+            discard(refused);
             self.shared.ended();
             ending.fail(JoinError::NoStack(why));
             return true;
         }
-        core.fresh.push_front(Fresh {
+        ending.postponed();
+        core.wait_for_stack(Fresh {
             main: refused.into_closure(),
             ending,
             builder,
@@ -534,7 +536,7 @@ impl Scheduler {
     fn retire(&self, ticket: Ticket, end: End) {
         let task = self.core.borrow_mut().retire(ticket, end);
         self.shared.ended();
-        drop(task); // after the borrow: the ctx may own values whose drop runs anything
+        discard(task); // after the borrow: the ctx may own values whose drop runs anything
     }
 
     /// Asks the kernel for ready fds when it is time to, and waits there if this turn had nothing to do.
@@ -569,6 +571,7 @@ impl Scheduler {
             self.core.borrow_mut().count(End::Cancelled);
             self.shared.ended();
             fresh.ending.fail(JoinError::Cancelled);
+            discard(fresh);
         }
         let tickets = self.core.borrow().tickets();
         for ticket in tickets {
@@ -644,6 +647,19 @@ impl From<Submission> for Fresh {
         }
     }
 }
+
+/// Drops what is the user's. A panic of a destructor has been reported by the panic hook, and stops no other job.
+fn discard<T>(value: T) {
+    let _: thread::Result<()> = catch_unwind(AssertUnwindSafe(|| drop(value)));
+}
+
+/// That long from now, or a century if that is beyond what an `Instant` counts.
+fn after(within: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(within).unwrap_or_else(|| now + CENTURY)
+}
+
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What a spawned job runs: the closure, whose panic is its result.
 fn job_main<T: 'static>(outcome: Arc<Outcome<T>>, f: impl FnOnce() -> T + 'static) -> Box<dyn FnOnce()> {

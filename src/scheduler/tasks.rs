@@ -68,6 +68,8 @@ pub(super) struct Core {
     next_serial: u32,
     ready: VecDeque<Ticket>,
     pub(super) fresh: VecDeque<Fresh>,
+    /// There was no stack for the first of them: try again when a job has ended, or then.
+    retry_at: Option<Instant>,
     reactor: Reactor,
     pub(super) timers: Timers,
     /// Empty, with the memory of the last mail.
@@ -85,6 +87,7 @@ impl Core {
             next_serial: 0,
             ready: VecDeque::new(),
             fresh: VecDeque::new(),
+            retry_at: None,
             reactor,
             timers: Timers::default(),
             woken: Vec::new(),
@@ -100,7 +103,22 @@ impl Core {
     }
 
     pub(super) fn runnable(&self) -> usize {
-        self.ready.len() + self.fresh.len()
+        let startable = if self.retry_at.is_none() { self.fresh.len() } else { 0 };
+        self.ready.len() + startable
+    }
+
+    /// The next job to start, if there may be a stack for it.
+    pub(super) fn next_fresh(&mut self) -> Option<Fresh> {
+        if self.retry_at.is_some() {
+            return None;
+        }
+        self.fresh.pop_front()
+    }
+
+    /// There is no stack for a job. The one that frees a stack is most likely one of ours; if not, time tells.
+    pub(super) fn wait_for_stack(&mut self, fresh: Fresh) {
+        self.fresh.push_front(fresh);
+        self.retry_at = Some(Instant::now() + LONGEST_BACKOFF);
     }
 
     fn task(&mut self, ticket: Ticket) -> Option<&mut Task> {
@@ -159,6 +177,7 @@ impl Core {
         for fd in &task.fds {
             self.reactor.remove(ticket, *fd);
         }
+        self.retry_at = None;
         self.count(end);
         Some(task)
     }
@@ -308,11 +327,13 @@ impl Core {
         self.resumed_since >= BATCH || clock_tick() != self.asked_at
     }
 
+    /// When something is to be done though nothing happens.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        self.timers.next().into_iter().chain(self.retry_at).min()
+    }
+
     pub(super) fn until_next_timer(&self, timeout: Option<Duration>) -> Option<Duration> {
-        let timer = self
-            .timers
-            .next()
-            .map(|at| at.saturating_duration_since(Instant::now()));
+        let timer = self.next_timer().map(|at| at.saturating_duration_since(Instant::now()));
         match (timer, timeout) {
             (Some(timer), Some(timeout)) => Some(timer.min(timeout)),
             (timer, timeout) => timer.or(timeout),
@@ -351,10 +372,11 @@ impl Core {
     }
 
     fn fire_timers(&mut self) {
-        if self.timers.next().is_none() {
+        if self.next_timer().is_none() {
             return;
         }
         let now = Instant::now();
+        self.retry_at = self.retry_at.filter(|at| *at > now);
         while let Some((at, ticket)) = self.timers.pop_due(now) {
             let Some(task) = self.task(ticket).filter(|task| task.timer == Some(at)) else {
                 continue; // the job has ended, or has an earlier timer

@@ -157,6 +157,11 @@ impl JobWaker {
         self.flags.swap(0, Ordering::AcqRel) & CANCEL != 0
     }
 
+    /// Whether [`cancel`](Self::cancel) was called since the last resume.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & CANCEL != 0
+    }
+
     /// Has the scheduler cancel the job.
     pub(super) fn cancel(&self) {
         if self.flags.fetch_or(LATCHED | CANCEL, Ordering::AcqRel) & LATCHED == 0 {

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::join::{Ending, JoinHandle, Outcome};
+use super::join::{Ending, JoinError, JoinHandle, Outcome};
 use super::wake::Mailbox;
-use super::{Fresh, Scheduler, SchedulerBuilder, ShutdownReport};
+use super::{Fresh, Scheduler, SchedulerBuilder, ShutdownReport, after, discard};
 use crate::error::SpawnError;
 
 /// Spawns jobs from any thread on a [`Scheduler`] or on [`Workers`]. Clones are handles to the same.
@@ -194,18 +194,22 @@ impl Workers {
     ///
     /// # Panics
     ///
-    /// With the panic of `f`, in the worker.
+    /// With a panic of `f`, here; the worker goes on.
     pub fn each<R: Send + 'static>(&self, f: impl Fn(&Scheduler) -> R + Send + Sync + 'static) -> Vec<R> {
         let (results, all) = std::sync::mpsc::channel();
         let f = Arc::new(f);
         for mailbox in &self.shared.mailboxes {
             let (f, results) = (Arc::clone(&f), results.clone());
             mailbox.send(Box::new(move |scheduler| {
-                let _ = results.send(f(scheduler));
+                let _ = results.send(catch_unwind(AssertUnwindSafe(|| f(scheduler))));
             }));
         }
         drop(results);
-        all.into_iter().collect()
+        let results: Vec<thread::Result<R>> = all.into_iter().collect();
+        results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
     }
 
     /// Takes no more jobs, lets those that are there go on for at most `within`, cancels what is left, and ends the
@@ -236,7 +240,7 @@ impl Workers {
 
     fn stop(&mut self, within: Duration) -> ShutdownReport {
         self.shared.close();
-        let until = Instant::now() + within;
+        let until = after(within);
         for mailbox in &self.shared.mailboxes {
             mailbox.send(Box::new(move |scheduler| scheduler.stop_at.set(Some(until))));
         }
@@ -303,7 +307,7 @@ pub(super) struct Shared {
     mailboxes: Vec<Arc<Mailbox>>,
     /// Where to look first for somebody who sleeps.
     next: AtomicUsize,
-    submissions: Mutex<VecDeque<Submission>>,
+    submissions: Mutex<Queue>,
     submitted: AtomicUsize,
     /// Jobs that have not ended, and how many there may be.
     live: AtomicUsize,
@@ -389,13 +393,25 @@ impl Shared {
 
     fn submit(&self, submission: Submission) {
         let mut submissions = self.submissions.lock();
-        submissions.push_back(submission);
-        self.submitted.store(submissions.len(), Ordering::SeqCst);
+        if submissions.nobody_left {
+            drop(submissions);
+            return self.refuse(submission);
+        }
+        submissions.jobs.push_back(submission);
+        self.submitted.store(submissions.jobs.len(), Ordering::SeqCst);
         drop(submissions);
         // Those who are awake look by themselves. Whoever falls asleep looks again after saying so.
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let count = self.mailboxes.len();
         (0..count).any(|n| self.mailboxes[(first + n) % count].ring_if_asleep());
+    }
+
+    /// Admitted before the last scheduler was closed, submitted after it was gone.
+    #[cold]
+    fn refuse(&self, submission: Submission) {
+        self.ended();
+        submission.ending.fail(JoinError::Cancelled);
+        discard(submission);
     }
 
     pub(super) fn has_submissions(&self) -> bool {
@@ -406,18 +422,27 @@ impl Shared {
     /// however long its next job computes.
     pub(super) fn take_share(&self, fresh: &mut VecDeque<Fresh>) {
         let mut submissions = self.submissions.lock();
-        let mut share = submissions.len().div_ceil(self.mailboxes.len());
+        let mut share = submissions.jobs.len().div_ceil(self.mailboxes.len());
         if self.mailboxes.len() > 1 {
             share = share.min(MOST_AT_ONCE);
         }
-        fresh.extend(submissions.drain(..share).map(Fresh::from));
-        self.submitted.store(submissions.len(), Ordering::SeqCst);
+        fresh.extend(submissions.jobs.drain(..share).map(Fresh::from));
+        self.submitted.store(submissions.jobs.len(), Ordering::SeqCst);
     }
 
-    /// Everything that has been submitted.
+    /// Everything that has been submitted. If that is the last scheduler's last act, nothing more can be.
     pub(super) fn take_all(&self, fresh: &mut VecDeque<Fresh>) {
         let mut submissions = self.submissions.lock();
-        fresh.extend(submissions.drain(..).map(Fresh::from));
+        fresh.extend(submissions.jobs.drain(..).map(Fresh::from));
         self.submitted.store(0, Ordering::SeqCst);
+        submissions.nobody_left = self.open.load(Ordering::SeqCst) == 0;
     }
+}
+
+/// Jobs on their way to a scheduler.
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Submission>,
+    /// Every scheduler is gone.
+    nobody_left: bool,
 }

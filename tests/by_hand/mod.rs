@@ -62,6 +62,12 @@ pub(crate) fn stacks() -> (usize, usize) {
     (stats.idle, stats.in_use)
 }
 
+/// Stacks of jobs of this thread that have not ended, and quarantined ones. How many are idle depends on what other
+/// threads have given back.
+pub(crate) fn in_use() -> usize {
+    pool_stats().in_use
+}
+
 /// Events, in the order in which they happened.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Rc<RefCell<Vec<String>>>);

@@ -1,0 +1,180 @@
+//! Promise: a job that is always ready starves nobody: neither fds, nor timers, nor callbacks, nor other jobs, nor jobs
+//! that other threads bring, nor jobs that have not started.
+//!
+//! Counted in resumes of the greedy job, never in time: how much it got done while somebody else should have run.
+
+use std::cell::Cell;
+use std::io::{Write, pipe};
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use asyncjob::scheduler::{BATCH, JoinHandle, Scheduler};
+use asyncjob::{Status, WaitFd, WaitKey, current_job, pause_job};
+
+/// A job that is ready again as soon as it pauses, and counts its resumes.
+fn greedy(scheduler: &Scheduler) -> (Rc<Cell<usize>>, JoinHandle<()>) {
+    let count = Rc::new(Cell::new(0));
+    let inside = count.clone();
+    let job = scheduler.spawn(move || {
+        current_job().unwrap().wait_ctx().set_status(Status::Eagain);
+        while pause_job().is_ok() {
+            inside.set(inside.get() + 1);
+        }
+    });
+    (count, job.unwrap())
+}
+
+/// Turns until `job` is done, and says how many resumes the greedy one got meanwhile.
+fn greed_until<T>(scheduler: &Scheduler, count: &Cell<usize>, job: JoinHandle<T>) -> usize {
+    let before = count.get();
+    scheduler.run_until(job).unwrap().unwrap();
+    count.get() - before
+}
+
+/// As many greedy jobs as it takes to fill more than a batch, beside one of each kind of wait.
+#[test]
+fn two_hundred_greedy_jobs_starve_nobody() {
+    let scheduler = Scheduler::new().unwrap();
+    let all: Vec<_> = (0..200).map(|_| greedy(&scheduler)).collect();
+    let resumes = || all.iter().map(|(count, _)| count.get()).collect::<Vec<_>>();
+    while resumes().contains(&0) {
+        scheduler.turn(Some(Duration::ZERO)).unwrap(); // a turn starts a batch of them
+    }
+    let before = resumes();
+
+    // An fd that is ready.
+    let (reader, mut writer) = pipe().unwrap();
+    writer.write_all(b"x").unwrap();
+    let by_fd = scheduler.spawn(move || {
+        current_job().unwrap().wait_ctx().set_wait_fd(WaitKey::unique(), reader);
+        pause_job().unwrap();
+    });
+    // A deadline that is over.
+    let by_deadline = scheduler.spawn(|| {
+        let at = Instant::now() + Duration::from_millis(1);
+        let ctx = current_job().unwrap().wait_ctx().clone();
+        ctx.set_status(Status::Ok);
+        ctx.set_deadline(Some(at));
+        while Instant::now() < at {
+            pause_job().unwrap();
+        }
+    });
+    // A callback from a thread.
+    let by_callback = scheduler.spawn(|| {
+        let ctx = current_job().unwrap().wait_ctx().clone();
+        ctx.set_status(Status::Ok);
+        let engine = thread::spawn(move || ctx.callback().unwrap().wake());
+        pause_job().unwrap();
+        engine.join().unwrap();
+    });
+    let by_thread = {
+        let handle = scheduler.handle();
+        thread::spawn(move || handle.spawn(|| ()).unwrap().join().unwrap())
+    };
+    scheduler.run_until(by_fd.unwrap()).unwrap().unwrap();
+    scheduler.run_until(by_deadline.unwrap()).unwrap().unwrap();
+    scheduler.run_until(by_callback.unwrap()).unwrap().unwrap();
+    while !by_thread.is_finished() {
+        scheduler.turn(Some(Duration::ZERO)).unwrap();
+    }
+    by_thread.join().unwrap();
+
+    // And the greedy ones got the same, give or take one.
+    let gains: Vec<_> = resumes()
+        .iter()
+        .zip(before)
+        .map(|(after, before)| after - before)
+        .collect();
+    let (least, most) = (gains.iter().min().unwrap(), gains.iter().max().unwrap());
+    assert!(most - least <= 1, "{least} to {most}");
+}
+
+/// A ready fd is seen within a batch of resumes.
+#[test]
+fn an_fd_is_seen_within_a_batch() {
+    let scheduler = Scheduler::new().unwrap();
+    let (count, _job) = greedy(&scheduler);
+    let (reader, mut writer) = pipe().unwrap();
+    let waiting = scheduler.spawn(move || {
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
+        current_job()
+            .unwrap()
+            .wait_ctx()
+            .set_wait_fd_with(WaitFd::new(WaitKey::unique(), fd), Box::new(reader));
+        pause_job().unwrap();
+    });
+    for _ in 0..10 {
+        scheduler.turn(Some(Duration::ZERO)).unwrap();
+    }
+    writer.write_all(b"x").unwrap();
+    let greed = greed_until(&scheduler, &count, waiting.unwrap());
+    assert!(
+        greed <= BATCH + 2,
+        "{greed} resumes of another job before the fd was seen"
+    );
+}
+
+/// A callback is seen by the next turn, and so within one round of the ready jobs.
+#[test]
+fn a_callback_is_seen_in_the_next_turn() {
+    let scheduler = Scheduler::new().unwrap();
+    let (count, _job) = greedy(&scheduler);
+    let waker = Rc::new(Cell::new(None));
+    let inside = waker.clone();
+    let waiting = scheduler.spawn(move || {
+        let ctx = current_job().unwrap().wait_ctx().clone();
+        ctx.set_status(Status::Ok);
+        inside.set(ctx.callback());
+        pause_job().unwrap();
+    });
+    for _ in 0..10 {
+        scheduler.turn(Some(Duration::ZERO)).unwrap();
+    }
+    waker.take().unwrap().wake();
+    let greed = greed_until(&scheduler, &count, waiting.unwrap());
+    assert!(
+        greed <= 2,
+        "{greed} resumes of another job before the callback was seen"
+    );
+}
+
+/// A job that spawns others without end does not keep the others from running.
+#[test]
+fn a_spawner_starves_nobody() {
+    let scheduler = Rc::new(Scheduler::new().unwrap());
+    let stop = Rc::new(Cell::new(false));
+    fn spawn_again(scheduler: &Rc<Scheduler>, stop: &Rc<Cell<bool>>) {
+        let (again, stopped) = (scheduler.clone(), stop.clone());
+        let next = move || {
+            if !stopped.get() {
+                spawn_again(&again, &stopped);
+            }
+        };
+        drop(scheduler.spawn(next).unwrap());
+    }
+    for _ in 0..2 * BATCH {
+        spawn_again(&scheduler, &stop);
+    }
+    let (count, job) = greedy(&scheduler);
+    for _ in 0..100 {
+        scheduler.turn(Some(Duration::ZERO)).unwrap();
+    }
+    assert!(count.get() >= 50, "{} resumes in 100 turns", count.get());
+    stop.set(true);
+    job.cancel();
+    scheduler.run().unwrap();
+}
+
+/// A turn does a bounded amount of work, however much there is.
+#[test]
+fn a_turn_is_bounded() {
+    let scheduler = Scheduler::new().unwrap();
+    let all: Vec<_> = (0..10 * BATCH).map(|_| greedy(&scheduler)).collect();
+    for _ in 0..30 {
+        let turn = scheduler.turn(None).unwrap();
+        assert!(turn.resumed <= 2 * BATCH, "{} resumes in one turn", turn.resumed);
+        assert!(turn.ready > 0);
+    }
+    drop(all);
+}

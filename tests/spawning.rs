@@ -1,0 +1,590 @@
+//! Promise: every spawned job ends in exactly one way, and its handle tells which: from wherever it is asked.
+
+mod by_hand;
+
+use std::cell::Cell;
+use std::panic::resume_unwind;
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use asyncjob::future::{AwaitError, await_future, await_or_block};
+use asyncjob::scheduler::{JoinError, JoinHandle, Scheduler};
+use asyncjob::{JobBuilder, PoolConfig, SpawnError, Status, WaitCtx, current_job, init_thread, pause_job, pool_stats};
+use by_hand::{Drops, Log, in_use};
+
+#[track_caller]
+fn outcome<T>(scheduler: &Scheduler, handle: JoinHandle<T>) -> Result<T, JoinError> {
+    scheduler.run_until(handle).unwrap()
+}
+
+fn turn(scheduler: &Scheduler) {
+    scheduler.turn(Some(Duration::ZERO)).unwrap();
+}
+
+/// Waits for a callback that nobody calls.
+fn wait_for_ever() -> Result<(), asyncjob::Cancelled> {
+    current_job().unwrap().wait_ctx().set_status(Status::Ok);
+    loop {
+        pause_job()?;
+    }
+}
+
+/// Queued until a turn; then run, in the order in which they were spawned.
+#[test]
+fn a_job_runs_in_the_next_turn() {
+    let scheduler = Scheduler::new().unwrap();
+    let log = Log::default();
+    for name in ["a", "b", "c"] {
+        let said = log.clone();
+        drop(scheduler.spawn(move || said.say(name)).unwrap());
+    }
+    assert_eq!((log.take(), scheduler.live_jobs()), (vec![], 3));
+    turn(&scheduler);
+    assert_eq!(
+        (log.take(), scheduler.live_jobs()),
+        (vec!["a".into(), "b".into(), "c".into()], 0)
+    );
+}
+
+/// Joined on the scheduler's thread, by running until it is there.
+#[test]
+fn joined_by_run_until() {
+    let scheduler = Scheduler::new().unwrap();
+    let other = scheduler.spawn(wait_for_ever).unwrap();
+    let job = scheduler.spawn(|| 42).unwrap();
+    assert_eq!(outcome(&scheduler, job).unwrap(), 42);
+    assert!(!other.is_finished(), "others are left as they are");
+}
+
+/// Joined after the run, where the result is there already.
+#[test]
+fn joined_after_the_run() {
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(|| "value").unwrap();
+    scheduler.run().unwrap();
+    assert!(job.is_finished());
+    assert_eq!(job.join().unwrap(), "value");
+}
+
+/// Joined in another job, which pauses meanwhile.
+#[test]
+fn joined_in_a_job() {
+    let scheduler = Scheduler::new().unwrap();
+    let slow = scheduler.spawn(|| {
+        for _ in 0..10 {
+            pause_job().unwrap();
+        }
+        1
+    });
+    let slow = slow.unwrap();
+    let log = Log::default();
+    let said = log.clone();
+    let joiner = scheduler.spawn(move || slow.join().unwrap() + 1).unwrap();
+    drop(scheduler.spawn(move || said.say("others run meanwhile")).unwrap());
+    assert_eq!(outcome(&scheduler, joiner).unwrap(), 2);
+    assert_eq!(log.take(), ["others run meanwhile"]);
+}
+
+/// Joined from another thread, which blocks meanwhile.
+#[test]
+fn joined_from_a_thread() {
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(|| vec![1, 2, 3]).unwrap();
+    let joiner = thread::spawn(move || job.join().unwrap());
+    scheduler.run().unwrap();
+    assert_eq!(joiner.join().unwrap(), [1, 2, 3]);
+}
+
+/// Joined as a future: polled by hand, it wakes once, when the job has ended.
+#[test]
+fn joined_as_a_future() {
+    struct Count(std::sync::atomic::AtomicU32);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    let wakes = Arc::new(Count(0.into()));
+    let count = || wakes.0.load(std::sync::atomic::Ordering::Relaxed);
+    let waker = Waker::from(wakes.clone());
+    let mut task = Context::from_waker(&waker);
+
+    let scheduler = Scheduler::new().unwrap();
+    let mut job = std::pin::pin!(
+        scheduler
+            .spawn(|| {
+                pause_job().unwrap();
+                7
+            })
+            .unwrap()
+    );
+    assert!(job.as_mut().poll(&mut task).is_pending());
+    assert!(job.as_mut().poll(&mut task).is_pending(), "polled again");
+    assert_eq!(count(), 0);
+    scheduler.run().unwrap();
+    assert_eq!(count(), 1);
+    assert!(matches!(job.as_mut().poll(&mut task), Poll::Ready(Ok(7))));
+    let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.as_mut().poll(&mut task)));
+    assert!(again.is_err(), "a future that was ready is not polled again");
+}
+
+/// Joined by await_or_block on a thread without a scheduler.
+#[test]
+fn awaited_or_blocked_for() {
+    let scheduler = Scheduler::new().unwrap();
+    let handle = scheduler.handle();
+    let joiner = thread::spawn(move || await_or_block(handle.spawn(|| 5).unwrap()).unwrap().unwrap());
+    while scheduler.live_jobs() == 0 {
+        thread::yield_now();
+    }
+    scheduler.run().unwrap();
+    assert_eq!(joiner.join().unwrap(), 5);
+}
+
+/// On the scheduler's own thread, outside a job, a join would wait for ever: it panics instead and says what to do.
+#[test]
+fn a_join_that_would_wait_for_ever_panics() {
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(|| ()).unwrap();
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.join())).unwrap_err();
+    assert!(panic.downcast_ref::<&str>().unwrap().contains("run_until"));
+    scheduler.run().unwrap();
+}
+
+/// Running a scheduler inside one of its jobs panics in that job, and harms nobody else.
+#[test]
+fn a_scheduler_inside_its_own_job_panics() {
+    let scheduler = Rc::new(Scheduler::new().unwrap());
+    let inside = scheduler.clone();
+    let job = scheduler.spawn(move || inside.run().unwrap()).unwrap();
+    let other = scheduler.spawn(|| 3).unwrap();
+    let error = outcome(&scheduler, job).unwrap_err();
+    assert!(error.to_string().contains("pause the job instead"), "{error}");
+    assert_eq!(outcome(&scheduler, other).unwrap(), 3);
+}
+
+/// A job that waits for another is cancelled: the wait is interrupted, and the other goes on.
+#[test]
+fn a_join_that_is_interrupted() {
+    let scheduler = Scheduler::new().unwrap();
+    let target = scheduler.spawn(|| {
+        for _ in 0..3 {
+            pause_job().unwrap();
+        }
+        "went on"
+    });
+    let mut target = target.unwrap();
+    let joiner = scheduler.spawn(move || {
+        let result = await_future(&mut target);
+        (matches!(result, Err(AwaitError::Cancelled)), target)
+    });
+    let joiner = joiner.unwrap();
+    let (sender, kept) = mpsc::channel();
+    let canceller = scheduler.spawn(move || {
+        turns_pass(1);
+        joiner.cancel();
+        sender.send(joiner).unwrap();
+    });
+    outcome(&scheduler, canceller.unwrap()).unwrap();
+    scheduler.run().unwrap();
+    let error = kept.recv().unwrap().join().err().unwrap();
+    assert!(
+        matches!(error, JoinError::Cancelled),
+        "what a cancelled job returns is dropped: {error}"
+    );
+}
+
+fn turns_pass(count: usize) {
+    for _ in 0..count {
+        pause_job().unwrap();
+    }
+}
+
+/// Cancel: the job's pause fails and it returns through its own code; the handle says so.
+#[test]
+fn cancelled_while_paused() {
+    let scheduler = Scheduler::new().unwrap();
+    let drops = Drops::default();
+    let local = drops.counted();
+    let job = scheduler.spawn(move || {
+        let _local = local;
+        wait_for_ever().unwrap_err()
+    });
+    let job = job.unwrap();
+    turn(&scheduler);
+    job.cancel();
+    job.cancel();
+    assert_eq!(drops.count(), 0, "at the next turn");
+    assert!(matches!(outcome(&scheduler, job), Err(JoinError::Cancelled)));
+    assert_eq!(
+        (drops.count(), scheduler.stats().cancelled, scheduler.stats().ended),
+        (1, 1, 1)
+    );
+}
+
+/// Cancelled before it started: the closure is dropped and not run.
+#[test]
+fn cancelled_before_it_started() {
+    let scheduler = Scheduler::new().unwrap();
+    let drops = Drops::default();
+    let local = drops.counted();
+    let job = scheduler.spawn(move || drop(local)).unwrap();
+    job.cancel();
+    let resumes = scheduler.stats().resumes;
+    assert!(matches!(outcome(&scheduler, job), Err(JoinError::Cancelled)));
+    assert_eq!((drops.count(), scheduler.live_jobs()), (1, 0));
+    assert!(scheduler.stats().resumes <= resumes + 1);
+}
+
+/// Cancelled after it ended: the result stays.
+#[test]
+fn cancelled_after_it_ended() {
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(|| 9).unwrap();
+    scheduler.run().unwrap();
+    job.cancel();
+    turn(&scheduler);
+    assert_eq!(job.join().unwrap(), 9);
+}
+
+/// Cancelled from a thread while the scheduler sleeps: it wakes.
+#[test]
+fn cancelled_from_a_thread() {
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(wait_for_ever).unwrap();
+    let canceller = thread::spawn(move || {
+        job.cancel();
+        job.join()
+    });
+    scheduler.run().unwrap();
+    assert!(matches!(canceller.join().unwrap(), Err(JoinError::Cancelled)));
+}
+
+/// A job that cancels itself, and one that is cancelled while it is ready.
+#[test]
+fn cancelled_while_running_or_ready() {
+    let scheduler = Scheduler::new().unwrap();
+    let (sender, own) = mpsc::channel::<JoinHandle<()>>();
+    let job = scheduler.spawn(move || {
+        let me = own.recv().unwrap();
+        me.cancel();
+        assert!(pause_job().is_err(), "its next pause fails");
+    });
+    sender.send(job.unwrap()).unwrap();
+    scheduler.run().unwrap();
+    assert_eq!(scheduler.stats().cancelled, 1);
+
+    let ready = scheduler.spawn(|| {
+        current_job().unwrap().wait_ctx().set_status(Status::Eagain);
+        let mut pauses = 0;
+        while pause_job().is_ok() {
+            pauses += 1;
+        }
+        pauses
+    });
+    let ready = ready.unwrap();
+    turn(&scheduler);
+    ready.cancel();
+    assert!(matches!(outcome(&scheduler, ready), Err(JoinError::Cancelled)));
+}
+
+/// A job that goes on pausing when it is cancelled is given up, and its handle says so.
+#[test]
+fn cancelled_and_stubborn() {
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(|| {
+        current_job().unwrap().wait_ctx().set_status(Status::Ok);
+        loop {
+            let _ = pause_job();
+        }
+    });
+    let job: JoinHandle<()> = job.unwrap();
+    turn(&scheduler);
+    job.cancel();
+    let error = outcome(&scheduler, job).unwrap_err();
+    assert!(matches!(error, JoinError::Quarantined), "{error}");
+    assert_eq!(
+        (scheduler.stats().quarantined, scheduler.live_jobs(), in_use()),
+        (1, 0, 1)
+    );
+}
+
+/// A panic is the job's result, with its payload; the scheduler goes on.
+#[test]
+fn a_panic_is_reported() {
+    let scheduler = Scheduler::new().unwrap();
+    let panics = [
+        scheduler
+            .spawn(|| -> () { resume_unwind(Box::new("static text")) })
+            .unwrap(),
+        scheduler
+            .spawn(|| -> () { resume_unwind(Box::new(String::from("a string"))) })
+            .unwrap(),
+        scheduler.spawn(|| -> () { resume_unwind(Box::new(17u64)) }).unwrap(),
+    ];
+    let expected = ["static text", "a string", "with a value that is no text"];
+    for (job, expected) in panics.into_iter().zip(expected) {
+        let error = outcome(&scheduler, job).unwrap_err();
+        assert_eq!(error.to_string(), format!("the job panicked: {expected}"));
+        assert!(error.into_panic().is_some());
+    }
+    assert_eq!(scheduler.stats().ended, 3);
+}
+
+/// Ten thousand jobs that panic, before and after a pause, beside ten that do not: each reports, and the number of stacks
+/// is what ten thousand that do not panic need.
+#[test]
+fn ten_thousand_panics() {
+    let scheduler = Scheduler::new().unwrap();
+    let total = || pool_stats().idle + pool_stats().in_use;
+    let round = |panics: bool| {
+        for batch in 0..100 {
+            let jobs: Vec<_> = (0..100u32)
+                .map(|n| {
+                    let job = scheduler.spawn(move || {
+                        if (n + batch) % 2 == 0 {
+                            pause_job().unwrap();
+                        }
+                        if panics {
+                            resume_unwind(Box::new(n));
+                        }
+                        n
+                    });
+                    job.unwrap()
+                })
+                .collect();
+            scheduler.run().unwrap();
+            for (n, job) in jobs.into_iter().enumerate() {
+                match job.join() {
+                    Ok(value) => assert_eq!((value as usize, panics), (n, false)),
+                    Err(error) => assert_eq!(*error.into_panic().unwrap().downcast::<u32>().unwrap() as usize, n),
+                }
+            }
+        }
+    };
+    round(false);
+    let before = total();
+    round(true);
+    assert_eq!((total(), pool_stats().in_use), (before, 0));
+    assert_eq!(scheduler.stats().ended, 20_000);
+}
+
+/// The bound on jobs counts queued, running and paused ones; at the bound the closure comes back and the error says what
+/// to do; with room again, the same closure is spawned.
+#[test]
+fn the_bound_on_jobs() {
+    let scheduler = Scheduler::builder().max_jobs(3).build().unwrap();
+    let paused = scheduler.spawn(wait_for_ever).unwrap();
+    turn(&scheduler);
+    let _queued = scheduler.spawn(wait_for_ever).unwrap();
+    let _also = scheduler.handle().spawn(wait_for_ever).unwrap();
+    assert_eq!(scheduler.live_jobs(), 3);
+    let ran = Rc::new(Cell::new(false));
+    let inside = ran.clone();
+    let error = scheduler.spawn(move || inside.set(true)).unwrap_err();
+    assert!(matches!(error, SpawnError::Full { max_jobs: 3, .. }));
+    assert_eq!(
+        error.to_string(),
+        "all 3 jobs of the scheduler are in use: wait for room, or raise max_jobs"
+    );
+    paused.cancel();
+    let _ = outcome(&scheduler, paused);
+    let job = scheduler.spawn(error.into_closure()).unwrap();
+    outcome(&scheduler, job).unwrap();
+    assert!(ran.get());
+}
+
+/// Waiting for room, in a thread: a thousand jobs through a bound of two.
+#[test]
+fn waiting_for_room() {
+    let scheduler = Scheduler::builder().max_jobs(2).build().unwrap();
+    let handle = scheduler.handle();
+    let (sender, spawned) = mpsc::channel();
+    let spawner = thread::spawn(move || {
+        for n in 0..1000u32 {
+            let mut job = move || n;
+            let handle_of_job = loop {
+                match handle.spawn(job) {
+                    Ok(handle) => break handle,
+                    Err(full) => job = full.into_closure(),
+                }
+                await_or_block(handle.room()).unwrap();
+            };
+            sender.send(handle_of_job).unwrap();
+        }
+    });
+    while !spawner.is_finished() || scheduler.live_jobs() != 0 {
+        scheduler.turn(Some(Duration::from_millis(1))).unwrap();
+    }
+    spawner.join().unwrap();
+    let values: Vec<_> = spawned.into_iter().map(|job| job.join().unwrap()).collect();
+    assert_eq!(values, (0..1000).collect::<Vec<_>>());
+}
+
+/// More jobs than the pool of the thread allows: they wait for a stack, without keeping the thread busy, and all run.
+#[test]
+fn more_jobs_than_stacks() {
+    init_thread(PoolConfig::new().limit(2)).unwrap();
+    let scheduler = Scheduler::new().unwrap();
+    let jobs: Vec<_> = (0..6)
+        .map(|n| {
+            let job = scheduler.spawn(move || {
+                let at = Instant::now() + Duration::from_millis(20);
+                current_job().unwrap().wait_ctx().set_deadline(Some(at));
+                while Instant::now() < at {
+                    pause_job().unwrap();
+                }
+                n
+            });
+            job.unwrap()
+        })
+        .collect();
+    let mut turns = 0;
+    while scheduler.live_jobs() != 0 {
+        scheduler.turn(None).unwrap();
+        turns += 1;
+    }
+    assert!(
+        turns < 200,
+        "{turns} turns for six jobs: it did not sleep while it waited for a stack"
+    );
+    assert_eq!(
+        jobs.into_iter().map(|job| job.join().unwrap()).collect::<Vec<_>>(),
+        [0, 1, 2, 3, 4, 5]
+    );
+}
+
+/// With no stack and no job whose end could free one, the job fails and says why.
+#[test]
+fn no_stack_at_all() {
+    init_thread(PoolConfig::new().limit(0)).unwrap();
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(|| ()).unwrap();
+    let error = outcome(&scheduler, job).unwrap_err();
+    assert!(matches!(error, JoinError::NoStack(_)), "{error}");
+    assert!(error.to_string().contains("init_thread"), "{error}");
+    assert_eq!(scheduler.live_jobs(), 0);
+}
+
+/// Spawned from four threads at a time while the scheduler runs: every job runs once, on the scheduler's thread.
+#[test]
+fn spawned_from_other_threads() {
+    let scheduler = Scheduler::new().unwrap();
+    let home = thread::current().id();
+    let spawners: Vec<_> = (0..4)
+        .map(|_| {
+            let handle = scheduler.handle();
+            thread::spawn(move || {
+                let jobs: Vec<_> = (0..500)
+                    .map(|_| handle.spawn(|| thread::current().id()).unwrap())
+                    .collect();
+                jobs.into_iter().map(|job| job.join().unwrap()).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    while spawners.iter().any(|spawner| !spawner.is_finished()) {
+        scheduler.turn(Some(Duration::from_millis(1))).unwrap();
+    }
+    for spawner in spawners {
+        assert_eq!(spawner.join().unwrap(), vec![home; 500]);
+    }
+    assert_eq!(scheduler.stats().ended, 2000);
+}
+
+/// Spawned from a thread while the scheduler sleeps for another job: it wakes.
+#[test]
+fn spawned_while_it_sleeps() {
+    let scheduler = Scheduler::new().unwrap();
+    let sleeper = scheduler.spawn(wait_for_ever).unwrap();
+    let handle = scheduler.handle();
+    let spawner = thread::spawn(move || {
+        for _ in 0..1000 {
+            handle.spawn(|| ()).unwrap().join().unwrap();
+        }
+        sleeper.cancel();
+    });
+    scheduler.run().unwrap();
+    spawner.join().unwrap();
+}
+
+/// Jobs that spawn jobs.
+#[test]
+fn spawned_by_jobs() {
+    fn tree(scheduler: &Rc<Scheduler>, depth: u32) -> u32 {
+        if depth == 0 {
+            return 1;
+        }
+        let children = [(); 2].map(|()| {
+            let inside = scheduler.clone();
+            scheduler.spawn(move || tree(&inside, depth - 1)).unwrap()
+        });
+        children.into_iter().map(|child| child.join().unwrap()).sum()
+    }
+    let scheduler = Rc::new(Scheduler::new().unwrap());
+    let inside = scheduler.clone();
+    let job = scheduler.spawn(move || tree(&inside, 7)).unwrap();
+    assert_eq!(outcome(&scheduler, job).unwrap(), 128);
+    scheduler.run().unwrap();
+    assert_eq!(scheduler.stats().ended, 255);
+}
+
+/// A name, hooks and a ctx of one's own are the job's.
+#[test]
+fn spawned_with_attributes() {
+    let scheduler = Scheduler::new().unwrap();
+    let ctx = WaitCtx::new();
+    let bound = ctx.clone();
+    let builder = JobBuilder::new().name("signer");
+    let job = scheduler.spawn_with(builder, ctx.clone(), move || {
+        let me = current_job().unwrap();
+        assert!(me.wait_ctx().ptr_eq(&bound));
+        bound.set_status(Status::Ok);
+        pause_job().unwrap();
+        me.name().map(String::from)
+    });
+    turn(&scheduler);
+    assert_eq!(scheduler.jobs()[0].name.as_deref(), Some("signer"));
+    ctx.callback().unwrap().wake();
+    assert_eq!(outcome(&scheduler, job.unwrap()).unwrap().as_deref(), Some("signer"));
+}
+
+/// A closure whose destructor panics, cancelled before it ran, and a value that panics at its drop in a cancelled job:
+/// the scheduler goes on.
+#[test]
+fn destructors_that_panic() {
+    struct PanicsAtDrop;
+    impl Drop for PanicsAtDrop {
+        fn drop(&mut self) {
+            if !thread::panicking() {
+                resume_unwind(Box::new("at drop"));
+            }
+        }
+    }
+    let scheduler = Scheduler::new().unwrap();
+    let value = PanicsAtDrop;
+    let unstarted = scheduler.spawn(move || std::mem::forget(value)).unwrap();
+    unstarted.cancel();
+    let returning = scheduler.spawn(|| {
+        let _ = wait_for_ever();
+        PanicsAtDrop
+    });
+    let returning = returning.unwrap();
+    let ctx = WaitCtx::new();
+    ctx.set_wait_fd_with(
+        asyncjob::WaitFd::new(asyncjob::WaitKey::unique(), -1),
+        Box::new(PanicsAtDrop),
+    );
+    let in_ctx = scheduler.spawn_with(JobBuilder::new(), ctx, || ()).unwrap();
+    turn(&scheduler);
+    returning.cancel();
+    let last = scheduler.spawn(|| 1).unwrap();
+    scheduler.run().unwrap();
+    assert!(matches!(unstarted.join(), Err(JoinError::Cancelled)));
+    assert!(matches!(returning.join(), Err(JoinError::Cancelled)));
+    assert!(in_ctx.join().is_ok());
+    assert_eq!(last.join().unwrap(), 1);
+    assert_eq!(scheduler.live_jobs(), 0);
+}

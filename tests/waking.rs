@@ -1,0 +1,598 @@
+//! Promise: a scheduler resumes a paused job when what it waits for happens, and for no other reason.
+//!
+//! The scheduler is turned by hand, and a step that is to change nothing is a turn that resumes nothing.
+
+mod by_hand;
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{PipeReader, Read, Write, pipe};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::task::Waker;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use asyncjob::scheduler::{JobState, JoinError, JoinHandle, Scheduler};
+use asyncjob::{JobBuilder, Status, WaitCtx, WaitFd, WaitKey, current_job, pause_job};
+use by_hand::Log;
+
+fn ctx() -> WaitCtx {
+    current_job().unwrap().wait_ctx().clone()
+}
+
+/// Turns until nothing can run, without waiting for anything.
+fn settle(scheduler: &Scheduler) {
+    while scheduler.turn(Some(Duration::ZERO)).unwrap().ready != 0 {}
+}
+
+/// Turns that resume nothing: the jobs wait.
+#[track_caller]
+fn nothing_happens(scheduler: &Scheduler) {
+    settle(scheduler);
+    for _ in 0..3 {
+        let resumes = scheduler.stats().resumes;
+        scheduler.turn(Some(Duration::ZERO)).unwrap();
+        assert_eq!(scheduler.stats().resumes, resumes, "a job was resumed for no reason");
+    }
+}
+
+#[track_caller]
+fn result<T>(scheduler: &Scheduler, handle: JoinHandle<T>) -> T {
+    scheduler.run_until(handle).unwrap().unwrap()
+}
+
+/// A job that pauses, with what `prepare` put into its ctx, and counts how often it was resumed.
+fn counts_resumes(scheduler: &Scheduler, prepare: impl FnOnce(&WaitCtx) + 'static) -> (Rc<Cell<u32>>, WaitCtx) {
+    let count = Rc::new(Cell::new(0));
+    let (inside, ctx) = (count.clone(), WaitCtx::new());
+    let job = move || {
+        prepare(current_job().unwrap().wait_ctx());
+        while pause_job().is_ok() {
+            inside.set(inside.get() + 1);
+        }
+    };
+    drop(scheduler.spawn_with(JobBuilder::new(), ctx.clone(), job).unwrap());
+    settle(scheduler);
+    (count, ctx)
+}
+
+fn wait_for(fd: &impl AsRawFd) -> (WaitKey, RawFd) {
+    (WaitKey::unique(), fd.as_raw_fd())
+}
+
+fn register(ctx: &WaitCtx, (key, fd): (WaitKey, RawFd)) {
+    ctx.set_wait_fd_with(WaitFd::new(key, fd), Box::new(()));
+}
+
+/// Level-triggered: an fd that the engine leaves undrained resumes its job again and again; the scheduler never reads it.
+#[test]
+fn a_wait_fd_wakes_for_as_long_as_it_is_readable() {
+    let scheduler = Scheduler::new().unwrap();
+    let (mut reader, mut writer) = pipe().unwrap();
+    let wait = wait_for(&reader);
+    let (count, _ctx) = counts_resumes(&scheduler, move |ctx| register(ctx, wait));
+    nothing_happens(&scheduler);
+    assert_eq!(count.get(), 0);
+
+    writer.write_all(b"xy").unwrap();
+    for expected in 1..=5 {
+        while count.get() < expected {
+            scheduler.turn(None).unwrap();
+        }
+    }
+    let mut bytes = [0; 2];
+    reader.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"xy", "nobody else read it");
+    nothing_happens(&scheduler);
+}
+
+/// A wait fd of a closed pipe, and of a pipe with an error, are ready: the read of the engine tells it why.
+#[test]
+fn a_hang_up_wakes() {
+    let scheduler = Scheduler::new().unwrap();
+    let (reader, writer) = pipe().unwrap();
+    let job = scheduler.spawn(move || {
+        let (key, fd) = wait_for(&reader);
+        register(&ctx(), (key, fd));
+        pause_job().unwrap();
+        (&reader).read(&mut [0]).unwrap()
+    });
+    settle(&scheduler);
+    drop(writer);
+    assert_eq!(result(&scheduler, job.unwrap()), 0);
+}
+
+/// Two jobs on two fds: each is resumed for its own.
+#[test]
+fn each_job_wakes_for_its_own_fd() {
+    let scheduler = Scheduler::new().unwrap();
+    let ((reader_a, mut writer_a), (reader_b, mut writer_b)) = (pipe().unwrap(), pipe().unwrap());
+    let (wait_a, wait_b) = (wait_for(&reader_a), wait_for(&reader_b));
+    let (a, _) = counts_resumes(&scheduler, move |ctx| register(ctx, wait_a));
+    let (b, _) = counts_resumes(&scheduler, move |ctx| register(ctx, wait_b));
+    writer_b.write_all(b"x").unwrap();
+    while b.get() == 0 {
+        scheduler.turn(None).unwrap();
+    }
+    assert_eq!(a.get(), 0);
+    writer_a.write_all(b"x").unwrap();
+    while a.get() == 0 {
+        scheduler.turn(None).unwrap();
+    }
+}
+
+/// Two jobs on one fd: both are resumed.
+#[test]
+fn two_jobs_on_one_fd() {
+    let scheduler = Scheduler::new().unwrap();
+    let (reader, mut writer) = pipe().unwrap();
+    let wait = wait_for(&reader);
+    let (a, _) = counts_resumes(&scheduler, move |ctx| register(ctx, wait));
+    let (b, _) = counts_resumes(&scheduler, move |ctx| register(ctx, wait));
+    nothing_happens(&scheduler);
+    writer.write_all(b"x").unwrap();
+    while a.get() == 0 || b.get() == 0 {
+        scheduler.turn(None).unwrap();
+    }
+}
+
+/// A wait fd closed while it is registered, without being cleared: nobody is told by the kernel, other jobs and the loop
+/// go on, and the job is there for its callback.
+#[test]
+fn an_fd_closed_while_it_is_registered() {
+    let scheduler = Scheduler::new().unwrap();
+    let ((reader, writer), (other, mut other_writer)) = (pipe().unwrap(), pipe().unwrap());
+    let (wait, other_wait) = (wait_for(&reader), wait_for(&other));
+    let (count, ctx) = counts_resumes(&scheduler, move |ctx| register(ctx, wait));
+    let (others, _) = counts_resumes(&scheduler, move |ctx| register(ctx, other_wait));
+    drop((reader, writer));
+    other_writer.write_all(b"x").unwrap();
+    while others.get() == 0 {
+        scheduler.turn(None).unwrap();
+    }
+    assert_eq!(count.get(), 0);
+    ctx.callback().unwrap().wake();
+    while count.get() == 0 {
+        scheduler.turn(None).unwrap();
+    }
+}
+
+/// Closed, reopened under the same number, and registered again, all within one phase: the new file wakes the job. The
+/// removal comes first and its error is ignored; the other order loses the wake.
+#[test]
+fn the_same_number_closed_and_reopened() {
+    let scheduler = Scheduler::new().unwrap();
+    let log = Log::default();
+    let said = log.clone();
+    let (first, _first_writer) = pipe().unwrap();
+    let (second, mut second_writer) = pipe().unwrap();
+    let shared = WaitCtx::new();
+    let job = scheduler.spawn_with(JobBuilder::new(), shared.clone(), move || {
+        let ctx = ctx();
+        let (key, number) = wait_for(&first);
+        register(&ctx, (key, number));
+        said.say("pauses on the first");
+        pause_job().unwrap();
+        ctx.clear_fd(key);
+        let second = moved_to(second, OwnedFd::from(first));
+        assert_eq!(second.as_raw_fd(), number);
+        register(&ctx, (key, number));
+        said.say("pauses on the second");
+        pause_job().unwrap();
+        (&second).read(&mut [0]).unwrap()
+    });
+    settle(&scheduler);
+    assert_eq!(log.take(), ["pauses on the first"]);
+    shared.callback().unwrap().wake();
+    settle(&scheduler);
+    assert_eq!(log.take(), ["pauses on the second"]);
+    nothing_happens(&scheduler);
+    second_writer.write_all(b"x").unwrap();
+    assert_eq!(result(&scheduler, job.unwrap()), 1);
+}
+
+/// The same with the key left registered: the fd is replaced behind the scheduler's back, and registered once more.
+#[test]
+fn the_same_number_registered_twice() {
+    let scheduler = Scheduler::new().unwrap();
+    let (first, _first_writer) = pipe().unwrap();
+    let (second, mut second_writer) = pipe().unwrap();
+    let shared = WaitCtx::new();
+    let job = scheduler.spawn_with(JobBuilder::new(), shared.clone(), move || {
+        let (key, number) = wait_for(&first);
+        register(&ctx(), (key, number));
+        pause_job().unwrap();
+        let second = moved_to(second, OwnedFd::from(first));
+        register(&ctx(), (key, number));
+        pause_job().unwrap();
+        (&second).read(&mut [0]).unwrap()
+    });
+    settle(&scheduler);
+    shared.callback().unwrap().wake();
+    nothing_happens(&scheduler);
+    second_writer.write_all(b"x").unwrap();
+    assert_eq!(result(&scheduler, job.unwrap()), 1);
+}
+
+/// A file that lives on in a duplicate after its number was closed keeps reporting to epoll under the old number, which
+/// cannot be deleted any more. The scheduler gets rid of it, and the other fds still wake their jobs.
+#[test]
+fn a_closed_fd_that_lives_on_in_a_duplicate() {
+    let scheduler = Scheduler::new().unwrap();
+    let ((reader, mut writer), (other, mut other_writer)) = (pipe().unwrap(), pipe().unwrap());
+    let (wait, other_wait) = (wait_for(&reader), wait_for(&other));
+    let (_count, ctx) = counts_resumes(&scheduler, move |ctx| {
+        ctx.set_status(Status::Ok); // so that it is not polled once the fd is cleared
+        register(ctx, wait);
+    });
+    let (others, _) = counts_resumes(&scheduler, move |ctx| register(ctx, other_wait));
+    let duplicate = reader.try_clone().unwrap();
+    drop(reader);
+    writer.write_all(b"x").unwrap(); // readable for ever, under a number that is closed
+    ctx.clear_fd(wait.0);
+    for round in 1..=3 {
+        other_writer.write_all(b"x").unwrap();
+        while others.get() < round {
+            scheduler.turn(None).unwrap();
+        }
+        (&other).read_exact(&mut [0]).unwrap();
+        settle(&scheduler);
+    }
+    // It sleeps: a turn with a timeout asks the kernel once and is not woken by the ghost.
+    let waits = scheduler.stats().kernel_waits;
+    let ghost_is_silent = (0..3).all(|_| scheduler.turn(Some(Duration::from_millis(1))).unwrap().resumed == 0);
+    assert!(ghost_is_silent);
+    assert!(scheduler.stats().kernel_waits <= waits + 3);
+    drop(duplicate);
+}
+
+/// A regular file, which epoll refuses, counts as always ready, as in poll(2): its job is polled, with a back-off, and
+/// other jobs go on.
+#[test]
+fn an_fd_that_epoll_refuses() {
+    let scheduler = Scheduler::new().unwrap();
+    for refused in [File::open("Cargo.toml").unwrap().as_fd().try_clone_to_owned().unwrap()] {
+        let wait = wait_for(&refused);
+        let (count, _) = counts_resumes(&scheduler, move |ctx| register(ctx, wait));
+        while count.get() < 20 {
+            scheduler.turn(None).unwrap();
+        }
+    }
+    let (count, _) = counts_resumes(&scheduler, |ctx| register(ctx, (WaitKey::unique(), -1)));
+    while count.get() < 20 {
+        scheduler.turn(None).unwrap();
+    }
+}
+
+/// S64: a callback before the pause is kept, and costs one resume however often it came.
+#[test]
+fn a_callback_before_the_pause() {
+    let scheduler = Scheduler::new().unwrap();
+    let (count, _) = counts_resumes(&scheduler, |ctx| {
+        ctx.set_status(Status::Ok);
+        for _ in 0..3 {
+            let callback = ctx.callback().unwrap();
+            thread::spawn(move || callback.wake()).join().unwrap();
+        }
+    });
+    settle(&scheduler);
+    assert_eq!(count.get(), 1);
+    nothing_happens(&scheduler);
+}
+
+/// Twice in one pause is one resume; once more in the next is one more.
+#[test]
+fn a_callback_twice() {
+    let scheduler = Scheduler::new().unwrap();
+    let (count, ctx) = counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
+    for expected in 1..=3 {
+        let callback = ctx.callback().unwrap();
+        callback.wake_by_ref();
+        callback.wake();
+        settle(&scheduler);
+        assert_eq!(count.get(), expected);
+    }
+    nothing_happens(&scheduler);
+}
+
+/// After the job ended it is nobody's: not even of the next job, in the same place and with the same ctx.
+#[test]
+fn a_callback_after_the_end() {
+    let scheduler = Scheduler::new().unwrap();
+    let shared = WaitCtx::new();
+    let first = scheduler.spawn_with(JobBuilder::new(), shared.clone(), || ctx().callback().unwrap());
+    let late = result(&scheduler, first.unwrap());
+    let count = Rc::new(Cell::new(0));
+    let inside = count.clone();
+    let second = scheduler.spawn_with(JobBuilder::new(), shared.clone(), move || {
+        ctx().set_status(Status::Ok);
+        pause_job().unwrap();
+        inside.set(inside.get() + 1);
+    });
+    settle(&scheduler);
+    late.wake();
+    nothing_happens(&scheduler);
+    assert_eq!(count.get(), 0);
+    shared.callback().unwrap().wake();
+    result(&scheduler, second.unwrap());
+    assert_eq!(count.get(), 1);
+}
+
+/// From a thread while the scheduler sleeps: it wakes.
+#[test]
+fn a_callback_from_a_thread_wakes_a_sleeper() {
+    let scheduler = Scheduler::new().unwrap();
+    let (sender, wakers) = mpsc::channel::<Waker>();
+    let engine = thread::spawn(move || wakers.into_iter().for_each(Waker::wake));
+    let job = scheduler.spawn(move || {
+        let ctx = ctx();
+        ctx.set_status(Status::Ok);
+        for _ in 0..1000 {
+            sender.send(ctx.callback().unwrap()).unwrap();
+            pause_job().unwrap();
+        }
+    });
+    scheduler.run().unwrap();
+    assert!(job.unwrap().is_finished());
+    engine.join().unwrap();
+}
+
+/// From a thread, over and over, while the scheduler shuts down and after it is gone.
+#[test]
+fn callbacks_from_a_thread_through_a_shutdown() {
+    for _ in 0..20 {
+        let scheduler = Scheduler::new().unwrap();
+        let (sender, wakers) = mpsc::channel::<Waker>();
+        let (stop, stopped) = mpsc::channel::<()>();
+        let engine = thread::spawn(move || {
+            let wakers: Vec<_> = (0..10).map(|_| wakers.recv().unwrap()).collect();
+            let mut calls = 0u64;
+            while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                wakers.iter().for_each(Waker::wake_by_ref);
+                calls += 1;
+            }
+            calls
+        });
+        for _ in 0..10 {
+            let sender = sender.clone();
+            let job = scheduler.spawn(move || {
+                let ctx = ctx();
+                ctx.set_status(Status::Ok);
+                sender.send(ctx.callback().unwrap()).unwrap();
+                while pause_job().is_ok() {}
+            });
+            drop(job.unwrap());
+        }
+        for _ in 0..5 {
+            scheduler.turn(Some(Duration::ZERO)).unwrap();
+        }
+        let report = scheduler.shutdown(Duration::ZERO).unwrap();
+        assert_eq!((report.finished, report.cancelled, report.quarantined), (0, 10, 0));
+        drop(scheduler);
+        drop(stop);
+        engine.join().unwrap();
+    }
+}
+
+/// A deadline wakes at its time, not before, in order, and each once.
+#[test]
+fn deadlines_wake_in_order() {
+    let scheduler = Scheduler::new().unwrap();
+    let log = Log::default();
+    let start = Instant::now();
+    for (name, after) in [("third", 30), ("first", 5), ("second", 15)] {
+        let said = log.clone();
+        let job = scheduler.spawn(move || {
+            let at = start + Duration::from_millis(after);
+            let ctx = ctx();
+            ctx.set_deadline(Some(at));
+            let mut resumes = 0;
+            while Instant::now() < at {
+                pause_job().unwrap();
+                resumes += 1;
+            }
+            assert!(resumes <= 1, "woken before its time");
+            said.say(name);
+        });
+        drop(job.unwrap());
+    }
+    settle(&scheduler);
+    let next = scheduler.next_deadline().unwrap();
+    assert!(next <= start + Duration::from_millis(5));
+    scheduler.run().unwrap();
+    assert_eq!(log.take(), ["first", "second", "third"]);
+    assert_eq!(scheduler.next_deadline(), None);
+}
+
+/// A deadline that is moved back while a timer runs fires once, at the later time; one that is taken away never does.
+#[test]
+fn a_deadline_that_is_moved() {
+    let scheduler = Scheduler::new().unwrap();
+    let (count, ctx) = counts_resumes(&scheduler, |ctx| {
+        ctx.set_status(Status::Ok);
+        ctx.set_deadline(Some(Instant::now() + Duration::from_secs(3600)));
+    });
+    let soon = Instant::now() + Duration::from_millis(5);
+    ctx.set_deadline(Some(soon));
+    ctx.callback().unwrap().wake(); // it pauses with the new one
+    settle(&scheduler);
+    assert_eq!(count.get(), 1);
+    ctx.set_deadline(Some(Instant::now() + Duration::from_millis(20)));
+    ctx.callback().unwrap().wake();
+    settle(&scheduler);
+    let later = ctx.deadline().unwrap();
+    while count.get() < 3 {
+        scheduler.turn(None).unwrap();
+    }
+    assert!(Instant::now() >= later);
+    ctx.set_deadline(None);
+    ctx.callback().unwrap().wake();
+    nothing_happens(&scheduler);
+}
+
+/// S66, `Ok`: a callback will come, so the job is not polled.
+#[test]
+fn status_ok_waits_for_the_callback() {
+    let scheduler = Scheduler::new().unwrap();
+    let (count, ctx) = counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
+    nothing_happens(&scheduler);
+    assert_eq!(scheduler.jobs()[0].state, JobState::Paused);
+    ctx.callback().unwrap().wake();
+    settle(&scheduler);
+    assert_eq!(count.get(), 1);
+}
+
+/// S66, `Eagain`: no callback will come, so the job is resumed, after the others that are ready.
+#[test]
+fn status_eagain_is_resumed_after_the_others() {
+    let scheduler = Scheduler::new().unwrap();
+    let log = Log::default();
+    for name in ["a", "b", "c"] {
+        let said = log.clone();
+        let job = scheduler.spawn(move || {
+            ctx().set_status(Status::Eagain);
+            for round in 0..3 {
+                said.say(format!("{name}{round}"));
+                pause_job().unwrap();
+            }
+        });
+        drop(job.unwrap());
+    }
+    scheduler.run().unwrap();
+    assert_eq!(log.take(), ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]);
+}
+
+/// S66, `Err`: the engine is broken for this session, so the job is cancelled, and joining says why.
+#[test]
+fn status_err_cancels_the_job() {
+    let scheduler = Scheduler::new().unwrap();
+    let seen = Rc::new(Cell::new(None));
+    let inside = seen.clone();
+    let job = scheduler.spawn(move || {
+        ctx().set_status(Status::Err);
+        inside.set(Some(pause_job()));
+        "what it returns is dropped"
+    });
+    let error = scheduler.run_until(job.unwrap()).unwrap().unwrap_err();
+    assert!(matches!(error, JoinError::EngineFailed), "{error}");
+    assert_eq!(seen.get(), Some(Err(asyncjob::Cancelled)));
+    assert!(error.to_string().contains("end its session"), "{error}");
+}
+
+/// S66, `Unsupported`: the fds count. With an fd it waits; without one it is polled.
+#[test]
+fn status_unsupported_waits_for_the_fds() {
+    let scheduler = Scheduler::new().unwrap();
+    let (reader, mut writer) = pipe().unwrap();
+    let wait = wait_for(&reader);
+    let (count, _) = counts_resumes(&scheduler, move |ctx| {
+        ctx.set_status(Status::Unsupported);
+        register(ctx, wait);
+    });
+    nothing_happens(&scheduler);
+    writer.write_all(b"x").unwrap();
+    while count.get() == 0 {
+        scheduler.turn(None).unwrap();
+    }
+}
+
+/// Any other number counts as `Unsupported`.
+#[test]
+fn another_status_waits_for_the_fds() {
+    let scheduler = Scheduler::new().unwrap();
+    let (reader, _writer) = pipe().unwrap();
+    let wait = wait_for(&reader);
+    let (_, _ctx) = counts_resumes(&scheduler, move |ctx| {
+        ctx.set_status(Status::Other(77));
+        register(ctx, wait);
+    });
+    nothing_happens(&scheduler);
+}
+
+/// S29, the poll rule: with neither fd, callback nor deadline a job is resumed again and again: at once a few times, then
+/// from a timer, so that the thread sleeps in between.
+#[test]
+fn a_job_with_nothing_to_wait_for_is_polled_with_a_back_off() {
+    let scheduler = Scheduler::new().unwrap();
+    let (count, _) = counts_resumes(&scheduler, |_| ());
+    let eager = count.get();
+    assert!((1..=16).contains(&eager), "{eager} resumes at once");
+    let mut gaps = Vec::new();
+    let mut before = None;
+    for _ in 0..12 {
+        let next = scheduler.next_deadline().expect("the next poll has a time");
+        gaps.extend(before.map(|before: Instant| next.saturating_duration_since(before)));
+        before = Some(next);
+        let polls = count.get();
+        while count.get() == polls {
+            scheduler.turn(None).unwrap();
+        }
+        assert_eq!(count.get(), polls + 1, "one resume for each time");
+    }
+    assert!(
+        gaps[gaps.len() - 1] >= Duration::from_millis(4),
+        "the interval grows: {gaps:?}"
+    );
+    assert!(
+        scheduler.next_deadline().unwrap() <= Instant::now() + Duration::from_millis(10),
+        "and is bounded"
+    );
+}
+
+/// An event starts the back-off anew.
+#[test]
+fn an_event_resets_the_back_off() {
+    let scheduler = Scheduler::new().unwrap();
+    let (count, ctx) = counts_resumes(&scheduler, |_| ());
+    let eager = count.get();
+    while count.get() < eager + 10 {
+        scheduler.turn(None).unwrap();
+    }
+    let before = count.get();
+    ctx.callback().unwrap().wake();
+    settle(&scheduler);
+    assert!(
+        count.get() >= before + eager,
+        "eager again after an event: {} more",
+        count.get() - before
+    );
+}
+
+/// An on-call fd that is not armed wakes nobody, however ready it is; once armed it does.
+#[test]
+fn an_fd_on_call_wakes_only_while_it_is_armed() {
+    let scheduler = Scheduler::new().unwrap();
+    let (reader, mut writer) = pipe().unwrap();
+    let (key, fd) = wait_for(&reader);
+    let (count, ctx) = counts_resumes(&scheduler, move |ctx| {
+        ctx.set_status(Status::Ok);
+        let on_call = WaitFd {
+            on_call: true,
+            ..WaitFd::new(key, fd)
+        };
+        ctx.set_wait_fd_with(on_call, Box::new(()));
+    });
+    writer.write_all(b"x").unwrap();
+    nothing_happens(&scheduler);
+    ctx.arm(Some(key));
+    ctx.callback().unwrap().wake();
+    while count.get() < 2 {
+        scheduler.turn(None).unwrap();
+    }
+    ctx.arm(None);
+    ctx.callback().unwrap().wake();
+    nothing_happens(&scheduler);
+}
+
+/// Puts `from` under the number of `to`, whose file is closed by that.
+#[allow(unsafe_code, reason = "std does not choose the number of an fd")]
+fn moved_to(from: PipeReader, to: OwnedFd) -> PipeReader {
+    let number = std::os::fd::IntoRawFd::into_raw_fd(to);
+    // SAFETY: both are open; the second is owned by nobody now.
+    let moved = unsafe { libc::dup2(from.as_raw_fd(), number) };
+    assert_eq!(moved, number);
+    // SAFETY: the number is open and owned by nobody else.
+    PipeReader::from(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) })
+}

@@ -1,0 +1,38 @@
+//! The key and the certificate that the server makes itself, for `localhost`.
+
+use std::error::Error;
+
+use getrandom::SysRng;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+use rsa::pkcs8::EncodePrivateKey;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::KeyKind;
+
+pub(crate) struct Identity {
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    pub(crate) fn new(kind: KeyKind) -> Result<Self, Box<dyn Error>> {
+        let pair = match kind {
+            KeyKind::Ecdsa => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
+            KeyKind::Rsa => rsa_2048()?,
+        };
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let certificate = CertificateParams::new(names)?.self_signed(&pair)?;
+        Ok(Identity {
+            certificate: certificate.der().clone(),
+            key: PrivatePkcs8KeyDer::from(pair.serialize_der()).into(),
+        })
+    }
+}
+
+/// ring signs with RSA keys and makes none.
+fn rsa_2048() -> Result<KeyPair, Box<dyn Error>> {
+    let key = rsa::PrivateKey::new(&mut SysRng, 2048)?;
+    let der = key.to_pkcs8_der()?;
+    let der = PrivatePkcs8KeyDer::from(der.as_bytes());
+    Ok(KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_RSA_SHA256)?)
+}

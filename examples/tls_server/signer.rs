@@ -1,0 +1,110 @@
+//! A private key for rustls whose signatures are made elsewhere.
+//!
+//! `rustls::sign::Signer::sign` is synchronous: whoever calls it gets the signature or an error from that very call. In a
+//! job, that call may pause.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use asyncjob::offload::Offload;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::sign::{Signer, SigningKey};
+use rustls::{SignatureAlgorithm, SignatureScheme};
+
+use super::service::Totals;
+use super::{Mode, Options};
+
+/// What a signing thread holds: here the way to a remote signer that takes its time, in yours a PKCS#11 session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    latency: Duration,
+}
+
+impl Session {
+    fn sign(&self, signer: &dyn Signer, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        if !self.latency.is_zero() {
+            thread::sleep(self.latency); // blocks: that is what such devices do
+        }
+        signer.sign(message)
+    }
+}
+
+/// Where to sign.
+#[derive(Clone, Debug)]
+enum Place {
+    Inline(Arc<Session>),
+    Offload(Offload<Session>),
+}
+
+/// The server's key.
+#[derive(Debug)]
+pub(crate) struct SlowKey {
+    key: Arc<dyn SigningKey>,
+    place: Place,
+    totals: Totals,
+}
+
+impl SlowKey {
+    pub(crate) fn new(options: &Options, key: &PrivateKeyDer<'_>, totals: Totals) -> Result<Self, Box<dyn Error>> {
+        let latency = Duration::from_secs_f64(options.sign_latency / 1000.0);
+        let place = match options.mode {
+            Mode::Inline => Place::Inline(Arc::new(Session { latency })),
+            Mode::Offload => {
+                let threads = Offload::builder().threads(options.signers()).name("signer");
+                Place::Offload(threads.build(move || Ok(Session { latency }))?)
+            }
+        };
+        Ok(SlowKey {
+            key: rustls::crypto::ring::sign::any_supported_type(key)?,
+            place,
+            totals,
+        })
+    }
+}
+
+impl SigningKey for SlowKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let signer = self.key.choose_scheme(offered)?;
+        Some(Box::new(SlowSigner {
+            signer: Arc::from(signer),
+            place: self.place.clone(),
+            totals: self.totals.clone(),
+        }))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.key.algorithm()
+    }
+}
+
+/// One signature.
+#[derive(Debug)]
+struct SlowSigner {
+    signer: Arc<dyn Signer>,
+    place: Place,
+    totals: Totals,
+}
+
+impl Signer for SlowSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let result = match &self.place {
+            Place::Inline(session) => session.sign(self.signer.as_ref(), message),
+            Place::Offload(pool) => {
+                let (signer, message) = (Arc::clone(&self.signer), message.to_vec());
+                let signature = pool.run(move |session| session.sign(signer.as_ref(), &message)); // the job pauses here
+                signature.unwrap_or_else(|e| Err(rustls::Error::General(e.to_string())))
+            }
+        };
+        match &result {
+            Ok(_) => self.totals.0.signatures.add(1),
+            Err(_) => self.totals.0.signatures_failed.add(1),
+        }
+        result
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.signer.scheme()
+    }
+}

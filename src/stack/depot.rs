@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use super::memory::{self, Range};
 use super::size::Spec;
 use super::slab::{Geometry, Ledger, Slab};
-use super::{Plate, Slot, Stack, depth};
+use super::{Plate, Slot, Stack, depth, foreign};
 
 /// The memory of all stacks of one [`Spec`].
 pub(crate) struct Depot {
@@ -124,6 +124,9 @@ impl Depot {
     ///
     /// What the kernel refused, and what can be done about it.
     pub(crate) fn take(&'static self, more: usize, pool: &mut Vec<Stack>) -> io::Result<Stack> {
+        if let Some((allocate, free)) = foreign::functions() {
+            return Plate::write_foreign(self, allocate, free).map(Stack);
+        }
         let mut state = self.state.lock();
         if let Some(slot) = state.warm.pop() {
             let keep = state.warm.len().saturating_sub(more);
@@ -138,6 +141,9 @@ impl Depot {
     /// Takes stacks that a pool has too many of. What is above the bound loses its memory here and now.
     pub(crate) fn give_all(&'static self, stacks: impl Iterator<Item = Stack>) {
         let mut slots: Vec<Slot> = stacks.map(Stack::into_slot).collect();
+        for foreign in slots.extract_if(.., |slot| slot.memory().is_none()) {
+            foreign.dissolve();
+        }
         self.keep_warm(&mut slots);
         if !slots.is_empty() {
             self.retire(slots);
@@ -229,7 +235,7 @@ impl Depot {
     #[cold]
     fn retire(&self, mut slots: Vec<Slot>) {
         slots.sort_unstable_by_key(Slot::start);
-        let places: Vec<(&'static Slab, usize)> = slots.into_iter().map(Slot::dissolve).collect();
+        let places: Vec<(&'static Slab, usize)> = slots.into_iter().filter_map(Slot::dissolve).collect();
         let ranges = merged(places.iter().map(|(slab, index)| slab.whole(*index)));
         if !self.spec.exact {
             self.note_depth(depth::deepest(ranges.iter().copied(), Geometry::of(self.spec)));

@@ -22,6 +22,7 @@
 
 pub(crate) mod depot;
 mod depth;
+mod foreign;
 mod guard;
 pub(crate) mod memory;
 pub(crate) mod overflow;
@@ -31,6 +32,7 @@ mod slab;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -39,6 +41,7 @@ use corosensei::stack::valgrind::ValgrindStackRegistration;
 
 use depot::Depot;
 pub use depot::{StackStats, set_shared_idle};
+pub use foreign::{AllocateStack, FreeStack, TooLate, set_stack_memory};
 use memory::Range;
 pub use overflow::install as install_overflow_handler;
 pub(crate) use size::Spec;
@@ -55,7 +58,8 @@ pub(crate) struct Plate {
     /// The rest is written once, when the slot is furnished with memory.
     limit: NonNull<u8>,
     depot: &'static Depot,
-    slab: &'static Slab,
+    /// `None`: the memory is somebody else's, see `foreign`.
+    slab: Option<&'static Slab>,
     /// Without it, Valgrind takes each switch for a frame of megabytes. Outside Valgrind it costs a few instructions.
     valgrind: ManuallyDrop<ValgrindStackRegistration>,
     index: u32,
@@ -67,18 +71,44 @@ impl Plate {
     /// Makes a stack of a slot that has been claimed.
     fn write(slab: &'static Slab, index: usize) -> Slot {
         let whole = slab.whole(index);
+        let limit = NonNull::new(whole.start as *mut u8).expect("a slab is not at address 0");
         let plate = NonNull::new(slab.plate(index)).expect("a slab is not at address 0");
+        // SAFETY: the slot has been claimed, so this memory is ours alone; `slab` aligns it.
+        unsafe { Plate::put(plate, limit, slab.depot, Some((slab, index))) }
+    }
+
+    /// Makes a stack of memory that is somebody else's.
+    ///
+    /// # Errors
+    ///
+    /// What the allocator refused.
+    fn write_foreign(depot: &'static Depot, allocate: AllocateStack, free: FreeStack) -> io::Result<Slot> {
+        let (limit, plate) = foreign::allocate(allocate, free)?;
+        // SAFETY: just allocated, and `foreign` aligns it.
+        Ok(unsafe { Plate::put(plate, limit, depot, None) })
+    }
+
+    /// # Safety
+    ///
+    /// From `limit` to the end of `plate` the memory is the caller's, and `plate` is aligned.
+    unsafe fn put(
+        plate: NonNull<Plate>,
+        limit: NonNull<u8>,
+        depot: &'static Depot,
+        slot: Option<(&'static Slab, usize)>,
+    ) -> Slot {
+        let len = plate.as_ptr() as usize + size_of::<Plate>() - limit.as_ptr() as usize;
         let value = Plate {
             id: AtomicU64::new(0),
             name: AtomicPtr::default(),
             name_len: AtomicUsize::new(0),
-            limit: NonNull::new(whole.start as *mut u8).expect("a slab is not at address 0"),
-            depot: slab.depot,
-            slab,
-            valgrind: ManuallyDrop::new(ValgrindStackRegistration::new(whole.start as *mut u8, whole.len)),
-            index: index as u32,
+            limit,
+            depot,
+            slab: slot.map(|(slab, _)| slab),
+            valgrind: ManuallyDrop::new(ValgrindStackRegistration::new(limit.as_ptr(), len)),
+            index: slot.map_or(0, |(_, index)| index as u32),
         };
-        // SAFETY: the slot has been claimed, so this memory is ours alone; `slab` aligns it.
+        // SAFETY: the caller's promise.
         unsafe { plate.write(value) };
         Slot(plate)
     }
@@ -184,18 +214,21 @@ impl Slot {
     }
 
     fn order(&self) -> u64 {
-        self.plate().slab.order(self.plate().index as usize)
+        let plate = self.plate();
+        plate.slab.map_or(0, |slab| slab.order(plate.index as usize))
     }
 
-    fn memory(&self) -> Range {
-        self.plate().slab.stack(self.plate().index as usize)
+    /// `None` for somebody else's memory, of which we know nothing.
+    fn memory(&self) -> Option<Range> {
+        let plate = self.plate();
+        Some(plate.slab?.stack(plate.index as usize))
     }
 
     fn high_water(&self) -> usize {
+        let Some(stack) = self.memory() else { return 0 };
         if !self.plate().depot.spec.exact {
-            return depth::resident_depth(self.memory());
+            return depth::resident_depth(stack);
         }
-        let stack = self.memory();
         let resident = depth::resident_depth(stack);
         // SAFETY: readable memory of this stack. A job that runs on it is this thread's, and stands still meanwhile.
         let lowest = unsafe { depth::lowest_used_word(stack.start + stack.len - resident, self.0.as_ptr() as usize) };
@@ -204,22 +237,29 @@ impl Slot {
 
     fn wipe(&mut self) {
         let depot = self.plate().depot;
-        if depot.spec.wipes() {
+        if let Some(stack) = self.memory().filter(|_| depot.spec.wipes()) {
             // SAFETY: the slot is owned and no job is on it; the plate is where its highest page is.
-            let used = unsafe { scrub::scrub(self.memory(), self.0.as_ptr() as usize, depot.spec.secrets.lock) };
+            let used = unsafe { scrub::scrub(stack, self.0.as_ptr() as usize, depot.spec.secrets.lock) };
             depot.note_depth(used);
         }
     }
 
-    /// Ends the plate. What remains is a claimed slot.
-    fn dissolve(self) -> (&'static Slab, usize) {
+    /// Ends the plate. What remains is a claimed slot; or nothing, as somebody else's memory is given back.
+    fn dissolve(self) -> Option<(&'static Slab, usize)> {
         // SAFETY: the plate is not used after this.
         let plate = unsafe { self.0.read() };
         let Plate {
-            slab, index, valgrind, ..
+            limit,
+            slab,
+            index,
+            valgrind,
+            ..
         } = plate;
         drop(ManuallyDrop::into_inner(valgrind));
-        (slab, index as usize)
+        if slab.is_none() {
+            foreign::free(limit);
+        }
+        Some((slab?, index as usize))
     }
 }
 

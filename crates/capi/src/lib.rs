@@ -21,6 +21,8 @@ pub mod job;
 mod libcrypto;
 #[allow(unsafe_code, reason = "stands in for a function of libcrypto")]
 pub mod library_context;
+#[allow(unsafe_code, reason = "the C interface: functions of the program's")]
+pub mod stack_memory;
 #[allow(unsafe_code, reason = "stands in for a function of libcrypto; pthread keys")]
 pub mod thread;
 #[allow(

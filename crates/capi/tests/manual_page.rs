@@ -1,4 +1,5 @@
-//! The manual page's program prints what the manual page says: with our header and no libcrypto, and on any libcrypto.
+//! Programs without OpenSSL, built with our header and library as a user would. The manual page's prints what the manual page
+//! says; also on any libcrypto.
 
 mod support;
 
@@ -18,10 +19,7 @@ Finishing
 
 #[test]
 fn on_our_library_alone() {
-    let include = format!("-I{}", source("include").display());
-    let directory = shared_object().parent().unwrap().display().to_string();
-    let (search, find) = (format!("-L{directory}"), format!("-Wl,-rpath,{directory}"));
-    let program = compile("examples/manual_page.c", &[&include, &search, &find, "-lasyncjob"]);
+    let program = compile("examples/manual_page.c", &flags());
     assert_eq!(printed(Command::new(&program)), OUTPUT);
 
     let mut ldd = Command::new("ldd");
@@ -31,6 +29,25 @@ fn on_our_library_alone() {
         needed.contains("libasyncjob.so") && !needed.contains("libcrypto"),
         "{needed}"
     );
+}
+
+#[test]
+fn on_stacks_of_its_own() {
+    let program = compile("tests/c/own_stacks.c", &flags());
+    assert_eq!(printed(Command::new(&program)), "well\n");
+}
+
+/// What our pkg-config file says, for files that are not installed.
+fn flags() -> Vec<&'static str> {
+    let directory = shared_object().parent().unwrap().display().to_string();
+    let mut pkg_config = Command::new("pkg-config");
+    pkg_config
+        .env("PKG_CONFIG_PATH", source("."))
+        .arg(format!("--define-variable=includedir={}", source("include").display()))
+        .arg(format!("--define-variable=libdir={directory}"))
+        .args(["--cflags", "--libs", "asyncjob"]);
+    let flags = format!("{} -Wl,-rpath,{directory}", printed(pkg_config).trim());
+    flags.leak().split_whitespace().collect()
 }
 
 #[test]

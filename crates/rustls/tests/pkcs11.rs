@@ -4,7 +4,6 @@
 #![cfg(feature = "pkcs11")]
 
 #[path = "../examples/support/softhsm.rs"]
-#[allow(unreachable_pub, reason = "shared with the examples")]
 mod softhsm;
 
 use std::sync::{Arc, Barrier};

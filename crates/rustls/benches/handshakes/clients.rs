@@ -5,23 +5,16 @@ use std::error::Error;
 use std::io::{self, BufRead};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_rustls::TlsConnector;
 
 use crate::machine;
+use crate::visitors::{connector, visit};
 
 /// Keeps `count` clients busy until its input ends; with a `rate`, so many new handshakes a second instead, at most `count` of
 /// them at once. Prints a line when the window begins, and the handshakes and failures in it when it ends.
@@ -98,83 +91,5 @@ async fn paced(server: SocketAddr, connector: TlsConnector, rate: u32, count: us
             tally.count(&visit(server, &connector).await);
             tally.running.set(tally.running.get() - 1);
         });
-    }
-}
-
-/// A handshake, a request, its response.
-async fn visit(server: SocketAddr, connector: &TlsConnector) -> io::Result<()> {
-    let stream = TcpStream::connect(server).await?;
-    stream.set_nodelay(true)?;
-    let mut stream = connector.connect(name(), stream).await?;
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .await?;
-    let mut response = Vec::with_capacity(256);
-    stream.read_to_end(&mut response).await?;
-    match response.ends_with(&crate::server::BODY) {
-        true => Ok(()),
-        false => Err(io::ErrorKind::InvalidData.into()),
-    }
-}
-
-pub(crate) fn name() -> ServerName<'static> {
-    ServerName::try_from("localhost").expect("a host name")
-}
-
-/// Checks the signature, which is the server's work, and not who made the certificate, which would be the client's.
-pub(crate) fn connector() -> TlsConnector {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
-    let builder = builder
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("ring has TLS 1.3");
-    let builder = builder
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(SignatureOnly(provider)));
-    let mut config = builder.with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    TlsConnector::from(Arc::new(config))
-}
-
-#[derive(Debug)]
-struct SignatureOnly(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for SignatureOnly {
-    fn verify_server_cert(
-        &self,
-        _certificate: &CertificateDer<'_>,
-        _chain: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("this benchmark speaks TLS 1.3".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -18,11 +18,15 @@
 //! Both write `target/handshakes.md` and `target/handshakes.svg`.
 
 mod clients;
+#[path = "../../examples/support/https.rs"]
+mod https;
 mod machine;
 mod measure;
 mod probe;
 mod report;
 mod server;
+#[path = "../../examples/support/visitors.rs"]
+mod visitors;
 
 use std::error::Error;
 use std::time::Duration;
@@ -56,7 +60,7 @@ fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {
     let mut cells: Vec<Cell> = Vec::new();
     println!("{}", report::HEADER);
     for (latency, outstanding) in plan.cells() {
-        for mode in server::Mode::ALL {
+        for mode in https::Mode::ALL {
             let cell = measure::cell(plan, mode, latency, outstanding, 0)?;
             println!("{}", report::row(&cell));
             cells.push(cell);

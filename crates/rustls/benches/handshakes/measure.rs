@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::https::Mode;
 use crate::machine::Look;
-use crate::server::Mode;
 
 /// Which cells, and how long each.
 pub(crate) struct Plan {

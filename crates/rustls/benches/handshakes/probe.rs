@@ -15,8 +15,9 @@ use tokio::runtime::Builder;
 use tokio::time::sleep;
 use tokio_rustls::client::TlsStream;
 
-use crate::clients::{connector, name};
+use crate::https::BODY;
 use crate::machine;
+use crate::visitors::{connect, connector};
 
 /// Sends a request every 2 ms. Two lines of input mark the window; then it prints the p50 and p99 in microseconds.
 pub(crate) fn run(server: SocketAddr) -> Result<(), Box<dyn Error>> {
@@ -26,9 +27,7 @@ pub(crate) fn run(server: SocketAddr) -> Result<(), Box<dyn Error>> {
     let flags = [Arc::clone(&in_window), Arc::clone(&is_over)];
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let times = runtime.block_on(async {
-        let stream = TcpStream::connect(server).await?;
-        stream.set_nodelay(true)?;
-        let mut stream = connector().connect(name(), stream).await?;
+        let mut stream = connect(server, &connector()).await?;
         request(&mut stream).await?;
         println!("connected");
         thread::spawn(move || {
@@ -59,7 +58,7 @@ async fn request(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
     stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
     let mut response = [0; 512];
     let mut length = 0;
-    while !response[..length].ends_with(&crate::server::BODY) {
+    while !response[..length].ends_with(BODY.as_bytes()) {
         match stream.read(&mut response[length..]).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => length += more,

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use plotters::prelude::*;
 
+use crate::https::Mode;
 use crate::measure::Cell;
-use crate::server::Mode;
 
 pub(crate) const HEADER: &str = "\
 | signer ms | outstanding | mode           | handshakes/s | failed | probe p50 ms | probe p99 ms | cpu % | threads | resident MiB | virtual MiB | KiB/outstanding |

@@ -9,7 +9,7 @@ use rustls::{SignatureAlgorithm, SignatureScheme};
 /// A certificate for `localhost`, and the key that goes with it.
 ///
 /// `public` is the public key as a certificate holds it: a point for P-256, 32 bytes for Ed25519, an `RSAPublicKey` for RSA.
-pub fn self_signed(key: Arc<dyn SigningKey>, public: &[u8]) -> Result<CertifiedKey, rcgen::Error> {
+pub(crate) fn self_signed(key: Arc<dyn SigningKey>, public: &[u8]) -> Result<CertifiedKey, rcgen::Error> {
     let params = CertificateParams::new(vec!["localhost".into()])?;
     let certificate = params.self_signed(&Issuer { key: &*key, public })?;
     Ok(CertifiedKey::new(vec![certificate.der().clone()], key))

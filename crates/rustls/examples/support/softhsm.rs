@@ -24,12 +24,12 @@ const USER_PIN: &str = "12345678";
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
 /// A token with one P-256 key and one RSA key of 2,048 bits.
-pub struct SoftHsm {
-    pub pkcs11: Pkcs11,
+pub(crate) struct SoftHsm {
+    pub(crate) pkcs11: Pkcs11,
 }
 
 /// Runs this program again with the same arguments and a token directory of its own; nothing if that has been done already.
-pub fn with_config(arguments: impl IntoIterator<Item = String>) -> io::Result<Option<ExitStatus>> {
+pub(crate) fn with_config(arguments: impl IntoIterator<Item = String>) -> io::Result<Option<ExitStatus>> {
     if env::var_os(CONFIG).is_some() {
         return Ok(None);
     }
@@ -57,7 +57,7 @@ pub fn with_config(arguments: impl IntoIterator<Item = String>) -> io::Result<Op
 
 impl SoftHsm {
     /// Makes the token.
-    pub fn create() -> Result<SoftHsm, Box<dyn Error>> {
+    pub(crate) fn create() -> Result<SoftHsm, Box<dyn Error>> {
         let pkcs11 = Pkcs11::new(library()?)?;
         pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))?;
         let empty = *pkcs11.get_slots_with_token()?.first().ok_or("SoftHSM has no slot")?;
@@ -104,7 +104,7 @@ impl SoftHsm {
     }
 
     /// The key `p256` or `rsa`.
-    pub fn key(&self, label: &str) -> cryptoki::error::Result<TokenKey> {
+    pub(crate) fn key(&self, label: &str) -> cryptoki::error::Result<TokenKey> {
         TokenKey::open(self.pkcs11.clone(), LABEL, pin(USER_PIN), label)
     }
 }

@@ -1,0 +1,114 @@
+//! HTTPS with hyper, the private key inside SoftHSM.
+//!
+//! ```text
+//! cargo run -p asyncjob-rustls --features pkcs11 --example tls_hsm                            serves until Ctrl-C
+//! cargo run -p asyncjob-rustls --features pkcs11 --example tls_hsm -- --visitors 100         visits itself, and ends
+//!
+//!   --mode inline|spawn_blocking|block_in_place|job     how to wait for a signature; job unless said otherwise
+//!   --key p256|rsa                                      which of the token's keys; p256 unless said otherwise
+//!   --port 8443                                         0, any, unless said otherwise
+//! ```
+//!
+//! Needs SoftHSM (`apt-get install softhsm2`). The token is made at the start, in a temporary directory, and goes at the end.
+//! In `job` mode the event loop has one thread, and the token four.
+
+#[path = "support/certificate.rs"]
+mod certificate;
+#[path = "support/https.rs"]
+mod https;
+#[path = "support/softhsm.rs"]
+mod softhsm;
+#[path = "support/visitors.rs"]
+mod visitors;
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::process::exit;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use asyncjob::offload::Offload;
+use asyncjob_rustls::OffloadedKey;
+use asyncjob_rustls::pkcs11::TokenKey;
+use https::{InPlaceKey, Mode};
+use rustls::sign::SigningKey;
+use softhsm::SoftHsm;
+
+/// At most this many signatures at a time in `job` mode: threads, and sessions with the token.
+const TOKEN_THREADS: usize = 4;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(status) = softhsm::with_config(arguments.clone())? {
+        exit(status.code().unwrap_or(1));
+    }
+    let option = |name: &str, default: &str| {
+        let at = arguments.iter().position(|argument| argument == name);
+        at.and_then(|at| arguments.get(at + 1))
+            .map_or(default, String::as_str)
+            .to_owned()
+    };
+    let mode: Mode = option("--mode", "job").parse()?;
+    let label = option("--key", "p256");
+    let visitors: usize = option("--visitors", "0").parse()?;
+    let port = option("--port", "0").parse()?;
+
+    let token_key = SoftHsm::create()?.key(&label)?;
+    let key: Arc<dyn SigningKey> = match mode {
+        Mode::Inline | Mode::SpawnBlocking => Arc::new(token_key.clone()),
+        Mode::BlockInPlace => Arc::new(InPlaceKey(Arc::new(token_key.clone()) as Arc<dyn SigningKey>)),
+        Mode::Job => {
+            let pool = Offload::builder()
+                .threads(TOKEN_THREADS)
+                .name("token")
+                .build(|| Ok(()))?;
+            Arc::new(OffloadedKey::new(Arc::new(token_key.clone()), pool))
+        }
+    };
+    let mut certified = certificate::self_signed(Arc::new(token_key.clone()), token_key.public_key_bytes())?;
+    certified.key = key;
+    https::serve(mode, certified, port, move |address| {
+        println!(
+            "https://localhost:{} (the key {label} in SoftHSM, mode {})",
+            address.port(),
+            mode.name()
+        );
+        if visitors > 0 {
+            thread::spawn(move || exit(visit(address, visitors, &token_key)));
+        }
+    })?;
+    Ok(())
+}
+
+/// Visits the server with so many clients at once; returns the exit code.
+fn visit(server: SocketAddr, count: usize, key: &TokenKey) -> i32 {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime for the clients");
+    let start = Instant::now();
+    let failed = runtime.block_on(async {
+        let connector = visitors::connector();
+        let visitors: Vec<_> = (0..count)
+            .map(|_| {
+                let connector = connector.clone();
+                tokio::spawn(async move { visitors::visit(server, &connector).await })
+            })
+            .collect();
+        let mut failed = 0;
+        for visitor in visitors {
+            if let Err(error) = visitor.await.expect("no panic") {
+                eprintln!("{error}");
+                failed += 1;
+            }
+        }
+        failed
+    });
+    let rate = count as f64 / start.elapsed().as_secs_f64();
+    println!(
+        "{count} handshakes at once, {failed} failed, {rate:.0} a second, {} sessions",
+        key.sessions().opened
+    );
+    i32::from(failed > 0)
+}

@@ -18,9 +18,10 @@
 //!
 //! | the job paused with | a poll |
 //! |---|---|
-//! | status `Ok` | resumes it if the callback (the relay) was called since the last resume |
-//! | status `Eagain` | resumes it, after the runtime has had a turn |
 //! | status `Err` | cancels it: [`JobError::Broken`] |
+//! | any other | resumes it if the callback (the relay) was called since the last resume; if not: |
+//! | status `Ok` | waits: the callback will come |
+//! | status `Eagain` | resumes it, after the runtime has had a turn |
 //! | wait fds, a deadline | asks the [watch](JobFuture::watch); without one, cancels it: [`JobError::Unwatched`] |
 //! | none of these | asks the watch, which backs off; without one resumes it, after the runtime has had a turn |
 
@@ -183,7 +184,7 @@ impl<T: 'static> JobFuture<T> {
         let status = self.ctx.status();
         match status {
             Status::Err => return Verdict::End(JobError::Broken),
-            Status::Ok if self.relay.called.load(Ordering::Acquire) => return Verdict::Resume,
+            _ if self.relay.called.load(Ordering::Acquire) => return Verdict::Resume,
             // Without fds and deadline a callback is all there is, and the lists need not be looked at.
             Status::Ok if self.ctx.version() == 0 && self.ctx.deadline().is_none() => return Verdict::Wait,
             Status::Eagain if had_turn => return Verdict::Resume,

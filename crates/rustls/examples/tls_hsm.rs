@@ -83,28 +83,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Visits the server with so many clients at once; returns the exit code.
 fn visit(server: SocketAddr, count: usize, key: &TokenKey) -> i32 {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime for the clients");
     let start = Instant::now();
-    let failed = runtime.block_on(async {
-        let connector = visitors::connector();
-        let visitors: Vec<_> = (0..count)
-            .map(|_| {
-                let connector = connector.clone();
-                tokio::spawn(async move { visitors::visit(server, &connector).await })
-            })
-            .collect();
-        let mut failed = 0;
-        for visitor in visitors {
-            if let Err(error) = visitor.await.expect("no panic") {
-                eprintln!("{error}");
-                failed += 1;
-            }
-        }
-        failed
-    });
+    let failed = visitors::visit_at_once(server, count);
     let rate = count as f64 / start.elapsed().as_secs_f64();
     println!(
         "{count} handshakes at once, {failed} failed, {rate:.0} a second, {} sessions",

@@ -26,6 +26,7 @@ mod probe;
 mod report;
 mod server;
 #[path = "../../examples/support/visitors.rs"]
+#[allow(dead_code, reason = "the examples use the rest")]
 mod visitors;
 
 use std::error::Error;

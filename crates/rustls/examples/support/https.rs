@@ -76,7 +76,8 @@ pub(crate) fn serve(
     }
 }
 
-fn server_config(key: CertifiedKey) -> Arc<ServerConfig> {
+/// TLS 1.3, and no tickets, so that every handshake is a full one.
+pub(crate) fn server_config(key: CertifiedKey) -> Arc<ServerConfig> {
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -84,7 +85,7 @@ fn server_config(key: CertifiedKey) -> Arc<ServerConfig> {
     let mut config = builder
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-    config.send_tls13_tickets = 0; // so that every handshake is a full one
+    config.send_tls13_tickets = 0;
     Arc::new(config)
 }
 

@@ -11,10 +11,31 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::https::BODY;
+
+/// So many visits at once, on this thread. Returns how many failed, and prints why.
+pub(crate) fn visit_at_once(server: SocketAddr, count: usize) -> usize {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime for the clients");
+    runtime.block_on(async {
+        let connector = connector();
+        let mut visits = JoinSet::new();
+        for _ in 0..count {
+            let connector = connector.clone();
+            visits.spawn(async move { visit(server, &connector).await });
+        }
+        let outcomes = visits.join_all().await;
+        let failures = outcomes.into_iter().filter_map(Result::err);
+        failures.inspect(|error| eprintln!("{error}")).count()
+    })
+}
 
 /// A handshake, a request, its response.
 pub(crate) async fn visit(server: SocketAddr, connector: &TlsConnector) -> io::Result<()> {

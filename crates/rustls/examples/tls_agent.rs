@@ -1,0 +1,129 @@
+//! HTTPS with the private key in an ssh-agent: a signer with an fd to wait on, and no thread for it.
+//!
+//! ```text
+//! cargo run -p asyncjob-rustls --example tls_agent                                              serves until Ctrl-C
+//! cargo run -p asyncjob-rustls --example tls_agent -- --driver scheduler --visitors 100         visits itself, and ends
+//!
+//!   --driver tokio|scheduler     hyper on tokio, or blocking-style code on asyncjob's own scheduler; tokio unless said otherwise
+//!   --key ecdsa|ed25519          ecdsa unless said otherwise
+//!   --port 8443                  0, any, unless said otherwise
+//! ```
+//!
+//! The signer is the same under both drivers: it writes to the agent's socket and reads from it, as if it could block. Needs
+//! OpenSSH's client (`apt-get install openssh-client`). The agent and its key are made at the start, and go at the end.
+
+#[path = "support/certificate.rs"]
+mod certificate;
+#[path = "support/https.rs"]
+#[allow(dead_code, reason = "tls_hsm uses the rest")]
+mod https;
+#[path = "support/ssh_agent.rs"]
+mod ssh_agent;
+#[path = "support/visitors.rs"]
+mod visitors;
+
+use std::error::Error;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+use std::{fs, thread};
+
+use asyncjob::io::Pausing;
+use asyncjob::scheduler::Scheduler;
+use https::Mode;
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use ssh_agent::{Agent, AgentKey};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let option = |name: &str, default: &str| {
+        let at = arguments.iter().position(|argument| argument == name);
+        at.and_then(|at| arguments.get(at + 1))
+            .map_or(default, String::as_str)
+            .to_owned()
+    };
+    let (driver, kind) = (option("--driver", "tokio"), option("--key", "ecdsa"));
+    let (port, visitors): (u16, usize) = (option("--port", "0").parse()?, option("--visitors", "0").parse()?);
+
+    let agent = Agent::start(&kind)?;
+    let key = Arc::new(AgentKey::first(&agent.socket())?);
+    let public = key.public_key_bytes().to_vec();
+    let certified = certificate::self_signed(key, &public)?;
+    let title = format!("the key {kind} in an ssh-agent, on {driver}");
+    // Ends the agent with the visits: the server itself never ends.
+    let ready = move |address: SocketAddr| {
+        println!("https://localhost:{} ({title})", address.port());
+        if visitors > 0 {
+            thread::spawn(move || {
+                let code = visit(address, visitors);
+                drop(agent);
+                std::process::exit(code);
+            });
+        } else {
+            std::mem::forget(agent); // Ctrl-C ends it with us: it is in our process group
+        }
+    };
+    match driver.as_str() {
+        "tokio" => https::serve(Mode::Job, certified, port, ready)?,
+        "scheduler" => serve_on_scheduler(certified, port, ready)?,
+        other => return Err(format!("no driver is called {other}: tokio or scheduler").into()),
+    }
+    Ok(())
+}
+
+/// Why a spawn cannot fail here.
+const UNBOUNDED: &str = "this scheduler has no bound and does not shut down";
+
+/// A server as in a textbook on threads: accept, then a job for each connection, which reads and writes as if it could block.
+fn serve_on_scheduler(key: CertifiedKey, port: u16, ready: impl FnOnce(SocketAddr) + 'static) -> io::Result<()> {
+    let config = https::server_config(key);
+    let scheduler = Rc::new(Scheduler::new()?);
+    let listener = TcpListener::bind(("127.0.0.1", port))?;
+    let jobs = Rc::clone(&scheduler);
+    let accepting = scheduler.spawn(move || {
+        ready(listener.local_addr()?);
+        let listener = Pausing::new(listener)?;
+        loop {
+            let (stream, _) = listener.accept()?;
+            let config = Arc::clone(&config);
+            let serving = jobs.spawn(move || serve_one(stream, config));
+            drop(serving.expect(UNBOUNDED)); // goes on alone; a client that leaves is no news
+        }
+    });
+    let accepting = accepting.expect(UNBOUNDED);
+    scheduler
+        .run_until(accepting)?
+        .map_err(|error| io::Error::other(error.to_string()))?
+}
+
+fn serve_one(stream: Pausing<TcpStream>, config: Arc<ServerConfig>) -> io::Result<()> {
+    let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+    let mut stream = BufReader::new(StreamOwned::new(connection, stream));
+    let mut line = String::new();
+    while stream.read_line(&mut line)? > 2 {
+        line.clear(); // the request, up to its empty line
+    }
+    let (length, body) = (https::BODY.len(), https::BODY);
+    let mut stream = stream.into_inner();
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    )?;
+    stream.conn.send_close_notify();
+    stream.flush()
+}
+
+/// Visits the server with so many clients at once; returns the exit code.
+fn visit(server: SocketAddr, count: usize) -> i32 {
+    let start = Instant::now();
+    let failed = visitors::visit_at_once(server, count);
+    let rate = count as f64 / start.elapsed().as_secs_f64();
+    let threads = fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count());
+    println!(
+        "{count} handshakes at once, {failed} failed, {rate:.0} a second, {threads} threads with the visitors' one"
+    );
+    i32::from(failed > 0)
+}

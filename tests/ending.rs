@@ -298,7 +298,8 @@ fn an_abandoned_job_is_left_alone() {
 fn every_way_out_lets_go_of_the_ctx() {
     use std::io::Read;
     let _counting = counting();
-    let ways: [(&str, fn(Job<()>)); 6] = [
+    type Way = (&'static str, fn(Job<()>));
+    let ways: [Way; 6] = [
         ("resume", |job| finished(job.resume())),
         ("cancel", |job| assert!(job.cancel().is_some())),
         ("drop", drop),

@@ -82,7 +82,7 @@ fn a_job_resumes_one_started_outside() {
 fn an_inner_pause_goes_to_the_outer_job() {
     let outcome = run(|| {
         let me = current_job_id();
-        let inner = paused(|| pause_job());
+        let inner = paused(pause_job);
         assert_eq!(current_job_id(), me);
         finished(inner.resume())
     });

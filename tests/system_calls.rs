@@ -1,0 +1,267 @@
+//! Promise: what the fast paths cost in system calls, counted by strace.
+//!
+//! | what | system calls |
+//! |---|---|
+//! | start, pause, resume and end of a job from a warm pool | none |
+//! | a callback wake on a busy scheduler, from its thread or another | none of its own; one `epoll_wait` for a batch of resumes |
+//! | a wait on a stable fd | no `epoll_ctl`; one `epoll_wait` for all jobs that are ready together |
+//!
+//! Each workload is a test of this file that runs alone under strace, twice, with 2,000 rounds more the second time. The
+//! difference of the counts is what those rounds cost; what the process and the harness cost cancels out.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::{Read, Write, pipe};
+use std::process::Command;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use asyncjob::scheduler::{BATCH, Scheduler};
+use asyncjob::{Status, Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
+
+const ROUNDS: &str = "ASYNCJOB_ROUNDS";
+const FEW: usize = 1000;
+const MORE: usize = 2000;
+
+/// Calls that come with time or chance, not with rounds: a page more for the heap, a tick of the clock.
+const CHANCE: usize = 20;
+
+fn rounds() -> usize {
+    env::var(ROUNDS)
+        .expect("run by the test of the same name")
+        .parse()
+        .unwrap()
+}
+
+/// System calls by name, of one run of a workload; `None` without strace.
+fn trace(workload: &str, rounds: usize) -> Option<BTreeMap<String, usize>> {
+    let counts = env::temp_dir().join(format!("asyncjob-{workload}-{rounds}-{}", std::process::id()));
+    let run = Command::new("strace")
+        .args(["-f", "-c", "-o"])
+        .arg(&counts)
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "--ignored", workload])
+        .env(ROUNDS, rounds.to_string())
+        .output();
+    let run = match run {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            println!("skipped: strace is not installed (Debian: apt-get install strace)");
+            return None;
+        }
+        run => run.unwrap(),
+    };
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(
+        run.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+    let table = std::fs::read_to_string(&counts).unwrap();
+    std::fs::remove_file(&counts).unwrap();
+    let calls = parse(&table);
+    assert!(calls.contains_key("execve"), "not a table of strace: {table}");
+    Some(calls)
+}
+
+/// Reads lines such as ` 12.50    0.000123           4        31         2 futex`.
+fn parse(table: &str) -> BTreeMap<String, usize> {
+    let line = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (name, count) = (fields.last()?, fields.get(3)?.parse().ok()?);
+        (fields.len() >= 5 && *name != "total").then(|| (name.to_string(), count))
+    };
+    table.lines().filter_map(line).collect()
+}
+
+/// What `MORE` rounds cost: the calls that are more than chance.
+fn cost(workload: &str) -> Option<BTreeMap<String, usize>> {
+    let (few, more) = (trace(workload, FEW)?, trace(workload, FEW + MORE)?);
+    let difference = more.into_iter().map(|(name, count)| {
+        let before = few.get(&name).copied().unwrap_or_default();
+        (name, count.saturating_sub(before))
+    });
+    Some(difference.filter(|(_, count)| *count > CHANCE).collect())
+}
+
+/// Nothing but these, each at most so often.
+#[track_caller]
+fn expect_at_most(cost: BTreeMap<String, usize>, allowed: &[(&str, usize)]) {
+    for (name, count) in &cost {
+        let most = allowed.iter().find(|(one, _)| one == name).map_or(0, |(_, most)| *most);
+        assert!(
+            *count <= most,
+            "{count} calls of {name} in {MORE} rounds, at most {most} expected: {cost:?}"
+        );
+    }
+}
+
+#[test]
+fn a_job_from_a_warm_pool_costs_none() {
+    let Some(cost) = cost("jobs_from_a_warm_pool") else {
+        return;
+    };
+    expect_at_most(cost, &[]);
+}
+
+#[test]
+#[ignore = "run under strace by a_job_from_a_warm_pool_costs_none"]
+fn jobs_from_a_warm_pool() {
+    let ctx = WaitCtx::new();
+    for _ in 0..rounds() {
+        let Ok(Step::Paused(job)) = start_job(&ctx, || pause_job().unwrap()) else {
+            panic!()
+        };
+        let Step::Finished(_) = job.resume() else { panic!() };
+    }
+}
+
+#[test]
+fn a_callback_on_a_busy_scheduler_costs_none() {
+    let Some(cost) = cost("callbacks_on_a_busy_scheduler") else {
+        return;
+    };
+    // Three resumes a round: the job that is woken, and twice the one that calls, whose second call finds the first latched.
+    expect_at_most(cost, &[("epoll_wait", 3 * MORE / BATCH + 2 * CHANCE)]);
+}
+
+#[test]
+#[ignore = "run under strace by a_callback_on_a_busy_scheduler_costs_none"]
+fn callbacks_on_a_busy_scheduler() {
+    let scheduler = Scheduler::new().unwrap();
+    let ctx = WaitCtx::new();
+    let rounds = rounds();
+    let woken = scheduler.spawn_with(asyncjob::JobBuilder::new(), ctx.clone(), move || {
+        current_job().unwrap().wait_ctx().set_status(Status::Ok);
+        (0..rounds).for_each(|_| assert!(pause_job().is_ok()));
+    });
+    let woken = Rc::new(woken.unwrap());
+    let watched = woken.clone();
+    let busy = scheduler.spawn(move || {
+        current_job().unwrap().wait_ctx().set_status(Status::Eagain);
+        let mut calls = 0;
+        while !watched.is_finished() {
+            ctx.callback().unwrap().wake();
+            calls += 1;
+            pause_job().unwrap();
+        }
+        calls
+    });
+    let calls = scheduler.run_until(busy.unwrap()).unwrap().unwrap();
+    assert!(
+        (rounds..=rounds + 2).contains(&calls),
+        "{calls} calls for {rounds} wakes"
+    );
+}
+
+#[test]
+fn a_callback_from_a_thread_to_a_busy_scheduler_rings_no_bell() {
+    let Some(cost) = cost("callbacks_from_a_thread") else {
+        return;
+    };
+    let bell = |name: &str| cost.get(name).copied().unwrap_or_default();
+    assert_eq!((bell("write"), bell("read")), (0, 0), "{cost:?}");
+}
+
+#[test]
+#[ignore = "run under strace by a_callback_from_a_thread_to_a_busy_scheduler_rings_no_bell"]
+fn callbacks_from_a_thread() {
+    let scheduler = Scheduler::new().unwrap();
+    let ctx = WaitCtx::new();
+    let done = Arc::new(AtomicBool::new(false));
+    let woken = scheduler.spawn_with(asyncjob::JobBuilder::new(), ctx.clone(), || {
+        current_job().unwrap().wait_ctx().set_status(Status::Ok);
+        while pause_job().is_ok() {}
+    });
+    let stop = done.clone();
+    let busy = scheduler.spawn(move || {
+        current_job().unwrap().wait_ctx().set_status(Status::Eagain);
+        while !stop.load(Ordering::Relaxed) {
+            pause_job().unwrap();
+        }
+    });
+    scheduler.turn(Some(std::time::Duration::ZERO)).unwrap();
+    let (engine, rounds) = (ctx.callback().unwrap(), rounds());
+    let engine = thread::spawn(move || {
+        (0..rounds).for_each(|_| engine.wake_by_ref());
+        done.store(true, Ordering::Relaxed);
+    });
+    scheduler.run_until(busy.unwrap()).unwrap().unwrap();
+    engine.join().unwrap();
+    woken.unwrap().cancel();
+}
+
+/// How many jobs become ready together.
+const TOGETHER: usize = 16;
+
+#[test]
+fn a_wait_on_a_stable_fd_costs_one_epoll_wait_for_all_and_no_epoll_ctl() {
+    let Some(cost) = cost("waits_on_stable_fds") else {
+        return;
+    };
+    // The jobs' own reads and the feeder's writes; of waits, one that finds all ready and one that finds them drained.
+    let own = MORE * TOGETHER;
+    let waits = 2 * MORE + 2 * CHANCE;
+    expect_at_most(cost, &[("read", own), ("write", own), ("epoll_wait", waits)]);
+}
+
+#[test]
+#[ignore = "run under strace by a_wait_on_a_stable_fd_costs_one_epoll_wait_for_all_and_no_epoll_ctl"]
+fn waits_on_stable_fds() {
+    let scheduler = Scheduler::new().unwrap();
+    let mut writers = Vec::new();
+    let mut jobs = Vec::new();
+    let rounds = rounds();
+    for _ in 0..TOGETHER {
+        let (mut reader, writer) = pipe().unwrap();
+        let job = scheduler.spawn(move || {
+            let registered = reader.try_clone().unwrap();
+            current_job()
+                .unwrap()
+                .wait_ctx()
+                .set_wait_fd(WaitKey::unique(), registered);
+            for _ in 0..rounds {
+                pause_job().unwrap();
+                reader.read_exact(&mut [0]).unwrap();
+            }
+        });
+        writers.push(writer);
+        jobs.push(job.unwrap());
+    }
+    scheduler.turn(Some(std::time::Duration::ZERO)).unwrap();
+    for round in 1..=rounds as u64 {
+        writers.iter_mut().for_each(|writer| writer.write_all(b"x").unwrap());
+        while scheduler.stats().resumes < (round + 1) * TOGETHER as u64 {
+            scheduler.turn(None).unwrap();
+        }
+    }
+    scheduler.run().unwrap();
+    assert!(jobs.into_iter().all(|job| job.join().is_ok()));
+}
+
+/// The check can fail: a table with a call too many does.
+#[test]
+fn a_call_too_many_is_found() {
+    let table = "\
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 60.00    0.000300           3       100         2 epoll_ctl
+ 40.00    0.000200           2        90           epoll_wait
+------ ----------- ----------- --------- --------- ----------------
+100.00    0.000500           2       190         2 total
+";
+    let calls = parse(table);
+    assert_eq!(
+        calls,
+        BTreeMap::from([("epoll_ctl".into(), 100), ("epoll_wait".into(), 90)])
+    );
+    let found = std::panic::catch_unwind(|| expect_at_most(calls, &[("epoll_wait", 90)]));
+    assert!(
+        found
+            .unwrap_err()
+            .downcast_ref::<String>()
+            .unwrap()
+            .contains("100 calls of epoll_ctl")
+    );
+}

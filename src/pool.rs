@@ -497,7 +497,7 @@ impl Pool {
         }
         self.prepare_thread();
         let stack = if own {
-            self.take_own()
+            self.own_depot().take()
         } else {
             self.take_other(size.unwrap_or_default())
         };
@@ -510,23 +510,9 @@ impl Pool {
     /// reported. A thread whose locals are being destroyed already has closed its pool, and frees stacks at once.
     fn prepare_thread(&self) {
         if !self.prepared.replace(true) {
-            // Before the jobs allocate anything: a small block that was allocated after theirs would keep the heap from
-            // shrinking when they are gone.
-            self.idle
-                .borrow_mut()
-                .reserve_exact(self.bound.get().min(PoolConfig::DEFAULT.idle));
             let _ = AT_EXIT.try_with(|_| ());
             overflow::arm_thread();
         }
-    }
-
-    fn take_own(&self) -> io::Result<Stack> {
-        let mut idle = self.idle.borrow_mut();
-        let spare = idle.capacity() - idle.len();
-        let allowed = self.limit.get().saturating_sub(self.total.get()).saturating_sub(1);
-        let stack = self.own_depot().take(spare.min(allowed).min(AT_ONCE), &mut idle)?;
-        self.total.set(self.total.get() + idle.len());
-        Ok(stack)
     }
 
     fn take_other(&self, size: StackSize) -> io::Result<Stack> {
@@ -534,7 +520,7 @@ impl Pool {
             size,
             ..self.spec.get()
         };
-        Depot::of(spec).take(0, &mut Vec::new())
+        Depot::of(spec).take()
     }
 
     fn own_depot(&self) -> &'static Depot {
@@ -584,7 +570,7 @@ impl Pool {
             self.own_depot()
                 .give_all(newest(&mut idle, leaving, Stack::order).into_iter());
         } else if idle.len() == idle.capacity() {
-            let wanted = (2 * idle.len()).clamp(AT_ONCE, bound.max(AT_ONCE)).min(bound);
+            let wanted = (2 * idle.len()).clamp(FIRST_ROOM, bound.max(FIRST_ROOM)).min(bound);
             let more = wanted - idle.len();
             idle.reserve_exact(more);
         }
@@ -655,5 +641,5 @@ impl Pool {
     }
 }
 
-/// Stacks that a pool takes from the depot with the one that it needs.
-const AT_ONCE: usize = 16;
+/// Idle stacks that a pool makes room for at first.
+const FIRST_ROOM: usize = 16;

@@ -117,20 +117,18 @@ impl Depot {
         self.spec
     }
 
-    /// A stack: a warm one if there is any, or the lowest free slot. With a warm one come up to `more` others for `pool`, so
-    /// that the next ones need no lock.
+    /// A stack: a warm one if there is any, or the lowest free slot. One at a time: what a pool has is what its thread has
+    /// used, and the lock is held for a few instructions.
     ///
     /// # Errors
     ///
     /// What the kernel refused, and what can be done about it.
-    pub(crate) fn take(&'static self, more: usize, pool: &mut Vec<Stack>) -> io::Result<Stack> {
+    pub(crate) fn take(&'static self) -> io::Result<Stack> {
         if let Some((allocate, free)) = foreign::functions() {
             return Plate::write_foreign(self, allocate, free).map(Stack);
         }
         let mut state = self.state.lock();
         if let Some(slot) = state.warm.pop() {
-            let keep = state.warm.len().saturating_sub(more);
-            pool.extend(state.warm.drain(keep..).map(Stack));
             return Ok(Stack(slot));
         }
         let (slab, index) = state.claim(self)?;

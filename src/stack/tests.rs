@@ -14,7 +14,7 @@ fn spec(guard_pages: u32) -> Spec {
 }
 
 fn take(depot: &'static Depot) -> Stack {
-    depot.take(0, &mut Vec::new()).expect("memory for a stack")
+    depot.take().expect("memory for a stack")
 }
 
 /// Mappings of this process that the slabs of a depot lie in, and their rights.

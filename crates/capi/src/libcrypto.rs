@@ -45,6 +45,7 @@ pub(crate) enum Reason {
 }
 
 const ERR_LIB_ASYNC: c_int = 51;
+const OPENSSL_INIT_ASYNC: u64 = 0x100;
 
 static FOUND: AtomicPtr<Libcrypto> = AtomicPtr::new(ptr::null_mut());
 
@@ -119,8 +120,8 @@ extern "C" fn stop() {
 
 impl Libcrypto {
     fn start(&self) {
-        // SAFETY: what every user of libcrypto may call; as in OpenSSL's own ASYNC functions it comes before all else.
-        if unsafe { (self.init)(0, ptr::null()) } == 0 {
+        // SAFETY: what OpenSSL's own ASYNC functions call before all else. (Without an option it would do nothing.)
+        if unsafe { (self.init)(OPENSSL_INIT_ASYNC, ptr::null()) } == 0 {
             return stop();
         }
         // SAFETY: `stop` is a plain function of a library that libcrypto pins by this call.

@@ -89,7 +89,7 @@ fn call_cc(path: &str, arguments: &[&str]) -> PathBuf {
 }
 
 /// The libcrypto and libssl that are installed.
-pub(crate) const OPENSSL: &[&str] = &["-lssl", "-lcrypto", "-lpthread", "-ldl"];
+pub(crate) const OPENSSL: &[&str] = &["-lssl", "-lcrypto", "-lpthread", "-ldl", "-lm"];
 
 /// On what a program's calls of `ASYNC_*` arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

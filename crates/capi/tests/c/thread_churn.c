@@ -1,0 +1,63 @@
+/*
+ * 2,000 threads, one after another, each with a pool, a job that finished and wait ctxs: what do they leave behind? Prints the bytes
+ * a thread by which resident memory grew after the first 200.
+ */
+#include <openssl/async.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static int job(void *unused)
+{
+    (void)unused;
+    ASYNC_pause_job();
+    return 1;
+}
+
+static void *thread(void *unused)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+    ASYNC_JOB *jobs[4] = { NULL };
+    int ret;
+
+    if (ASYNC_init_thread(8, 4) != 1)
+        abort();
+    for (int step = 0; step < 2; step++)
+        for (int i = 0; i < 4; i++)
+            if (ASYNC_start_job(&jobs[i], ctx, &ret, job, NULL, 0) != (step == 0 ? ASYNC_PAUSE : ASYNC_FINISH))
+                abort();
+    ASYNC_WAIT_CTX_free(ctx);
+    return unused;
+}
+
+static long resident(void)
+{
+    long pages = 0;
+    FILE *statm = fopen("/proc/self/statm", "r");
+
+    if (statm == NULL || fscanf(statm, "%*d %ld", &pages) != 1)
+        abort();
+    fclose(statm);
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+static void churn(int threads)
+{
+    for (int i = 0; i < threads; i++) {
+        pthread_t one;
+        pthread_create(&one, NULL, thread, NULL);
+        pthread_join(one, NULL);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    int threads = argc > 1 ? atoi(argv[1]) : 2000;
+
+    churn(threads / 10);
+    long before = resident();
+    churn(threads);
+    printf("%ld\n", (resident() - before) / threads);
+    return 0;
+}

@@ -1,0 +1,57 @@
+//! "Compatible" rows that a sequence of calls cannot show: programs that print the same on stock and with our library in front.
+
+mod support;
+
+use std::fs;
+
+use support::{OPENSSL, On, compile, describe, is_installed, printed, source};
+
+fn programs() -> Vec<String> {
+    let files = fs::read_dir(source("tests/c/same")).expect("the programs");
+    let mut programs: Vec<_> = files
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    programs.sort();
+    assert_eq!(programs.len(), 8);
+    programs
+}
+
+#[test]
+fn programs_print_what_they_print_on_stock() {
+    for name in programs() {
+        let program = compile(&format!("tests/c/same/{name}"), OPENSSL);
+        let stock = printed(On::Stock.command(&program));
+        assert!(!stock.is_empty(), "{name}");
+        assert_eq!(printed(On::Ours.command(&program)), stock, "{name}");
+    }
+}
+
+#[test]
+fn and_do_nothing_that_valgrind_minds() {
+    if !is_installed("valgrind") {
+        return;
+    }
+    // `lazy` and the library contexts leave things to the end of the process, on stock too: leaks are not looked at.
+    for name in programs() {
+        let program = compile(&format!("tests/c/same/{name}"), OPENSSL);
+        let output = On::Ours
+            .under_valgrind(&program, &["--leak-check=no"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{name}: {}", describe(&output));
+    }
+}
+
+#[test]
+fn a_libcrypto_that_no_name_reaches_is_found() {
+    let module = compile("tests/c/module.c", &["-shared", "-fPIC", "-lcrypto"]);
+    let program = compile("tests/c/loads_module.c", &["-ldl"]);
+    let run = |on: On| {
+        let mut command = on.command(&program);
+        command.arg(&module);
+        printed(command)
+    };
+    let stock = run(On::Stock);
+    assert_eq!(stock, "libcrypto is local\nstart 3 ret 0 error 19800067\n");
+    assert_eq!(run(On::Ours), stock);
+}

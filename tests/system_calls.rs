@@ -150,7 +150,7 @@ fn callbacks_on_a_busy_scheduler() {
     });
     let calls = scheduler.run_until(busy.unwrap()).unwrap().unwrap();
     assert!(
-        (rounds..=rounds + 2).contains(&calls),
+        (rounds..=2 * rounds + 10).contains(&calls),
         "{calls} calls for {rounds} wakes"
     );
 }

@@ -1,0 +1,447 @@
+//! Loads TLS servers with full handshakes, and reports what somebody else notices of it: a client that has its connection
+//! already and sends a small request every few milliseconds.
+//!
+//! ```text
+//!   cargo run --release --example tls_load                        compares signing inline with signing by offload
+//!   cargo run --release --example tls_load -- --target HOST:PORT  a server that runs already; several may be given
+//! ```
+//!
+//! ```text
+//!   --concurrency jobs on this thread     connect, handshake, one request, close; again
+//!   one thread, a blocking client         request, response; --probe-interval later the next one
+//! ```
+//!
+//! Without a target it starts `tls_server` twice, one mode after the other, as processes of their own.
+
+#[allow(dead_code, reason = "its own main")]
+#[path = "tls_server.rs"]
+mod tls_server;
+
+use std::cell::{Cell, RefCell};
+use std::env;
+use std::error::Error;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use asyncjob::io::Pausing;
+use asyncjob::scheduler::Scheduler;
+use asyncjob::time::with_timeout;
+use asyncjob::{PoolConfig, StackSize, init_thread};
+use clap::Parser;
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+
+use tls_server::KeyKind;
+
+/// Loads TLS servers with full handshakes, and reports what an unrelated connection notices of it.
+#[derive(Debug, Parser)]
+struct Options {
+    /// A server to load, as HOST:PORT or NAME=HOST:PORT; may be repeated. Without: both modes of tls_server.
+    #[arg(long = "target", value_name = "[NAME=]HOST:PORT", value_parser = parse_target)]
+    targets: Vec<Target>,
+    /// Full handshakes for each server.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    handshakes: u64,
+    /// Of these, how many at a time.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    concurrency: usize,
+    /// Milliseconds between two requests of the unrelated connection.
+    #[arg(long, value_name = "MS", default_value_t = 2.0)]
+    probe_interval: f64,
+    /// Seconds after which no new handshake is begun.
+    #[arg(long, value_name = "S", default_value_t = 60.0)]
+    limit: f64,
+    /// The key of the servers that are started.
+    #[arg(long, value_enum, default_value = "rsa")]
+    key: KeyKind,
+    /// Milliseconds that every signature of the servers that are started takes in addition.
+    #[arg(long, value_name = "MS", default_value_t = 2.0)]
+    sign_latency: f64,
+}
+
+#[derive(Clone, Debug)]
+struct Target {
+    name: String,
+    address: SocketAddr,
+}
+
+fn parse_target(text: &str) -> Result<Target, String> {
+    let (name, address) = text.split_once('=').unwrap_or((text, text));
+    let address = address
+        .parse()
+        .map_err(|e| format!("{address} is no address with a port ({e})"))?;
+    let name = name.to_owned();
+    Ok(Target { name, address })
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    if env::args().nth(1).as_deref() == Some("serve") {
+        return tls_server::run(&tls_server::Options::parse_from(env::args().skip(1)));
+    }
+    let options = Options::parse();
+    let mut rows = Vec::new();
+    for target in &options.targets {
+        rows.push(measure(&options, target)?);
+    }
+    if options.targets.is_empty() {
+        for mode in ["inline", "offload"] {
+            let server = Server::start(&options, mode)?;
+            rows.push(measure(&options, &server.target)?);
+            server.stop()?;
+        }
+    }
+    print_table(&options, &rows);
+    let failed: u64 = rows.iter().map(|row| row.failed).sum();
+    if failed > 0 {
+        let first = rows.iter().find_map(|row| row.first_failure.as_deref());
+        return Err(format!("{failed} handshakes failed, the first: {}", first.unwrap_or("unknown")).into());
+    }
+    Ok(())
+}
+
+/// A server that this program has started.
+struct Server {
+    child: Child,
+    target: Target,
+}
+
+impl Server {
+    fn start(options: &Options, mode: &str) -> Result<Self, Box<dyn Error>> {
+        let key = format!("{:?}", options.key).to_lowercase();
+        let latency = options.sign_latency.to_string();
+        let mut child = Command::new(env::current_exe()?)
+            .args(["serve", "--listen", "127.0.0.1:0", "--mode", mode])
+            .args(["--key", &key, "--sign-latency", &latency])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().ok_or("no output")?).read_line(&mut line)?;
+        let address = line.split_whitespace().find_map(|word| word.strip_prefix("https://"));
+        let address = address.ok_or_else(|| format!("the server said: {line}"))?.parse()?;
+        let name = mode.to_owned();
+        let target = Target { name, address };
+        Ok(Server { child, target })
+    }
+
+    fn stop(mut self) -> io::Result<()> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::INT)?;
+        self.child.wait().map(drop)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // a measurement failed
+    }
+}
+
+/// What one server did.
+struct Row {
+    name: String,
+    handshakes: u64,
+    failed: u64,
+    first_failure: Option<String>,
+    seconds: f64,
+    /// In microseconds: a handshake, and the request of the unrelated connection, alone and under load.
+    handshake: Histogram<u64>,
+    alone: Histogram<u64>,
+    loaded: Histogram<u64>,
+}
+
+fn measure(options: &Options, target: &Target) -> Result<Row, Box<dyn Error>> {
+    let client = Arc::new(client_config()?);
+    let probe = Probe::start(target.address, Arc::clone(&client), options)?;
+    let load = Rc::new(Load::new(options, target.address, client)?);
+
+    init_thread(PoolConfig::new().stack_size(StackSize::at_least(512 * 1024)))?; // enough for a debug build too
+    let scheduler = Scheduler::new()?;
+    for _ in 0..options.concurrency {
+        let load = Rc::clone(&load);
+        let _detached = scheduler.spawn(move || load.shake_hands()).map_err(|e| e.to_string())?;
+    }
+    scheduler.run()?;
+    let seconds = load.begin.elapsed().as_secs_f64();
+    load.progress.finish_and_clear();
+    let (alone, loaded) = probe.finish()?;
+    let load = Rc::into_inner(load).ok_or("a job is left")?;
+    Ok(Row {
+        name: target.name.clone(),
+        handshakes: load.done.get(),
+        failed: load.failed.get(),
+        first_failure: load.first_failure.into_inner(),
+        seconds,
+        handshake: load.latency.into_inner(),
+        alone,
+        loaded,
+    })
+}
+
+/// What the handshaking jobs share.
+struct Load {
+    address: SocketAddr,
+    client: Arc<ClientConfig>,
+    to_begin: Cell<u64>,
+    done: Cell<u64>,
+    failed: Cell<u64>,
+    first_failure: RefCell<Option<String>>,
+    latency: RefCell<Histogram<u64>>,
+    begin: Instant,
+    limit: Duration,
+    progress: ProgressBar,
+    is_shown: Cell<bool>,
+}
+
+impl Load {
+    fn new(options: &Options, address: SocketAddr, client: Arc<ClientConfig>) -> Result<Self, Box<dyn Error>> {
+        let progress = ProgressBar::with_draw_target(Some(options.handshakes), ProgressDrawTarget::hidden());
+        progress.set_style(ProgressStyle::with_template(
+            "{bar:40} {pos}/{len} handshakes, {per_sec}, {eta} left",
+        )?);
+        Ok(Load {
+            address,
+            client,
+            to_begin: Cell::new(options.handshakes),
+            done: Cell::new(0),
+            failed: Cell::new(0),
+            first_failure: RefCell::new(None),
+            latency: RefCell::new(new_histogram()?),
+            begin: Instant::now(),
+            limit: Duration::from_secs_f64(options.limit),
+            progress,
+            is_shown: Cell::new(false),
+        })
+    }
+
+    /// A job: handshakes until all are begun or the time is over.
+    fn shake_hands(&self) {
+        while self.to_begin.get() > 0 && self.begin.elapsed() < self.limit {
+            self.to_begin.set(self.to_begin.get() - 1);
+            match with_timeout(Duration::from_secs(30), || self.visit()) {
+                Ok(took) => {
+                    self.done.set(self.done.get() + 1);
+                    record(&mut self.latency.borrow_mut(), took);
+                }
+                Err(e) => {
+                    self.failed.set(self.failed.get() + 1);
+                    self.first_failure.borrow_mut().get_or_insert_with(|| e.to_string());
+                }
+            }
+            self.show();
+        }
+    }
+
+    /// One full handshake and one request, to see that it is good; how long the handshake took.
+    fn visit(&self) -> io::Result<Duration> {
+        let begin = Instant::now();
+        let mut socket = Pausing::<TcpStream>::connect(self.address)?;
+        let mut tls = new_client(&self.client)?;
+        tls.complete_io(&mut socket)?;
+        let took = begin.elapsed();
+        let mut stream = StreamOwned::new(tls, socket);
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response)?;
+        if !response.starts_with("HTTP/1.1 200 ") {
+            return Err(io::Error::other(format!("the server answered {response:?}")));
+        }
+        Ok(took)
+    }
+
+    /// A bar, on a run that takes longer than two seconds.
+    fn show(&self) {
+        if !self.is_shown.get() && self.begin.elapsed() > Duration::from_secs(2) {
+            self.progress.set_draw_target(ProgressDrawTarget::stderr());
+            self.is_shown.set(true);
+        }
+        self.progress.set_position(self.done.get() + self.failed.get());
+    }
+}
+
+type Latencies = (Histogram<u64>, Histogram<u64>);
+
+/// The unrelated connection: an ordinary blocking client on a thread of its own.
+struct Probe {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<io::Result<Latencies>>,
+}
+
+impl Probe {
+    /// Connects, and first finds out how fast the server is when nothing else happens.
+    fn start(address: SocketAddr, client: Arc<ClientConfig>, options: &Options) -> Result<Self, Box<dyn Error>> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let interval = Duration::from_secs_f64(options.probe_interval / 1000.0);
+        let (tell, is_ready) = mpsc::channel();
+        let seen = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let tls = new_client(&client)?;
+            let socket = TcpStream::connect(address)?;
+            socket.set_nodelay(true)?;
+            socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+            let mut stream = BufReader::new(StreamOwned::new(tls, socket));
+            let mut alone = new_histogram().map_err(io::Error::other)?;
+            let mut loaded = alone.clone();
+            for _ in 0..200 {
+                ask(&mut stream, interval, &mut alone)?;
+            }
+            let _ = tell.send(());
+            while !seen.load(Ordering::Relaxed) {
+                ask(&mut stream, interval, &mut loaded)?;
+            }
+            Ok((alone, loaded))
+        });
+        let _ = is_ready.recv(); // or it has failed, which `finish` reports
+        Ok(Probe { stop, thread })
+    }
+
+    fn finish(self) -> Result<Latencies, Box<dyn Error>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let latencies = self.thread.join().map_err(|_| "the unrelated connection panicked")?;
+        Ok(latencies.map_err(|e| format!("the unrelated connection failed: {e}"))?)
+    }
+}
+
+/// One request of the unrelated connection.
+fn ask<S: Read + Write>(stream: &mut BufReader<S>, interval: Duration, into: &mut Histogram<u64>) -> io::Result<()> {
+    let begin = Instant::now();
+    stream
+        .get_mut()
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+    let mut length = 0;
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        if stream.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(value) = line.strip_prefix("Content-Length: ") {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+    }
+    stream.read_exact(&mut vec![0; length])?;
+    record(into, begin.elapsed());
+    thread::sleep(interval);
+    Ok(())
+}
+
+/// Microseconds, up to two minutes, to two digits.
+fn new_histogram() -> Result<Histogram<u64>, hdrhistogram::CreationError> {
+    Histogram::new_with_bounds(1, 120_000_000, 2)
+}
+
+fn record(histogram: &mut Histogram<u64>, took: Duration) {
+    histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+}
+
+fn new_client(config: &Arc<ClientConfig>) -> io::Result<ClientConnection> {
+    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+    ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)
+}
+
+/// Takes any certificate, as `curl -k` does, checks its signature, and never resumes a session.
+fn client_config() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn print_table(options: &Options, rows: &[Row]) {
+    println!(
+        "{} full handshakes at a time; requests of an unrelated connection, in ms:",
+        options.concurrency
+    );
+    println!();
+    println!(
+        "| server | handshakes | per second | failed | handshake p50 | requests | p50 | p99 | max | p99 without load |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for row in rows {
+        println!(
+            "| {} | {} | {:.0} | {} | {} | {} | {} | {} | {} | {} |",
+            row.name,
+            row.handshakes,
+            row.handshakes as f64 / row.seconds,
+            row.failed,
+            ms(row.handshake.value_at_quantile(0.5)),
+            row.loaded.len(),
+            ms(row.loaded.value_at_quantile(0.5)),
+            ms(row.loaded.value_at_quantile(0.99)),
+            ms(row.loaded.max()),
+            ms(row.alone.value_at_quantile(0.99)),
+        );
+    }
+    if let [first, second] = rows {
+        let ratio = |quantile| {
+            let at = |row: &Row| row.loaded.value_at_quantile(quantile).max(1) as f64;
+            at(first) / at(second)
+        };
+        println!();
+        println!(
+            "{} to {}: {:.1} times at p50, {:.1} times at p99, {:.1} times at most.",
+            first.name,
+            second.name,
+            ratio(0.5),
+            ratio(0.99),
+            ratio(1.0)
+        );
+    }
+}
+
+fn ms(microseconds: u64) -> String {
+    format!("{:.2}", microseconds as f64 / 1000.0)
+}

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, getpid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
@@ -22,7 +21,7 @@ use crate::visitors::{connect, connector};
 /// Sends a request every 2 ms. Two lines of input mark the window; then it prints the p50 and p99 in microseconds.
 pub(crate) fn run(server: SocketAddr) -> Result<(), Box<dyn Error>> {
     machine::stay_on_core(1)?;
-    be_first(getpid());
+    machine::come_first(-20);
     let (in_window, is_over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let flags = [Arc::clone(&in_window), Arc::clone(&is_over)];
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -65,11 +64,6 @@ async fn request(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The probe shares its core with the clients. Where the system lets it, it comes before them: it is to measure the server.
-fn be_first(process: Pid) {
-    let _ = rustix::process::setpriority_process(Some(process), -10);
 }
 
 fn percentiles(mut times: Vec<Duration>) -> (Duration, Duration) {

@@ -50,7 +50,7 @@ pub(crate) fn write(cells: &[Cell], paced: &[Cell]) -> Result<(), Box<dyn Error>
     let directory = target()?;
     fs::write(directory.join("handshakes.md"), table + &extra)?;
     draw(cells, &directory.join("handshakes.svg"))?;
-    println!("{}", directory.join("handshakes.{{md,svg}}").display());
+    println!("{}", directory.join("handshakes.svg").display());
     Ok(())
 }
 

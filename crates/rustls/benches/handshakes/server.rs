@@ -20,6 +20,7 @@ use crate::machine;
 /// Serves until its input ends. Prints its address first.
 pub(crate) fn serve(mode: Mode, latency: Duration) -> Result<(), Box<dyn Error>> {
     machine::stay_on_core(0)?;
+    machine::come_first(-18);
     machine::raise_fd_limit()?;
     // A thread of our own, in every mode: tokio's stdin would add one of its blocking threads to some.
     thread::spawn(|| {

@@ -26,7 +26,7 @@ pub(crate) fn run(
     window: Duration,
 ) -> Result<(), Box<dyn Error>> {
     machine::stay_on_core(1)?;
-    machine::come_first(-18);
+    machine::come_first(-15);
     machine::raise_fd_limit()?;
     thread::spawn(|| {
         let _ = io::stdin().lock().read_line(&mut String::new());

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit, setsid};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// A look at a process.
@@ -59,6 +59,9 @@ pub(crate) fn stay_on_core(core: usize) -> io::Result<()> {
 /// Comes before the rest of the machine, where the system lets it, so that the table is about the server and not about who else
 /// wants the core. The probe comes before the clients, with which it shares one.
 pub(crate) fn come_first(nice: i32) {
+    // Where sessions are scheduled as groups, a process's own nice value counts inside its session only: have one of our own.
+    let _ = setsid();
+    let _ = fs::write("/proc/self/autogroup", nice.to_string());
     let _ = setpriority_process(None, nice);
 }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The modes take turns within each cell, so that what else the machine does hits them alike. The signer waits for its latency
-//! and then makes a real ECDSA signature: a blocking sleep in three modes, tokio's in a job.
+//! and then makes a real ECDSA signature: a blocking sleep in three modes, a timerfd that the job waits for in the fourth.
 //!
 //! ```text
 //! cargo bench -p asyncjob-rustls --bench handshakes                 the whole table, about 8 minutes

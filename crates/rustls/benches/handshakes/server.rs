@@ -1,14 +1,15 @@
 //! The server's process: a key that waits and then signs, in the way of the mode.
 
 use std::error::Error;
-use std::fmt;
-use std::io::{self, BufRead};
+use std::fs::File;
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use asyncjob_rustls::AwaitedKey;
+use asyncjob::io::Pausing;
 use rcgen::{CertificateParams, KeyPair};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
@@ -29,9 +30,21 @@ pub(crate) fn serve(mode: Mode, latency: Duration) -> Result<(), Box<dyn Error>>
     });
     let (certificate, key) = identity();
     let key: Arc<dyn SigningKey> = match mode {
-        Mode::Inline | Mode::SpawnBlocking => Arc::new(SlowKey { key, latency }),
-        Mode::BlockInPlace => Arc::new(InPlaceKey(Arc::new(SlowKey { key, latency }) as Arc<dyn SigningKey>)),
-        Mode::Job => Arc::new(awaited(key, latency)),
+        Mode::Inline | Mode::SpawnBlocking => Arc::new(SlowKey {
+            key,
+            latency,
+            wait: block,
+        }),
+        Mode::BlockInPlace => Arc::new(InPlaceKey(Arc::new(SlowKey {
+            key,
+            latency,
+            wait: block,
+        }) as Arc<dyn SigningKey>)),
+        Mode::Job => Arc::new(SlowKey {
+            key,
+            latency,
+            wait: pause,
+        }),
     };
     https::serve(mode, CertifiedKey::new(vec![certificate], key), 0, |address| {
         println!("{address}")
@@ -50,31 +63,38 @@ fn identity() -> (CertificateDer<'static>, Arc<dyn SigningKey>) {
     )
 }
 
-fn awaited(key: Arc<dyn SigningKey>, latency: Duration) -> AwaitedKey {
-    const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
-    AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], move |scheme, message| {
-        let key = Arc::clone(&key);
-        async move {
-            if latency > Duration::ZERO {
-                tokio::time::sleep(latency).await;
-            }
-            let signer = key.choose_scheme(&[scheme]).ok_or(fmt::Error)?;
-            signer.sign(&message).map_err(|_| fmt::Error)
-        }
-    })
-}
-
-/// A key in memory that blocks first.
+/// A key in memory that waits first.
 #[derive(Debug)]
 struct SlowKey<K> {
     key: K,
     latency: Duration,
+    wait: fn(Duration) -> io::Result<()>,
+}
+
+fn block(latency: Duration) -> io::Result<()> {
+    thread::sleep(latency);
+    Ok(())
+}
+
+/// On an fd, as for a remote signer's answer. (tokio's timer would round the latency up to the next millisecond.)
+fn pause(latency: Duration) -> io::Result<()> {
+    let timer = timerfd_create(
+        TimerfdClockId::Monotonic,
+        TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+    )?;
+    let end = Itimerspec {
+        it_interval: Duration::ZERO.try_into().map_err(io::Error::other)?,
+        it_value: latency.try_into().map_err(io::Error::other)?,
+    };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &end)?;
+    Pausing::new(File::from(timer))?.read_exact(&mut [0; 8])
 }
 
 impl SigningKey for SlowKey<Arc<dyn SigningKey>> {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        let (key, latency) = (self.key.choose_scheme(offered)?, self.latency);
-        Some(Box::new(SlowKey { key, latency }))
+        let &SlowKey { latency, wait, .. } = self;
+        let key = self.key.choose_scheme(offered)?;
+        Some(Box::new(SlowKey { key, latency, wait }))
     }
 
     fn algorithm(&self) -> SignatureAlgorithm {
@@ -85,7 +105,7 @@ impl SigningKey for SlowKey<Arc<dyn SigningKey>> {
 impl Signer for SlowKey<Box<dyn Signer>> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         if self.latency > Duration::ZERO {
-            thread::sleep(self.latency);
+            (self.wait)(self.latency).map_err(|error| rustls::Error::General(error.to_string()))?;
         }
         self.key.sign(message)
     }

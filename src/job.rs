@@ -600,10 +600,6 @@ const ENTERED_PANICKING: u32 = 64;
 /// How many pauses a cancelled job may still try before it is given up.
 const CANCELLED_PAUSES: usize = 1000;
 
-/// A closure that is larger than this, with our pointer beside it, goes to the heap: corosensei moves no more onto a new
-/// stack. Beside the pointer, because a closure that captures nothing but an alignment of 4096 has a size of 0 alone.
-const LARGEST_INLINE_CLOSURE: usize = 1024;
-
 /// What this module knows of a job, at the top of its slot.
 #[repr(C, align(16))]
 pub(crate) struct Header {
@@ -718,12 +714,13 @@ where
         name: UnsafeCell::new(attributes.name),
     };
     let at = frame.cast::<Header>();
-    let coroutine = if const { size_of::<(NonNull<Header>, F)>() > LARGEST_INLINE_CLOSURE } {
-        let f = Box::new(f);
-        Coroutine::with_stack(bounds, move |yielder, ()| job_main(at, yielder, f))
-    } else {
-        Coroutine::with_stack(bounds, move |yielder, ()| job_main(at, yielder, f))
+    let takeoff = Takeoff {
+        header: at,
+        f: ManuallyDrop::new(f),
     };
+    let from = &raw const takeoff;
+    // SAFETY: `run` below enters the closure, once, while `takeoff` is still here.
+    let coroutine = Coroutine::with_stack(bounds, move |yielder, ()| unsafe { job_main(from, yielder) });
     let coroutine = ManuallyDrop::new(coroutine);
     // SAFETY: aligned, as top and the frame's size are multiples of 16, and within the stack, whose first frame starts
     // below it.
@@ -738,12 +735,27 @@ where
     step
 }
 
+/// What a job starts with, on the stack of whoever starts it and waits for its first pause.
+///
+/// One pointer to it is all that corosensei moves to the new stack. It would move the closure itself, but in pieces of 16 bytes
+/// that were stored in pieces of 8, and each such load waits for the stores to reach the cache.
+struct Takeoff<F> {
+    header: NonNull<Header>,
+    f: ManuallyDrop<F>,
+}
+
 /// The first thing that runs on a job's stack.
+///
+/// # Safety
+///
+/// `from` points to the job's takeoff, whose closure is taken.
 #[inline]
-fn job_main<T>(header: NonNull<Header>, yielder: &Yielder<(), ()>, f: impl FnOnce() -> T) -> T {
+unsafe fn job_main<F: FnOnce() -> T, T>(from: *const Takeoff<F>, yielder: &Yielder<(), ()>) -> T {
+    // SAFETY: the caller's promise.
+    let takeoff = unsafe { from.read() };
     // SAFETY: the header lies above this very frame, until the coroutine has ended.
-    unsafe { header.as_ref() }.yielder.set(yielder);
-    f()
+    unsafe { takeoff.header.as_ref() }.yielder.set(yielder);
+    ManuallyDrop::into_inner(takeoff.f)()
 }
 
 /// Switches into the job until it pauses or ends.
@@ -755,7 +767,10 @@ fn job_main<T>(header: NonNull<Header>, yielder: &Yielder<(), ()>, f: impl FnOnc
 unsafe fn run<T>(frame: NonNull<Frame<T>>) -> Step<T> {
     let mut running = Running::enter(frame);
     match running.coroutine().resume(()) {
-        CoroutineResult::Return(value) => Step::Finished(value),
+        CoroutineResult::Return(value) => {
+            running.finished();
+            Step::Finished(value)
+        }
         CoroutineResult::Yield(()) => Step::Paused(running.paused()),
     }
 }
@@ -799,6 +814,24 @@ impl<T> Running<T> {
         job
     }
 
+    /// The job has returned: what `drop` would do, in line.
+    #[inline(always)]
+    fn finished(self) {
+        let mut running = ManuallyDrop::new(self);
+        running.leave();
+        running.take_apart();
+    }
+
+    /// The coroutine has ended: its stack goes back to the pool. Nothing uses the guard afterwards.
+    #[inline(always)]
+    fn take_apart(&mut self) {
+        let ended = self.field();
+        // SAFETY: a coroutine that is done owns nothing; its drop undoes what a sanitizer was told of the stack.
+        unsafe { ptr::drop_in_place(ended) };
+        // SAFETY: the job has ended, so nobody else reaches its frame, and the guard is not used after this.
+        unsafe { Header::dismantle(self.frame.cast(), pool::give) };
+    }
+
     /// The job does not run any more.
     #[inline]
     fn leave(&self) {
@@ -826,16 +859,12 @@ impl<T> Running<T> {
 }
 
 impl<T> Drop for Running<T> {
-    #[inline]
+    #[cold]
     fn drop(&mut self) {
         self.leave();
         // `done` is also true while the job runs, but this is outside.
         if self.coroutine().done() {
-            let ended = self.field();
-            // SAFETY: a coroutine that is done owns nothing; its drop undoes what a sanitizer was told of the stack.
-            unsafe { ptr::drop_in_place(ended) };
-            // SAFETY: the job has ended, so nobody else reaches its frame, and the guard is gone after this.
-            unsafe { Header::dismantle(self.frame.cast(), pool::give) };
+            self.take_apart();
         }
     }
 }
@@ -918,7 +947,7 @@ impl Header {
     /// # Safety
     ///
     /// The job has ended or will never run again, and nothing uses the header afterwards.
-    #[inline]
+    #[inline(always)] // see `run`
     unsafe fn dismantle(header: NonNull<Header>, receive: impl FnOnce(Stack)) {
         // SAFETY: the caller's promise: nobody else uses it.
         let header = unsafe { &mut *header.as_ptr() };

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   touch of a guard --> SIGSEGV --> on_fault, on the alternate stack of the thread
-//!                                      in a guard of ours? --> name the job on stderr, die by the same signal
+//!                                      in a guard of ours? --> name the job on stderr (on a stack of the report's
+//!                                                              own), die by the same signal
 //!                                      anything else       --> the handler that was there before (std's, a JVM's, ...)
 //! ```
 //!
@@ -19,8 +20,9 @@ use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI32, Ordering};
 
+use corosensei::stack::StackPointer;
 use parking_lot::Mutex;
 
 use super::memory::{self, Range, page};
@@ -35,7 +37,7 @@ use super::{Plate, depth};
 ///
 /// # Errors
 ///
-/// What `sigaction(2)` says, which it does not for these signals.
+/// When there is no memory for the stack on which the report is made (64 KiB).
 ///
 /// ```
 /// asyncjob::install_overflow_handler()?;
@@ -46,6 +48,13 @@ pub fn install() -> io::Result<()> {
     let mut installed = INSTALLED.lock();
     if !*installed {
         page(); // so that the handler does not have to ask
+        if REPORT_STACK.get().is_none() {
+            let start = memory::map(REPORT_STACK_SIZE)?;
+            let _ = REPORT_STACK.set(Range {
+                start,
+                len: REPORT_STACK_SIZE,
+            });
+        }
         replace(libc::SIGSEGV, &BEFORE_SEGV)?;
         replace(libc::SIGBUS, &BEFORE_BUS)?;
         *installed = true;
@@ -87,7 +96,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         // SAFETY: a fault has an address.
         let address = unsafe { fault.si_addr() } as usize;
         if let Some(hit) = Hit::at(address) {
-            hit.report(stack_pointer(context));
+            report(&hit, stack_pointer(context));
             die_by(signal);
             return;
         }
@@ -100,6 +109,45 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     match before.get() {
         Some(before) => chain(before, signal, info, context),
         None => die_by(signal),
+    }
+}
+
+/// Makes the report on a stack of its own: std gives its threads an alternate stack of 8 KiB, of which the kernel takes a half
+/// for the registers of a large processor.
+fn report(hit: &Hit, stack_pointer: usize) {
+    static REPORTER: AtomicI32 = AtomicI32::new(0);
+    // SAFETY: asks for a number.
+    let myself = unsafe { libc::gettid() };
+    match REPORTER.compare_exchange(0, myself, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {
+            if let Some(memory) = REPORT_STACK.get() {
+                corosensei::on_stack(ReportStack(*memory), || hit.print(stack_pointer));
+            }
+        }
+        Err(reporter) if reporter == myself => {} // the report itself has faulted: die without one
+        Err(_) => loop {
+            // Another thread is about to end the process.
+            // SAFETY: waits for a signal.
+            unsafe { libc::pause() };
+        },
+    }
+}
+
+static REPORT_STACK: OnceLock<Range> = OnceLock::new();
+const REPORT_STACK_SIZE: usize = 64 << 10;
+
+/// Memory that only the one report of the process uses.
+struct ReportStack(Range);
+
+// SAFETY: a mapping that is never unmapped, used once, much larger than what is done on it. It needs no guard: the report does
+// not recurse, and what lies below it matters to nobody in a process that dies.
+unsafe impl corosensei::stack::Stack for ReportStack {
+    fn base(&self) -> StackPointer {
+        StackPointer::new(self.0.start + self.0.len).expect("a mapping is not at address 0")
+    }
+
+    fn limit(&self) -> StackPointer {
+        StackPointer::new(self.0.start).expect("a mapping is not at address 0")
     }
 }
 
@@ -148,7 +196,7 @@ impl Hit {
     }
 
     /// One message on stderr.
-    fn report(&self, stack_pointer: usize) {
+    fn print(&self, stack_pointer: usize) {
         let mut text = Text::new();
         let whole = self.slab.whole(self.slot);
         let size = self.slab.depot.spec.size.bytes();

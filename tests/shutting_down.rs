@@ -29,7 +29,7 @@ fn the_report_tells_what_became_of_the_jobs() {
     let pausing: fn() = || (0..5).for_each(|_| assert!(pause_job().is_ok()));
     let jobs = [pausing, pausing, pausing, wait_for_ever, wait_for_ever, stubborn];
     let handles = jobs.map(|job| scheduler.spawn(job).unwrap());
-    let report = scheduler.shutdown(Duration::from_millis(20)).unwrap();
+    let report = scheduler.shutdown(Duration::from_millis(500)).unwrap();
     assert_eq!((report.finished, report.cancelled, report.quarantined), (3, 2, 1));
     assert_eq!((scheduler.live_jobs(), pool_stats().in_use), (0, 1));
     let ends: Vec<_> = handles.into_iter().map(|handle| handle.join()).collect();

@@ -77,6 +77,10 @@ impl Log {
         self.0.borrow_mut().push(event.into());
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
     /// What was said since the last call.
     pub(crate) fn take(&self) -> Vec<String> {
         self.0.take()

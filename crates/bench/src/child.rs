@@ -67,7 +67,9 @@ fn number(word: &str) -> u64 {
 /// Runs a candidate until it is warm, and once between two stops.
 fn count(setup: &Setup, part: &str, name: &str, n: u64) {
     let mut candidate: Candidate = parts::find(setup, part, name).unwrap_or_else(|| panic!("no {name} in {part}"));
-    (0..3).for_each(|_| drop((candidate.run)(2 * n)));
+    for _ in 0..3 {
+        (candidate.run)(2 * n);
+    }
     let before = alloc::allocations();
     trace::mark();
     (candidate.run)(n);

@@ -25,7 +25,7 @@ mod trace;
 
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -162,7 +162,7 @@ fn print(section: &Section) {
     println!("{text}");
 }
 
-fn save(report: &Report, dir: &PathBuf) -> Result<(), Box<dyn Error>> {
+fn save(report: &Report, dir: &Path) -> Result<(), Box<dyn Error>> {
     let plots = dir.join("plots");
     fs::create_dir_all(&plots)?;
     fs::write(dir.join("report.md"), report::markdown::write(report, "plots"))?;

@@ -75,7 +75,7 @@ pub(crate) fn ticks(group: usize, effort: Effort) -> u64 {
 
 /// Nobody always runs after the same neighbour, nor always last.
 fn order(round: usize, len: usize) -> impl Iterator<Item = usize> {
-    let forward = round % 2 == 0;
+    let forward = round.is_multiple_of(2);
     (0..len).map(move |i| {
         let i = if forward { i } else { len - 1 - i };
         (i + round / 2) % len

@@ -17,7 +17,7 @@ impl Progress {
 
     /// One step, about to run `what`. Drawing is limited to a few times a second, and happens outside every clock.
     pub(crate) fn tick(&self, what: &str) {
-        if self.0.position() % 16 == 0 {
+        if self.0.position().is_multiple_of(16) {
             self.0.set_message(what.to_string());
         }
         self.0.inc(1);

@@ -9,6 +9,7 @@ use crate::peer::{Absent, Peer};
 
 /// ucontext, and the contexts with stacks that it is not using.
 #[derive(Default)]
+#[expect(clippy::vec_box, reason = "a context must not move: see `Context`")]
 pub(crate) struct Ucontext {
     idle: Vec<Box<Context>>,
 }

@@ -2,8 +2,10 @@
 //!
 //! The program calls itself with `--child` and words that only this file writes and reads.
 
-use std::process::Command;
-use std::time::Duration;
+use std::io;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::measure::Candidate;
 use crate::parts;
@@ -26,10 +28,9 @@ pub(crate) fn count_words(part: &str, name: &str, n: u64) -> Vec<String> {
 pub(crate) fn run_crowd(peer: &str, live: usize, sweeps: u64) -> Result<Crowd, Absent> {
     let exe = std::env::current_exe().map_err(|e| Absent::new(e.to_string()))?;
     let words = ["--child", "crowd", peer, &live.to_string(), &sweeps.to_string()];
-    let output = Command::new(exe)
-        .args(words)
-        .output()
-        .map_err(|e| Absent::new(e.to_string()))?;
+    let mut command = Command::new(exe);
+    command.args(words).env("RUST_BACKTRACE", "0"); // a backtrace needs memory, which is what ends there
+    let output = within(CROWD_TIME, command).map_err(|e| Absent::new(e.to_string()))?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_string();
     let numbers: Vec<u64> = said.split(' ').filter_map(|word| word.parse().ok()).collect();
     match (output.status.success(), &numbers[..]) {
@@ -40,7 +41,35 @@ pub(crate) fn run_crowd(peer: &str, live: usize, sweeps: u64) -> Result<Crowd, A
             resident,
         }),
         (true, _) => Err(Absent(said)),
-        (false, _) => Err(Absent::new(format!("the process ended with {}", output.status))),
+        (false, _) => Err(Absent::new(last_words(&output))),
+    }
+}
+
+/// A crowd that takes longer hangs.
+const CROWD_TIME: Duration = Duration::from_secs(90);
+
+/// Runs a program to its end, or kills it.
+fn within(limit: Duration, mut command: Command) -> io::Result<Output> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let clock = Instant::now();
+    while child.try_wait()?.is_none() {
+        if clock.elapsed() > limit {
+            child.kill()?;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output() // its output is a line or two, which the pipes hold
+}
+
+/// What a process that failed has said of it: a panic's message is on its second line.
+fn last_words(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let mut lines = said
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.starts_with("thread "));
+    match lines.next() {
+        Some(line) => line.trim().to_string(),
+        None => format!("the process ended with {}", output.status),
     }
 }
 

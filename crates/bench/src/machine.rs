@@ -27,24 +27,35 @@ impl Cores {
     }
 }
 
+/// Runs `f` on a thread that may use the processors of `cores`, and so may the threads that it starts.
+pub(crate) fn on_all<T: Send>(cores: Cores, f: impl FnOnce() -> T + Send) -> T {
+    let run = || {
+        restrict(&[cores.home, cores.other]);
+        f()
+    };
+    std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 /// Holds this thread, and the threads that it will start, to one processor.
 pub(crate) fn pin(core: usize) {
+    restrict(&[core]);
+}
+
+fn restrict(cores: &[usize]) {
     // SAFETY: a set of processors is an array of bits, zero is the empty one.
     let mut set: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
-    // SAFETY: `core` came from `allowed`, which is within the set.
-    unsafe { libc::CPU_SET(core, &mut set) };
+    for &core in cores {
+        // SAFETY: `core` came from `allowed`, which is within the set.
+        unsafe { libc::CPU_SET(core, &mut set) };
+    }
     // SAFETY: the pointer and the size are those of the set.
     let failed = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) };
-    assert_eq!(
-        failed,
-        0,
-        "processor {core} was allowed a moment ago: {}",
-        std::io::Error::last_os_error()
-    );
+    let error = std::io::Error::last_os_error();
+    assert_eq!(failed, 0, "the processors {cores:?} were allowed a moment ago: {error}");
 }
 
 fn allowed() -> Vec<usize> {
-    // SAFETY: as in `pin`.
+    // SAFETY: as in `restrict`.
     let mut set: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
     // SAFETY: the pointer and the size are those of the set.
     unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) };

@@ -75,11 +75,12 @@ static ALLOCATOR: alloc::Counting = alloc::Counting;
 /// A part of a run: its name, and what runs it.
 type Part = (&'static str, fn(&Setup) -> Section);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("switch", parts::switch::run),
     ("life", parts::life::run),
     ("wake", parts::wake::run),
     ("scale", parts::scale::run),
+    ("work", parts::work::run),
     ("counts", parts::counts::run),
 ];
 

@@ -5,6 +5,7 @@ pub(crate) mod life;
 pub(crate) mod scale;
 pub(crate) mod switch;
 pub(crate) mod wake;
+pub(crate) mod work;
 
 use crate::measure::Candidate;
 use crate::peer::Depth;

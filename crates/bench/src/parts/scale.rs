@@ -27,11 +27,16 @@ pub(crate) fn run(setup: &Setup) -> Section {
         &[1, 100, 10_000, 100_000],
         &[1, 10, 100, 1000, 10_000, 100_000, 1_000_000],
     );
-    let rounds = setup.length.pick(1, 3, 5);
-    let progress = Progress::new("scale", (sizes.len() * rounds * peers.len()) as u64);
+    let progress = Progress::new(
+        "scale",
+        sizes
+            .iter()
+            .map(|&live| (rounds(setup, live) * peers.len()) as u64)
+            .sum(),
+    );
     let mut results = Results::new();
     for &live in sizes {
-        for (peer, result) in measure(&peers, live, rounds, &results, &progress) {
+        for (peer, result) in measure(&peers, live, rounds(setup, live), &results, &progress) {
             results.insert((peer, live), result);
         }
     }
@@ -63,6 +68,11 @@ pub(crate) fn run(setup: &Setup) -> Section {
         ],
         skipped: Vec::new(),
     }
+}
+
+/// A crowd of a million takes half a minute.
+fn rounds(setup: &Setup, live: usize) -> usize {
+    if live >= 100_000 { 1 } else { setup.length.pick(1, 3, 5) }
 }
 
 /// Every peer at one size, in rounds: the medians, or the first reason why not.

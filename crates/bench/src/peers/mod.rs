@@ -3,6 +3,7 @@
 pub(crate) mod bare;
 #[allow(unsafe_code, reason = "calls into a C++ shim")]
 pub(crate) mod boost;
+pub(crate) mod crypto;
 pub(crate) mod generator;
 #[allow(unsafe_code, reason = "eventfd and epoll")]
 pub(crate) mod kernel;

@@ -1,0 +1,93 @@
+//! Jobs in a program that has an event loop of its own.
+//!
+//! ```text
+//!   the host's epoll --- its timer, its sockets ...     the host handles these
+//!        |
+//!        +-------------- the scheduler's fd             readable: scheduler.turn(0)
+//!        |
+//!        +-------------- until when to wait             at most scheduler.next_deadline()
+//! ```
+//!
+//! Any loop that polls will do: `mio`, `libevent`, `poll(2)`. With one that is edge-triggered (`mio`) take turns until
+//! `Turn::ready` is 0 **and** a turn has resumed nothing: an edge is reported once, however much stands behind it.
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use asyncjob::io::Pausing;
+use asyncjob::scheduler::Scheduler;
+use asyncjob::time::sleep;
+use rustix::event::{Timespec, epoll};
+
+/// What the host finds in an event.
+const HOST: u64 = 1;
+const SCHEDULER: u64 = 2;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let scheduler = Scheduler::new()?;
+    let (mut to_host, mut hosts_socket) = UnixStream::pair()?;
+    let (mut to_job, jobs_socket) = UnixStream::pair()?;
+
+    // Two jobs, which know nothing of the host: one waits for a socket, one for the time.
+    let mut socket = Pausing::new(jobs_socket)?;
+    let reader = scheduler.spawn(move || {
+        let mut word = String::new();
+        socket.read_to_string(&mut word).map(|_| word)
+    })?;
+    let sleeper = scheduler.spawn(move || {
+        sleep(Duration::from_millis(20)).unwrap();
+        to_host.write_all(b"the job has slept").unwrap();
+    })?;
+
+    let loop_fd = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let readable = epoll::EventFlags::IN;
+    epoll::add(&loop_fd, &hosts_socket, epoll::EventData::new_u64(HOST), readable)?;
+    epoll::add(
+        &loop_fd,
+        scheduler.as_fd(),
+        epoll::EventData::new_u64(SCHEDULER),
+        readable,
+    )?;
+
+    turn(&scheduler)?; // starts the jobs
+    while scheduler.live_jobs() > 0 {
+        let timeout = scheduler.next_deadline().map(until);
+        let mut events = Vec::with_capacity(8);
+        let count = epoll::wait(&loop_fd, rustix::buffer::spare_capacity(&mut events), timeout.as_ref())?;
+        if count == 0 {
+            turn(&scheduler)?; // a deadline of a job
+        }
+        for event in events {
+            match event.data.u64() {
+                HOST => {
+                    let mut buffer = [0; 64];
+                    let length = hosts_socket.read(&mut buffer)?;
+                    println!("host: {}", String::from_utf8_lossy(&buffer[..length]));
+                    epoll::delete(&loop_fd, &hosts_socket)?;
+                    to_job.write_all(b"hello from the host")?;
+                    to_job.shutdown(std::net::Shutdown::Both)?;
+                }
+                SCHEDULER => turn(&scheduler)?,
+                other => unreachable!("event {other}"),
+            }
+        }
+    }
+    sleeper.join()?;
+    println!("job: {}", reader.join()??);
+    Ok(())
+}
+
+/// Runs what is ready, without waiting.
+fn turn(scheduler: &Scheduler) -> std::io::Result<()> {
+    while scheduler.turn(Some(Duration::ZERO))?.ready != 0 {}
+    Ok(())
+}
+
+/// Rounded up: woken before the deadline, the host would wait for nothing at all, again and again.
+fn until(deadline: Instant) -> Timespec {
+    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(1);
+    Timespec::try_from(left).expect("a deadline of ours is not centuries away")
+}

@@ -108,6 +108,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     raise_fd_limit();
     let listener = Pausing::<TcpListener>::bind(options.listen)?;
+    rustix::net::listen(listener.get_ref(), 4096)?; // std's queue of 128 makes clients of a flood wait for a second
     let address = listener.get_ref().local_addr()?;
     let service = Arc::new(Service::new(options)?);
     let signals = Signals::new()?;

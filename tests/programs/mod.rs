@@ -1,0 +1,23 @@
+//! The programs of `examples/`, as tests run them.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The program of an example, as `cargo test` has built it beside this test, or built now if it has not.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let profile = test.parent().and_then(|deps| deps.parent()).unwrap();
+    let program = profile.join("examples").join(name);
+    if !program.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build
+            .args(["build", "--example", name])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success(), "cargo build --example {name}");
+    }
+    program
+}

@@ -3,11 +3,11 @@
 
 use std::io;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bytes of a page. The smallest that Linux has on our targets is also the only one on `x86_64`; with larger pages
 /// (`aarch64` may have 16 and 64 KiB), sizes and guards are rounded up to them.
 pub(super) fn page() -> usize {
-    use std::sync::atomic::{AtomicUsize, Ordering};
     static PAGE: AtomicUsize = AtomicUsize::new(0);
     match PAGE.load(Ordering::Relaxed) {
         0 => {
@@ -102,7 +102,8 @@ pub(super) unsafe fn advise_all(ranges: &[Range], advice: i32) -> io::Result<()>
 ///
 /// As [`advise`], for each range.
 unsafe fn advise_at_once(ranges: &[Range], advice: i32) -> usize {
-    if injected().is_err() {
+    static REFUSED: AtomicBool = AtomicBool::new(false);
+    if injected().is_err() || REFUSED.load(Ordering::Relaxed) {
         return 0;
     }
     let mut done = 0;
@@ -127,6 +128,14 @@ unsafe fn advise_at_once(ranges: &[Range], advice: i32) -> usize {
                 0,
             )
         };
+        if bytes < 0 && done == 0 {
+            // An older kernel (EBADF, EPERM, ENOSYS), or Valgrind, which complains of each call that it does not know.
+            let error = io::Error::last_os_error().raw_os_error();
+            REFUSED.store(
+                error != Some(libc::EAGAIN) && error != Some(libc::ENOMEM),
+                Ordering::Relaxed,
+            );
+        }
         if bytes < 0 || bytes as usize != wanted {
             break;
         }

@@ -25,7 +25,7 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use asyncjob::{Job, StartError, Step, WaitCtx};
+use asyncjob::{Job, Step, WaitCtx};
 use parking_lot::Mutex;
 
 use crate::boundary::guarded;
@@ -86,26 +86,16 @@ pub unsafe extern "C" fn ASYNC_start_job(
     if !libcrypto::is_ready() {
         return ASYNC_ERR;
     }
-    // SAFETY: the caller's promise. It may be written to while the job runs, so no reference is kept.
-    let handle = unsafe { job.read() };
-    thread::with(|thread| {
-        let came_back = match func {
-            _ if !handle.is_null() => resume(thread, Handle::from_c(handle)),
-            // SAFETY: the caller's promise about `func`, `args` and `size`.
-            Some(func) => unsafe { start(thread, ctx, func, args, size) },
-            None => Err(Refusal::nothing_to_run()),
-        };
-        match came_back {
-            // SAFETY: the caller's promise about `job` and `ret`.
-            Ok((slot, step)) => unsafe { settle(thread, slot, step, job, ret) },
-            Err(refusal) => {
-                if matches!(refusal, Refusal::NothingToRun) {
-                    // SAFETY: the caller's promise.
-                    unsafe { job.write(ptr::null_mut()) };
-                }
-                refusal.code()
-            }
-        }
+    let outputs = Outputs { job, ret };
+    // SAFETY: the caller's promise.
+    let handle = unsafe { outputs.handle() };
+    thread::with(|thread| match func {
+        // SAFETY: the caller's promise about `job` and `ret`.
+        _ if !handle.is_null() => unsafe { resume(thread, Handle::from_c(handle), outputs) },
+        // SAFETY: the caller's promise about all of them.
+        Some(func) => unsafe { start(thread, ctx, func, args, size, outputs) },
+        // SAFETY: as above.
+        None => unsafe { outputs.nothing_to_run() },
     })
 }
 
@@ -257,40 +247,9 @@ impl FreeSlots {
     }
 }
 
-/// Why nothing was run.
-enum Refusal {
-    /// The pool is at its limit, or the system has no memory for a stack (S17).
-    NoJobs,
-    /// The handle names a job that this call may not resume: it stays good.
-    Misused,
-    /// The handle names nothing, or there is no function, or no memory for its arguments.
-    NothingToRun,
-}
-
-impl Refusal {
-    #[cold]
-    fn misused() -> Self {
-        libcrypto::raise(Reason::FailedToSwapContext);
-        Refusal::Misused
-    }
-
-    #[cold]
-    fn nothing_to_run() -> Self {
-        libcrypto::raise(Reason::FailedToSwapContext);
-        Refusal::NothingToRun
-    }
-
-    fn code(self) -> c_int {
-        match self {
-            Refusal::NoJobs => ASYNC_NO_JOBS,
-            Refusal::Misused | Refusal::NothingToRun => ASYNC_ERR,
-        }
-    }
-}
-
 /// # Safety
 ///
-/// As [`ASYNC_start_job`] says of `func`, `args` and `size`.
+/// As [`ASYNC_start_job`] says of `func`, `args`, `size` and the outputs.
 #[inline]
 unsafe fn start(
     thread: &Thread,
@@ -298,15 +257,17 @@ unsafe fn start(
     func: Function,
     args: *mut c_void,
     size: usize,
-) -> Result<(JobSlot, Step<c_int>), Refusal> {
+    outputs: Outputs,
+) -> c_int {
     // SAFETY: passed on.
     let Some(call) = (unsafe { Call::new(func, args, size) }) else {
-        return Err(Refusal::nothing_to_run());
+        // SAFETY: passed on.
+        return unsafe { outputs.nothing_to_run() };
     };
     let slot = thread.take_slot(func as *const c_void);
     let (Some(slot), Some(unbound)) = (slot, thread.unbound()) else {
         call.forget();
-        return Err(Refusal::NoJobs);
+        return ASYNC_NO_JOBS;
     };
     let record = slot.value();
     record.wait_ctx.store(ctx, Ordering::Relaxed);
@@ -318,66 +279,100 @@ unsafe fn start(
     // SAFETY: the caller's promise; `call` lives until the job has copied from it.
     let step = asyncjob::start_job(unbound, move || unsafe { Call::run(at) });
     thread.current.set(resumer);
-    record.default_ctx.set(library_context::exchange(thread, resumers_ctx));
-    step.map(|step| (slot, step)).map_err(|_: StartError<_>| {
-        thread.free.push(slot);
-        call.forget();
-        Refusal::NoJobs
-    })
+    let jobs_ctx = library_context::exchange(thread, resumers_ctx);
+    match step {
+        // SAFETY: passed on.
+        Ok(step) => unsafe { outputs.put(thread, slot, step, jobs_ctx) },
+        Err(_no_stack) => {
+            thread.free.push(slot);
+            call.forget();
+            ASYNC_NO_JOBS // S17: also when there is no memory for a stack
+        }
+    }
 }
 
+/// # Safety
+///
+/// As [`ASYNC_start_job`] says of the outputs.
 #[inline]
-fn resume(thread: &Thread, handle: Handle<Record>) -> Result<(JobSlot, Step<c_int>), Refusal> {
+unsafe fn resume(thread: &Thread, handle: Handle<Record>, outputs: Outputs) -> c_int {
     let Some(slot) = JOBS.live(handle) else {
-        return Err(Refusal::nothing_to_run());
+        // SAFETY: passed on.
+        return unsafe { outputs.nothing_to_run() };
     };
     let record = slot.value();
     if record.owner.load(Ordering::Relaxed) != thread.token() {
-        return Err(Refusal::misused());
+        return misused();
     }
     let Some(job) = record.paused.take() else {
-        return Err(Refusal::misused()); // it is running: this is it, or one that it started
+        return misused(); // it is running: this is it, or one that it started
     };
     wait_ctx::settle(record.wait_ctx.load(Ordering::Relaxed));
     let resumer = thread.current.replace(Some(slot));
     let resumers_ctx = library_context::exchange(thread, record.default_ctx.get());
     let step = ManuallyDrop::into_inner(job).resume();
     thread.current.set(resumer);
-    record.default_ctx.set(library_context::exchange(thread, resumers_ctx));
-    Ok((slot, step))
+    let jobs_ctx = library_context::exchange(thread, resumers_ctx);
+    // SAFETY: passed on.
+    unsafe { outputs.put(thread, slot, step, jobs_ctx) }
 }
 
-/// A job came back: the outputs, and what `ASYNC_start_job` returns.
-///
-/// # Safety
-///
-/// `job` may be written to, and `ret` if it is not NULL.
-#[inline]
-unsafe fn settle(
-    thread: &Thread,
-    slot: JobSlot,
-    step: Step<c_int>,
+/// The handle names a job that this call may not resume. It stays good, so `*job` does too.
+#[cold]
+fn misused() -> c_int {
+    libcrypto::raise(Reason::FailedToSwapContext);
+    ASYNC_ERR
+}
+
+/// Where `ASYNC_start_job` writes. The job writes there too, perhaps, so no reference is made.
+#[derive(Clone, Copy)]
+struct Outputs {
     job: NonNull<*mut ASYNC_JOB>,
     ret: *mut c_int,
-) -> c_int {
-    match step {
-        Step::Paused(paused) => {
-            slot.value().paused.set(Some(ManuallyDrop::new(paused)));
-            // SAFETY: the caller's promise.
-            unsafe { job.write(slot.handle().to_c()) };
-            ASYNC_PAUSE
-        }
-        Step::Finished(value) => {
-            slot.end();
-            thread.free.push(slot);
-            // SAFETY: the caller's promise.
-            unsafe { job.write(ptr::null_mut()) };
-            if let Some(ret) = NonNull::new(ret) {
+}
+
+/// # Safety
+///
+/// Of each function: `job` is readable and writable, and so is `ret` if it is not NULL.
+impl Outputs {
+    unsafe fn handle(self) -> *mut ASYNC_JOB {
+        // SAFETY: the caller's promise.
+        unsafe { self.job.read() }
+    }
+
+    /// A job came back.
+    #[inline(always)] // one copy where a job starts and one where it resumes: neither looks twice at what came back
+    unsafe fn put(self, thread: &Thread, slot: JobSlot, step: Step<c_int>, jobs_ctx: LibCtx) -> c_int {
+        match step {
+            Step::Paused(job) => {
+                let record = slot.value();
+                record.paused.set(Some(ManuallyDrop::new(job)));
+                record.default_ctx.set(jobs_ctx);
                 // SAFETY: the caller's promise.
-                unsafe { ret.write(value) };
+                unsafe { self.job.write(slot.handle().to_c()) };
+                ASYNC_PAUSE
             }
-            ASYNC_FINISH
+            Step::Finished(value) => {
+                slot.end();
+                thread.free.push(slot);
+                // SAFETY: the caller's promise.
+                unsafe { self.job.write(ptr::null_mut()) };
+                if let Some(ret) = NonNull::new(self.ret) {
+                    // SAFETY: the caller's promise.
+                    unsafe { ret.write(value) };
+                }
+                ASYNC_FINISH
+            }
         }
+    }
+
+    /// The handle names nothing, or there is no function, or no memory for its arguments.
+    #[cold]
+    unsafe fn nothing_to_run(self) -> c_int {
+        libcrypto::raise(Reason::FailedToSwapContext);
+        // SAFETY: the caller's promise.
+        unsafe { self.job.write(ptr::null_mut()) };
+        ASYNC_ERR
     }
 }
 

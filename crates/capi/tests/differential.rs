@@ -16,7 +16,7 @@
 //! books: a wait ctx is not freed under a job, a pool is set up before its first job, blocks are taken back before a job ends, a
 //! job without a wait ctx does not pause.
 //!
-//! A test run compares 2,000 sequences. `ASYNCJOB_SEQUENCES=100000 cargo test --release -p asyncjob-capi --test differential` is
+//! A test run compares 1,000 sequences. `ASYNCJOB_SEQUENCES=100000 cargo test --release -p asyncjob-capi --test differential` is
 //! what CI does; write 10000000 for ten million.
 
 #![allow(unsafe_code, reason = "calls two C libraries, on stacks of theirs")]
@@ -40,7 +40,7 @@ fn no_sequence_of_calls_tells_us_from_openssl() {
     let libcrypto = Path::new("libcrypto.so.3");
     let theirs = Api::open(libcrypto, libcrypto);
     let ours = Api::open(&support::shared_object(), libcrypto);
-    let sequences = env::var("ASYNCJOB_SEQUENCES").map_or(2_000, |n| n.parse().expect("a number"));
+    let sequences = env::var("ASYNCJOB_SEQUENCES").map_or(1_000, |n| n.parse().expect("a number"));
     let config = Config {
         cases: sequences,
         failure_persistence: None,

@@ -97,3 +97,18 @@ fn tls_load_says_what_is_wrong() {
     let stderr = String::from_utf8_lossy(&misspelt.stderr);
     assert!(stderr.contains("localhost is no address with a port"), "{stderr}");
 }
+
+/// A thousand jobs instead of a million.
+#[test]
+fn million() {
+    let output = output("million", &["--jobs", "1000", "--quiet"]);
+    assert!(output.contains("jobs=1000 "), "{output}");
+}
+
+/// What an example does not understand it refuses, and says what.
+#[test]
+fn million_refuses_what_it_does_not_know() {
+    let refused = run("million", &["--jobs", "many"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("jobs"), "{refused:?}");
+}

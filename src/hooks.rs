@@ -12,7 +12,13 @@
 //! Both calls run on the resumer's stack, so they see the resumer's thread-locals and may use as much stack as they
 //! like. OpenSSL does this for its default library context (S77) and for nothing else (S75, S76).
 
-/// Called around every switch into a job and out of it.
+#[cfg(feature = "tracing")]
+mod spans;
+
+#[cfg(feature = "tracing")]
+pub use spans::Spans;
+
+/// Called around every switch into a job and out of it. A pair of hooks is a hook: the second is the inner one.
 ///
 /// # Panics
 ///
@@ -46,4 +52,16 @@ pub trait SwitchHooks {
     fn enter(&mut self);
     /// The job has paused or ended: save the job's state, put the resumer's back.
     fn leave(&mut self);
+}
+
+impl<A: SwitchHooks, B: SwitchHooks> SwitchHooks for (A, B) {
+    fn enter(&mut self) {
+        self.0.enter();
+        self.1.enter();
+    }
+
+    fn leave(&mut self) {
+        self.1.leave();
+        self.0.leave();
+    }
 }

@@ -139,8 +139,10 @@ impl<T: 'static> JobFuture<T> {
         self.building(|builder| builder.stack_size(size))
     }
 
-    /// Thread state that travels with the job.
+    /// Thread state that travels with the job. With the feature `tracing` its spans do so without this.
     pub fn hooks(self, hooks: impl SwitchHooks + 'static) -> Self {
+        #[cfg(feature = "tracing")]
+        let hooks = (crate::hooks::Spans::default(), hooks);
         self.building(|builder| builder.hooks(hooks))
     }
 
@@ -163,8 +165,11 @@ impl<T: 'static> JobFuture<T> {
         let ctx = WaitCtx::new();
         let relay = Arc::new(Relay::default());
         ctx.set_callback(Some(Waker::from(Arc::clone(&relay))));
+        let builder = JobBuilder::new();
+        #[cfg(feature = "tracing")]
+        let builder = builder.hooks(crate::hooks::Spans::default());
         JobFuture {
-            state: State::Fresh(JobBuilder::new(), Box::new(f), free_job()),
+            state: State::Fresh(builder, Box::new(f), free_job()),
             ctx,
             relay,
             watch: None,

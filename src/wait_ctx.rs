@@ -491,8 +491,9 @@ impl WaitCtx {
 
     /// Whether the callback would do the same as `waker`, so that setting it again can be saved.
     pub fn callback_will_wake(&self, waker: &Waker) -> bool {
-        let shared = self.inner.callback.lock().clone();
-        shared.is_some_and(|callback| callback.will_wake(waker))
+        // Under the lock: it compares two pointers and runs nothing of the user's.
+        let callback = self.inner.callback.lock();
+        callback.as_ref().is_some_and(|callback| callback.will_wake(waker))
     }
 
     /// Sets the engine's status (S65).

@@ -116,6 +116,8 @@ pub fn in_job<F>(future: F) -> JobFuture<F::Output>
 where
     F: Future + 'static,
 {
+    // On the heap: the stack of the job would hold it once for each call that it is handed down by, and a handshake is large.
+    let future = Box::pin(future);
     JobFuture::with(move || await_future(future).map_err(JobError::Await))
 }
 

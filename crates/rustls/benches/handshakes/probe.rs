@@ -3,14 +3,14 @@
 use std::error::Error;
 use std::io::{self, BufRead};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_rustls::client::TlsStream;
 
@@ -22,35 +22,45 @@ use crate::visitors::{connect, connector};
 pub(crate) fn run(server: SocketAddr) -> Result<(), Box<dyn Error>> {
     machine::stay_on_core(1)?;
     machine::come_first(-20);
-    let (in_window, is_over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let flags = [Arc::clone(&in_window), Arc::clone(&is_over)];
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let times = runtime.block_on(async {
         let mut stream = connect(server, &connector()).await?;
         request(&mut stream).await?;
         println!("connected");
-        thread::spawn(move || {
-            let mut input = io::stdin().lock();
-            for flag in flags {
-                let _ = input.read_line(&mut String::new());
-                flag.store(true, Ordering::SeqCst);
-            }
-        });
+        let (in_window, mut is_over) = marks();
         let mut times = Vec::new();
-        while !is_over.load(Ordering::SeqCst) {
-            let counts = in_window.load(Ordering::SeqCst);
+        loop {
             let start = Instant::now();
-            request(&mut stream).await?;
-            if counts {
-                times.push(start.elapsed());
+            let is_last = tokio::select! {
+                answered = request(&mut stream) => answered.map(|()| false)?,
+                _ = &mut is_over => true, // whatever it waits for has taken at least so long
+            };
+            if let Some(begin) = in_window.get() {
+                times.push(start.max(*begin).elapsed());
+            }
+            if is_last {
+                return Ok::<_, io::Error>(times);
             }
             sleep(Duration::from_millis(2)).await;
         }
-        Ok::<_, io::Error>(times)
     })?;
     let (p50, p99) = percentiles(times);
     println!("{} {}", p50.as_micros(), p99.as_micros());
     Ok(())
+}
+
+/// When the window began, once it has, and its end: the two lines of the input.
+fn marks() -> (Arc<OnceLock<Instant>>, oneshot::Receiver<()>) {
+    let (begin, (end, is_over)) = (Arc::new(OnceLock::new()), oneshot::channel());
+    let in_window = Arc::clone(&begin);
+    thread::spawn(move || {
+        let mut input = io::stdin().lock();
+        let _ = input.read_line(&mut String::new());
+        let _ = begin.set(Instant::now());
+        let _ = input.read_line(&mut String::new());
+        let _ = end.send(());
+    });
+    (in_window, is_over)
 }
 
 async fn request(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {

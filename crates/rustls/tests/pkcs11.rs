@@ -3,20 +3,30 @@
 //! Needs SoftHSM (`apt-get install softhsm2`).
 #![cfg(feature = "pkcs11")]
 
+#[path = "../examples/support/certificate.rs"]
+mod certificate;
+#[path = "../examples/support/https.rs"]
+#[allow(dead_code, reason = "the example uses the rest")]
+mod https;
 #[path = "../examples/support/softhsm.rs"]
 mod softhsm;
+#[path = "../examples/support/visitors.rs"]
+mod visitors;
 
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 
+use asyncjob::offload::Offload;
+use asyncjob_rustls::OffloadedKey;
 use asyncjob_rustls::pkcs11::{Sessions, TokenKey};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags};
+use https::Mode;
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey,
     VerificationAlgorithm,
 };
 use rustls::SignatureScheme;
-use rustls::sign::{Signer, SigningKey};
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
 use softhsm::SoftHsm;
 
 /// Runs `test` in a process that has a token of its own: SoftHSM finds it through the environment.
@@ -133,5 +143,36 @@ fn a_session_that_dies_is_opened_again() {
                 idle: 1
             }
         );
+    });
+}
+
+#[test]
+fn a_handshake_survives_the_death_of_the_sessions() {
+    with_token("a_handshake_survives_the_death_of_the_sessions", |hsm| {
+        let key = hsm.key("p256").expect("the key");
+        let certified = certificate::self_signed(Arc::new(key.clone()), key.public_key_bytes()).expect("a certificate");
+        let pool = Offload::builder().threads(2).build(|| Ok(())).expect("threads");
+        let certified = CertifiedKey::new(certified.cert, Arc::new(OffloadedKey::new(certified.key, pool.clone())));
+        let (address, addresses) = mpsc::channel();
+        thread::spawn(move || https::serve(Mode::Job, certified, 0, move |at| address.send(at).expect("we wait")));
+        let server = addresses.recv().expect("an address");
+
+        assert_eq!(visitors::visit_at_once(server, 20), 0, "none failed");
+        let before = key.sessions();
+        assert!(
+            before.opened <= 3,
+            "one for the certificate, at most one more for each thread: {before:?}"
+        );
+        hsm.pkcs11.clone().finalize().expect("finalized");
+        hsm.pkcs11
+            .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+            .expect("initialized");
+        assert_eq!(visitors::visit_at_once(server, 20), 0, "none failed");
+        let after = key.sessions();
+        assert!(
+            after.reopened > before.reopened && after.opened > before.opened,
+            "{before:?}, {after:?}"
+        );
+        assert_eq!(pool.stats().finished, 40);
     });
 }

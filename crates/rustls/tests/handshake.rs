@@ -151,7 +151,7 @@ fn connect(
     let (near, far) = duplex(1 << 16);
     let accept = spawn_local(acceptor.accept(near));
     let connect = connector.connect(ServerName::try_from("localhost").unwrap(), far);
-    (accept, spawn_local(async { connect.await }))
+    (accept, spawn_local(connect))
 }
 
 /// Runs a test on one thread, and sees to it that no job is left.
@@ -226,7 +226,7 @@ fn a_signer_that_hangs_is_cancelled_by_the_timeout() {
         let connect = identity
             .client()
             .connect(ServerName::try_from("localhost").unwrap(), far);
-        let connect = spawn_local(async { connect.await });
+        let connect = spawn_local(connect);
         gate.asked(1).await;
         assert_eq!((gate.waiting(), pool_stats().in_use), (1, 1));
         accept.await.unwrap().unwrap_err(); // the clock jumps: nobody else has anything to do
@@ -447,7 +447,7 @@ fn a_multi_threaded_runtime_hands_its_handshakes_to_pinned_workers() {
             let connect = identity
                 .client()
                 .connect(ServerName::try_from("localhost").unwrap(), far);
-            ends.push((accept, tokio::spawn(async { connect.await })));
+            ends.push((accept, tokio::spawn(connect)));
         }
         gate.asked(4).await;
         assert_eq!(workers.handle().tasks(), [2, 2], "spread over the workers");

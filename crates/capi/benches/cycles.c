@@ -23,8 +23,9 @@ static double now_ns(void)
 static int pause_for_ever(void *arg)
 {
     (void)arg;
-    for (;;)
-        ASYNC_pause_job();
+    while (ASYNC_pause_job() == 1)
+        ;
+    return 0;
 }
 
 static int return_at_once(void *arg)

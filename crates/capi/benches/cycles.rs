@@ -25,7 +25,7 @@ const ROUNDS: usize = 15;
 fn main() {
     let quick = env::args().any(|argument| argument == "--test"); // as `cargo test --benches` calls it
     let rounds = if quick { 1 } else { ROUNDS };
-    let cycles = compile("benches/cycles.c", OPENSSL);
+    let cycles = compile("benches/cycles.c", &[&["-O2"], OPENSSL].concat());
     let memory = compile("tests/c/paused_memory.c", OPENSSL);
 
     println!("{:24} {:>12} {:>12} {:>8}", "", "stock", "ours", "ratio");

@@ -136,9 +136,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_fd(
     fd: *mut OSSL_ASYNC_FD,
     custom_data: *mut *mut c_void,
 ) -> c_int {
-    let found = reading(ctx, None, |session| {
-        session.ctx.copied_value::<Entry>(WaitKey::from_ptr(key))
-    });
+    let found = reading(ctx, |session| session.ctx.copied_value::<Entry>(WaitKey::from_ptr(key)));
     let Some((wait_fd, entry)) = found else { return 0 };
     // SAFETY: the caller's promise.
     unsafe { put(fd, wait_fd.fd) };
@@ -159,7 +157,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_all_fds(
     fd: *mut OSSL_ASYNC_FD,
     numfds: *mut usize,
 ) -> c_int {
-    let Some(fds) = reading(ctx, None, |session| Some(session.ctx.fds())) else {
+    let Some(fds) = reading(ctx, |session| Some(session.ctx.fds())) else {
         return 0;
     };
     // SAFETY: the caller's promise.
@@ -181,7 +179,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_changed_fds(
     delfd: *mut OSSL_ASYNC_FD,
     numdelfds: *mut usize,
 ) -> c_int {
-    let Some(changes) = reading(ctx, None, |session| Some(session.ctx.changes())) else {
+    let Some(changes) = reading(ctx, |session| Some(session.ctx.changes())) else {
         return 0;
     };
     // SAFETY: the caller's promise.
@@ -210,7 +208,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_callback(
     callback: ASYNC_callback_fn,
     callback_arg: *mut c_void,
 ) -> c_int {
-    reading(ctx, 0, |session| {
+    reading(ctx, |session| {
         session.callback = callback;
         session.callback_arg = callback_arg;
         1
@@ -228,7 +226,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_callback(
     callback: *mut ASYNC_callback_fn,
     callback_arg: *mut *mut c_void,
 ) -> c_int {
-    let set = reading(ctx, None, |session| {
+    let set = reading(ctx, |session| {
         session.callback.map(|_| (session.callback, session.callback_arg))
     });
     let Some((function, argument)) = set else { return 0 };
@@ -242,7 +240,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_callback(
 /// `ASYNC_WAIT_CTX_set_status(3)`: any number (S65). 1, or 0 for a ctx that is NULL or freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_WAIT_CTX_set_status(ctx: *mut ASYNC_WAIT_CTX, status: c_int) -> c_int {
-    reading(ctx, 0, |session| {
+    reading(ctx, |session| {
         session.ctx.set_status(Status::from_raw(status));
         1
     })
@@ -251,7 +249,7 @@ pub extern "C" fn ASYNC_WAIT_CTX_set_status(ctx: *mut ASYNC_WAIT_CTX, status: c_
 /// `ASYNC_WAIT_CTX_get_status(3)`: what was set last, or `ASYNC_STATUS_UNSUPPORTED`.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_WAIT_CTX_get_status(ctx: *mut ASYNC_WAIT_CTX) -> c_int {
-    reading(ctx, ASYNC_STATUS_UNSUPPORTED, |session| session.ctx.status().raw())
+    reading(ctx, |session| session.ctx.status().raw())
 }
 
 /// A ctx, as it lives in its slot.
@@ -324,36 +322,37 @@ pub(crate) fn settle(ctx: *mut ASYNC_WAIT_CTX) {
 
 #[cold]
 fn settle_changes(ctx: *mut ASYNC_WAIT_CTX) {
-    with_slot(ctx, (), |slot, session| {
+    with_slot(ctx, |slot, session| {
         slot.value().is_unsettled.store(false, Ordering::Relaxed);
         session.ctx.settle();
     });
 }
 
-/// Calls `f` with what is behind `ctx`, under its lock; `otherwise` if that is nothing.
-fn with_slot<R>(ctx: *mut ASYNC_WAIT_CTX, otherwise: R, f: impl FnOnce(CtxSlot, &mut Session) -> R) -> R {
-    let handle = Handle::from_c(ctx);
-    let Some(slot) = CTXS.live(handle) else {
-        return otherwise;
-    };
-    let mut session = slot.value().session.lock();
-    match &mut *session {
-        // The handle again: between the lookup and the lock the ctx may have been freed, and the slot used for another.
-        Some(session) if slot.handle() == handle => f(slot, session),
-        _ => otherwise,
-    }
+/// Calls `f` with what is behind `ctx`, under its lock. If that is nothing: 0, NULL, none.
+fn with_slot<R: Default>(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(CtxSlot, &mut Session) -> R) -> R {
+    guarded(R::default(), || {
+        let handle = Handle::from_c(ctx);
+        let Some(slot) = CTXS.live(handle) else {
+            return R::default();
+        };
+        let mut session = slot.value().session.lock();
+        match &mut *session {
+            // The handle again: between the lookup and the lock the ctx may have been freed, and the slot used for another.
+            Some(session) if slot.handle() == handle => f(slot, session),
+            _ => R::default(),
+        }
+    })
 }
 
-fn reading<R>(ctx: *mut ASYNC_WAIT_CTX, otherwise: R, f: impl FnOnce(&mut Session) -> R) -> R {
-    with_slot(ctx, otherwise, |_, session| f(session))
+/// Everything but the wait fds may be changed by this, too: only those settle.
+fn reading<R: Default>(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(&mut Session) -> R) -> R {
+    with_slot(ctx, |_, session| f(session))
 }
 
 fn changing(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(&mut Session) -> c_int) -> c_int {
-    guarded(0, || {
-        with_slot(ctx, 0, |slot, session| {
-            slot.value().is_unsettled.store(true, Ordering::Relaxed);
-            f(session)
-        })
+    with_slot(ctx, |slot, session| {
+        slot.value().is_unsettled.store(true, Ordering::Relaxed);
+        f(session)
     })
 }
 
@@ -382,7 +381,7 @@ unsafe fn call_cleanups(ctx: *mut ASYNC_WAIT_CTX) {
 }
 
 fn newest_below(ctx: *mut ASYNC_WAIT_CTX, serial: u64) -> Option<(WaitFd, Entry)> {
-    let entries = reading(ctx, Vec::new(), |session| session.ctx.copied_values::<Entry>());
+    let entries = reading(ctx, |session| session.ctx.copied_values::<Entry>());
     entries.into_iter().find(|(_, entry)| entry.serial < serial)
 }
 

@@ -372,20 +372,31 @@ impl Run<'_> {
             }
         }
         (0..blocks).for_each(|_| self.of_thread(&OfThread::Unblock, me));
+        self.see(
+            "copy kept",
+            [i64::from(self.copy(number, arguments).iter().all(|&byte| byte == 0))],
+        );
         number as c_int + 100
     }
 
+    /// The job finds its arguments, and writes over them: they are its own.
     fn are_copied(&self, number: usize, arguments: *mut c_void) -> bool {
-        let jobs = self.jobs.borrow();
-        let expected = &jobs[number].arguments;
-        if expected.is_empty() {
-            return arguments.is_null();
-        }
-        // SAFETY: the library's copy of as many bytes; nothing else refers to it.
-        let copy = unsafe { std::slice::from_raw_parts_mut(arguments.cast::<u8>(), expected.len()) };
-        let same = copy == &expected[..] && arguments.addr().is_multiple_of(16);
-        copy.fill(0); // it is the job's
+        let expected = self.jobs.borrow()[number].arguments.clone();
+        let copy = self.copy(number, arguments);
+        let same =
+            copy == expected && arguments.is_null() == expected.is_empty() && arguments.addr().is_multiple_of(16);
+        copy.fill(0);
         same
+    }
+
+    #[allow(clippy::mut_from_ref, reason = "the bytes are the job's")]
+    fn copy(&self, number: usize, arguments: *mut c_void) -> &mut [u8] {
+        let len = self.jobs.borrow()[number].arguments.len();
+        if arguments.is_null() {
+            return &mut [];
+        }
+        // SAFETY: the library's copy of as many bytes, which lives until the job ends; nothing else refers to it.
+        unsafe { std::slice::from_raw_parts_mut(arguments.cast::<u8>(), len) }
     }
 
     fn init_thread(&self, max: usize, precreate: usize) {

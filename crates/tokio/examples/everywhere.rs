@@ -24,6 +24,9 @@ use mio::unix::SourceFd;
 
 type Outcome = Result<String, Box<dyn Error>>;
 
+/// Its name, and how it runs `work`.
+type Loop = (&'static str, fn(PipeReader) -> Outcome);
+
 /// What a program does when it is written for one thread of its own: waits for an answer, and reads it.
 fn work(mut answer: PipeReader) -> std::io::Result<String> {
     let job = current_job().expect("runs in a job");
@@ -120,7 +123,7 @@ fn borrow(fd: &asyncjob::WaitFd) -> BorrowedFd<'_> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let loops: [(&str, fn(PipeReader) -> Outcome); 5] = [
+    let loops: [Loop; 5] = [
         ("our scheduler", on_our_scheduler),
         ("mio", on_mio),
         ("polling", on_polling),

@@ -43,6 +43,8 @@ impl Future for Turns {
     }
 }
 
+type Boxed = Pin<Box<dyn Future<Output = ()>>>;
+
 struct Nobody;
 
 impl Wake for Nobody {
@@ -74,7 +76,7 @@ fn bare_in_job() -> f64 {
 }
 
 /// Receives until the channel is closed, from a sender that sends after each pending poll.
-fn channel(wrap: fn(mpsc::Receiver<u32>) -> Pin<Box<dyn Future<Output = ()>>>) -> f64 {
+fn channel(wrap: fn(mpsc::Receiver<u32>) -> Boxed) -> f64 {
     let (sender, receiver) = mpsc::channel(1);
     let (waker, mut future) = (Waker::from(Arc::new(Nobody)), wrap(receiver));
     let mut task = Context::from_waker(&waker);
@@ -109,7 +111,7 @@ fn task_in_job() -> f64 {
     on_tokio(|| Box::pin(async { drop(asyncjob_tokio::job(|| await_future(Turns(POLLS))).await) }))
 }
 
-fn on_tokio(make: fn() -> Pin<Box<dyn Future<Output = ()>>>) -> f64 {
+fn on_tokio(make: fn() -> Boxed) -> f64 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

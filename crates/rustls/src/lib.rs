@@ -33,3 +33,8 @@ pub use acceptor::{Accept, PinnedTlsAcceptor, TlsAcceptor};
 pub use awaited::AwaitedKey;
 pub use der::ecdsa_signature;
 pub use offloaded::OffloadedKey;
+
+/// The README's code compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

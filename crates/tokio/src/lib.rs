@@ -137,3 +137,8 @@ pub fn watched<T: 'static>(job: JobFuture<T>) -> JobFuture<T> {
     let mut watch = watch::Watch::default();
     job.watch(move |ctx, task| watch.poll(ctx, task))
 }
+
+/// The README's code compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,55 @@
+//! The two servers run, in every mode, and serve.
+//!
+//! They need OpenSSH's client, and SoftHSM with the feature `pkcs11`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Beside this test: cargo builds the examples with it.
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this test");
+    let directory = test.ancestors().nth(2).expect("the test is in target/<profile>/deps");
+    directory.join("examples").join(name)
+}
+
+/// Runs a server that is visited by 30 clients at once, and gives the number of its threads if it says so.
+fn serves(name: &str, arguments: &[&str]) -> String {
+    let output = Command::new(example(name))
+        .args(arguments)
+        .args(["--visitors", "30"])
+        .output()
+        .expect("cargo builds it with all tests, or with --examples");
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "{name} {arguments:?}: {}\n{stdout}{stderr}",
+        output.status
+    );
+    assert!(
+        stdout.contains("30 handshakes at once, 0 failed"),
+        "{name} {arguments:?}: {stdout}"
+    );
+    stdout.into_owned()
+}
+
+#[test]
+fn a_server_with_its_key_in_an_agent_needs_no_thread_for_it() {
+    for driver in ["tokio", "scheduler"] {
+        for key in ["ecdsa", "ed25519"] {
+            let said = serves("tls_agent", &["--driver", driver, "--key", key]);
+            assert!(said.contains(" 2 threads with the visitors' one"), "{said}");
+        }
+    }
+}
+
+#[cfg(feature = "pkcs11")]
+#[test]
+fn a_server_with_its_key_in_a_token_serves_in_every_mode() {
+    for mode in ["inline", "spawn_blocking", "block_in_place", "job"] {
+        serves("tls_hsm", &["--mode", mode]);
+    }
+    serves("tls_hsm", &["--mode", "job", "--key", "rsa"]);
+}

@@ -457,6 +457,22 @@ fn more_jobs_than_stacks() {
     );
 }
 
+/// Cancelled while it waits for a stack: it is not run when there is one.
+#[test]
+fn cancelled_while_it_waits_for_a_stack() {
+    init_thread(PoolConfig::new().limit(1)).unwrap();
+    let scheduler = Scheduler::new().unwrap();
+    let holder = scheduler.spawn(wait_for_ever).unwrap();
+    let waiting = scheduler.spawn(|| unreachable!("it was cancelled")).unwrap();
+    turn(&scheduler);
+    waiting.cancel();
+    turn(&scheduler);
+    holder.cancel();
+    scheduler.run().unwrap();
+    let waited: Result<(), _> = waiting.join();
+    assert!(matches!(waited, Err(JoinError::Cancelled)), "{waited:?}");
+}
+
 /// With no stack and no job whose end could free one, the job fails and says why.
 #[test]
 fn no_stack_at_all() {

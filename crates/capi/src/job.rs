@@ -274,10 +274,8 @@ unsafe fn start(
     record.blocked.set(0);
     let resumer = thread.current.replace(Some(slot));
     let resumers_ctx = library_context::start(thread);
-    // One word is moved to the job's stack. The rest is read from here, where this call waits for the job's first pause.
-    let at = &raw const call;
-    // SAFETY: the caller's promise; `call` lives until the job has copied from it.
-    let step = asyncjob::start_job(unbound, move || unsafe { Call::run(at) });
+    // SAFETY: the caller's promise; the job copies the bytes before this call returns.
+    let step = asyncjob::start_job(unbound, move || unsafe { call.run() });
     thread.current.set(resumer);
     let jobs_ctx = library_context::exchange(thread, resumers_ctx);
     match step {
@@ -304,10 +302,10 @@ unsafe fn resume(thread: &Thread, handle: Handle<Record>, outputs: Outputs) -> c
     if record.owner.load(Ordering::Relaxed) != thread.token() {
         return misused();
     }
+    wait_ctx::settle(record.wait_ctx.load(Ordering::Relaxed));
     let Some(job) = record.paused.take() else {
         return misused(); // it is running: this is it, or one that it started
     };
-    wait_ctx::settle(record.wait_ctx.load(Ordering::Relaxed));
     let resumer = thread.current.replace(Some(slot));
     let resumers_ctx = library_context::exchange(thread, record.default_ctx.get());
     let step = ManuallyDrop::into_inner(job).resume();
@@ -379,6 +377,7 @@ impl Outputs {
 type Function = unsafe extern "C" fn(*mut c_void) -> c_int;
 
 /// A job's function and what it is called with (S22, S23).
+#[derive(Clone, Copy)]
 struct Call {
     func: Function,
     /// NULL, or the program's bytes: above [`SMALL`](Self::SMALL) a copy on the heap, which the job frees.
@@ -410,12 +409,10 @@ impl Call {
 
     /// # Safety
     ///
-    /// `call` came from [`new`](Self::new), whose promise still holds; `func` may be called with these bytes, and is called
-    /// now, once.
+    /// The promise of [`new`](Self::new) still holds; `func` may be called with these bytes. Called once.
     #[inline]
-    unsafe fn run(call: *const Self) -> c_int {
-        // SAFETY: the caller's promise.
-        let Call { func, args, size } = unsafe { call.read() };
+    unsafe fn run(self) -> c_int {
+        let Call { func, args, size } = self;
         match size {
             // SAFETY: the caller's promise.
             0 => unsafe { func(ptr::null_mut()) },

@@ -7,7 +7,7 @@ mod by_hand;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use asyncjob::{JobBuilder, Step, WaitCtx, block_pause, current_job_id, pause_job, start_job};
+use asyncjob::{JobBuilder, StackSize, Step, WaitCtx, block_pause, current_job_id, pause_job, start_job};
 use by_hand::{finished, paused_with, run};
 
 thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
@@ -101,14 +101,25 @@ fn nested_jobs() {
     assert_eq!(allocations(work), 0);
 }
 
-/// A closure of any size waits on the starter's stack, not in the heap.
+/// A closure of up to a page moves to the job's stack; a larger one to the heap, because the stack has other uses.
 #[test]
 fn large_closures() {
     let ctx = WaitCtx::new();
     run(|| ());
-    let large = [1u8; 20_000];
-    let start = || start_job(&ctx, move || std::hint::black_box(large)[7]);
-    assert_eq!(allocations(|| assert_eq!(finished(start().unwrap()), 1)), 0);
+    fn cost<const SIZE: usize>(ctx: &WaitCtx) -> usize {
+        let large = [1u8; SIZE];
+        let start = || start_job(ctx, move || std::hint::black_box(large)[7]);
+        allocations(|| assert_eq!(finished(start().unwrap()), 1))
+    }
+    assert_eq!(cost::<4096>(&ctx), 0);
+    assert_eq!(cost::<20_000>(&ctx), 1);
+
+    let larger_than_its_stack = [1u8; 20_000];
+    let small = JobBuilder::new().stack_size(StackSize::MIN);
+    let step = small.start(&ctx, move || {
+        larger_than_its_stack.iter().filter(|&&byte| byte == 1).count()
+    });
+    assert_eq!(finished(step.unwrap()), 20_000);
 }
 
 /// What does allocate, each once: hooks, a ctx, and a name that is not static.

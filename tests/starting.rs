@@ -213,7 +213,7 @@ fn a_name_is_seen_on_both_sides() {
     finished(next.resume());
 }
 
-/// Closures of every size around the one (1024 bytes) up to which corosensei moves a closure to a new stack.
+/// Closures of every size around those that mattered: corosensei moves up to 1024 bytes, we move up to 4096.
 #[test]
 fn closures_of_any_size() {
     fn moved<const N: usize>() {

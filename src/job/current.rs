@@ -1,0 +1,138 @@
+//! The job that runs this code: which it is, and whether it may pause.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+use super::JobId;
+use super::frame::{BLOCKED, Header};
+use crate::wait_ctx::WaitCtx;
+
+/// The job that runs this code, if any (`ASYNC_get_current_job(3)`, S46).
+///
+/// ```
+/// use asyncjob::{JobBuilder, Step, WaitCtx, current_job};
+///
+/// assert!(current_job().is_none());
+/// let ctx = WaitCtx::new();
+/// let step = JobBuilder::new().name("signer").start(&ctx, || current_job().unwrap());
+/// let Ok(Step::Finished(job)) = step else { panic!() };
+/// assert_eq!(job.name(), Some("signer"));
+/// assert!(job.wait_ctx().ptr_eq(&ctx));
+/// ```
+pub fn current_job() -> Option<CurrentJob> {
+    with_current(|header| CurrentJob {
+        id: header.id,
+        // SAFETY: the job runs, so nobody writes its name.
+        name: unsafe { &*header.name.get() }.clone(),
+        ctx: header.wait_ctx().clone(),
+    })
+}
+
+/// The id of the job that runs this code, without the cost of a whole [`current_job`].
+#[inline]
+pub fn current_job_id() -> Option<JobId> {
+    with_current(|header| header.id)
+}
+
+/// What a job knows of itself: see [`current_job`].
+#[derive(Clone, Debug)]
+pub struct CurrentJob {
+    id: JobId,
+    name: Option<Cow<'static, str>>,
+    ctx: WaitCtx,
+}
+
+impl CurrentJob {
+    /// Its id.
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// Its name, if [`JobBuilder::name`](super::JobBuilder::name) gave it one.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The ctx that it was started with.
+    pub fn wait_ctx(&self) -> &WaitCtx {
+        &self.ctx
+    }
+}
+
+/// Makes [`pause_job`](super::pause_job) do nothing in this job until the guard is dropped (`ASYNC_block_pause(3)`).
+///
+/// Guards nest. They belong to the job that made them and end with it at the latest (a fix of S43 and S44). Outside a
+/// job a guard does nothing.
+///
+/// ```
+/// use asyncjob::{Pause, Step, WaitCtx, block_pause, pause_job, start_job};
+///
+/// let step = start_job(&WaitCtx::new(), || {
+///     let _lock_is_held = block_pause();
+///     pause_job()
+/// });
+/// let Ok(Step::Finished(pause)) = step else { panic!("it cannot have paused") };
+/// assert_eq!(pause, Ok(Pause::Blocked));
+/// ```
+pub fn block_pause() -> BlockPause {
+    let job = with_current(|header| {
+        header.blocked.set(header.blocked.get() + 1);
+        header.set_flag(BLOCKED);
+        (NonNull::from(header), header.id)
+    });
+    BlockPause { job }
+}
+
+/// Keeps the job from pausing: see [`block_pause`].
+#[must_use = "pauses are blocked only until the guard is dropped"]
+#[derive(Debug)]
+pub struct BlockPause {
+    job: Option<(NonNull<Header>, JobId)>,
+}
+
+impl Drop for BlockPause {
+    fn drop(&mut self) {
+        let Some((job, id)) = self.job else { return };
+        // The guard may have been carried out of the job and outlive it. A job with a guard cannot pause, so if it still
+        // exists it is running: look for it there before touching it.
+        let mut running = CURRENT.get();
+        while let Some(at) = running {
+            // SAFETY: every header in the chain belongs to a job that is running, and so exists.
+            let header = unsafe { at.as_ref() };
+            if at == job && header.id == id {
+                header.blocked.set(header.blocked.get() - 1);
+                if header.blocked.get() == 0 {
+                    header.clear_flag(BLOCKED);
+                }
+                return;
+            }
+            running = header.parent.get();
+        }
+    }
+}
+
+/// Whether this code runs inside a job.
+pub(crate) fn is_in_job() -> bool {
+    CURRENT.get().is_some()
+}
+
+/// Calls `f` with the ctx of the job that runs this code.
+pub(crate) fn with_current_ctx<R>(f: impl FnOnce(&WaitCtx) -> R) -> Option<R> {
+    with_current(|header| f(header.wait_ctx()))
+}
+
+thread_local! {
+    /// The innermost job that runs on this thread. Only [`Running`](super::frame::Running) writes it.
+    ///
+    /// A plain store after a resume would leave it dangling when a panic passes; a guard does not. The compiler may keep
+    /// the address of this variable across a switch: right, because a job never changes its thread.
+    pub(super) static CURRENT: Cell<Option<NonNull<Header>>> = const { Cell::new(None) };
+}
+
+/// Calls `f` with the header of the job that runs this code.
+#[inline]
+pub(super) fn with_current<R>(f: impl FnOnce(&Header) -> R) -> Option<R> {
+    // SAFETY: CURRENT points to the header of the job that runs this code; `f` cannot end that job.
+    CURRENT.get().map(|header| f(unsafe { header.as_ref() }))
+}

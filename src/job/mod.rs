@@ -1,0 +1,470 @@
+//! A job: synchronous code on a stack of its own, which can pause.
+//!
+//! ```text
+//!                     start_job                       resume
+//!                         |                             |
+//!                         v        pause_job            v
+//!                      running  -------------------> paused --- cancel, drop, force_unwind, abandon
+//!                         |     <-------------------    |
+//!                         | returns, or panics          |
+//!                         v                             v
+//!                     finished                      finished, or quarantined
+//! ```
+//!
+//! | state | is | left by |
+//! |---|---|---|
+//! | running | in the chain of `CURRENT`: the job itself, and each job that it was started or resumed in (S37) | the job |
+//! | paused | a [`Job`] somebody holds | its holder, in one of the five ways drawn |
+//! | finished | a value in [`Step::Finished`]; the stack is back in the pool | nobody |
+//! | quarantined | a stack nobody will run, use or free again, because somebody may still write to it (S88) | nobody |
+//!
+//! A [`Job`] is resumed by value, so a job cannot be resumed twice or after its end (S33), and it is `!Send`, so it
+//! cannot be resumed on another thread (S34): what crashes a C program does not compile here.
+//!
+//! # The stack of a job
+//!
+//! ```text
+//!   +----------------+ <- the slot's end
+//!   | Plate          |    what an overflow report prints (crate::stack)
+//!   +----------------+ <- Stack::top
+//!   | Frame: Header  |    what this module knows of the job
+//!   |   + Coroutine  |    where it is suspended
+//!   +----------------+ <- base, as corosensei sees it
+//!   | closure, then  |
+//!   | its frames ... |    grows down
+//!   ~                ~
+//!   +----------------+
+//!   | guard          |
+//!   +----------------+ <- Stack::limit
+//! ```
+//!
+//! Everything about a job lies in its slot: a start from a warm pool allocates nothing, and resuming touches the cache
+//! lines next to the frames that run anyway.
+//!
+//! # Why `pause_job` is small and inline
+//!
+//! A return whose call was made before a switch is mispredicted after it, 10 ns each. The fast path of [`pause_job`] is
+//! therefore inlined into the job together with corosensei's suspend; everything else is cold and out of line.
+
+mod current;
+mod frame;
+
+use std::any::Any;
+use std::backtrace::Backtrace;
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::thread;
+
+use corosensei::CoroutineResult;
+
+use crate::error::{Cancelled, StartError};
+use crate::hooks::SwitchHooks;
+use crate::pool;
+use crate::stack::StackSize;
+use crate::wait_ctx::WaitCtx;
+
+pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
+pub(crate) use current::{is_in_job, with_current_ctx};
+
+use current::CURRENT;
+use frame::{
+    Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ENTERED_PANICKING, Frame, Header, REPORT, Running, refused, run,
+    start,
+};
+
+/// Whether jobs work on this system: always, on every target this crate compiles for (S8).
+pub fn is_capable() -> bool {
+    true
+}
+
+/// Runs `f` as a job, at once and on this thread, until it returns or pauses (`ASYNC_start_job(3)`).
+///
+/// The job is bound to `ctx` until it ends (S27). A job may start and resume jobs itself; each pauses to whoever
+/// resumed it last (a fix of S37).
+///
+/// # Errors
+///
+/// [`StartError`], with `f` in it, when the thread's pool is at its limit or the system has no memory for a stack.
+///
+/// # Panics
+///
+/// A panic in the job leaves the call that ran it: this one, or [`Job::resume`]. The job has ended then.
+///
+/// ```
+/// use asyncjob::{Step, WaitCtx, pause_job, start_job};
+///
+/// let ctx = WaitCtx::new();
+/// let step = start_job(&ctx, || {
+///     let mut sum = 1;
+///     pause_job().unwrap();
+///     sum += 1;
+///     sum
+/// });
+/// let Ok(Step::Paused(job)) = step else { panic!("it pauses first") };
+/// let Step::Finished(sum) = job.resume() else { panic!("then it ends") };
+/// assert_eq!(sum, 2);
+/// ```
+#[inline]
+pub fn start_job<F, T>(ctx: &WaitCtx, f: F) -> Result<Step<T>, StartError<F>>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    let stack = match pool::take(None) {
+        Ok(stack) => stack,
+        Err(refusal) => return Err(refused(refusal, f)),
+    };
+    Ok(start(stack, ctx, Attributes::NONE, f))
+}
+
+/// Gives control back to whoever started or resumed this job last, until they resume it (`ASYNC_pause_job(3)`).
+///
+/// It may return without a reason, so pause in a loop that checks what you wait for. Outside a job, and while
+/// [`block_pause`] is in force, it does nothing and says so (S40).
+///
+/// # Errors
+///
+/// [`Cancelled`] when the job is to end. Later calls give it again, without pausing, so that cleaning up needs no
+/// special case; a job that goes on for a thousand pauses is taken off its stack for good.
+///
+/// # Thread-locals
+///
+/// While this job is paused other code runs on the thread. Do not pause inside `LocalKey::with` on a value that others
+/// use, with a `RefCell` borrow or a lock guard that they need, or inside `tokio`'s enter guards: [`block_pause`] stops
+/// code that you do not control from pausing there, and [`SwitchHooks`] swap state that should travel with the job.
+/// Soundness cannot be kept for a library that hands out a reference into a thread-local and relies on leaving the call
+/// before anything else runs (`scoped_tls` does): do not pause below such a call.
+#[inline]
+pub fn pause_job() -> Result<Pause, Cancelled> {
+    let Some(header) = CURRENT.get() else {
+        return Ok(Pause::NotInJob);
+    };
+    // SAFETY: CURRENT points to the header of the job that runs this code, which lies on the job's own slot.
+    let header = unsafe { header.as_ref() };
+    if header.flags.get() & (CANCELLED | BLOCKED) != 0 || thread::panicking() {
+        return header.pause_cold();
+    }
+    header.suspend();
+    if header.flags.get() & (CANCELLED | REPORT) != 0 {
+        return header.resumed_cold();
+    }
+    Ok(Pause::Resumed)
+}
+
+/// What [`pause_job`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// Paused, and somebody resumed the job.
+    Resumed,
+    /// Nothing: this code runs outside any job.
+    NotInJob,
+    /// Nothing: [`block_pause`] is in force.
+    Blocked,
+    /// Nothing: the thread is panicking, and whoever would run next would run with `std::thread::panicking()` true.
+    Panicking,
+}
+
+/// Starts a job with a name, a stack of its own size, or hooks.
+///
+/// ```
+/// use asyncjob::{JobBuilder, StackSize, Step, WaitCtx};
+///
+/// let job = JobBuilder::new().name("deep").stack_size(StackSize::at_least(1 << 20));
+/// let Ok(Step::Finished(sum)) = job.start(&WaitCtx::new(), || {
+///     let large = [1u8; 600_000];
+///     std::hint::black_box(&large).iter().map(|&byte| u32::from(byte)).sum::<u32>()
+/// }) else { panic!() };
+/// assert_eq!(sum, 600_000);
+/// ```
+#[derive(Default)]
+#[must_use = "a builder does nothing until `start`"]
+pub struct JobBuilder {
+    attributes: Attributes,
+    stack_size: Option<StackSize>,
+}
+
+impl JobBuilder {
+    /// A job without a name or hooks, on a stack of the pool.
+    pub fn new() -> Self {
+        JobBuilder {
+            attributes: Attributes::NONE,
+            stack_size: None,
+        }
+    }
+
+    /// A name for overflow reports, panics and lists of jobs.
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.attributes.name = Some(name.into());
+        self
+    }
+
+    /// A stack of another size than the pool's. It still counts for the pool's limit.
+    pub fn stack_size(mut self, size: StackSize) -> Self {
+        self.stack_size = Some(size);
+        self
+    }
+
+    /// Thread state that travels with the job.
+    pub fn hooks(mut self, hooks: impl SwitchHooks + 'static) -> Self {
+        self.attributes.hooks = Some(Box::new(hooks));
+        self
+    }
+
+    /// As [`start_job`].
+    ///
+    /// # Errors
+    ///
+    /// As [`start_job`]. The hooks are dropped, not called.
+    ///
+    /// # Panics
+    ///
+    /// As [`start_job`].
+    pub fn start<F, T>(self, ctx: &WaitCtx, f: F) -> Result<Step<T>, StartError<F>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        self.try_start(ctx, f).map_err(|(_, refused)| refused)
+    }
+
+    /// As `start`, but nothing is lost.
+    pub(crate) fn try_start<F, T>(self, ctx: &WaitCtx, f: F) -> Result<Step<T>, (Self, StartError<F>)>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        match pool::take(self.stack_size) {
+            Ok(stack) => Ok(start(stack, ctx, self.attributes, f)),
+            Err(refusal) => Err((self, refused(refusal, f))),
+        }
+    }
+}
+
+impl fmt::Debug for JobBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobBuilder")
+            .field("name", &self.attributes.name)
+            .field("stack_size", &self.stack_size)
+            .field("hooks", &self.attributes.hooks.is_some())
+            .finish()
+    }
+}
+
+/// How far a job got: what [`start_job`] and [`Job::resume`] return.
+#[derive(Debug)]
+#[must_use = "dropping a paused job cancels it"]
+pub enum Step<T> {
+    /// It returned this (`ASYNC_FINISH`).
+    Finished(T),
+    /// It paused (`ASYNC_PAUSE`).
+    Paused(Job<T>),
+}
+
+/// Identifies a job for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(u64);
+
+impl JobId {
+    /// As a number, never 0.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// A paused job. Dropping it cancels it.
+///
+/// What is misuse in C does not compile. A job stays on its thread (S34):
+///
+/// ```compile_fail,E0277
+/// fn send<T: Send>() {}
+/// send::<asyncjob::Job<()>>();
+/// ```
+///
+/// nor is it shared with another one, nor is the guard that keeps it from pausing:
+///
+/// ```compile_fail,E0277
+/// fn sync<T: Sync>() {}
+/// sync::<asyncjob::Job<()>>();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn send<T: Send>() {}
+/// send::<asyncjob::BlockPause>();
+/// ```
+///
+/// It is resumed once for each pause (S33):
+///
+/// ```compile_fail,E0382
+/// # use asyncjob::*;
+/// # let Ok(Step::Paused(job)) = start_job(&WaitCtx::new(), || pause_job().unwrap()) else { panic!() };
+/// let first = job.resume();
+/// let again = job.resume();
+/// ```
+///
+/// It borrows nothing from whoever starts it, because it may outlive them:
+///
+/// ```compile_fail,E0597
+/// # use asyncjob::*;
+/// let message = String::from("Hello world!");
+/// let step = start_job(&WaitCtx::new(), || println!("{}", &message));
+/// ```
+#[must_use = "dropping a paused job cancels it"]
+pub struct Job<T> {
+    frame: NonNull<Frame<T>>,
+    _not_send: PhantomData<*mut T>,
+}
+
+impl<T> Job<T> {
+    /// Runs the job until it returns or pauses again.
+    ///
+    /// # Panics
+    ///
+    /// With the panic of the job, which has ended then.
+    #[inline(always)] // see `run`
+    pub fn resume(self) -> Step<T> {
+        self.header().wait_ctx().settle();
+        let frame = ManuallyDrop::new(self).frame;
+        // SAFETY: a Job points to the frame of a paused job, and this consumed the only one that does.
+        unsafe { run(frame) }
+    }
+
+    /// Asks the job to end: its pause returns [`Cancelled`], and the job returns through its own code.
+    ///
+    /// `None` if it does not end: it paused a thousand times more. Its stack is quarantined then, and nothing on it is
+    /// dropped.
+    ///
+    /// # Panics
+    ///
+    /// With the panic of the job, which has ended then.
+    pub fn cancel(self) -> Option<T> {
+        self.header().set_flag(CANCELLED);
+        if thread::panicking() {
+            self.header().set_flag(ENTERED_PANICKING);
+        }
+        self.header().pauses_left.set(CANCELLED_PAUSES);
+        match self.resume() {
+            Step::Finished(value) => Some(value),
+            Step::Paused(job) => {
+                job.abandon();
+                None
+            }
+        }
+    }
+
+    /// Ends the job by unwinding its stack from its pause: destructors run, code after the pause does not.
+    ///
+    /// For jobs that are Rust all the way. Through an `extern "C"` frame this aborts the process, and a mutex that the
+    /// job holds is poisoned: that is why [`cancel`](Self::cancel) and drop never do it.
+    ///
+    /// # Panics
+    ///
+    /// With another panic, if a destructor of the job panics and something on its stack catches it.
+    pub fn force_unwind(self) {
+        self.header().wait_ctx().settle(); // it runs again
+        let frame = ManuallyDrop::new(self).frame;
+        let mut running = Running::enter(frame);
+        running.coroutine().force_unwind();
+    }
+
+    /// Gives the job up without running it again, because something may still write to its stack: an engine's
+    /// completion record, a C library's buffer (S88).
+    ///
+    /// The stack stays mapped and out of use for the life of the process, counted by
+    /// [`quarantined`](crate::stack::quarantined) and for the limit of its pool. Nothing on it is dropped. The job's
+    /// hold on its wait ctx ends.
+    pub fn abandon(self) {
+        let frame = ManuallyDrop::new(self).frame;
+        // SAFETY: nobody can reach the frame any more, and the paused coroutine is never touched again.
+        unsafe { Header::dismantle(frame.cast(), pool::quarantine) };
+    }
+
+    /// Its id.
+    pub fn id(&self) -> JobId {
+        self.header().id
+    }
+
+    /// Its name, if [`JobBuilder::name`] gave it one.
+    pub fn name(&self) -> Option<&str> {
+        // SAFETY: a name is written at the start and the end of a job only.
+        unsafe { &*self.header().name.get() }.as_deref()
+    }
+
+    /// The ctx that it was started with.
+    pub fn wait_ctx(&self) -> &WaitCtx {
+        self.header().wait_ctx()
+    }
+
+    /// How many bytes of its stack were used so far: whole pages, or words if the pool measures
+    /// [exactly](crate::PoolConfig::exact_high_water). A stack that served other jobs before keeps the mark of the deepest.
+    /// One system call.
+    ///
+    /// ```
+    /// use asyncjob::{Step, WaitCtx, pause_job, start_job};
+    ///
+    /// let step = start_job(&WaitCtx::new(), || {
+    ///     std::hint::black_box([1u8; 20_000]);
+    ///     pause_job()
+    /// });
+    /// let Ok(Step::Paused(job)) = step else { panic!() };
+    /// assert!(job.high_water() >= 20_000);
+    /// # drop(job);
+    /// ```
+    pub fn high_water(&self) -> usize {
+        self.header().stack.high_water()
+    }
+
+    /// Where the job is paused, with the frames of this call below it.
+    ///
+    /// The job captures it itself: it wakes inside its pause, looks around, and pauses again. To the job nothing
+    /// happened.
+    pub fn backtrace(&mut self) -> Backtrace {
+        let mut backtrace = Backtrace::disabled();
+        let header = self.header();
+        header.report.set(&raw mut backtrace);
+        header.set_flag(REPORT);
+        let mut running = Running::enter(self.frame);
+        let result = running.coroutine().resume(());
+        debug_assert!(matches!(result, CoroutineResult::Yield(())), "a report pauses again");
+        drop(running);
+        self.header().clear_flag(REPORT);
+        backtrace
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: a Job points to the frame of a paused job, which begins with its header; the header's fields are cells.
+        unsafe { self.frame.cast::<Header>().as_ref() }
+    }
+}
+
+impl<T> Drop for Job<T> {
+    /// Cancels the job. A panic of it has been reported by the panic hook and goes no further: whoever drops a job did
+    /// not ask for its result.
+    fn drop(&mut self) {
+        let job = Job {
+            frame: self.frame,
+            _not_send: PhantomData,
+        };
+        // The result is dropped in there too: it may panic itself.
+        let _: Result<(), Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| drop(job.cancel())));
+    }
+}
+
+impl<T> fmt::Debug for Job<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .field("wait_ctx", self.wait_ctx())
+            .finish()
+    }
+}

@@ -1,4 +1,4 @@
-//! Promise: from a warm pool, a job costs no allocation: not its start, its pauses, its resumes, nor its end.
+//! Promise: from a warm pool, a job costs no allocation (S71): not its start, its pauses, its resumes, nor its end.
 //!
 //! Alone in its file because it counts in the global allocator; by thread, because the test harness has its own.
 

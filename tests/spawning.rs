@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use asyncjob::future::{AwaitError, await_future, await_or_block};
 use asyncjob::scheduler::{JoinError, JoinHandle, Scheduler};
-use asyncjob::{JobBuilder, PoolConfig, SpawnError, Status, WaitCtx, current_job, init_thread, pause_job, pool_stats};
+use asyncjob::{
+    JobBuilder, PoolConfig, SpawnError, Status, WaitCtx, WaitFd, WaitKey, current_job, init_thread, pause_job,
+    pool_stats,
+};
 use by_hand::{Drops, Log, in_use};
 
 #[track_caller]
@@ -588,19 +591,21 @@ fn destructors_that_panic() {
         PanicsAtDrop
     });
     let returning = returning.unwrap();
-    let ctx = WaitCtx::new();
-    ctx.set_wait_fd_with(
-        asyncjob::WaitFd::new(asyncjob::WaitKey::unique(), -1),
-        Box::new(PanicsAtDrop),
-    );
-    let in_ctx = scheduler.spawn_with(JobBuilder::new(), ctx, || ()).unwrap();
+    let owner = || {
+        let (ctx, nowhere) = (WaitCtx::new(), WaitFd::new(WaitKey::unique(), -1));
+        ctx.set_wait_fd_with(nowhere, Box::new(PanicsAtDrop));
+        ctx
+    };
+    let in_ctx = scheduler.spawn_with(JobBuilder::new(), owner(), || ()).unwrap();
+    let paused = scheduler.spawn_with(JobBuilder::new(), owner(), || assert!(pause_job().is_ok()));
+    let paused = paused.unwrap();
     turn(&scheduler);
     returning.cancel();
     let last = scheduler.spawn(|| 1).unwrap();
     scheduler.run().unwrap();
     assert!(matches!(unstarted.join(), Err(JoinError::Cancelled)));
     assert!(matches!(returning.join(), Err(JoinError::Cancelled)));
-    assert!(in_ctx.join().is_ok());
+    assert!(in_ctx.join().is_ok() && paused.join().is_ok());
     assert_eq!(last.join().unwrap(), 1);
     assert_eq!(scheduler.live_jobs(), 0);
 }

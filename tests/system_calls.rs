@@ -1,4 +1,4 @@
-//! Promise: what the fast paths cost in system calls, counted by strace.
+//! Promise: what the fast paths cost in system calls, counted by strace (S73 counts those of OpenSSL).
 //!
 //! | what | system calls |
 //! |---|---|

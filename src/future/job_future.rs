@@ -240,7 +240,7 @@ impl<T: 'static> Future for JobFuture<T> {
             },
             State::Paused(job, had_turn) => match this.verdict(had_turn, task) {
                 Verdict::Resume => {
-                    this.relay.called.store(false, Ordering::Relaxed);
+                    this.relay.act();
                     job.resume()
                 }
                 Verdict::End(error) => {
@@ -380,6 +380,15 @@ impl Relay {
         let old = task.replace(waker.clone());
         drop(task);
         drop(old); // after the lock: dropping a waker may run anything
+    }
+
+    /// The job is about to be resumed: a wake from now on is about its next pause.
+    fn act(&self) {
+        // A swap and not a store: a wake that came since the check is acted on as well, so what its thread did before must be
+        // visible to the job, or the wake is lost.
+        if self.called.load(Ordering::Relaxed) {
+            self.called.swap(false, Ordering::AcqRel);
+        }
     }
 
     /// There is nothing to wake any more.

@@ -405,7 +405,8 @@ impl Wake for Relay {
 
     fn wake_by_ref(self: &Arc<Self>) {
         // Before the wake: the poll that follows it has to see this.
-        self.called.store(true, Ordering::Release);
+        // A swap again, so that of two wakes at once both are visible to whoever acts on them.
+        self.called.swap(true, Ordering::AcqRel);
         let task = self.task.lock().clone();
         if let Some(task) = task {
             task.wake();

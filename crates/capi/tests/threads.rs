@@ -1,10 +1,17 @@
 //! Jobs, engines and freed wait ctxs on many threads at once.
 //!
-//! How far the tools follow: Valgrind knows our stacks (they are registered with it), so memcheck follows every switch. Helgrind
-//! does not see the locks (they are futexes, not pthread mutexes) through which stacks and handles pass from thread to thread,
-//! and reports each reuse of a stack as a race: of no use here.
+//! How far the tools follow:
+//!
+//! - Valgrind knows our stacks (they are registered with it), so memcheck follows every switch.
+//! - ThreadSanitizer takes a job for a part of the thread that runs it, which it is, and sees races in it (the control has one).
+//!   The stacks in its reports are right up to the job's first frame. The standard library is not instrumented.
+//! - Helgrind does not see the locks (futexes, not pthread mutexes) through which stacks and handles pass from thread to thread,
+//!   and reports each reuse of a stack as a race: of no use here.
 
 mod support;
+
+use std::path::Path;
+use std::process::Command;
 
 use support::{OPENSSL, On, compile, describe, is_installed, printed};
 
@@ -27,4 +34,54 @@ fn memcheck_has_nothing_to_say() {
     let mut command = On::Ours.under_valgrind(&program, &["--leak-check=full", "--fair-sched=yes"]);
     let output = command.arg("12").output().unwrap();
     assert!(output.status.success(), "{}", describe(&output));
+}
+
+#[test]
+#[ignore = "builds the library once more, with an option that a stable compiler refuses unless RUSTC_BOOTSTRAP is set"]
+fn thread_sanitizer_sees_no_race_and_would() {
+    let directory = build_sanitized();
+    let (search, find) = (format!("-L{directory}"), format!("-Wl,-rpath,{directory}"));
+    let ours = ["-fsanitize=thread", "-rdynamic", &search, "-lasyncjob", &find];
+    let arguments = [&ours, OPENSSL].concat();
+
+    let program = compile("tests/c/threads_sanitized.c", &arguments);
+    let output = Command::new(program).output().unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        describe(&output)
+    );
+
+    let control = compile("tests/c/threads_racing.c", &arguments);
+    let output = Command::new(control).arg("20").output().unwrap();
+    assert!(
+        !output.status.success() && describe(&output).contains("data race"),
+        "{}",
+        describe(&output)
+    );
+}
+
+/// The library under ThreadSanitizer: the directory that it is in.
+fn build_sanitized() -> String {
+    let host = "x86_64-unknown-linux-gnu"; // naming it keeps the options away from build scripts
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sanitized");
+    let status = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            "asyncjob-capi",
+            "--target",
+            host,
+            "--target-dir",
+        ])
+        .arg(&target)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(status.success());
+    target.join(host).join("release").display().to_string()
 }

@@ -39,10 +39,17 @@ static int callback(void *unused)
     return 1;
 }
 
+#ifdef RACE
+static int raced;                   /* a control: a checker that sees nothing here sees nothing */
+#endif
+
 static int operate(void *argument)
 {
     struct operation *o = argument;
     ASYNC_JOB *me = ASYNC_get_current_job();
+#ifdef RACE
+    raced++;
+#endif
 
     for (int i = 0; i < 1 + o->number % 3; i++) {
         ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(me);

@@ -1,0 +1,3 @@
+/* The control: the same with a race in it. */
+#define RACE
+#include "threads_sanitized.c"

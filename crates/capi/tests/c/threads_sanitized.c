@@ -1,0 +1,23 @@
+/* threads.c for ThreadSanitizer: GCC's has other names for three functions than LLVM, which compiles the library. */
+#include <string.h>
+
+void *__tsan_memcpy(void *to, const void *from, size_t size);
+void *__tsan_memmove(void *to, const void *from, size_t size);
+void *__tsan_memset(void *to, int value, size_t size);
+
+void *__tsan_memcpy(void *to, const void *from, size_t size)
+{
+    return memcpy(to, from, size);
+}
+
+void *__tsan_memmove(void *to, const void *from, size_t size)
+{
+    return memmove(to, from, size);
+}
+
+void *__tsan_memset(void *to, int value, size_t size)
+{
+    return memset(to, value, size);
+}
+
+#include "threads.c"

@@ -46,12 +46,59 @@ pub(crate) fn write(cells: &[Cell], paced: &[Cell]) -> Result<(), Box<dyn Error>
     for cell in paced {
         writeln!(extra, "{}", row(cell))?;
     }
+    extra += &format!("\n{}", goals(cells, paced).ok_or("nothing was measured")?);
     println!("{extra}");
     let directory = target()?;
     fs::write(directory.join("handshakes.md"), table + &extra)?;
     draw(cells, &directory.join("handshakes.svg"))?;
     println!("{}", directory.join("handshakes.svg").display());
     Ok(())
+}
+
+/// What the table says of what was to be reached.
+fn goals(cells: &[Cell], paced: &[Cell]) -> Option<String> {
+    let jobs = || cells.iter().filter(|cell| cell.mode == Mode::Job);
+    let beside = |job: &Cell| {
+        let same = |cell: &&Cell| cell.latency == job.latency && cell.outstanding == job.outstanding;
+        let peer = cells.iter().filter(same).find(|cell| cell.mode == Mode::BlockInPlace)?;
+        Some(job.handshakes_a_second / peer.handshakes_a_second)
+    };
+    let least = jobs().filter_map(beside).fold(f64::INFINITY, f64::min);
+    let threads = jobs().map(|cell| cell.threads);
+    let (few, many) = (threads.clone().min()?, threads.max()?);
+    // Where all of them wait at the same time: the longest latency.
+    let longest = jobs().map(|cell| cell.latency).max()?;
+    let waiting = || jobs().filter(|cell| cell.latency == longest);
+    let (small, large) = (
+        waiting().min_by_key(|cell| cell.outstanding)?,
+        waiting().max_by_key(|cell| cell.outstanding)?,
+    );
+    let each = |kib: u64, count: usize| kib as f64 / count.max(1) as f64;
+    let whole = each(large.resident_kib - large.idle_resident_kib, large.outstanding);
+    let more = each(
+        large.resident_kib - small.resident_kib,
+        large.outstanding - small.outstanding,
+    );
+    let idle = paced.first()?;
+    let busy = paced.iter().skip(1).find(|cell| cell.mode == Mode::Job)?;
+    let times = busy.probe_p99.as_secs_f64() / idle.probe_p99.as_secs_f64();
+    let (count, outstanding) = (large.handshakes_a_second, large.outstanding);
+    Some(format!(
+        "\
+Of the job mode:
+
+- threads: {few} to {many};
+- with {outstanding} outstanding and a signer of {} ms: {count:.0} handshakes a second of {:.0} possible;
+- handshakes a second, as a share of block_in_place's: {:.0}% in the worst cell;
+- resident memory for each of these {outstanding}: {whole:.1} KiB, and {more:.1} KiB for each one above {};
+- the probe's p99 at {:.0}% of a core: {times:.2} times its p99 alone.
+",
+        longest.as_millis(),
+        outstanding as f64 / longest.as_secs_f64(),
+        100.0 * least,
+        small.outstanding,
+        100.0 * busy.cpu,
+    ))
 }
 
 /// Where this program was built: `target`, above `release/deps`.

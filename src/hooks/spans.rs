@@ -38,23 +38,26 @@ pub struct Spans {
 
 impl SwitchHooks for Spans {
     fn enter(&mut self) {
-        get_default(|subscriber| {
-            let outside = exit_all(subscriber);
-            self.below = outside.len();
-            enter_all(subscriber, &outside);
-            enter_all(subscriber, &self.inside);
-        });
+        let subscriber = subscriber();
+        let outside = exit_all(&subscriber);
+        self.below = outside.len();
+        enter_all(&subscriber, &outside);
+        enter_all(&subscriber, &self.inside);
     }
 
     fn leave(&mut self) {
-        get_default(|subscriber| {
-            self.inside = exit_all(subscriber);
-            // Counted, not compared: a job may enter a span that its resumer is in, too.
-            let own = self.inside.len().saturating_sub(self.below);
-            let outside = self.inside.split_off(own);
-            enter_all(subscriber, &outside);
-        });
+        let subscriber = subscriber();
+        self.inside = exit_all(&subscriber);
+        // Counted, not compared: a job may enter a span that its resumer is in, too.
+        let own = self.inside.len().saturating_sub(self.below);
+        let outside = self.inside.split_off(own);
+        enter_all(&subscriber, &outside);
     }
+}
+
+/// A handle, not a visit: within `get_default` a registry finds no subscriber to close spans with, and would keep them for ever.
+fn subscriber() -> Dispatch {
+    get_default(Dispatch::clone)
 }
 
 /// The spans that were entered, innermost first.

@@ -1,7 +1,7 @@
 //! With the feature `tracing`, what a job logs is in the spans of that job, and what others log is not.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 
 use asyncjob::future::await_future;
@@ -104,5 +104,25 @@ fn a_job_may_enter_the_span_that_it_is_in_already() {
             current()
         });
         assert_eq!(job.instrument(request).await.unwrap(), Some("request"));
+    });
+}
+
+#[test]
+fn a_job_that_pauses_leaves_the_spans_of_its_resumer_as_they_were() {
+    with_registry(async {
+        let job = asyncjob_tokio::job(|| {
+            let _span = info_span!("signature").entered();
+            await_future(tokio::task::yield_now()).unwrap();
+        });
+        let mut job = std::pin::pin!(job);
+        let request = info_span!("request");
+        let poll = poll_fn(|task| {
+            let _outer = info_span!("connection").entered();
+            let _inner = request.enter();
+            let polled = job.as_mut().poll(task);
+            assert_eq!(current(), Some("request"));
+            polled
+        });
+        poll.await.unwrap();
     });
 }

@@ -27,6 +27,7 @@
 //! | `page_tables` | bytes of `VmPTE` for all |
 //! | `mappings` | lines of `/proc/self/maps` more than before |
 //! | `in_order_ns`, `random_ns` | one round trip: resume, to the pause, and back |
+//! | `prefetched_ns` | at random, telling the processor of each job some jobs ahead (`Job::prefetch`), as a queue of ready jobs can |
 //! | `resident_before`, `resident_after` | bytes, before the first job and after the last: the heap that the wait ctxs took is glibc's to return, and mostly stays |
 //!
 //! Why 16 KiB of guard and not the default of 64 KiB: each page of a slot costs 8 bytes of page table, guard pages included.
@@ -43,6 +44,8 @@ use asyncjob::{
 
 /// Round trips of each job in each order.
 const ROUNDS: usize = 2;
+/// How many round trips ahead a job is prefetched.
+const AHEAD: usize = 4;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -98,13 +101,10 @@ fn run(options: &Options) -> Result<(), String> {
     let start_seconds = started.elapsed().as_secs_f64();
     let full = Usage::now();
 
-    let in_order_ns = round_trips(&mut jobs, options, "resuming in order", 0..n);
-    let random_ns = round_trips(
-        &mut jobs,
-        options,
-        "resuming at random",
-        order.iter().map(|&index| index as usize),
-    );
+    let at_random = order.iter().map(|&index| index as usize);
+    let in_order_ns = round_trips(&mut jobs, options, "resuming in order", 0..n, false);
+    let random_ns = round_trips(&mut jobs, options, "resuming at random", at_random.clone(), false);
+    let prefetched_ns = round_trips(&mut jobs, options, "resuming with a look ahead", at_random, true);
 
     let slabs: usize = stack_stats().iter().map(|stats| stats.slabs).sum();
     let high_water = stack_stats().iter().map(|stats| stats.high_water).max().unwrap_or(0);
@@ -130,7 +130,7 @@ fn run(options: &Options) -> Result<(), String> {
     println!(
         "jobs={n} stack={} guard={} frames={} start_seconds={start_seconds:.3} start_ns={:.0} floor_ns={:.0} \
          guarded_floor_ns={:.0} start_over_floor={:.3} start_over_guarded_floor={:.3} start_faults={:.4} floor_faults={:.4} resident_per_job={:.0} page_tables={} mappings={} slabs={slabs} \
-         in_order_ns={in_order_ns:.1} random_ns={random_ns:.1} finish_ns={finish_ns:.0} high_water={high_water} \
+         in_order_ns={in_order_ns:.1} random_ns={random_ns:.1} prefetched_ns={prefetched_ns:.1} finish_ns={finish_ns:.0} high_water={high_water} \
          resident_before={} resident_after={}",
         StackSize::at_least(options.stack).bytes(),
         options.guard,
@@ -165,7 +165,7 @@ fn start(ctx: &WaitCtx, number: u64, frames: u32) -> Result<Job<u64>, String> {
 #[inline(never)]
 fn descend(frames: u32, number: u64) -> u64 {
     if frames == 0 {
-        for _ in 0..=2 * ROUNDS {
+        for _ in 0..=3 * ROUNDS {
             pause_job().expect("nobody cancels these jobs");
         }
         return number;
@@ -186,11 +186,16 @@ fn round_trips(
     options: &Options,
     title: &str,
     order: impl Iterator<Item = usize> + Clone,
+    ahead: bool,
 ) -> f64 {
     let started = Instant::now();
     for round in 0..ROUNDS {
         options.progress(title, round * jobs.len() / ROUNDS);
+        let mut next = order.clone().skip(AHEAD);
         for index in order.clone() {
+            if ahead && let Some(next) = next.next().and_then(|next| jobs[next].as_ref()) {
+                next.prefetch();
+            }
             let job = jobs[index].take().expect("a paused job");
             let Step::Paused(job) = job.resume() else {
                 panic!("job {index} finished too early");

@@ -50,6 +50,8 @@ pub(super) fn map(len: usize) -> io::Result<usize> {
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
+    #[cfg(test)]
+    fault::count(len as isize);
     Ok(start as usize)
 }
 
@@ -62,6 +64,8 @@ pub(super) unsafe fn unmap(range: Range) {
     // SAFETY: the caller's promise.
     let result = unsafe { libc::munmap(range.start as *mut _, range.len) };
     debug_assert_eq!(result, 0, "munmap of a range of ours");
+    #[cfg(test)]
+    fault::count(-(range.len as isize));
 }
 
 /// `madvise(2)` on one range.
@@ -210,6 +214,16 @@ pub(crate) mod fault {
     thread_local! {
         static UNTIL: Cell<Option<usize>> = const { Cell::new(None) };
         static NO_GUARD_ADVICE: Cell<bool> = const { Cell::new(false) };
+        static MAPPED: Cell<isize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count(bytes: isize) {
+        MAPPED.set(MAPPED.get() + bytes);
+    }
+
+    /// Bytes that this thread has mapped and not given back.
+    pub(crate) fn mapped() -> isize {
+        MAPPED.get()
     }
 
     /// The `n`-th call from here on fails with `ENOMEM` (0: the next one), and all later ones work. `None`: none does.

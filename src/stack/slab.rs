@@ -40,7 +40,8 @@ const MOST: usize = 1 << 20;
 /// No slab takes more address space than this (a 47-bit address space has 128 of them).
 const MOST_BYTES: usize = 1 << 40;
 /// Steps of 64 bytes by which the tops of neighbours differ. Without them, the same line of every stack falls into the same
-/// set of the cache; with more, they take from the page that the job may use (`benches/memory.rs --stagger` compares).
+/// set of the cache: with 10,000 jobs a round trip in random order took 567 ns instead of 266. Twice as many steps made it 233
+/// at the cost of 512 more bytes of the page that a job may use. (With 1,000 jobs and 1 MiB of L2, nothing changed.)
 const STAGGER: usize = 8;
 
 /// The shape of a slot: what a [`Spec`] becomes on a machine whose pages have the size that they have.

@@ -130,6 +130,7 @@ fn start_with_each_call_failing(guard: usize, secrets: Secrets) -> usize {
         .idle(0);
     init_thread(config).expect("a valid configuration");
     let ctx = WaitCtx::new();
+    let mapped = fault::mapped();
     let mut failed = 0;
     for n in 0.. {
         fault::fail_at(Some(n));
@@ -153,6 +154,7 @@ fn start_with_each_call_failing(guard: usize, secrets: Secrets) -> usize {
             }
             Err(StartError::NoJobs { .. }) => panic!("a failed start still counts for the limit"),
         }
+        assert_eq!(fault::mapped(), mapped, "after call {n} failed");
         assert_eq!(pool_stats().in_use, 0);
         assert_eq!(pool_stats().idle, 0);
         assert_eq!(

@@ -95,11 +95,11 @@ fn median(values: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
+/// By processor time, not the clock: others may share the processor.
 fn openssl_speed(on: On, jobs: &str) -> f64 {
     let mut command = on.command("openssl");
     command.args([
         "speed",
-        "-elapsed",
         "-seconds",
         "1",
         "-bytes",

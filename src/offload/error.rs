@@ -7,7 +7,7 @@ use std::io;
 
 use crate::error::Cancelled;
 
-/// Why [`Offload::run`] has no value.
+/// Why [`Offload::run`](super::Offload::run) has no value.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OffloadError {
@@ -20,7 +20,7 @@ pub enum OffloadError {
     Cancelled,
     /// A deadline around the call passed.
     TimedOut,
-    /// [`Offload::shutdown`] was called before the closure ran.
+    /// [`Offload::shutdown`](super::Offload::shutdown) was called before the closure ran.
     ShutDown,
     /// The driver takes no callback, and there is no fd left to wake the job with.
     NoWaker(io::Error),
@@ -62,11 +62,11 @@ impl From<OffloadError> for io::Error {
     }
 }
 
-/// Why [`Offload::try_run`] has no value.
+/// Why [`Offload::try_run`](super::Offload::try_run) has no value.
 pub enum TryRunError<F> {
     /// Every place in the queue is taken. The closure was not run: here it is.
     Full(F),
-    /// As with [`Offload::run`].
+    /// As with [`Offload::run`](super::Offload::run).
     Failed(OffloadError),
 }
 

@@ -538,6 +538,20 @@ fn ctrl_c_drains_the_workers_too() {
 }
 
 #[test]
+fn a_second_ctrl_c_does_not_wait_for_anybody() {
+    let mut server = Server::start(&["--drain", "3600"]);
+    let mut stalled = server.connect();
+    stalled.write_all(&[0x16]).unwrap();
+    server.stats_when("it is there", |stats| stats.get("live") == 2);
+    server.interrupt();
+    let mut line = String::new();
+    server.output.read_line(&mut line).unwrap();
+    assert!(line.starts_with("draining "), "{line}");
+    server.interrupt();
+    assert_eq!(server.child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
 fn options_that_are_no_good_are_explained() {
     for (args, sentence) in [
         (["--listen", "nowhere"], "invalid socket address"),

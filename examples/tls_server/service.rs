@@ -91,9 +91,13 @@ impl Service {
     fn requests(&self, id: u64, stream: &mut BufReader<Tls>) -> io::Result<()> {
         for number in 1.. {
             let read = with_timeout(self.idle_timeout, || {
-                self.connections.set_idle(id, true);
+                // A client that has not had an answer yet gets one, even while the server drains.
+                let goes_on = number == 1 || self.connections.set_idle(id);
+                if !goes_on {
+                    return Err(Failure::Closed);
+                }
                 let first = stream.fill_buf().map(<[u8]>::is_empty);
-                self.connections.set_idle(id, false);
+                self.connections.set_busy(id);
                 match first? {
                     true => Err(Failure::Closed),
                     false => http::read_request(stream),
@@ -167,7 +171,7 @@ struct Table {
 
 #[derive(Default)]
 struct Connection {
-    /// Between two requests.
+    /// Between two requests, so that nothing is lost if it is closed.
     idle: bool,
     /// `None` until it has been spawned.
     job: Option<JoinHandle<()>>,
@@ -226,9 +230,19 @@ impl Connections {
         self.table().draining
     }
 
-    fn set_idle(&self, id: u64, idle: bool) {
+    /// The connection waits for its next request. `false` if it should not: nobody would tell it to go.
+    fn set_idle(&self, id: u64) -> bool {
+        let mut table = self.table();
+        let draining = table.draining;
+        if let Some(connection) = table.live.get_mut(&id) {
+            connection.idle = true;
+        }
+        !draining
+    }
+
+    fn set_busy(&self, id: u64) {
         if let Some(connection) = self.table().live.get_mut(&id) {
-            connection.idle = idle;
+            connection.idle = false;
         }
     }
 

@@ -32,12 +32,12 @@ pub(crate) fn run_crowd(peer: &str, live: usize, sweeps: u64) -> Result<Crowd, A
     command.args(words).env("RUST_BACKTRACE", "0"); // a backtrace needs memory, which is what ends there
     let output = within(CROWD_TIME, command).map_err(|e| Absent::new(e.to_string()))?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_string();
-    let numbers: Vec<u64> = said.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let numbers: Vec<f64> = said.split(' ').filter_map(|word| word.parse().ok()).collect();
     match (output.status.success(), &numbers[..]) {
         (true, &[start, round_trip, end, resident]) => Ok(Crowd {
-            start: Duration::from_nanos(start),
-            round_trip: Duration::from_nanos(round_trip),
-            end: Duration::from_nanos(end),
+            start,
+            round_trip,
+            end,
             resident,
         }),
         (true, _) => Err(Absent(said)),
@@ -79,10 +79,7 @@ pub(crate) fn run(setup: &Setup, words: &[String]) {
     match words[..] {
         ["count", part, name, n] => count(setup, part, name, number(n)),
         ["crowd", peer, live, sweeps] => match measure_crowd(setup, peer, number(live) as usize, number(sweeps)) {
-            Ok(c) => {
-                let times = [c.start, c.round_trip, c.end].map(|time| time.as_nanos().to_string());
-                println!("{} {}", times.join(" "), c.resident);
-            }
+            Ok(c) => println!("{} {} {} {}", c.start, c.round_trip, c.end, c.resident),
             Err(why) => println!("{why}"),
         },
         _ => panic!("`--child` is for this program's own use, not with {words:?}"),

@@ -21,6 +21,7 @@ mod progress;
 mod report;
 mod setup;
 #[allow(unsafe_code, reason = "ptrace")]
+#[cfg_attr(not(target_arch = "x86_64"), path = "trace_missing.rs")]
 mod trace;
 
 use std::error::Error;
@@ -124,7 +125,7 @@ fn prepare(args: &Args) -> Setup {
     let mut setup = Setup {
         cores: Cores::choose(),
         effort: Effort {
-            rounds: length.pick(1, 61, 301),
+            rounds: length.pick(1, 61, 201),
             batch: Duration::from_micros(length.pick(1, 500, 1000)),
         },
         length,

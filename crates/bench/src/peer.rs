@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use crate::depth::descend;
-use crate::measure::Candidate;
+use crate::measure::{Candidate, quantile};
 
 /// A kind of stackful job.
 pub(crate) trait Peer: Sized + 'static {
@@ -104,31 +104,35 @@ pub(crate) fn life<P: Peer>(name: &str, mut peer: P) -> Candidate {
     })
 }
 
-/// What a crowd of live jobs cost.
+/// What each job of a crowd cost, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crowd {
-    /// From nothing to its first pause, for each job.
-    pub(crate) start: Duration,
-    /// Pause and resume of each job in turn, over and over: the median sweep.
-    pub(crate) round_trip: Duration,
+    /// From nothing to its first pause.
+    pub(crate) start: f64,
+    /// Pause and resume, each job in turn, over and over: the median sweep.
+    pub(crate) round_trip: f64,
     /// From its last pause to its end.
-    pub(crate) end: Duration,
+    pub(crate) end: f64,
     /// Memory that the process gained, in bytes.
-    pub(crate) resident: u64,
+    pub(crate) resident: f64,
 }
 
-/// Starts `live` jobs, resumes each of them `sweeps` times in turn, and ends them.
+/// Starts `live` jobs, resumes each of them about `sweeps` times in turn, and ends them.
 pub(crate) fn crowd<P: Peer>(peer: &mut P, live: usize, sweeps: u64) -> Result<Crowd, Absent> {
+    let at_once = (RESUMES_A_CLOCK / live as u64).max(1);
+    let readings = (sweeps / at_once).max(1);
     let mut jobs = Vec::with_capacity(live);
     let before = resident();
     let clock = Instant::now();
     for at in 0..live {
-        let job = peer.start::<0>(sweeps + 1);
+        let job = peer.start::<0>(readings * at_once + 1);
         jobs.push(job.map_err(|why| Absent(format!("at {at} live jobs: {why}")))?);
     }
-    let start = clock.elapsed();
+    let each = |took: Duration| took.as_nanos() as f64 / live as f64;
+    let start = each(clock.elapsed());
     let gained = resident().saturating_sub(before);
-    let each: Vec<f64> = (0..sweeps).map(|_| sweep(peer, &mut jobs).as_secs_f64()).collect();
+    let sweep = |_| each(sweep(peer, &mut jobs, at_once)) / at_once as f64;
+    let round_trip = quantile(&(0..readings).map(sweep).collect::<Vec<f64>>(), 0.5);
     let clock = Instant::now();
     for mut job in jobs {
         peer.resume(&mut job);
@@ -136,16 +140,21 @@ pub(crate) fn crowd<P: Peer>(peer: &mut P, live: usize, sweeps: u64) -> Result<C
     }
     Ok(Crowd {
         start,
-        round_trip: Duration::from_secs_f64(crate::measure::quantile(&each, 0.5)),
-        end: clock.elapsed(),
-        resident: gained,
+        round_trip,
+        end: each(clock.elapsed()),
+        resident: gained as f64 / live as f64,
     })
 }
 
-fn sweep<P: Peer>(peer: &mut P, jobs: &mut [P::Job]) -> Duration {
+/// At least so many resumes between two readings of the clock, which takes as long as ten of them.
+const RESUMES_A_CLOCK: u64 = 10_000;
+
+fn sweep<P: Peer>(peer: &mut P, jobs: &mut [P::Job], times: u64) -> Duration {
     let clock = Instant::now();
-    for job in jobs {
-        peer.resume(job);
+    for _ in 0..times {
+        for job in &mut *jobs {
+            peer.resume(job);
+        }
     }
     clock.elapsed()
 }

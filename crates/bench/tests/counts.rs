@@ -1,6 +1,8 @@
 //! What our operations consist of stays what it is: allocations, system calls, and, in an optimised build, instructions
 //! and wrong returns. Counted in traced processes, so a busy machine changes nothing. No times.
 
+#![cfg(target_arch = "x86_64")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

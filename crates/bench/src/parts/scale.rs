@@ -40,7 +40,7 @@ pub(crate) fn run(setup: &Setup) -> Section {
             results.insert((peer, live), result);
         }
     }
-    let table = |name, title: &str, unit, value: fn(&Crowd, f64) -> f64| Table {
+    let table = |name, title: &str, unit, value: fn(&Crowd) -> f64| Table {
         name,
         title: title.into(),
         unit,
@@ -53,21 +53,25 @@ pub(crate) fn run(setup: &Setup) -> Section {
         title: "Scale: 1 to 1,000,000 live jobs",
         text: TEXT,
         tables: vec![
-            table("round-trip", "A round trip of one of n live jobs", "ns", |c, n| {
-                c.round_trip.as_nanos() as f64 / n
+            table("round-trip", "A round trip of one of n live jobs", "ns", |c| {
+                c.round_trip
             }),
-            table("resident", "Memory of one of n live jobs", "bytes", |c, n| {
-                c.resident as f64 / n
-            }),
-            table("start", "The start of one of n jobs", "ns", |c, n| {
-                c.start.as_nanos() as f64 / n
-            }),
-            table("end", "The end of one of n jobs", "ns", |c, n| {
-                c.end.as_nanos() as f64 / n
-            }),
+            table("resident", "Memory of one of n live jobs", "bytes", |c| c.resident),
+            table("start", "The start of one of n jobs", "ns", |c| c.start),
+            table("end", "The end of one of n jobs", "ns", |c| c.end),
         ],
-        skipped: Vec::new(),
+        skipped: refusals(&peers, sizes, &results),
     }
+}
+
+/// The first size that each peer could not hold, and why.
+fn refusals(peers: &[String], sizes: &[usize], results: &Results) -> Vec<(String, Absent)> {
+    let first = |peer: &String| {
+        let refused = |live: &usize| results[&(peer.clone(), *live)].clone().err().map(|why| (*live, why));
+        let (live, why) = sizes.iter().find_map(refused)?;
+        Some((format!("{peer}, {live} live jobs and more"), why))
+    };
+    peers.iter().filter_map(first).collect()
 }
 
 /// A crowd of a million takes half a minute.
@@ -120,7 +124,7 @@ fn too_much(peer: &str, live: usize, before: &Results) -> Option<Absent> {
             None
         }
         Ok(crowd) => {
-            let needed = crowd.resident * (live / largest) as u64;
+            let needed = (crowd.resident * live as f64) as u64;
             let free = available_memory() / 10 * 8;
             let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
             (needed > free).then(|| {
@@ -135,23 +139,19 @@ fn too_much(peer: &str, live: usize, before: &Results) -> Option<Absent> {
 }
 
 fn medians(crowds: &[Crowd]) -> Crowd {
-    let median = |value: fn(&Crowd) -> std::time::Duration| {
-        let seconds: Vec<f64> = crowds.iter().map(|crowd| value(crowd).as_secs_f64()).collect();
-        std::time::Duration::from_secs_f64(quantile(&seconds, 0.5))
-    };
-    let resident: Vec<f64> = crowds.iter().map(|crowd| crowd.resident as f64).collect();
+    let median = |value: fn(&Crowd) -> f64| quantile(&crowds.iter().map(value).collect::<Vec<f64>>(), 0.5);
     Crowd {
         start: median(|crowd| crowd.start),
         round_trip: median(|crowd| crowd.round_trip),
         end: median(|crowd| crowd.end),
-        resident: quantile(&resident, 0.5) as u64,
+        resident: median(|crowd| crowd.resident),
     }
 }
 
-fn row(peers: &[String], live: usize, results: &Results, value: fn(&Crowd, f64) -> f64) -> Row {
+fn row(peers: &[String], live: usize, results: &Results, value: fn(&Crowd) -> f64) -> Row {
     let cell = |peer: &String| match &results[&(peer.clone(), live)] {
-        Ok(crowd) => Cell::Number(value(crowd, live as f64)),
-        Err(why) => Cell::Text(why.to_string()),
+        Ok(crowd) => Cell::Number(value(crowd)),
+        Err(_) => Cell::Text("none".into()),
     };
     Row {
         name: live.to_string(),

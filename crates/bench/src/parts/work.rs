@@ -44,8 +44,8 @@ pub(crate) fn run(setup: &Setup) -> Section {
     let flights: &[usize] = setup
         .length
         .pick(&[1, 100], &[1, 100, 10_000], &[1, 10, 100, 1000, 10_000]);
-    let time = Duration::from_millis(setup.length.pick(5, 300, 1000));
-    let rounds = setup.length.pick(1, 3, 5);
+    let time = Duration::from_millis(setup.length.pick(5, 300, 700));
+    let rounds = setup.length.pick(1, 3, 3);
     let columns = columns(setup);
     let progress = Progress::new("work", ((flights.len() + 1) * columns.len() * rounds) as u64);
     let mut seen = vec![vec![Vec::new(); columns.len()]; flights.len() + 1];

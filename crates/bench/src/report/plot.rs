@@ -43,7 +43,7 @@ fn range(table: &Table) -> Option<(f64, f64)> {
         .flat_map(|row| row.cells.iter().filter_map(|cell| cell.value()))
         .filter(|v| *v > 0.0);
     let (low, high) = values.fold((f64::MAX, 0.0f64), |(low, high), v| (low.min(v), high.max(v)));
-    (high > 0.0).then(|| (10f64.powf(low.log10().floor()), high * 2.5))
+    (high > 0.0).then(|| (10f64.powf(low.log10().floor()), high * 8.0))
 }
 
 /// A row of bars for each peer, one bar for each column, the number at its end.

@@ -43,7 +43,7 @@ fn single(mut names: Vec<String>) -> Vec<String> {
 }
 
 fn table(setup: &Setup, group: &str, names: &[String], progress: &Progress) -> Table {
-    let n = setup.length.pick(20, 20, 200); // whole batches of 20
+    let n = setup.length.pick(20, 20, 100); // whole batches of 20
     let rows = names.iter().map(|name| {
         progress.tick(name);
         let cells = match per_operation(|n| count_words(group, name, n), n) {

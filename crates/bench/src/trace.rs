@@ -14,6 +14,7 @@
 //! Returns are counted against a model of the processor's guess: a stack of the last [`GUESSES`] return addresses. A
 //! return to another address is one that the processor has guessed wrong, which costs it 10 to 20 cycles.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -121,19 +122,25 @@ fn count_system_calls(pid: libc::pid_t) -> io::Result<Counts> {
 fn step(pid: libc::pid_t) -> io::Result<Counts> {
     let mut counts = Counts::default();
     let mut guesses = Guesses::default();
+    let mut kinds: HashMap<u64, Kind> = HashMap::new(); // loops run the same instructions again and again
+    let mut at = registers(pid)?;
     loop {
-        let at = registers(pid)?;
-        let code = request(libc::PTRACE_PEEKTEXT, pid, at.rip, 0)?.to_le_bytes();
+        let kind = match kinds.get(&at.rip) {
+            Some(kind) => *kind,
+            None => Kind::of(request(libc::PTRACE_PEEKTEXT, pid, at.rip, 0)?.to_le_bytes()),
+        };
+        kinds.insert(at.rip, kind);
         request(libc::PTRACE_SINGLESTEP, pid, 0, 0)?;
         match wait(pid)? {
             libc::SIGTRAP => {}
             libc::SIGSTOP => return Ok(counts),
             other => return Err(unexpected(other)),
         }
+        at = registers(pid)?;
         counts.instructions += 1.0;
-        match Kind::of(code) {
-            Kind::Call => guesses.call(request(libc::PTRACE_PEEKDATA, pid, registers(pid)?.rsp, 0)? as u64),
-            Kind::Return => counts.misguessed += f64::from(u8::from(!guesses.ret(registers(pid)?.rip))),
+        match kind {
+            Kind::Call => guesses.call(request(libc::PTRACE_PEEKDATA, pid, at.rsp, 0)? as u64),
+            Kind::Return => counts.misguessed += f64::from(u8::from(!guesses.ret(at.rip))),
             Kind::Other => {}
         }
     }
@@ -155,6 +162,7 @@ fn finish(child: Child, counts: Counts) -> io::Result<Counts> {
 }
 
 /// The kinds of instruction that are told apart.
+#[derive(Clone, Copy)]
 enum Kind {
     Call,
     Return,

@@ -83,6 +83,13 @@ impl Future for Door {
     }
 }
 
+/// For what changes the pool of its thread: a test runner with one thread runs all tests on it.
+fn on_its_own_thread(test: impl FnOnce() + Send + 'static) {
+    if let Err(panic) = thread::spawn(test).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 /// Counts its drops.
 struct Guard(Rc<Cell<u32>>);
 
@@ -256,14 +263,16 @@ fn a_future_dropped_before_its_first_poll_drops_its_closure() {
 
 #[test]
 fn a_cancelled_job_that_pauses_for_ever_is_given_up() {
-    let mut job: JobFuture<()> = JobFuture::new(|| {
-        loop {
-            let _ = pause_job();
-        }
+    on_its_own_thread(|| {
+        let mut job: JobFuture<()> = JobFuture::new(|| {
+            loop {
+                let _ = pause_job();
+            }
+        });
+        assert!(Task::new().poll(pin!(&mut job)).is_pending());
+        drop(job);
+        assert_eq!(pool_stats().in_use, 1, "counted as in use for ever, and not a hang");
     });
-    assert!(Task::new().poll(pin!(&mut job)).is_pending());
-    drop(job);
-    assert_eq!(pool_stats().in_use, 1, "counted as in use for ever, and not a hang");
 }
 
 #[test]
@@ -494,57 +503,61 @@ fn a_deadline_in_the_wait_ctx_reaches_the_watch() {
 
 #[test]
 fn at_the_limit_tasks_wait_in_line_for_a_job() {
-    init_thread(PoolConfig::new().limit(1)).unwrap();
-    let door = Door::default();
-    let tasks = [(); 4].map(|()| Task::new());
-    let mut jobs = [(); 4].map(|()| {
-        let door = door.clone();
-        Some(JobFuture::new(move || await_future(door).unwrap()))
-    });
-    let poll = |at: usize, jobs: &mut [Option<JobFuture<()>>; 4]| tasks[at].poll(pin!(jobs[at].as_mut().unwrap()));
-    let wakes = || [0, 1, 2, 3].map(|at: usize| tasks[at].wakes());
-    for at in 0..4 {
-        assert!(poll(at, &mut jobs).is_pending());
-    }
-    assert_eq!((door.polls(), wakes()), (1, [0; 4]), "one runs, and nobody spins");
+    on_its_own_thread(|| {
+        init_thread(PoolConfig::new().limit(1)).unwrap();
+        let door = Door::default();
+        let tasks = [(); 4].map(|()| Task::new());
+        let mut jobs = [(); 4].map(|()| {
+            let door = door.clone();
+            Some(JobFuture::new(move || await_future(door).unwrap()))
+        });
+        let poll = |at: usize, jobs: &mut [Option<JobFuture<()>>; 4]| tasks[at].poll(pin!(jobs[at].as_mut().unwrap()));
+        let wakes = || [0, 1, 2, 3].map(|at: usize| tasks[at].wakes());
+        for at in 0..4 {
+            assert!(poll(at, &mut jobs).is_pending());
+        }
+        assert_eq!((door.polls(), wakes()), (1, [0; 4]), "one runs, and nobody spins");
 
-    jobs[1] = None; // leaves the line
-    door.open();
-    assert_eq!(wakes(), [1, 0, 0, 0]);
-    assert!(poll(0, &mut jobs).is_ready());
-    assert_eq!(wakes(), [1, 0, 1, 0], "the first in line, no one else");
-    jobs[2] = None; // was called, and leaves: the call goes on
-    assert_eq!(wakes(), [1, 0, 1, 1]);
-    assert!(poll(3, &mut jobs).is_ready());
-    assert_eq!((door.polls(), pool_stats().in_use), (3, 0));
+        jobs[1] = None; // leaves the line
+        door.open();
+        assert_eq!(wakes(), [1, 0, 0, 0]);
+        assert!(poll(0, &mut jobs).is_ready());
+        assert_eq!(wakes(), [1, 0, 1, 0], "the first in line, no one else");
+        jobs[2] = None; // was called, and leaves: the call goes on
+        assert_eq!(wakes(), [1, 0, 1, 1]);
+        assert!(poll(3, &mut jobs).is_ready());
+        assert_eq!((door.polls(), pool_stats().in_use), (3, 0));
+    });
 }
 
 #[test]
 fn whoever_is_called_and_finds_the_job_taken_stays_first_in_line() {
-    init_thread(PoolConfig::new().limit(1)).unwrap();
-    let ctx = asyncjob::WaitCtx::new();
-    let start = || match asyncjob::start_job(&ctx, pause_job).unwrap() {
-        asyncjob::Step::Paused(job) => job,
-        asyncjob::Step::Finished(_) => panic!("it pauses"),
-    };
-    let (first, second) = (Task::new(), Task::new());
-    let (mut first_place, mut second_place) = (pin!(free_job()), pin!(free_job()));
-    let job = start();
-    assert!(first.poll(first_place.as_mut()).is_pending());
-    assert!(second.poll(second_place.as_mut()).is_pending());
-    job.cancel();
-    assert_eq!((first.wakes(), second.wakes()), (1, 0));
-    let job = start(); // somebody who did not wait
-    assert!(first.poll(first_place.as_mut()).is_pending());
-    job.cancel();
-    assert_eq!((first.wakes(), second.wakes()), (2, 0));
-    init_thread(PoolConfig::new().limit(2)).unwrap();
-    assert_eq!(
-        (first.wakes(), second.wakes()),
-        (2, 1),
-        "a higher limit calls everybody"
-    );
-    assert!(first.poll(first_place.as_mut()).is_ready() && second.poll(second_place.as_mut()).is_ready());
+    on_its_own_thread(|| {
+        init_thread(PoolConfig::new().limit(1)).unwrap();
+        let ctx = asyncjob::WaitCtx::new();
+        let start = || match asyncjob::start_job(&ctx, pause_job).unwrap() {
+            asyncjob::Step::Paused(job) => job,
+            asyncjob::Step::Finished(_) => panic!("it pauses"),
+        };
+        let (first, second) = (Task::new(), Task::new());
+        let (mut first_place, mut second_place) = (pin!(free_job()), pin!(free_job()));
+        let job = start();
+        assert!(first.poll(first_place.as_mut()).is_pending());
+        assert!(second.poll(second_place.as_mut()).is_pending());
+        job.cancel();
+        assert_eq!((first.wakes(), second.wakes()), (1, 0));
+        let job = start(); // somebody who did not wait
+        assert!(first.poll(first_place.as_mut()).is_pending());
+        job.cancel();
+        assert_eq!((first.wakes(), second.wakes()), (2, 0));
+        init_thread(PoolConfig::new().limit(2)).unwrap();
+        assert_eq!(
+            (first.wakes(), second.wakes()),
+            (2, 1),
+            "a higher limit calls everybody"
+        );
+        assert!(first.poll(first_place.as_mut()).is_ready() && second.poll(second_place.as_mut()).is_ready());
+    });
 }
 
 #[test]

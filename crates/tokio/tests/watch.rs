@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::io::{Read, Write, pipe};
+use std::io::{PipeReader, Read, Write, pipe};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,9 +15,11 @@ use asyncjob::future::{JobFuture, await_future};
 use asyncjob::io::Pausing;
 use asyncjob::offload::Offload;
 use asyncjob::{
-    Interest, Pause, PoolConfig, WaitCtx, WaitFd, WaitKey, current_job, init_thread, pause_job, pool_stats,
+    Interest, Pause, PoolConfig, WaitCtx, WaitFd, WaitKey, cleanup_thread, current_job, init_thread, pause_job,
+    pool_stats,
 };
 use asyncjob_tokio::{in_job, job, spawn_local};
+use rustix::io::dup2;
 use tokio::task::{LocalSet, yield_now};
 
 fn on_one_thread(test: impl Future<Output = ()>) {
@@ -155,14 +157,15 @@ fn a_number_that_is_closed_and_opened_again_is_watched_as_what_it_is_now() {
         let resumes = Rc::new(Cell::new(0));
         let counter = Rc::clone(&resumes);
         let job = spawn_local(move || {
-            let (ctx, key) = (ctx(), WaitKey::unique());
+            let (ctx, key, number) = (ctx(), WaitKey::unique(), first.as_raw_fd());
             ctx.set_wait_fd(key, first);
             pause_job().unwrap();
             counter.set(counter.get() + 1);
-            let number = ctx.fd(key).unwrap();
-            drop(ctx.clear_fd(key));
-            // The lowest free number: the one that was just closed, or at least tokio's duplicate of it.
-            ctx.set_wait_fd(key, second.try_clone().unwrap());
+            let first = ctx.clear_fd(key).unwrap().downcast::<PipeReader>().unwrap();
+            // In one step, so that no other test of this process gets the number in between.
+            let mut reopened = OwnedFd::from(*first);
+            dup2(&second, &mut reopened).unwrap();
+            ctx.set_wait_fd(key, reopened);
             let again = ctx.fd(key).unwrap();
             pause_job().unwrap();
             counter.set(counter.get() + 1);
@@ -346,6 +349,7 @@ fn at_the_limit_jobs_wait_in_line() {
         }
         assert_eq!((most.get(), done.get()), (2, 50));
     });
+    cleanup_thread().unwrap(); // a test runner with one thread runs the other tests on it
 }
 
 tokio::task_local!(static USER: u32);

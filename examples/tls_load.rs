@@ -11,6 +11,9 @@
 //!   one thread, a blocking client         request, response; --probe-interval later the next one
 //! ```
 //!
+//! While the server stalls, that one client waits and sends nothing. So a wait counts once for every request that was due
+//! during it (hdrhistogram's correction of "coordinated omission"): the percentiles are of time, not of luck.
+//!
 //! Without a target it starts `tls_server` twice, one mode after the other, as processes of their own.
 
 #[allow(dead_code, reason = "its own main")]
@@ -155,10 +158,9 @@ struct Row {
     failed: u64,
     first_failure: Option<String>,
     seconds: f64,
-    /// In microseconds: a handshake, and the request of the unrelated connection, alone and under load.
+    /// In microseconds.
     handshake: Histogram<u64>,
-    alone: Histogram<u64>,
-    loaded: Histogram<u64>,
+    unrelated: Latencies,
 }
 
 fn measure(options: &Options, target: &Target) -> Result<Row, Box<dyn Error>> {
@@ -175,7 +177,7 @@ fn measure(options: &Options, target: &Target) -> Result<Row, Box<dyn Error>> {
     scheduler.run()?;
     let seconds = load.begin.elapsed().as_secs_f64();
     load.progress.finish_and_clear();
-    let (alone, loaded) = probe.finish()?;
+    let unrelated = probe.finish()?;
     let load = Rc::into_inner(load).ok_or("a job is left")?;
     Ok(Row {
         name: target.name.clone(),
@@ -184,8 +186,7 @@ fn measure(options: &Options, target: &Target) -> Result<Row, Box<dyn Error>> {
         first_failure: load.first_failure.into_inner(),
         seconds,
         handshake: load.latency.into_inner(),
-        alone,
-        loaded,
+        unrelated,
     })
 }
 
@@ -270,7 +271,13 @@ impl Load {
     }
 }
 
-type Latencies = (Histogram<u64>, Histogram<u64>);
+/// What the unrelated connection has seen, before the load and under it, in microseconds.
+struct Latencies {
+    alone: Histogram<u64>,
+    loaded: Histogram<u64>,
+    /// Requests under load.
+    sent: u64,
+}
 
 /// The unrelated connection: an ordinary blocking client on a thread of its own.
 struct Probe {
@@ -291,16 +298,21 @@ impl Probe {
             socket.set_nodelay(true)?;
             socket.set_read_timeout(Some(Duration::from_secs(30)))?;
             let mut stream = BufReader::new(StreamOwned::new(tls, socket));
-            let mut alone = new_histogram().map_err(io::Error::other)?;
-            let mut loaded = alone.clone();
+            let histogram = new_histogram().map_err(io::Error::other)?;
+            let mut seen_so_far = Latencies {
+                alone: histogram.clone(),
+                loaded: histogram,
+                sent: 0,
+            };
             for _ in 0..200 {
-                ask(&mut stream, interval, &mut alone)?;
+                ask(&mut stream, interval, &mut seen_so_far.alone)?;
             }
             let _ = tell.send(());
             while !seen.load(Ordering::Relaxed) {
-                ask(&mut stream, interval, &mut loaded)?;
+                ask(&mut stream, interval, &mut seen_so_far.loaded)?;
+                seen_so_far.sent += 1;
             }
-            Ok((alone, loaded))
+            Ok(seen_so_far)
         });
         let _ = is_ready.recv(); // or it has failed, which `finish` reports
         Ok(Probe { stop, thread })
@@ -331,7 +343,8 @@ fn ask<S: Read + Write>(stream: &mut BufReader<S>, interval: Duration, into: &mu
         }
     }
     stream.read_exact(&mut vec![0; length])?;
-    record(into, begin.elapsed());
+    let (took, due) = (micros(begin.elapsed()), micros(interval));
+    into.record_correct(took, due).map_err(io::Error::other)?;
     thread::sleep(interval);
     Ok(())
 }
@@ -342,7 +355,11 @@ fn new_histogram() -> Result<Histogram<u64>, hdrhistogram::CreationError> {
 }
 
 fn record(histogram: &mut Histogram<u64>, took: Duration) {
-    histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    histogram.saturating_record(micros(took));
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn new_client(config: &Arc<ClientConfig>) -> io::Result<ClientConnection> {
@@ -418,16 +435,16 @@ fn print_table(options: &Options, rows: &[Row]) {
             row.handshakes as f64 / row.seconds,
             row.failed,
             ms(row.handshake.value_at_quantile(0.5)),
-            row.loaded.len(),
-            ms(row.loaded.value_at_quantile(0.5)),
-            ms(row.loaded.value_at_quantile(0.99)),
-            ms(row.loaded.max()),
-            ms(row.alone.value_at_quantile(0.99)),
+            row.unrelated.sent,
+            ms(row.unrelated.loaded.value_at_quantile(0.5)),
+            ms(row.unrelated.loaded.value_at_quantile(0.99)),
+            ms(row.unrelated.loaded.max()),
+            ms(row.unrelated.alone.value_at_quantile(0.99)),
         );
     }
     if let [first, second] = rows {
         let ratio = |quantile| {
-            let at = |row: &Row| row.loaded.value_at_quantile(quantile).max(1) as f64;
+            let at = |row: &Row| row.unrelated.loaded.value_at_quantile(quantile).max(1) as f64;
             at(first) / at(second)
         };
         println!();

@@ -274,8 +274,10 @@ unsafe fn start(
     record.blocked.set(0);
     let resumer = thread.current.replace(Some(slot));
     let resumers_ctx = library_context::start(thread);
-    // SAFETY: the caller's promise; the job copies the bytes before this call returns.
-    let step = asyncjob::start_job(unbound, move || unsafe { call.run() });
+    // One word moves. The rest is read from here, where this call waits for the job's first pause.
+    let at = &raw const call;
+    // SAFETY: the caller's promise; `call` lives until the job has copied from it.
+    let step = asyncjob::start_job(unbound, move || unsafe { Call::run(at) });
     thread.current.set(resumer);
     let jobs_ctx = library_context::exchange(thread, resumers_ctx);
     match step {
@@ -409,10 +411,11 @@ impl Call {
 
     /// # Safety
     ///
-    /// The promise of [`new`](Self::new) still holds; `func` may be called with these bytes. Called once.
+    /// `call` came from [`new`](Self::new), whose promise still holds; `func` may be called with these bytes. Called once.
     #[inline]
-    unsafe fn run(self) -> c_int {
-        let Call { func, args, size } = self;
+    unsafe fn run(call: *const Self) -> c_int {
+        // SAFETY: the caller's promise.
+        let Call { func, args, size } = unsafe { call.read() };
         match size {
             // SAFETY: the caller's promise.
             0 => unsafe { func(ptr::null_mut()) },

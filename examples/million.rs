@@ -80,6 +80,7 @@ fn run(options: &Options) -> Result<(), String> {
     let order = shuffled(n);
     let stride = StackSize::at_least(options.stack).bytes() + options.guard.next_multiple_of(4096);
     let shared = WaitCtx::new();
+    let mappings_before = Usage::now().mappings;
     // The host of a virtual machine has faults of its own, the first time: once around, for nothing.
     for (index, place) in jobs.iter_mut().enumerate() {
         *place = Some(start(&shared, index as u64, options.frames)?);
@@ -144,7 +145,7 @@ fn run(options: &Options) -> Result<(), String> {
         floor.faults,
         per_job(full.resident + full.page_tables - before.resident - before.page_tables),
         full.page_tables - before.page_tables,
-        full.mappings - before.mappings,
+        full.mappings - mappings_before,
         before.resident,
         after.resident,
     );

@@ -28,7 +28,7 @@ fn main() {
     let cycles = compile("benches/cycles.c", &[&["-O2"], OPENSSL].concat());
     let memory = compile("tests/c/paused_memory.c", OPENSSL);
 
-    println!("{:24} {:>12} {:>12} {:>8}", "", "stock", "ours", "ratio");
+    println!("{:32} {:>10} {:>10} {:>8}", "", "stock", "ours", "ratio");
     let mut calls = Table::default();
     for _ in 0..rounds {
         for on in [On::Stock, On::Ours] {

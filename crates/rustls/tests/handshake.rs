@@ -368,7 +368,7 @@ fn nothing_leaks_when_clients_leave() {
         }
         assert_eq!((gate.waiting(), pool_stats().in_use), (0, 0));
         let grown = resident_kib().saturating_sub(resident_after_warm_up);
-        // A leak of one stack page each would be 16 MiB at least.
+        // A leak of one page for each would be 8 MiB in the short form.
         assert!(
             grown < 4096,
             "{grown} KiB more after {} cancelled signatures",

@@ -35,11 +35,13 @@ use std::time::Duration;
 use measure::{Cell, Plan};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench")
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let is_quick = arguments.iter().any(|argument| argument == "--quick");
+    let arguments: Vec<&str> = arguments
+        .iter()
+        .map(String::as_str)
+        .filter(|&argument| argument != "--quick")
         .collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["serve", mode, latency] => server::serve(mode.parse()?, Duration::from_millis(latency.parse()?)),
         ["clients", address, count, rate, warm_up, window] => clients::run(
@@ -50,8 +52,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             Duration::from_millis(window.parse()?),
         ),
         ["probe", address] => probe::run(address.parse()?),
-        ["--quick"] => run(&Plan::quick()),
-        [] => run(&Plan::whole()),
+        ["--bench"] if !is_quick => run(&Plan::whole()),
+        // Without `--bench` this is `cargo test --all-targets`.
+        ["--bench"] | [] => run(&Plan::quick()),
         _ => Err("arguments: none, or --quick".into()),
     }
 }

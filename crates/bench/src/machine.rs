@@ -68,7 +68,6 @@ fn allowed() -> Vec<usize> {
 /// What a reader must know to compare figures, as pairs of a name and a value.
 pub(crate) fn describe(cores: Cores) -> Vec<(&'static str, String)> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let allowed = allowed();
     let mitigations = ["retbleed", "spec_rstack_overflow", "spectre_v2"].map(mitigation);
     vec![
         (
@@ -77,10 +76,7 @@ pub(crate) fn describe(cores: Cores) -> Vec<(&'static str, String)> {
                 .or_else(|| field(&cpu, "CPU implementer"))
                 .unwrap_or_else(unknown),
         ),
-        (
-            "processors",
-            format!("{} allowed, home {}, other {}", allowed.len(), cores.home, cores.other),
-        ),
+        ("processors", format!("home {}, other {}", cores.home, cores.other)),
         (
             "virtual",
             if cpu.contains("hypervisor") {

@@ -87,9 +87,12 @@ where
         let Stage::Queued(place) = &self.stage else {
             return Poll::Pending;
         };
+        let waker = task.waker().clone(); // outside the lock, as the drop below: a waker may run anything
         let mut slot = place.slot.lock();
         let Some(result) = slot.result.take() else {
-            slot.waker = Some(task.waker().clone());
+            let before = slot.waker.replace(waker);
+            drop(slot);
+            drop(before);
             return Poll::Pending;
         };
         drop(slot);

@@ -47,7 +47,14 @@ pub(crate) fn per_operation(child: impl Fn(u64) -> Vec<String>, n: u64) -> Resul
             ..steps
         })
     };
-    let [once, twice] = [n, 2 * n].map(|n| both(n).map_err(|e| Absent::new(format!("cannot trace: {e}"))));
+    // One line, for a table: what a child says when it dies can be long.
+    let absent = |e: io::Error| {
+        Absent::new(format!(
+            "cannot trace: {}",
+            e.to_string().lines().next().unwrap_or_default()
+        ))
+    };
+    let [once, twice] = [n, 2 * n].map(|n| both(n).map_err(absent));
     let (once, twice) = (once?, twice?);
     let each = |twice: f64, once: f64| (twice - once) / n as f64;
     Ok(Counts {

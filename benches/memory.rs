@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench memory                                   # up to 1,000,000 jobs: 10 minutes, 6 GiB
 //! cargo bench --bench memory -- --max 10000 --repeats 1        # half a minute
+//! cargo bench --bench memory -- --test                         # shows that it runs
 //! cargo bench --bench memory -- --libcrypto /opt/ssl/libcrypto.so.3 --svg memory.svg
 //! ```
 //!
@@ -150,6 +151,7 @@ impl Options {
                 "--libcrypto" => options.libcrypto = Some(next()),
                 "--child" => options.child = Some((next(), next().parse().expect("a number of jobs"))),
                 "--bench" => {} // cargo says so
+                "--test" => (options.max, options.repeats) = (100, 1), // only that it runs
                 other => panic!("{other} is no option: see the top of benches/memory.rs"),
             }
         }

@@ -150,7 +150,7 @@ impl Options {
                 "--svg" => options.svg = next(),
                 "--libcrypto" => options.libcrypto = Some(next()),
                 "--child" => options.child = Some((next(), next().parse().expect("a number of jobs"))),
-                "--bench" => {} // cargo says so
+                "--bench" => {}                                        // cargo says so
                 "--test" => (options.max, options.repeats) = (100, 1), // only that it runs
                 other => panic!("{other} is no option: see the top of benches/memory.rs"),
             }

@@ -11,7 +11,7 @@
 //! | `--guard BYTES` | 16384 | below each |
 //! | `--frames N` | 8 | how deep in calls each job pauses |
 //! | `--shared-ctx` | | one wait ctx for all jobs, instead of one each |
-//! | `--quiet` | | no progress bar |
+//! | `--quiet` | | no progress bar; so also where stderr is no terminal |
 //!
 //! It starts the jobs, resumes all of them in order and in random order, and finishes them in random order. The last line is
 //! `key=value` pairs for a script:
@@ -33,7 +33,7 @@
 //! Why 16 KiB of guard and not the default of 64 KiB: each page of a slot costs 8 bytes of page table, guard pages included.
 //! A slot of 16 + 16 KiB takes 64 of them, one of 64 + 64 KiB takes 256, which is over 4,300 bytes a job in all.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -237,7 +237,7 @@ impl Options {
             guard: 16 << 10,
             frames: 8,
             shared_ctx: false,
-            quiet: false,
+            quiet: !std::io::stderr().is_terminal(),
         };
         while let Some(name) = arguments.next() {
             let mut number = || {

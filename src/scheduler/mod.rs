@@ -497,12 +497,7 @@ impl Scheduler {
     }
 
     fn cancel(&self, ticket: Ticket, job: Job<()>, reason: CancelReason) {
-        let ending = self
-            .core
-            .borrow()
-            .tasks
-            .get(ticket.index as usize)
-            .map(|t| Arc::clone(&t.ending));
+        let ending = self.core.borrow_mut().ending(ticket);
         if let Some(ending) = &ending {
             ending.telling(reason);
         }
@@ -521,12 +516,7 @@ impl Scheduler {
     /// A panic came out of a job other than from its closure: from a switch hook, or from a joiner's waker.
     #[cold]
     fn broke(&self, ticket: Ticket, payload: Box<dyn std::any::Any + Send>) {
-        let ending = self
-            .core
-            .borrow()
-            .tasks
-            .get(ticket.index as usize)
-            .map(|t| Arc::clone(&t.ending));
+        let ending = self.core.borrow_mut().ending(ticket);
         if let Some(ending) = ending {
             ending.fail(JoinError::Panicked(payload));
         }

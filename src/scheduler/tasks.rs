@@ -128,6 +128,11 @@ impl Core {
         (task.serial == ticket.serial).then_some(task)
     }
 
+    /// Where the result of a started job goes.
+    pub(super) fn ending(&mut self, ticket: Ticket) -> Option<Arc<dyn Ending>> {
+        self.task(ticket).map(|task| Arc::clone(&task.ending))
+    }
+
     pub(super) fn tickets(&self) -> Vec<Ticket> {
         let ticket = |(index, task): (usize, &Task)| Ticket {
             index: index as u32,

@@ -31,7 +31,7 @@ use crate::error::Cancelled;
 use crate::job::with_current_ctx;
 use crate::sys;
 use crate::wait_ctx::{Interest, Status, WaitCtx, WaitFd, WaitKey, WeakWaitCtx};
-use crate::waiting::{Interrupted, Reason, current_deadline, earlier, pause_until};
+use crate::waiting::{Interrupted, WaitSpec, current_deadline, earlier, pause_until};
 
 /// A non-blocking value of std (or any with an fd) that pauses the job instead of failing with `WouldBlock`.
 ///
@@ -112,10 +112,10 @@ impl<S: AsFd> Pausing<S> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn perform<T>(&self, interest: Interest, mut operation: impl FnMut(&S) -> io::Result<T>) -> io::Result<T> {
-        let mut patience = Patience::new(&self.waiter, interest);
+        let mut deadline = OpDeadline::new(&self.waiter, interest);
         loop {
             match operation(&self.inner) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => patience.wait(&self.waiter, self.inner.as_fd())?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => deadline.wait(&self.waiter, self.inner.as_fd())?,
                 other => return other,
             }
         }
@@ -127,10 +127,10 @@ impl<S: AsFd> Pausing<S> {
         interest: Interest,
         mut operation: impl FnMut(&mut S) -> io::Result<T>,
     ) -> io::Result<T> {
-        let mut patience = Patience::new(&self.waiter, interest);
+        let mut deadline = OpDeadline::new(&self.waiter, interest);
         loop {
             match operation(&mut self.inner) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => patience.wait(&self.waiter, self.inner.as_fd())?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => deadline.wait(&self.waiter, self.inner.as_fd())?,
                 other => return other,
             }
         }
@@ -399,13 +399,13 @@ impl Entry {
 
     /// Returns at the first resume, whatever its reason: the caller finds out by trying again.
     fn pause(&self, ctx: &WaitCtx, deadline: Option<Instant>) -> Result<(), Interrupted> {
-        let reason = Reason {
+        let spec = WaitSpec {
             status: Status::Unsupported,
             armed: Some(self.key),
             deadline,
         };
         let mut resumed = false;
-        pause_until(ctx, reason, || std::mem::replace(&mut resumed, true).then_some(()))
+        pause_until(ctx, spec, || std::mem::replace(&mut resumed, true).then_some(()))
     }
 }
 
@@ -419,15 +419,15 @@ impl Drop for Entry {
 
 /// How long one operation goes on waiting. The clock is read at its first wait, so that one which need not wait costs
 /// nothing.
-struct Patience {
+struct OpDeadline {
     interest: Interest,
     timeout: Option<Duration>,
     deadline: Option<Instant>,
 }
 
-impl Patience {
+impl OpDeadline {
     fn new(waiter: &Waiter, interest: Interest) -> Self {
-        Patience {
+        OpDeadline {
             interest,
             timeout: waiter.timeout(interest),
             deadline: None,

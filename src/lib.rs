@@ -60,7 +60,7 @@
 //! ```
 //!
 //! The two sides meet in two places: the **job** (the switch) and the **wait ctx** (the reason). What pauses a job never
-//! knows who will resume it, and what resumes it never knows why it paused. So [`io`], [`time`], [`offload`] and [`future`]
+//! knows who will resume it, and what resumes it never knows why it paused. So [`io`], [`time`], [`offload`] and [`waiting`]
 //! work under every driver: our scheduler, tokio, a loop around `poll(2)`, or a loop that just resumes.
 //!
 //! # The rooms, in the order in which to visit them
@@ -76,7 +76,7 @@
 //! | [`io`] | inside a job: sockets that pause instead of blocking | [`io::Pausing`] |
 //! | [`time`] | inside a job: sleep, and deadlines for a whole closure | [`time::sleep`] |
 //! | [`offload`] | inside a job: work on other threads | [`offload::Offload`] |
-//! | [`future`] | futures in jobs, jobs as futures | [`future::await_future`], [`future::in_job`] |
+//! | [`waiting`] | futures in jobs, jobs as futures | [`waiting::await_future`], [`job_future::in_job`] |
 //! | [`error`] | the ways to get no value, by who can act | |
 //!
 //! Two that are not public: `waiting` is the loop that everything of ours that pauses waits in, and `sys` is the system
@@ -102,11 +102,11 @@
 #![warn(missing_debug_implementations)]
 
 pub mod error;
-pub mod future;
 pub mod hooks;
 pub mod io;
 #[allow(unsafe_code, reason = "switches stacks and keeps each job's header on its own stack")]
 pub mod job;
+pub mod job_future;
 pub mod offload;
 pub mod pool;
 pub mod scheduler;
@@ -116,7 +116,7 @@ pub mod stack;
 mod sys;
 pub mod time;
 pub mod wait_ctx;
-mod waiting;
+pub mod waiting;
 
 pub use error::{Cancelled, SpawnError, StartError};
 pub use hooks::SwitchHooks;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::error::Cancelled;
 use crate::job::with_current_ctx;
 use crate::wait_ctx::{Status, WaitCtx};
-use crate::waiting::{Interrupted, Reason, current_deadline, earlier, pause_until, set_thread_deadline};
+use crate::waiting::{Interrupted, WaitSpec, current_deadline, earlier, pause_until, set_thread_deadline};
 
 /// Why a [`sleep`] or a [`yield_now`] was cut short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,14 +91,14 @@ pub fn sleep_until(end: Instant) -> Result<(), Stopped> {
 /// # Ok::<(), asyncjob::time::Stopped>(())
 /// ```
 pub fn yield_now() -> Result<(), Stopped> {
-    let reason = Reason {
+    let spec = WaitSpec {
         status: Status::Eagain,
         armed: None,
         deadline: None,
     };
     let mut resumed = false;
     let outcome =
-        with_current_ctx(|ctx| pause_until(ctx, reason, || std::mem::replace(&mut resumed, true).then_some(())));
+        with_current_ctx(|ctx| pause_until(ctx, spec, || std::mem::replace(&mut resumed, true).then_some(())));
     match outcome {
         Some(Ok(())) => Ok(()),
         Some(Err(Interrupted::Cancelled)) => Err(Stopped::Cancelled),
@@ -118,7 +118,7 @@ pub fn yield_now() -> Result<(), Stopped> {
 ///
 /// The closure itself goes on: it sees the errors of the calls. What need not wait succeeds still. Of nested deadlines
 /// the earlier one counts. Outside a job this holds for [`io`](crate::io), [`sleep`] and
-/// [`await_or_block`](crate::future::await_or_block).
+/// [`await_or_block`](crate::waiting::await_or_block).
 ///
 /// ```
 /// use asyncjob::time::{Stopped, sleep, with_deadline};
@@ -129,8 +129,8 @@ pub fn yield_now() -> Result<(), Stopped> {
 /// ```
 pub fn with_deadline<R>(deadline: Instant, f: impl FnOnce() -> R) -> R {
     let _in_force = match with_current_ctx(WaitCtx::clone) {
-        Some(ctx) => InForce::in_ctx(ctx, deadline),
-        None => InForce::in_thread(deadline),
+        Some(ctx) => DeadlineGuard::in_ctx(ctx, deadline),
+        None => DeadlineGuard::in_thread(deadline),
     };
     f()
 }
@@ -162,12 +162,12 @@ pub fn deadline() -> Option<Instant> {
 
 fn sleep_until_end(end: Option<Instant>) -> Result<(), Stopped> {
     let around = current_deadline();
-    let reason = Reason {
+    let spec = WaitSpec {
         status: Status::Unsupported,
         armed: None,
         deadline: end,
     };
-    match with_current_ctx(|ctx| pause_until(ctx, reason, || None::<()>)) {
+    match with_current_ctx(|ctx| pause_until(ctx, spec, || None::<()>)) {
         Some(Err(Interrupted::Cancelled)) => return Err(Stopped::Cancelled),
         Some(Err(Interrupted::MustBlock)) | None => block_until(earlier(end, around)),
         Some(Ok(()) | Err(Interrupted::TimedOut)) => {}
@@ -192,27 +192,27 @@ fn has_passed(deadline: Option<Instant>) -> bool {
 }
 
 /// A deadline in force until this is dropped.
-struct InForce {
+struct DeadlineGuard {
     /// `None`: the thread's.
     ctx: Option<WaitCtx>,
     before: Option<Instant>,
 }
 
-impl InForce {
+impl DeadlineGuard {
     fn in_ctx(ctx: WaitCtx, deadline: Instant) -> Self {
         let before = ctx.deadline();
         ctx.set_deadline(earlier(before, Some(deadline)));
-        InForce { ctx: Some(ctx), before }
+        DeadlineGuard { ctx: Some(ctx), before }
     }
 
     fn in_thread(deadline: Instant) -> Self {
         let before = current_deadline();
         set_thread_deadline(earlier(before, Some(deadline)));
-        InForce { ctx: None, before }
+        DeadlineGuard { ctx: None, before }
     }
 }
 
-impl Drop for InForce {
+impl Drop for DeadlineGuard {
     fn drop(&mut self) {
         match &self.ctx {
             Some(ctx) => ctx.set_deadline(self.before),

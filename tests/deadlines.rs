@@ -1,6 +1,6 @@
 //! A deadline holds for everything that pauses within it, is never early, and leaves nothing behind.
 
-mod plain;
+mod drivers;
 
 use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
@@ -9,12 +9,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use asyncjob::future::{AwaitError, await_future, await_or_block};
 use asyncjob::io::Pausing;
 use asyncjob::offload::{Offload, OffloadError};
 use asyncjob::time::{self, Stopped, sleep, sleep_until, with_deadline, with_timeout, yield_now};
+use asyncjob::waiting::{AwaitError, await_future, await_or_block};
 use asyncjob::{Job, Status, Step, WaitCtx, block_pause, start_job};
-use plain::{EVERY, Plain, Rule};
+use drivers::{Drivers, EVERY, Rule};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_millis(2);
@@ -36,7 +36,7 @@ fn finished<T>(step: Step<T>) -> T {
 #[test]
 fn a_sleep_is_as_long_as_asked_under_every_driver() {
     for rule in EVERY {
-        let mut driver = Plain::new(rule);
+        let mut driver = Drivers::new(rule);
         let order = Rc::new(RefCell::new(Vec::new()));
         for (name, nap) in [("long", 12), ("short", 4)] {
             let order = Rc::clone(&order);
@@ -86,7 +86,7 @@ fn a_resume_without_a_reason_does_not_end_a_sleep() {
 #[test]
 fn everything_that_pauses_gives_up_at_the_deadline_under_every_driver() {
     for rule in EVERY {
-        let mut driver = Plain::new(rule);
+        let mut driver = Drivers::new(rule);
         let ctx = driver.start(|| {
             let (stream, _peer) = UnixStream::pair().unwrap();
             let mut stream = Pausing::new(stream).unwrap();
@@ -144,7 +144,7 @@ fn a_deadline_ends_with_a_panic() {
 #[test]
 fn a_sleep_that_ends_before_the_deadline_around_it_succeeds() {
     for rule in EVERY {
-        let mut driver = Plain::new(rule);
+        let mut driver = Drivers::new(rule);
         driver.start(|| assert_eq!(with_timeout(HOUR, || sleep(SOON)), Ok(())));
         driver.run();
     }
@@ -198,7 +198,7 @@ fn where_a_job_may_not_pause_it_sleeps_on_the_thread() {
 #[test]
 fn jobs_that_yield_take_turns_under_every_driver() {
     for rule in EVERY {
-        let mut driver = Plain::new(rule);
+        let mut driver = Drivers::new(rule);
         let order = Rc::new(RefCell::new(Vec::new()));
         for name in ["a", "b", "c"] {
             let order = Rc::clone(&order);
@@ -227,7 +227,7 @@ fn a_yield_says_that_nothing_will_call_and_takes_it_back() {
 #[test]
 fn a_driver_wakes_a_sleeper_once() {
     for rule in [Rule::Fds, Rule::Callback] {
-        let mut driver = Plain::new(rule);
+        let mut driver = Drivers::new(rule);
         driver.start(|| sleep(SOON).unwrap());
         driver.run();
         assert_eq!(driver.resumes, 1, "{rule:?}");

@@ -1,6 +1,6 @@
 //! `io` never blocks the thread of a job, never changes a driver's poll set without need, and blocks outside a job.
 
-mod plain;
+mod drivers;
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use asyncjob::io::Pausing;
 use asyncjob::time::with_deadline;
 use asyncjob::{Cancelled, Interest, Job, Step, WaitCtx, WaitFd, WaitKey, block_pause, start_job};
-use plain::{EVERY, Plain, Rule};
+use drivers::{Drivers, EVERY, Rule};
 
 fn pair() -> (Pausing<UnixStream>, Pausing<UnixStream>) {
     let (a, b) = UnixStream::pair().unwrap();
@@ -45,7 +45,7 @@ fn is_cancelled(error: &io::Error) -> bool {
 #[test]
 fn a_megabyte_goes_both_ways_under_every_driver() {
     for rule in EVERY {
-        let mut driver = Plain::new(rule);
+        let mut driver = Drivers::new(rule);
         let data: Vec<u8> = (0..1_000_000u32)
             .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
             .collect();
@@ -79,7 +79,7 @@ fn a_megabyte_goes_both_ways_under_every_driver() {
 #[test]
 fn connect_meets_accept_on_one_thread_under_every_driver() {
     for rule in EVERY {
-        let mut driver = Plain::new(rule);
+        let mut driver = Drivers::new(rule);
         let listener = Pausing::<TcpListener>::bind("127.0.0.1:0").unwrap();
         let address = listener.get_ref().local_addr().unwrap();
         let greeting = Rc::new(RefCell::new(String::new()));
@@ -120,7 +120,7 @@ fn a_refused_connection_says_so() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
     };
-    let mut driver = Plain::new(Rule::Fds);
+    let mut driver = Drivers::new(Rule::Fds);
     driver.start(move || {
         let error = Pausing::<TcpStream>::connect(port).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
@@ -201,7 +201,7 @@ fn a_read_and_a_write_time_out() {
     here.set_write_timeout(Some(Duration::from_millis(3)));
     assert_eq!(here.read_timeout(), Some(Duration::from_millis(2)));
     for rule in EVERY {
-        let mut driver = Plain::new(rule);
+        let mut driver = Drivers::new(rule);
         let (mut here, _there) = pair();
         here.set_read_timeout(Some(Duration::from_millis(2)));
         here.set_write_timeout(Some(Duration::from_millis(3)));
@@ -380,7 +380,7 @@ fn two_jobs_share_one_socket() {
         let (here, there) = pair();
         let here = Rc::new(here);
         let received = Rc::new(RefCell::new(Vec::new()));
-        let mut driver = Plain::new(rule);
+        let mut driver = Drivers::new(rule);
         let (writer, reader, heard) = (Rc::clone(&here), here, Rc::clone(&received));
         driver.start(move || {
             let mut bytes = [0; 4];

@@ -12,7 +12,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use asyncjob::future::{AwaitError, JobError, JobFuture, await_future, await_or_block, in_job};
+use asyncjob::job_future::{JobError, JobFuture, in_job};
+use asyncjob::waiting::{AwaitError, await_future, await_or_block};
 use asyncjob::{
     Pause, PoolConfig, Status, SwitchHooks, WaitFd, WaitKey, block_pause, current_job, free_job, init_thread,
     pause_job, pool_stats,

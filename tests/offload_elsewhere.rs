@@ -1,6 +1,6 @@
 //! Offloaded work runs on other threads while jobs go on here, and nobody's failure, panic or absence harms another.
 
-mod plain;
+mod drivers;
 
 use std::cell::{Cell, RefCell};
 use std::panic::panic_any;
@@ -14,7 +14,7 @@ use std::time::Instant;
 use asyncjob::offload::{Offload, OffloadError, State, TryRunError};
 use asyncjob::time::{with_deadline, yield_now};
 use asyncjob::{Job, Status, Step, WaitCtx, block_pause, callback, start_job};
-use plain::{EVERY, Plain};
+use drivers::{Drivers, EVERY};
 
 /// A pool of one thread, which is busy until the gate is opened.
 struct Busy {
@@ -89,7 +89,7 @@ fn panic_text(error: OffloadError) -> &'static str {
 fn it_runs_elsewhere_while_jobs_go_on_here_under_every_driver() {
     for rule in EVERY {
         let pool = Offload::new(2).unwrap();
-        let mut driver = Plain::new(rule);
+        let mut driver = Drivers::new(rule);
         let here = thread::current().id();
         let (open, opened): (Sender<()>, Receiver<()>) = channel();
         let log = Rc::new(RefCell::new(Vec::new()));
@@ -118,7 +118,7 @@ fn it_runs_elsewhere_while_jobs_go_on_here_under_every_driver() {
 fn a_thousand_jobs_share_three_threads_under_every_driver() {
     for rule in EVERY {
         let pool = Offload::builder().threads(3).queue(5).build(|| Ok(())).unwrap();
-        let mut driver = Plain::new(rule);
+        let mut driver = Drivers::new(rule);
         let sum = Rc::new(Cell::new(0));
         for n in 0..250u64 {
             let (pool, sum) = (pool.clone(), Rc::clone(&sum));

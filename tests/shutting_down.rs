@@ -6,8 +6,8 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use asyncjob::future::await_or_block;
 use asyncjob::scheduler::{JoinError, Scheduler, Workers};
+use asyncjob::waiting::await_or_block;
 use asyncjob::{SpawnError, Status, current_job, pause_job, pool_stats};
 
 fn wait_for_ever() {

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use asyncjob::future::{AwaitError, await_future, await_or_block};
 use asyncjob::scheduler::{JoinError, JoinHandle, Scheduler};
+use asyncjob::waiting::{AwaitError, await_future, await_or_block};
 use asyncjob::{
     JobBuilder, PoolConfig, SpawnError, Status, WaitCtx, WaitFd, WaitKey, current_job, init_thread, pause_job,
     pool_stats,

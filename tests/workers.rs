@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread::{self, ThreadId};
 
-use asyncjob::future::await_or_block;
 use asyncjob::scheduler::{JoinError, Workers};
+use asyncjob::waiting::await_or_block;
 use asyncjob::{SpawnError, Status, current_job, pause_job};
 
 /// Four jobs that can only end together, on four workers: each worker runs one.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asyncjob::SpawnError;
-use asyncjob::future::await_future;
 use asyncjob::io::Pausing;
 use asyncjob::scheduler::Handle;
 use asyncjob::time::{sleep, with_timeout};
+use asyncjob::waiting::await_future;
 
 use super::service::Service;
 
@@ -35,7 +35,7 @@ pub(crate) fn accept_all(listener: &Pausing<TcpListener>, max: usize, service: &
                 let ended = service.connections.fewer_than(before);
                 !matches!(
                     with_timeout(FD_PATIENCE, || await_future(ended)),
-                    Err(asyncjob::future::AwaitError::Cancelled)
+                    Err(asyncjob::waiting::AwaitError::Cancelled)
                 )
             }
             Err(e) if is_the_connections(&e) => true,

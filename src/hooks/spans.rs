@@ -12,7 +12,7 @@ use super::SwitchHooks;
 /// A thread has one stack of entered spans. Without this, what other jobs log while a job is paused within a span is
 /// logged as happening in that span. A span that the resumer has entered stays: a job is in it while it runs there.
 ///
-/// A [`JobFuture`](crate::future::JobFuture) has it by itself when the feature `tracing` is on. It works with subscribers
+/// A [`JobFuture`](crate::job_future::JobFuture) has it by itself when the feature `tracing` is on. It works with subscribers
 /// that know their current span, as `tracing_subscriber`'s registry does; with others it does nothing. Layers see an exit and
 /// an enter of the spans concerned at each switch.
 ///

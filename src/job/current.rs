@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use super::JobId;
-use super::frame::{BLOCKED, Header};
+use super::control_block::{BLOCKED, ControlBlock};
 use crate::wait_ctx::WaitCtx;
 
 /// The job that runs this code, if any (`ASYNC_get_current_job(3)`, S46).
@@ -21,18 +21,18 @@ use crate::wait_ctx::WaitCtx;
 /// assert!(job.wait_ctx().ptr_eq(&ctx));
 /// ```
 pub fn current_job() -> Option<CurrentJob> {
-    with_current(|header| CurrentJob {
-        id: header.id,
+    with_current(|control| CurrentJob {
+        id: control.id,
         // SAFETY: the job runs, so nobody writes its name.
-        name: unsafe { &*header.name.get() }.clone(),
-        ctx: header.wait_ctx().clone(),
+        name: unsafe { &*control.name.get() }.clone(),
+        ctx: control.wait_ctx().clone(),
     })
 }
 
 /// The id of the job that runs this code, without the cost of a whole [`current_job`].
 #[inline]
 pub fn current_job_id() -> Option<JobId> {
-    with_current(|header| header.id)
+    with_current(|control| control.id)
 }
 
 /// What a job knows of itself: see [`current_job`].
@@ -76,10 +76,10 @@ impl CurrentJob {
 /// assert_eq!(pause, Ok(Pause::Blocked));
 /// ```
 pub fn block_pause() -> BlockPause {
-    let job = with_current(|header| {
-        header.blocked.set(header.blocked.get() + 1);
-        header.set_flag(BLOCKED);
-        (NonNull::from(header), header.id)
+    let job = with_current(|control| {
+        control.blocked.set(control.blocked.get() + 1);
+        control.set_flag(BLOCKED);
+        (NonNull::from(control), control.id)
     });
     BlockPause { job }
 }
@@ -88,7 +88,7 @@ pub fn block_pause() -> BlockPause {
 #[must_use = "pauses are blocked only until the guard is dropped"]
 #[derive(Debug)]
 pub struct BlockPause {
-    job: Option<(NonNull<Header>, JobId)>,
+    job: Option<(NonNull<ControlBlock>, JobId)>,
 }
 
 impl Drop for BlockPause {
@@ -99,15 +99,15 @@ impl Drop for BlockPause {
         let mut running = CURRENT.get();
         while let Some(at) = running {
             // SAFETY: every header in the chain belongs to a job that is running, and so exists.
-            let header = unsafe { at.as_ref() };
-            if at == job && header.id == id {
-                header.blocked.set(header.blocked.get() - 1);
-                if header.blocked.get() == 0 {
-                    header.clear_flag(BLOCKED);
+            let control = unsafe { at.as_ref() };
+            if at == job && control.id == id {
+                control.blocked.set(control.blocked.get() - 1);
+                if control.blocked.get() == 0 {
+                    control.clear_flag(BLOCKED);
                 }
                 return;
             }
-            running = header.parent.get();
+            running = control.parent.get();
         }
     }
 }
@@ -119,20 +119,20 @@ pub(crate) fn is_in_job() -> bool {
 
 /// Calls `f` with the ctx of the job that runs this code.
 pub(crate) fn with_current_ctx<R>(f: impl FnOnce(&WaitCtx) -> R) -> Option<R> {
-    with_current(|header| f(header.wait_ctx()))
+    with_current(|control| f(control.wait_ctx()))
 }
 
 thread_local! {
-    /// The innermost job that runs on this thread. Only [`Running`](super::frame::Running) writes it.
+    /// The innermost job that runs on this thread. Only [`Running`](super::control_block::Running) writes it.
     ///
     /// A plain store after a resume would leave it dangling when a panic passes; a guard does not. The compiler may keep
     /// the address of this variable across a switch: right, because a job never changes its thread.
-    pub(super) static CURRENT: Cell<Option<NonNull<Header>>> = const { Cell::new(None) };
+    pub(super) static CURRENT: Cell<Option<NonNull<ControlBlock>>> = const { Cell::new(None) };
 }
 
 /// Calls `f` with the header of the job that runs this code.
 #[inline]
-pub(super) fn with_current<R>(f: impl FnOnce(&Header) -> R) -> Option<R> {
+pub(super) fn with_current<R>(f: impl FnOnce(&ControlBlock) -> R) -> Option<R> {
     // SAFETY: CURRENT points to the header of the job that runs this code; `f` cannot end that job.
-    CURRENT.get().map(|header| f(unsafe { header.as_ref() }))
+    CURRENT.get().map(|control| f(unsafe { control.as_ref() }))
 }

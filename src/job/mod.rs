@@ -25,9 +25,9 @@
 //!
 //! ```text
 //!   +----------------+ <- the slot's end
-//!   | Plate          |    what an overflow report prints (crate::stack)
+//!   | StackHeader          |    what an overflow report prints (crate::stack)
 //!   +----------------+ <- Stack::top
-//!   | Frame: Header  |    what this module knows of the job
+//!   | TypedBlock: ControlBlock  |    what this module knows of the job
 //!   |   + Coroutine  |    where it is suspended
 //!   +----------------+ <- base, as corosensei sees it
 //!   | closure, then  |
@@ -46,8 +46,8 @@
 //! A return whose call was made before a switch is mispredicted after it, 10 ns each. The fast path of [`pause_job`] is
 //! therefore inlined into the job together with corosensei's suspend; everything else is cold and out of line.
 
+mod control_block;
 mod current;
-mod frame;
 
 use std::any::Any;
 use std::backtrace::Backtrace;
@@ -70,11 +70,11 @@ use crate::wait_ctx::WaitCtx;
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
 pub(crate) use current::{is_in_job, with_current_ctx};
 
-use current::CURRENT;
-use frame::{
-    Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ENTERED_PANICKING, Frame, Header, REPORT, Running, refused, run,
-    start,
+use control_block::{
+    Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, REPORT, Running, TypedBlock,
+    refused, start, switch_to,
 };
+use current::CURRENT;
 
 /// Whether jobs work on this system: always, on every target this crate compiles for (S8).
 pub fn is_capable() -> bool {
@@ -140,17 +140,17 @@ where
 /// before anything else runs (`scoped_tls` does): do not pause below such a call.
 #[inline]
 pub fn pause_job() -> Result<Pause, Cancelled> {
-    let Some(header) = CURRENT.get() else {
+    let Some(control) = CURRENT.get() else {
         return Ok(Pause::NotInJob);
     };
     // SAFETY: CURRENT points to the header of the job that runs this code, which lies on the job's own slot.
-    let header = unsafe { header.as_ref() };
-    if header.flags.get() & (CANCELLED | BLOCKED) != 0 || thread::panicking() {
-        return header.pause_cold();
+    let control = unsafe { control.as_ref() };
+    if control.flags.get() & (CANCELLED | BLOCKED) != 0 || thread::panicking() {
+        return control.pause_cold();
     }
-    header.suspend();
-    if header.flags.get() & (CANCELLED | REPORT) != 0 {
-        return header.resumed_cold();
+    control.suspend();
+    if control.flags.get() & (CANCELLED | REPORT) != 0 {
+        return control.resumed_cold();
     }
     Ok(Pause::Resumed)
 }
@@ -320,7 +320,7 @@ impl fmt::Display for JobId {
 /// ```
 #[must_use = "dropping a paused job cancels it"]
 pub struct Job<T> {
-    frame: NonNull<Frame<T>>,
+    block: NonNull<TypedBlock<T>>,
     _not_send: PhantomData<*mut T>,
 }
 
@@ -330,12 +330,12 @@ impl<T> Job<T> {
     /// # Panics
     ///
     /// With the panic of the job, which has ended then.
-    #[inline(always)] // see `run`
+    #[inline(always)] // see `switch_to`
     pub fn resume(self) -> Step<T> {
-        self.header().wait_ctx().settle();
-        let frame = ManuallyDrop::new(self).frame;
+        self.control().wait_ctx().settle();
+        let block = ManuallyDrop::new(self).block;
         // SAFETY: a Job points to the frame of a paused job, and this consumed the only one that does.
-        unsafe { run(frame) }
+        unsafe { switch_to(block) }
     }
 
     /// Asks the job to end: its pause returns [`Cancelled`], and the job returns through its own code.
@@ -347,11 +347,11 @@ impl<T> Job<T> {
     ///
     /// With the panic of the job, which has ended then.
     pub fn cancel(self) -> Option<T> {
-        self.header().set_flag(CANCELLED);
+        self.control().set_flag(CANCELLED);
         if thread::panicking() {
-            self.header().set_flag(ENTERED_PANICKING);
+            self.control().set_flag(ENTERED_PANICKING);
         }
-        self.header().pauses_left.set(CANCELLED_PAUSES);
+        self.control().pauses_left.set(CANCELLED_PAUSES);
         match self.resume() {
             Step::Finished(value) => Some(value),
             Step::Paused(job) => {
@@ -370,9 +370,9 @@ impl<T> Job<T> {
     ///
     /// With another panic, if a destructor of the job panics and something on its stack catches it.
     pub fn force_unwind(self) {
-        self.header().wait_ctx().settle(); // it runs again
-        let frame = ManuallyDrop::new(self).frame;
-        let mut running = Running::enter(frame);
+        self.control().wait_ctx().settle(); // it runs again
+        let block = ManuallyDrop::new(self).block;
+        let mut running = Running::enter(block);
         running.coroutine().force_unwind();
     }
 
@@ -383,25 +383,25 @@ impl<T> Job<T> {
     /// [`quarantined`](crate::stack::quarantined) and for the limit of its pool. Nothing on it is dropped. The job's
     /// hold on its wait ctx ends.
     pub fn abandon(self) {
-        let frame = ManuallyDrop::new(self).frame;
+        let block = ManuallyDrop::new(self).block;
         // SAFETY: nobody can reach the frame any more, and the paused coroutine is never touched again.
-        unsafe { Header::dismantle(frame.cast(), pool::quarantine) };
+        unsafe { ControlBlock::release(block.cast(), pool::quarantine) };
     }
 
     /// Its id.
     pub fn id(&self) -> JobId {
-        self.header().id
+        self.control().id
     }
 
     /// Its name, if [`JobBuilder::name`] gave it one.
     pub fn name(&self) -> Option<&str> {
         // SAFETY: a name is written at the start and the end of a job only.
-        unsafe { &*self.header().name.get() }.as_deref()
+        unsafe { &*self.control().name.get() }.as_deref()
     }
 
     /// The ctx that it was started with.
     pub fn wait_ctx(&self) -> &WaitCtx {
-        self.header().wait_ctx()
+        self.control().wait_ctx()
     }
 
     /// Asks the processor to bring the top of the job's stack near, for a [`resume`](Self::resume) some hundred nanoseconds
@@ -429,9 +429,9 @@ impl<T> Job<T> {
     /// ```
     #[inline]
     pub fn prefetch(&self) {
-        let frame = self.frame.as_ptr().cast::<u8>();
-        for line in (0..size_of::<Frame<T>>()).step_by(64) {
-            fetch_line(frame.wrapping_add(line));
+        let block = self.block.as_ptr().cast::<u8>();
+        for line in (0..size_of::<TypedBlock<T>>()).step_by(64) {
+            fetch_line(block.wrapping_add(line));
         }
     }
 
@@ -451,7 +451,7 @@ impl<T> Job<T> {
     /// # drop(job);
     /// ```
     pub fn high_water(&self) -> usize {
-        self.header().stack.high_water()
+        self.control().stack.high_water()
     }
 
     /// Where the job is paused, with the frames of this call below it.
@@ -460,20 +460,20 @@ impl<T> Job<T> {
     /// happened.
     pub fn backtrace(&mut self) -> Backtrace {
         let mut backtrace = Backtrace::disabled();
-        let header = self.header();
-        header.report.set(&raw mut backtrace);
-        header.set_flag(REPORT);
-        let mut running = Running::enter(self.frame);
+        let control = self.control();
+        control.report.set(&raw mut backtrace);
+        control.set_flag(REPORT);
+        let mut running = Running::enter(self.block);
         let result = running.coroutine().resume(());
         debug_assert!(matches!(result, CoroutineResult::Yield(())), "a report pauses again");
         drop(running);
-        self.header().clear_flag(REPORT);
+        self.control().clear_flag(REPORT);
         backtrace
     }
 
-    fn header(&self) -> &Header {
+    fn control(&self) -> &ControlBlock {
         // SAFETY: a Job points to the frame of a paused job, which begins with its header; the header's fields are cells.
-        unsafe { self.frame.cast::<Header>().as_ref() }
+        unsafe { self.block.cast::<ControlBlock>().as_ref() }
     }
 }
 
@@ -482,7 +482,7 @@ impl<T> Drop for Job<T> {
     /// not ask for its result.
     fn drop(&mut self) {
         let job = Job {
-            frame: self.frame,
+            block: self.block,
             _not_send: PhantomData,
         };
         // The result is dropped in there too: it may panic itself.

@@ -18,9 +18,9 @@
 //!
 //! Outside a job the closure runs inline, as OpenSSL's engines do it: see [`Offload::run`].
 
-mod errand;
 mod error;
 mod queue;
+mod run_future;
 mod state;
 
 use std::error::Error;
@@ -32,11 +32,11 @@ use std::thread;
 
 use parking_lot::Mutex;
 
-use crate::future::{AwaitError, Bell, await_or_block_by};
 use crate::job::is_in_job;
-use errand::{Errand, Stage};
+use crate::waiting::{AwaitError, WakeVia, await_or_block_by};
 pub use error::{OffloadError, TryRunError};
 use queue::{Refusal, Shared};
+use run_future::{RunFuture, Stage};
 pub use state::State;
 use state::inline_seat;
 
@@ -174,11 +174,11 @@ impl<S: 'static> Offload<S> {
         F: FnOnce(&mut State<S>) -> T + Send + 'static,
         T: Send + 'static,
     {
-        let errand = Errand {
+        let run_future = RunFuture {
             shared: &self.owner.shared,
             stage,
         };
-        match await_or_block_by(self.owner.shared.bell, errand) {
+        match await_or_block_by(self.owner.shared.wake_via, run_future) {
             Ok(result) => result,
             Err(AwaitError::Cancelled) => Err(OffloadError::Cancelled),
             Err(AwaitError::TimedOut) => Err(OffloadError::TimedOut),
@@ -224,7 +224,7 @@ pub struct OffloadBuilder {
     threads: usize,
     queue: usize,
     name: String,
-    bell: Bell,
+    wake_via: WakeVia,
 }
 
 impl Default for OffloadBuilder {
@@ -234,7 +234,7 @@ impl Default for OffloadBuilder {
             threads: thread::available_parallelism().map_or(1, usize::from),
             queue: 1024,
             name: "offload".to_owned(),
-            bell: Bell::Driver,
+            wake_via: WakeVia::Driver,
         }
     }
 }
@@ -262,7 +262,7 @@ impl OffloadBuilder {
     /// Completes by a wait fd (an eventfd for each call) even where the driver has set a callback: for a driver whose
     /// callback is meant for an engine alone. Without a callback completion is always by fd.
     pub fn complete_by_fd(mut self) -> Self {
-        self.bell = Bell::Fd;
+        self.wake_via = WakeVia::Fd;
         self
     }
 
@@ -295,7 +295,7 @@ impl OffloadBuilder {
             let sentence = "an Offload needs at least one thread and one place in its queue";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
         }
-        let shared = Arc::new(Shared::new(self.queue, self.bell, Box::new(make)));
+        let shared = Arc::new(Shared::new(self.queue, self.wake_via, Box::new(make)));
         // From here on dropping the owner ends the threads that were started before one could not be.
         let owner = Arc::new(Owner {
             shared: Arc::clone(&shared),

@@ -19,8 +19,8 @@ use std::thread::{self, ThreadId};
 use parking_lot::Mutex;
 
 use super::wake::JobWaker;
-use crate::future::{AwaitError, await_or_block};
 use crate::job::is_in_job;
+use crate::waiting::{AwaitError, await_or_block};
 
 /// Why a job has no result.
 pub enum JoinError {
@@ -89,7 +89,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> &str {
 /// It is also a future, for any runtime.
 #[must_use = "the job goes on without its handle, but its panic is not seen"]
 pub struct JoinHandle<T> {
-    pub(super) outcome: Arc<Outcome<T>>,
+    pub(super) state: Arc<JoinState<T>>,
 }
 
 impl<T> JoinHandle<T> {
@@ -105,7 +105,7 @@ impl<T> JoinHandle<T> {
     /// [`Scheduler::run_until`](super::Scheduler::run_until) instead.
     pub fn join(mut self) -> Result<T, JoinError> {
         assert!(
-            is_in_job() || self.outcome.home != Some(thread::current().id()) || self.is_finished(),
+            is_in_job() || self.state.home != Some(thread::current().id()) || self.is_finished(),
             "join on the scheduler's own thread would wait for ever: use Scheduler::run_until, or join after run"
         );
         await_or_block(&mut self).unwrap_or_else(|interrupted| Err(JoinError::Interrupted(interrupted)))
@@ -113,13 +113,13 @@ impl<T> JoinHandle<T> {
 
     /// Whether [`join`](Self::join) would return at once.
     pub fn is_finished(&self) -> bool {
-        !matches!(self.outcome.state.lock().progress, Progress::Running)
+        !matches!(self.state.state.lock().progress, Progress::Running)
     }
 
     /// Asks the job to end: its pause returns [`Cancelled`](crate::Cancelled), and it returns through its own code. A job
     /// that has not started never does. Returns at once.
     pub fn cancel(&self) {
-        self.outcome.request_cancel();
+        self.state.request_cancel();
     }
 }
 
@@ -131,7 +131,7 @@ impl<T> Future for JoinHandle<T> {
     /// When polled again after it was ready.
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
         let waker = task.waker().clone(); // before the lock: cloning a waker may run anything
-        let mut state = self.outcome.state.lock();
+        let mut state = self.state.state.lock();
         match std::mem::replace(&mut state.progress, Progress::Taken) {
             Progress::Done(result) => Poll::Ready(result),
             Progress::Taken => panic!("a JoinHandle was polled after it gave its result"),
@@ -155,7 +155,7 @@ impl<T> fmt::Debug for JoinHandle<T> {
 }
 
 /// What a job, its scheduler and its handle share.
-pub(super) struct Outcome<T> {
+pub(super) struct JoinState<T> {
     /// The thread that runs the job, where it is known.
     home: Option<ThreadId>,
     state: Mutex<State<T>>,
@@ -196,7 +196,7 @@ pub(super) enum CancelReason {
 }
 
 /// The scheduler's view of an outcome, whatever its type.
-pub(super) trait Ending {
+pub(super) trait Completion {
     /// The job has no value.
     fn fail(&self, error: JoinError);
     /// The job is about to be told to end.
@@ -207,9 +207,9 @@ pub(super) trait Ending {
     fn postponed(&self);
 }
 
-impl<T> Outcome<T> {
+impl<T> JoinState<T> {
     pub(super) fn new(home: Option<ThreadId>) -> Arc<Self> {
-        Arc::new(Outcome {
+        Arc::new(JoinState {
             home,
             state: Mutex::new(State {
                 progress: Progress::Running,
@@ -256,7 +256,7 @@ impl<T> Outcome<T> {
     }
 }
 
-impl<T> Ending for Outcome<T> {
+impl<T> Completion for JoinState<T> {
     fn fail(&self, error: JoinError) {
         self.settle(Err(error));
     }

@@ -69,10 +69,10 @@ use crate::error::{SpawnError, StartError};
 use crate::job::{Job, JobBuilder, Step};
 use crate::stack::install_overflow_handler;
 use crate::wait_ctx::WaitCtx;
-use join::{CancelReason, Ending, Outcome};
+use join::{CancelReason, Completion, JoinState};
 use reactor::Reactor;
-use tasks::{Core, End};
-use wake::{Mailbox, Ticket};
+use tasks::{Core, EndKind};
+use wake::{Inbox, TaskId};
 use workers::{Shared, Submission};
 
 /// How many jobs run between two looks at what has happened meanwhile.
@@ -86,7 +86,7 @@ pub const BATCH: usize = 64;
 ///
 /// ```
 /// use asyncjob::scheduler::Scheduler;
-/// use asyncjob::future::await_future;
+/// use asyncjob::waiting::await_future;
 ///
 /// let scheduler = Scheduler::new()?;
 /// let first = scheduler.spawn(|| 20)?;
@@ -97,12 +97,12 @@ pub const BATCH: usize = 64;
 pub struct Scheduler {
     core: RefCell<Core>,
     epoll: Rc<OwnedFd>,
-    mailbox: Arc<Mailbox>,
+    inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     /// A turn is under way.
     turning: Cell<bool>,
-    /// The last turn left the mailbox asleep, so that whoever brings something rings, and a host hears it.
-    dozing: Cell<bool>,
+    /// The last turn left the inbox parked, so that whoever brings something rings, and a host hears it.
+    parked: Cell<bool>,
     /// A worker is to shut down, and by when.
     stop_at: Cell<Option<Instant>>,
 }
@@ -129,10 +129,10 @@ impl SchedulerBuilder {
     ///
     /// When the system has no epoll instance or eventfd left.
     pub fn build(self) -> io::Result<Scheduler> {
-        let mailbox = Arc::new(Mailbox::new()?);
+        let inbox = Arc::new(Inbox::new()?);
         let home = Some(thread::current().id());
-        let shared = Shared::new(vec![Arc::clone(&mailbox)], self.max_jobs, home);
-        Scheduler::with(mailbox, Arc::new(shared))
+        let shared = Shared::new(vec![Arc::clone(&inbox)], self.max_jobs, home);
+        Scheduler::with(inbox, Arc::new(shared))
     }
 
     /// Starts `threads` threads with a scheduler each, which share one queue of jobs that have not started.
@@ -223,18 +223,18 @@ impl Scheduler {
         T: 'static,
     {
         let f = self.shared.admit(f)?;
-        let outcome = Outcome::new(Some(thread::current().id()));
-        let fresh = Fresh {
-            main: job_main(Arc::clone(&outcome), f),
-            ending: outcome.clone(),
+        let state = JoinState::new(Some(thread::current().id()));
+        let pending = Pending {
+            main: job_main(Arc::clone(&state), f),
+            completion: state.clone(),
             builder,
             ctx,
         };
-        self.core.borrow_mut().fresh.push_back(fresh);
-        if self.dozing.get() {
-            self.mailbox.ring_if_asleep(); // a host that sleeps on the fd
+        self.core.borrow_mut().pending.push_back(pending);
+        if self.parked.get() {
+            self.inbox.notify_if_parked(); // a host that sleeps on the fd
         }
-        Ok(JoinHandle { outcome })
+        Ok(JoinHandle { state })
     }
 
     /// Spawns from other threads.
@@ -294,16 +294,16 @@ impl Scheduler {
     /// As [`run`](Self::run).
     pub fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
         let _turning = Turning::enter(&self.turning);
-        if self.dozing.replace(false) {
-            self.mailbox.wake_up();
+        if self.parked.replace(false) {
+            self.inbox.unpark();
         }
-        let errands = self.take_mail();
-        let resumed = self.start_fresh() + self.resume_ready();
-        self.look_at_kernel(timeout, resumed + errands)?;
+        let calls = self.take_inbox();
+        let resumed = self.start_pending() + self.resume_ready();
+        self.look_at_kernel(timeout, resumed + calls)?;
         let core = self.core.borrow();
         Ok(Turn {
             resumed,
-            ready: core.runnable() + usize::from(self.mailbox.is_full() || self.shared.has_submissions()),
+            ready: core.runnable() + usize::from(self.inbox.has_messages() || self.shared.has_submissions()),
         })
     }
 
@@ -354,16 +354,16 @@ impl Scheduler {
         self.shared.live()
     }
 
-    fn with(mailbox: Arc<Mailbox>, shared: Arc<Shared>) -> io::Result<Scheduler> {
-        let reactor = Reactor::new(mailbox.raw_bell())?;
+    fn with(inbox: Arc<Inbox>, shared: Arc<Shared>) -> io::Result<Scheduler> {
+        let reactor = Reactor::new(inbox.raw_notifier())?;
         install_overflow_handler()?;
         Ok(Scheduler {
             epoll: reactor.fd(),
             core: RefCell::new(Core::new(reactor)),
-            mailbox,
+            inbox,
             shared,
             turning: Cell::new(false),
-            dozing: Cell::new(false),
+            parked: Cell::new(false),
             stop_at: Cell::new(None),
         })
     }
@@ -371,35 +371,35 @@ impl Scheduler {
     /// Whether this scheduler, alone or as a worker, has anything to do or to wait for.
     fn jobs_left(&self) -> bool {
         let core = self.core.borrow();
-        !core.tasks.is_empty() || !core.fresh.is_empty() || self.shared.has_submissions()
+        !core.tasks.is_empty() || !core.pending.is_empty() || self.shared.has_submissions()
     }
 
-    /// What other threads brought: wakes, errands, jobs. How many errands there were.
-    fn take_mail(&self) -> usize {
+    /// What other threads brought: wakes, calls, jobs. How many calls there were.
+    fn take_inbox(&self) -> usize {
         let mut done = 0;
-        if self.mailbox.is_full() {
+        if self.inbox.has_messages() {
             let mut woken = std::mem::take(&mut self.core.borrow_mut().woken);
-            let errands = self.mailbox.take(&mut woken);
+            let calls = self.inbox.take(&mut woken);
             let mut core = self.core.borrow_mut();
-            woken.drain(..).for_each(|ticket| core.make_ready(ticket));
+            woken.drain(..).for_each(|id| core.make_ready(id));
             core.woken = woken;
             drop(core);
-            done = errands.len();
-            errands.into_iter().for_each(|errand| errand(self));
+            done = calls.len();
+            calls.into_iter().for_each(|call| call(self));
         }
         if self.shared.has_submissions() {
-            self.shared.take_share(&mut self.core.borrow_mut().fresh);
+            self.shared.take_share(&mut self.core.borrow_mut().pending);
         }
         done
     }
 
     /// Starts the jobs that have not run yet, up to a batch. How many.
-    fn start_fresh(&self) -> usize {
+    fn start_pending(&self) -> usize {
         for started in 0..BATCH {
-            let Some(fresh) = self.core.borrow_mut().next_fresh() else {
+            let Some(pending) = self.core.borrow_mut().next_pending() else {
                 return started;
             };
-            if !self.start(fresh) {
+            if !self.start(pending) {
                 return started;
             }
         }
@@ -407,25 +407,25 @@ impl Scheduler {
     }
 
     /// Runs a job for the first time. `false` if there was no stack for it and it was put back.
-    fn start(&self, fresh: Fresh) -> bool {
-        let Fresh {
+    fn start(&self, pending: Pending) -> bool {
+        let Pending {
             main,
-            ending,
+            completion,
             builder,
             ctx,
-        } = fresh;
-        let (ticket, waker) = self.core.borrow_mut().reserve(&self.mailbox, &ctx, &ending);
-        if !ending.starting(&waker) {
+        } = pending;
+        let (id, waker) = self.core.borrow_mut().reserve(&self.inbox, &ctx, &completion);
+        if !completion.starting(&waker) {
             discard(main);
-            ending.fail(JoinError::Cancelled);
-            self.retire(ticket, End::Cancelled);
+            completion.fail(JoinError::Cancelled);
+            self.retire(id, EndKind::Cancelled);
             return true;
         }
         ctx.set_callback(Some(Waker::from(waker)));
         match catch_unwind(AssertUnwindSafe(|| builder.try_start(&ctx, main))) {
-            Ok(Ok(step)) => self.settle(ticket, step),
-            Ok(Err((builder, refused))) => return self.put_back(ticket, builder, refused, ending, ctx),
-            Err(payload) => self.broke(ticket, payload),
+            Ok(Ok(step)) => self.settle(id, step),
+            Ok(Err((builder, refused))) => return self.put_back(id, builder, refused, completion, ctx),
+            Err(payload) => self.hook_panicked(id, payload),
         }
         discard(ctx);
         true
@@ -435,26 +435,26 @@ impl Scheduler {
     #[cold]
     fn put_back(
         &self,
-        ticket: Ticket,
+        id: TaskId,
         builder: JobBuilder,
         refused: StartError<Box<dyn FnOnce()>>,
-        ending: Arc<dyn Ending>,
+        completion: Arc<dyn Completion>,
         ctx: WaitCtx,
     ) -> bool {
         let mut core = self.core.borrow_mut();
-        core.unreserve(ticket);
+        core.cancel_reservation(id);
         if core.tasks.is_empty() {
             drop(core);
             let why = io::Error::other(refused.to_string());
             discard(refused);
             self.shared.ended();
-            ending.fail(JoinError::NoStack(why));
+            completion.fail(JoinError::NoStack(why));
             return true;
         }
-        ending.postponed();
-        core.wait_for_stack(Fresh {
+        completion.postponed();
+        core.wait_for_stack(Pending {
             main: refused.into_closure(),
-            ending,
+            completion,
             builder,
             ctx,
         });
@@ -465,66 +465,66 @@ impl Scheduler {
     fn resume_ready(&self) -> usize {
         let batch = self.core.borrow().batch();
         for resumed in 0..batch {
-            let Some((ticket, job, told)) = self.core.borrow_mut().next_ready() else {
+            let Some((id, job, told)) = self.core.borrow_mut().next_ready() else {
                 return resumed;
             };
-            self.resume(ticket, job, told);
+            self.resume(id, job, told);
         }
         batch
     }
 
-    fn resume(&self, ticket: Ticket, job: Job<()>, told: Option<CancelReason>) {
+    fn resume(&self, id: TaskId, job: Job<()>, told: Option<CancelReason>) {
         if let Some(reason) = told {
-            return self.cancel(ticket, job, reason);
+            return self.cancel(id, job, reason);
         }
         match catch_unwind(AssertUnwindSafe(|| job.resume())) {
-            Ok(step) => self.settle(ticket, step),
-            Err(payload) => self.broke(ticket, payload),
+            Ok(step) => self.settle(id, step),
+            Err(payload) => self.hook_panicked(id, payload),
         }
     }
 
     /// A job has paused or ended.
-    fn settle(&self, ticket: Ticket, step: Step<()>) {
+    fn settle(&self, id: TaskId, step: Step<()>) {
         match step {
-            Step::Finished(()) => self.retire(ticket, End::Finished),
+            Step::Finished(()) => self.retire(id, EndKind::Finished),
             Step::Paused(job) => {
-                let refused = self.core.borrow_mut().park(ticket, job);
+                let refused = self.core.borrow_mut().park(id, job);
                 if let Some(job) = refused {
-                    self.cancel(ticket, job, CancelReason::EngineFailed);
+                    self.cancel(id, job, CancelReason::EngineFailed);
                 }
             }
         }
     }
 
-    fn cancel(&self, ticket: Ticket, job: Job<()>, reason: CancelReason) {
-        let ending = self.core.borrow_mut().ending(ticket);
-        if let Some(ending) = &ending {
-            ending.telling(reason);
+    fn cancel(&self, id: TaskId, job: Job<()>, reason: CancelReason) {
+        let completion = self.core.borrow_mut().completion(id);
+        if let Some(completion) = &completion {
+            completion.telling(reason);
         }
         match catch_unwind(AssertUnwindSafe(|| job.cancel())) {
-            Ok(Some(())) => self.retire(ticket, End::Cancelled),
+            Ok(Some(())) => self.retire(id, EndKind::Cancelled),
             Ok(None) => {
-                if let Some(ending) = ending {
-                    ending.fail(JoinError::Quarantined);
+                if let Some(completion) = completion {
+                    completion.fail(JoinError::Quarantined);
                 }
-                self.retire(ticket, End::Quarantined);
+                self.retire(id, EndKind::Quarantined);
             }
-            Err(payload) => self.broke(ticket, payload),
+            Err(payload) => self.hook_panicked(id, payload),
         }
     }
 
     /// A panic came out of a job other than from its closure: from a switch hook, or from a joiner's waker.
     #[cold]
-    fn broke(&self, ticket: Ticket, payload: Box<dyn std::any::Any + Send>) {
-        let ending = self.core.borrow_mut().ending(ticket);
-        if let Some(ending) = ending {
-            ending.fail(JoinError::Panicked(payload));
+    fn hook_panicked(&self, id: TaskId, payload: Box<dyn std::any::Any + Send>) {
+        let completion = self.core.borrow_mut().completion(id);
+        if let Some(completion) = completion {
+            completion.fail(JoinError::Panicked(payload));
         }
-        self.retire(ticket, End::Finished);
+        self.retire(id, EndKind::Finished);
     }
 
-    fn retire(&self, ticket: Ticket, end: End) {
-        let task = self.core.borrow_mut().retire(ticket, end);
+    fn retire(&self, id: TaskId, end: EndKind) {
+        let task = self.core.borrow_mut().retire(id, end);
         self.shared.ended();
         discard(task); // after the borrow: the ctx may own values whose drop runs anything
     }
@@ -532,20 +532,20 @@ impl Scheduler {
     /// Asks the kernel for ready fds when it is time to, and waits there if this turn had nothing to do.
     fn look_at_kernel(&self, timeout: Option<Duration>, done: usize) -> io::Result<()> {
         let mut core = self.core.borrow_mut();
-        let busy = core.runnable() != 0 || self.mailbox.is_full() || self.shared.has_submissions();
+        let busy = core.runnable() != 0 || self.inbox.has_messages() || self.shared.has_submissions();
         if !busy {
             // Also before a return without waiting: a host may go to sleep on the fd next.
-            self.dozing.set(true);
+            self.parked.set(true);
         }
-        let asleep = !busy && self.mailbox.fall_asleep() && !self.shared.has_submissions();
-        if asleep && done == 0 {
+        let parked = !busy && self.inbox.park() && !self.shared.has_submissions();
+        if parked && done == 0 {
             let nobody_waits = timeout.is_none() && self.shared.live() == 0;
             let timeout = if nobody_waits { Some(Duration::ZERO) } else { timeout };
             let timeout = core.until_next_timer(timeout);
-            return core.wait(timeout, &self.mailbox);
+            return core.wait(timeout, &self.inbox);
         }
         if core.kernel_is_due(done) {
-            return core.wait(Some(Duration::ZERO), &self.mailbox);
+            return core.wait(Some(Duration::ZERO), &self.inbox);
         }
         Ok(())
     }
@@ -553,21 +553,21 @@ impl Scheduler {
     /// Cancels every job, started or not.
     fn cancel_all(&self) {
         let _turning = Turning::enter(&self.turning);
-        self.shared.take_all(&mut self.core.borrow_mut().fresh);
+        self.shared.take_all(&mut self.core.borrow_mut().pending);
         loop {
-            let Some(fresh) = self.core.borrow_mut().fresh.pop_front() else {
+            let Some(pending) = self.core.borrow_mut().pending.pop_front() else {
                 break;
             };
-            self.core.borrow_mut().count(End::Cancelled);
+            self.core.borrow_mut().count(EndKind::Cancelled);
             self.shared.ended();
-            fresh.ending.fail(JoinError::Cancelled);
-            discard(fresh);
+            pending.completion.fail(JoinError::Cancelled);
+            discard(pending);
         }
-        let tickets = self.core.borrow().tickets();
-        for ticket in tickets {
-            let job = self.core.borrow_mut().take_job(ticket);
+        let ids = self.core.borrow().ids();
+        for id in ids {
+            let job = self.core.borrow_mut().take_job(id);
             if let Some(job) = job {
-                self.cancel(ticket, job, CancelReason::Asked);
+                self.cancel(id, job, CancelReason::Asked);
             }
         }
     }
@@ -582,7 +582,7 @@ impl AsFd for Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
-        self.shared.close_for(&self.mailbox);
+        self.shared.close_for(&self.inbox);
         self.cancel_all();
     }
 }
@@ -616,19 +616,19 @@ impl Drop for Turning<'_> {
 }
 
 /// A job that has not started.
-pub(super) struct Fresh {
+pub(super) struct Pending {
     main: Box<dyn FnOnce()>,
-    ending: Arc<dyn Ending>,
+    completion: Arc<dyn Completion>,
     builder: JobBuilder,
     ctx: WaitCtx,
 }
 
-impl From<Submission> for Fresh {
+impl From<Submission> for Pending {
     fn from(submission: Submission) -> Self {
         let builder = JobBuilder::new();
-        Fresh {
+        Pending {
             main: submission.main,
-            ending: submission.ending,
+            completion: submission.completion,
             builder: match submission.name {
                 Some(name) => builder.name(name),
                 None => builder,
@@ -652,6 +652,6 @@ fn after(within: Duration) -> Instant {
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What a spawned job runs: the closure, whose panic is its result.
-fn job_main<T: 'static>(outcome: Arc<Outcome<T>>, f: impl FnOnce() -> T + 'static) -> Box<dyn FnOnce()> {
-    Box::new(move || outcome.complete(catch_unwind(AssertUnwindSafe(f))))
+fn job_main<T: 'static>(state: Arc<JoinState<T>>, f: impl FnOnce() -> T + 'static) -> Box<dyn FnOnce()> {
+    Box::new(move || state.complete(catch_unwind(AssertUnwindSafe(f))))
 }

@@ -28,7 +28,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::wake::Ticket;
+use super::wake::TaskId;
 use crate::sys::{Epoll, Readiness};
 use crate::wait_ctx::{Interest, WaitFd};
 
@@ -37,8 +37,8 @@ pub(super) struct Reactor {
     epoll: Epoll,
     /// Indexed by fd.
     slots: Vec<Slot>,
-    /// The mailbox's bell, which belongs to no task.
-    bell: RawFd,
+    /// The inbox's bell, which belongs to no task.
+    notifier: RawFd,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ struct Slot {
 
 #[derive(Debug)]
 struct Waiter {
-    ticket: Ticket,
+    id: TaskId,
     fd: WaitFd,
 }
 
@@ -78,13 +78,13 @@ impl Watch {
 const MOST_FDS: usize = 1 << 24;
 
 impl Reactor {
-    pub(super) fn new(bell: RawFd) -> io::Result<Self> {
+    pub(super) fn new(notifier: RawFd) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        epoll.add(bell, true, false)?;
+        epoll.add(notifier, true, false)?;
         Ok(Reactor {
             epoll,
             slots: Vec::new(),
-            bell,
+            notifier,
         })
     }
 
@@ -94,18 +94,18 @@ impl Reactor {
     }
 
     /// `ticket` has a new entry. Whether the kernel can watch it.
-    pub(super) fn add(&mut self, ticket: Ticket, fd: WaitFd) -> bool {
+    pub(super) fn add(&mut self, id: TaskId, fd: WaitFd) -> bool {
         let Some(slot) = self.slot_mut(fd.fd) else { return false };
-        slot.waiters.push(Waiter { ticket, fd });
+        slot.waiters.push(Waiter { id, fd });
         // Whatever the slot says is registered, the file behind the number may be another one by now.
         slot.registered = Watch::NOTHING;
         self.ensure(fd)
     }
 
     /// An entry of `ticket` is gone. Its fd may be closed already.
-    pub(super) fn remove(&mut self, ticket: Ticket, fd: WaitFd) {
+    pub(super) fn remove(&mut self, id: TaskId, fd: WaitFd) {
         let Some(slot) = self.slot_mut(fd.fd) else { return };
-        if let Some(at) = slot.waiters.iter().position(|w| w.ticket == ticket && w.fd == fd) {
+        if let Some(at) = slot.waiters.iter().position(|w| w.id == id && w.fd == fd) {
             slot.waiters.swap_remove(at);
         }
         if slot.waiters.is_empty() && slot.registered != Watch::NOTHING {
@@ -138,14 +138,14 @@ impl Reactor {
     pub(super) fn wait(
         &mut self,
         timeout: Option<Duration>,
-        mut ready: impl FnMut(Ticket, &WaitFd) -> bool,
-        mut bell: impl FnMut(),
+        mut ready: impl FnMut(TaskId, &WaitFd) -> bool,
+        mut notifier: impl FnMut(),
     ) -> io::Result<()> {
-        let (slots, own_bell) = (&mut self.slots, self.bell);
+        let (slots, own_bell) = (&mut self.slots, self.notifier);
         let mut unwanted = Vec::new();
         self.epoll.wait(timeout, |event| {
             if event.fd == own_bell {
-                bell();
+                notifier();
             } else if !deliver(slots, event, &mut ready) {
                 unwanted.push(event.fd);
             }
@@ -170,7 +170,7 @@ impl Reactor {
     /// The fd that a host polls stays the same number, and what it names changes: the new instance takes its place.
     fn replace_epoll(&mut self) -> io::Result<()> {
         self.epoll.replace()?;
-        self.epoll.add(self.bell, true, false)?;
+        self.epoll.add(self.notifier, true, false)?;
         for (fd, slot) in self.slots.iter_mut().enumerate() {
             let watch = slot.registered;
             if watch != Watch::NOTHING && self.epoll.add(fd as RawFd, watch.readable, watch.writable).is_err() {
@@ -190,7 +190,7 @@ impl Reactor {
 }
 
 /// Whether some waiter took the event.
-fn deliver(slots: &[Slot], event: Readiness, ready: &mut impl FnMut(Ticket, &WaitFd) -> bool) -> bool {
+fn deliver(slots: &[Slot], event: Readiness, ready: &mut impl FnMut(TaskId, &WaitFd) -> bool) -> bool {
     let Some(slot) = slots.get(event.fd as usize) else {
         return false;
     };
@@ -198,7 +198,7 @@ fn deliver(slots: &[Slot], event: Readiness, ready: &mut impl FnMut(Ticket, &Wai
         |interest: Interest| event.readable && interest.is_readable() || event.writable && interest.is_writable();
     let mut taken = false;
     for waiter in slot.waiters.iter().filter(|w| concerned(w.fd.interest)) {
-        taken |= ready(waiter.ticket, &waiter.fd);
+        taken |= ready(waiter.id, &waiter.fd);
     }
     taken
 }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A ready job is in the queue once: only [`make_ready`](Core::make_ready) and its siblings put it there, from Paused. A
-//! task is found by its [`Ticket`], whose serial tells it from earlier ones in the same place.
+//! task is found by its [`TaskId`], whose serial tells it from earlier ones in the same place.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::join::{CancelReason, Ending};
+use super::join::{CancelReason, Completion};
 use super::reactor::Reactor;
 use super::timer::Timers;
-use super::wake::{JobWaker, Mailbox, Ticket};
-use super::{BATCH, Fresh, JobState, Stats};
+use super::wake::{Inbox, JobWaker, TaskId};
+use super::{BATCH, JobState, Pending, Stats};
 use crate::job::Job;
 use crate::sys::clock_tick;
 use crate::wait_ctx::{Status, WaitCtx, WaitFd};
@@ -36,7 +36,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_millis(10);
 
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum EndKind {
     Finished,
     Cancelled,
     Quarantined,
@@ -50,7 +50,7 @@ pub(super) struct Task {
     pub(super) job: Option<Job<()>>,
     pub(super) ctx: WaitCtx,
     pub(super) waker: Arc<JobWaker>,
-    pub(super) ending: Arc<dyn Ending>,
+    pub(super) completion: Arc<dyn Completion>,
     /// The entries of the ctx that the reactor knows, as of this version of the ctx.
     fds: Vec<WaitFd>,
     version: u32,
@@ -68,14 +68,14 @@ pub(super) struct Task {
 pub(super) struct Core {
     pub(super) tasks: Slab<Task>,
     next_serial: u32,
-    ready: VecDeque<Ticket>,
-    pub(super) fresh: VecDeque<Fresh>,
+    ready: VecDeque<TaskId>,
+    pub(super) pending: VecDeque<Pending>,
     /// There was no stack for the first of them: try again when a job has ended, or then.
     retry_at: Option<Instant>,
     reactor: Reactor,
     pub(super) timers: Timers,
     /// Empty, with the memory of the last mail.
-    pub(super) woken: Vec<Ticket>,
+    pub(super) woken: Vec<TaskId>,
     /// The kernel's clock, and the resumes since, when the kernel was last asked.
     asked_at: u64,
     resumed_since: usize,
@@ -88,7 +88,7 @@ impl Core {
             tasks: Slab::new(),
             next_serial: 0,
             ready: VecDeque::new(),
-            fresh: VecDeque::new(),
+            pending: VecDeque::new(),
             retry_at: None,
             reactor,
             timers: Timers::default(),
@@ -105,62 +105,62 @@ impl Core {
     }
 
     pub(super) fn runnable(&self) -> usize {
-        let startable = if self.retry_at.is_none() { self.fresh.len() } else { 0 };
+        let startable = if self.retry_at.is_none() { self.pending.len() } else { 0 };
         self.ready.len() + startable
     }
 
     /// The next job to start, if there may be a stack for it.
-    pub(super) fn next_fresh(&mut self) -> Option<Fresh> {
+    pub(super) fn next_pending(&mut self) -> Option<Pending> {
         if self.retry_at.is_some() {
             return None;
         }
-        self.fresh.pop_front()
+        self.pending.pop_front()
     }
 
     /// There is no stack for a job. The one that frees a stack is most likely one of ours; if not, time tells.
-    pub(super) fn wait_for_stack(&mut self, fresh: Fresh) {
-        self.fresh.push_front(fresh);
+    pub(super) fn wait_for_stack(&mut self, pending: Pending) {
+        self.pending.push_front(pending);
         self.retry_at = Some(Instant::now() + LONGEST_BACKOFF);
     }
 
-    fn task(&mut self, ticket: Ticket) -> Option<&mut Task> {
-        let task = self.tasks.get_mut(ticket.index as usize)?;
-        (task.serial == ticket.serial).then_some(task)
+    fn task(&mut self, id: TaskId) -> Option<&mut Task> {
+        let task = self.tasks.get_mut(id.index as usize)?;
+        (task.serial == id.serial).then_some(task)
     }
 
     /// Where the result of a started job goes.
-    pub(super) fn ending(&mut self, ticket: Ticket) -> Option<Arc<dyn Ending>> {
-        self.task(ticket).map(|task| Arc::clone(&task.ending))
+    pub(super) fn completion(&mut self, id: TaskId) -> Option<Arc<dyn Completion>> {
+        self.task(id).map(|task| Arc::clone(&task.completion))
     }
 
-    pub(super) fn tickets(&self) -> Vec<Ticket> {
-        let ticket = |(index, task): (usize, &Task)| Ticket {
+    pub(super) fn ids(&self) -> Vec<TaskId> {
+        let id = |(index, task): (usize, &Task)| TaskId {
             index: index as u32,
             serial: task.serial,
         };
-        self.tasks.iter().map(ticket).collect()
+        self.tasks.iter().map(id).collect()
     }
 
     /// A place for a job that is about to start.
     pub(super) fn reserve(
         &mut self,
-        mailbox: &Arc<Mailbox>,
+        inbox: &Arc<Inbox>,
         ctx: &WaitCtx,
-        ending: &Arc<dyn Ending>,
-    ) -> (Ticket, Arc<JobWaker>) {
+        completion: &Arc<dyn Completion>,
+    ) -> (TaskId, Arc<JobWaker>) {
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
         let entry = self.tasks.vacant_entry();
         let index = u32::try_from(entry.key()).expect("fewer than 2^32 jobs");
-        let ticket = Ticket { index, serial };
-        let waker = Arc::new(JobWaker::new(Arc::clone(mailbox), ticket));
+        let id = TaskId { index, serial };
+        let waker = Arc::new(JobWaker::new(Arc::clone(inbox), id));
         entry.insert(Task {
             serial,
             state: JobState::Running,
             job: None,
             ctx: ctx.clone(),
             waker: Arc::clone(&waker),
-            ending: Arc::clone(ending),
+            completion: Arc::clone(completion),
             fds: Vec::new(),
             version: ctx.version().wrapping_sub(1), // whatever is in the ctx already is news
             timer: None,
@@ -169,53 +169,53 @@ impl Core {
             since: self.asked_at,
         });
         self.stats.resumes += 1;
-        (ticket, waker)
+        (id, waker)
     }
 
     /// It did not start after all.
-    pub(super) fn unreserve(&mut self, ticket: Ticket) {
-        self.tasks.try_remove(ticket.index as usize);
+    pub(super) fn cancel_reservation(&mut self, id: TaskId) {
+        self.tasks.try_remove(id.index as usize);
         self.stats.resumes -= 1;
     }
 
-    pub(super) fn retire(&mut self, ticket: Ticket, end: End) -> Option<Task> {
-        self.task(ticket)?;
-        let task = self.tasks.try_remove(ticket.index as usize)?;
+    pub(super) fn retire(&mut self, id: TaskId, end: EndKind) -> Option<Task> {
+        self.task(id)?;
+        let task = self.tasks.try_remove(id.index as usize)?;
         for fd in &task.fds {
-            self.reactor.remove(ticket, *fd);
+            self.reactor.remove(id, *fd);
         }
         self.retry_at = None;
         self.count(end);
         Some(task)
     }
 
-    pub(super) fn count(&mut self, end: End) {
+    pub(super) fn count(&mut self, end: EndKind) {
         self.stats.ended += 1;
-        self.stats.cancelled += u64::from(end != End::Finished);
-        self.stats.quarantined += u64::from(end == End::Quarantined);
+        self.stats.cancelled += u64::from(end != EndKind::Finished);
+        self.stats.quarantined += u64::from(end == EndKind::Quarantined);
     }
 
     /// A paused job is to be resumed by one of the next turns. A job in any other state is left alone: it runs, or will.
-    pub(super) fn make_ready(&mut self, ticket: Ticket) {
-        if let Some(task) = self.task(ticket).filter(|task| task.state == JobState::Paused) {
+    pub(super) fn make_ready(&mut self, id: TaskId) {
+        if let Some(task) = self.task(id).filter(|task| task.state == JobState::Paused) {
             task.state = JobState::Ready;
             task.polls = 0;
-            self.ready.push_back(ticket);
+            self.ready.push_back(id);
         }
     }
 
     /// The next job to resume, and whether it is to be cancelled instead.
-    pub(super) fn next_ready(&mut self) -> Option<(Ticket, Job<()>, Option<CancelReason>)> {
+    pub(super) fn next_ready(&mut self) -> Option<(TaskId, Job<()>, Option<CancelReason>)> {
         self.prefetch();
-        while let Some(ticket) = self.ready.pop_front() {
+        while let Some(id) = self.ready.pop_front() {
             let now = self.asked_at;
-            let Some(task) = self.task(ticket) else { continue };
+            let Some(task) = self.task(id) else { continue };
             let Some(job) = task.job.take() else { continue };
             let told = task.waker.start_resume().then_some(CancelReason::Asked);
             task.state = JobState::Running;
             task.since = now;
             self.stats.resumes += 1;
-            return Some((ticket, job, told));
+            return Some((id, job, told));
         }
         None
     }
@@ -223,23 +223,20 @@ impl Core {
     /// Has the processor fetch the stack of a job that is up soon, while others run: with 100,000 deep jobs a quarter of the
     /// round trip, with few jobs nothing that can be measured.
     fn prefetch(&self) {
-        let soon = self
-            .ready
-            .get(AHEAD)
-            .and_then(|ticket| self.tasks.get(ticket.index as usize));
+        let soon = self.ready.get(AHEAD).and_then(|id| self.tasks.get(id.index as usize));
         if let Some(job) = soon.and_then(|task| task.job.as_ref()) {
             job.prefetch();
         }
     }
 
-    pub(super) fn take_job(&mut self, ticket: Ticket) -> Option<Job<()>> {
-        self.task(ticket)?.job.take()
+    pub(super) fn take_job(&mut self, id: TaskId) -> Option<Job<()>> {
+        self.task(id)?.job.take()
     }
 
     /// A job has paused: finds out what it waits for. Gives the job back if its engine has failed.
-    pub(super) fn park(&mut self, ticket: Ticket, job: Job<()>) -> Option<Job<()>> {
+    pub(super) fn park(&mut self, id: TaskId, job: Job<()>) -> Option<Job<()>> {
         let now = self.asked_at;
-        let Some(task) = self.task(ticket) else {
+        let Some(task) = self.task(id) else {
             return Some(job);
         };
         let status = task.ctx.status();
@@ -251,32 +248,32 @@ impl Core {
         task.since = now;
         task.wake_at = None;
         if task.ctx.version() != task.version {
-            self.sync_fds(ticket);
+            self.sync_fds(id);
         }
-        match (status, self.watch(ticket)) {
-            (Status::Eagain, _) => self.resume_after_others(ticket),
-            (_, Watched::Unwatchable) => self.poll_later(ticket),
-            (_, watched) => self.park_until_deadline(ticket, watched, status),
+        match (status, self.watch(id)) {
+            (Status::Eagain, _) => self.resume_after_others(id),
+            (_, Watched::Unwatchable) => self.poll_later(id),
+            (_, watched) => self.park_until_deadline(id, watched, status),
         }
         None
     }
 
     /// Parks a job that waits for its callback, an fd or its deadline; one that waits for none of them polls.
-    fn park_until_deadline(&mut self, ticket: Ticket, watched: Watched, status: Status) {
-        let Some(task) = self.task(ticket) else { return };
+    fn park_until_deadline(&mut self, id: TaskId, watched: Watched, status: Status) {
+        let Some(task) = self.task(id) else { return };
         match task.ctx.deadline() {
-            None if watched == Watched::Nothing && status != Status::Ok => self.poll_later(ticket),
+            None if watched == Watched::Nothing && status != Status::Ok => self.poll_later(id),
             None => {}
             // A deadline that is over has resumed the job once. Whoever leaves it there and pauses again, polls.
-            Some(at) if at <= Instant::now() => self.poll_later(ticket),
-            Some(at) => self.set_timer(ticket, at),
+            Some(at) if at <= Instant::now() => self.poll_later(id),
+            Some(at) => self.set_timer(id, at),
         }
     }
 
     /// Tells the reactor what has changed in the ctx: removals first, because a closed and reopened fd has the same number.
-    fn sync_fds(&mut self, ticket: Ticket) {
+    fn sync_fds(&mut self, id: TaskId) {
         let Core { tasks, reactor, .. } = self;
-        let Some(task) = tasks.get_mut(ticket.index as usize) else {
+        let Some(task) = tasks.get_mut(id.index as usize) else {
             return;
         };
         task.version = task.ctx.version();
@@ -284,21 +281,21 @@ impl Core {
         task.ctx.visit_fds(|fd, added| now.push((fd, added)));
         for old in &task.fds {
             if !now.contains(&(*old, false)) {
-                reactor.remove(ticket, *old);
+                reactor.remove(id, *old);
             }
         }
         for (fd, added) in &now {
             if *added || !task.fds.contains(fd) {
-                reactor.add(ticket, *fd);
+                reactor.add(id, *fd);
             }
         }
         task.fds = now.into_iter().map(|(fd, _)| fd).collect();
     }
 
     /// Has the kernel watch the fds that count at this pause.
-    fn watch(&mut self, ticket: Ticket) -> Watched {
+    fn watch(&mut self, id: TaskId) -> Watched {
         let Core { tasks, reactor, .. } = self;
-        let Some(task) = tasks.get(ticket.index as usize) else {
+        let Some(task) = tasks.get(id.index as usize) else {
             return Watched::Nothing;
         };
         let armed = task.ctx.armed();
@@ -312,32 +309,32 @@ impl Core {
         watched
     }
 
-    fn resume_after_others(&mut self, ticket: Ticket) {
-        if let Some(task) = self.task(ticket) {
+    fn resume_after_others(&mut self, id: TaskId) {
+        if let Some(task) = self.task(id) {
             task.state = JobState::Ready;
-            self.ready.push_back(ticket);
+            self.ready.push_back(id);
         }
     }
 
     /// The poll rule: at once a few times, then at growing intervals.
-    fn poll_later(&mut self, ticket: Ticket) {
-        let Some(task) = self.task(ticket) else { return };
+    fn poll_later(&mut self, id: TaskId) {
+        let Some(task) = self.task(id) else { return };
         task.polls = task.polls.saturating_add(1);
         let Some(doublings) = task.polls.checked_sub(EAGER_POLLS + 1) else {
-            return self.resume_after_others(ticket);
+            return self.resume_after_others(id);
         };
         let pause = FIRST_BACKOFF
             .saturating_mul(1 << doublings.min(20))
             .min(LONGEST_BACKOFF);
-        self.set_timer(ticket, Instant::now() + pause);
+        self.set_timer(id, Instant::now() + pause);
     }
 
-    fn set_timer(&mut self, ticket: Ticket, at: Instant) {
-        let Some(task) = self.task(ticket) else { return };
+    fn set_timer(&mut self, id: TaskId, at: Instant) {
+        let Some(task) = self.task(id) else { return };
         task.wake_at = Some(at);
         if task.timer.is_none_or(|timer| at < timer) {
             task.timer = Some(at);
-            self.timers.add(at, ticket);
+            self.timers.add(at, id);
         }
     }
 
@@ -361,15 +358,12 @@ impl Core {
     }
 
     /// Waits for fds, and makes ready the jobs whose fds or timers are.
-    pub(super) fn wait(&mut self, timeout: Option<Duration>, mailbox: &Mailbox) -> io::Result<()> {
+    pub(super) fn wait(&mut self, timeout: Option<Duration>, inbox: &Inbox) -> io::Result<()> {
         let Core {
             tasks, ready, reactor, ..
         } = self;
-        let take = |ticket: Ticket, fd: &WaitFd| {
-            let Some(task) = tasks
-                .get_mut(ticket.index as usize)
-                .filter(|t| t.serial == ticket.serial)
-            else {
+        let take = |id: TaskId, fd: &WaitFd| {
+            let Some(task) = tasks.get_mut(id.index as usize).filter(|t| t.serial == id.serial) else {
                 return false;
             };
             if task.state != JobState::Paused {
@@ -379,11 +373,11 @@ impl Core {
             if counts {
                 task.state = JobState::Ready;
                 task.polls = 0;
-                ready.push_back(ticket);
+                ready.push_back(id);
             }
             counts
         };
-        let waited = reactor.wait(timeout, take, || mailbox.silence());
+        let waited = reactor.wait(timeout, take, || inbox.clear_notifier());
         self.stats.kernel_waits += 1;
         self.resumed_since = 0;
         self.asked_at = clock_tick();
@@ -397,14 +391,14 @@ impl Core {
         }
         let now = Instant::now();
         self.retry_at = self.retry_at.filter(|at| *at > now);
-        while let Some((at, ticket)) = self.timers.pop_due(now) {
-            let Some(task) = self.task(ticket).filter(|task| task.timer == Some(at)) else {
+        while let Some((at, id)) = self.timers.pop_due(now) {
+            let Some(task) = self.task(id).filter(|task| task.timer == Some(at)) else {
                 continue; // the job has ended, or has an earlier timer
             };
             task.timer = None;
             match task.wake_at {
-                Some(wake_at) if task.state == JobState::Paused && wake_at <= now => self.resume_after_others(ticket),
-                Some(wake_at) if task.state == JobState::Paused => self.set_timer(ticket, wake_at),
+                Some(wake_at) if task.state == JobState::Paused && wake_at <= now => self.resume_after_others(id),
+                Some(wake_at) if task.state == JobState::Paused => self.set_timer(id, wake_at),
                 _ => {}
             }
         }

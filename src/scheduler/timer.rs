@@ -8,21 +8,21 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use super::wake::Ticket;
+use super::wake::TaskId;
 
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    heap: BinaryHeap<Reverse<(Instant, Ticket)>>,
+    heap: BinaryHeap<Reverse<(Instant, TaskId)>>,
 }
 
 impl Timers {
     /// Fires for `ticket` at `at`. Timers cannot be taken back: whoever is fired at decides whether it counts.
-    pub(super) fn add(&mut self, at: Instant, ticket: Ticket) {
-        self.heap.push(Reverse((at, ticket)));
+    pub(super) fn add(&mut self, at: Instant, id: TaskId) {
+        self.heap.push(Reverse((at, id)));
     }
 
     /// The next timer that is due at `now`.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Instant, Ticket)> {
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Instant, TaskId)> {
         let Reverse((at, _)) = self.heap.peek()?;
         if *at > now {
             return None;

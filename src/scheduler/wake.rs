@@ -4,17 +4,17 @@
 //!   any thread                                       the scheduler's thread
 //!
 //!   JobWaker::wake                                   take_woken: one lock for all
-//!     latched already? nothing to do      inbox        start_resume: unlatch
+//!     latched already? nothing to do      messages        start_resume: unlatch
 //!     post(ticket)  ------------------> [t][t][t] ->   nothing left to run?
-//!     was it asleep? ring the bell ----> eventfd  ->     fall_asleep, epoll_wait
+//!     was it parked? ring the bell ----> eventfd  ->     park, epoll_wait
 //! ```
 //!
 //! The latch is set by the first wake and cleared just before the job is resumed. So a callback that fires before the
 //! pause (S64) is kept, one that fires twice costs one resume, and one that fires after the job ended finds a ticket that
 //! nobody has.
 //!
-//! `asleep` is only changed under the inbox's lock, together with the check that the inbox is empty: a wake either is
-//! seen by that check or sees `asleep` and rings. While the scheduler is awake a wake costs no system call.
+//! `parked` is only changed under the messages's lock, together with the check that the messages is empty: a wake either is
+//! seen by that check or sees `parked` and rings. While the scheduler is awake a wake costs no system call.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -28,109 +28,109 @@ use crate::sys::EventFd;
 
 /// Names a task of one scheduler: its place, and which of those that have had the place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ticket {
+pub(super) struct TaskId {
     pub(super) index: u32,
     pub(super) serial: u32,
 }
 
 /// Something for a scheduler to do itself, on its own thread.
-pub(super) type Errand = Box<dyn FnOnce(&Scheduler) + Send>;
+pub(super) type RemoteCall = Box<dyn FnOnce(&Scheduler) + Send>;
 
 /// Where other threads leave what concerns one scheduler.
-pub(super) struct Mailbox {
-    inbox: Mutex<Inbox>,
-    /// The inbox may hold something. Saves the lock when not; a wake that is not seen yet is seen at the next turn.
+pub(super) struct Inbox {
+    messages: Mutex<Messages>,
+    /// The messages may hold something. Saves the lock when not; a wake that is not seen yet is seen at the next turn.
     full: AtomicBool,
-    bell: EventFd,
+    notifier: EventFd,
 }
 
 #[derive(Default)]
-pub(super) struct Inbox {
-    pub(super) woken: Vec<Ticket>,
-    pub(super) errands: Vec<Errand>,
+pub(super) struct Messages {
+    pub(super) woken: Vec<TaskId>,
+    pub(super) calls: Vec<RemoteCall>,
     /// The scheduler waits in the kernel, or its host does: whoever brings something must ring.
-    asleep: bool,
+    parked: bool,
 }
 
-impl Mailbox {
+impl Inbox {
     pub(super) fn new() -> std::io::Result<Self> {
-        Ok(Mailbox {
-            inbox: Mutex::default(),
+        Ok(Inbox {
+            messages: Mutex::default(),
             full: AtomicBool::new(false),
-            bell: EventFd::new()?,
+            notifier: EventFd::new()?,
         })
     }
 
     /// Leaves word that a task is to be resumed.
-    fn post(&self, ticket: Ticket) {
-        self.put(|inbox| inbox.woken.push(ticket));
+    fn post(&self, id: TaskId) {
+        self.put(|messages| messages.woken.push(id));
     }
 
     /// Leaves something to do.
-    pub(super) fn send(&self, errand: Errand) {
-        self.put(|inbox| inbox.errands.push(errand));
+    pub(super) fn send(&self, call: RemoteCall) {
+        self.put(|messages| messages.calls.push(call));
     }
 
-    fn put(&self, put: impl FnOnce(&mut Inbox)) {
-        let mut inbox = self.inbox.lock();
-        put(&mut inbox);
+    fn put(&self, put: impl FnOnce(&mut Messages)) {
+        let mut messages = self.messages.lock();
+        put(&mut messages);
         self.full.store(true, Ordering::Release);
-        let ring = std::mem::take(&mut inbox.asleep);
-        drop(inbox);
+        let ring = std::mem::take(&mut messages.parked);
+        drop(messages);
         if ring {
-            self.bell.notify();
+            self.notifier.notify();
         }
     }
 
-    /// Wakes the scheduler if it is asleep, and says whether it was.
-    pub(super) fn ring_if_asleep(&self) -> bool {
-        let asleep = std::mem::take(&mut self.inbox.lock().asleep);
-        if asleep {
-            self.bell.notify();
+    /// Wakes the scheduler if it is parked, and says whether it was.
+    pub(super) fn notify_if_parked(&self) -> bool {
+        let parked = std::mem::take(&mut self.messages.lock().parked);
+        if parked {
+            self.notifier.notify();
         }
-        asleep
+        parked
     }
 
     /// Whether there is something to take.
-    pub(super) fn is_full(&self) -> bool {
+    pub(super) fn has_messages(&self) -> bool {
         self.full.load(Ordering::Acquire)
     }
 
     /// Takes everything: the woken into `woken`, which is empty, so that its memory serves again.
-    pub(super) fn take(&self, woken: &mut Vec<Ticket>) -> Vec<Errand> {
+    pub(super) fn take(&self, woken: &mut Vec<TaskId>) -> Vec<RemoteCall> {
         debug_assert!(woken.is_empty());
-        let mut inbox = self.inbox.lock();
-        std::mem::swap(&mut inbox.woken, woken);
+        let mut messages = self.messages.lock();
+        std::mem::swap(&mut messages.woken, woken);
         self.full.store(false, Ordering::Relaxed);
-        std::mem::take(&mut inbox.errands)
+        std::mem::take(&mut messages.calls)
     }
 
     /// From now on whoever posts rings; `false` if somebody has posted already.
-    pub(super) fn fall_asleep(&self) -> bool {
-        let mut inbox = self.inbox.lock();
-        inbox.asleep = inbox.woken.is_empty() && inbox.errands.is_empty();
-        inbox.asleep
+    pub(super) fn park(&self) -> bool {
+        let mut messages = self.messages.lock();
+        messages.parked = messages.woken.is_empty() && messages.calls.is_empty();
+        messages.parked
     }
 
     /// Nobody needs to ring any more.
-    pub(super) fn wake_up(&self) {
-        self.inbox.lock().asleep = false;
+    pub(super) fn unpark(&self) {
+        self.messages.lock().parked = false;
     }
 
     /// The bell has been heard.
-    pub(super) fn silence(&self) {
-        self.bell.drain();
+    pub(super) fn clear_notifier(&self) {
+        self.notifier.drain();
     }
 
-    pub(super) fn raw_bell(&self) -> RawFd {
-        self.bell.raw()
+    pub(super) fn raw_notifier(&self) -> RawFd {
+        self.notifier.raw()
     }
 }
 
 /// The callback of one task: the waker of whoever completes what it waits for.
 pub(super) struct JobWaker {
-    mailbox: Arc<Mailbox>,
-    ticket: Ticket,
+    inbox: Arc<Inbox>,
+    id: TaskId,
     flags: AtomicU8,
 }
 
@@ -140,10 +140,10 @@ const LATCHED: u8 = 1;
 const CANCEL: u8 = 2;
 
 impl JobWaker {
-    pub(super) fn new(mailbox: Arc<Mailbox>, ticket: Ticket) -> Self {
+    pub(super) fn new(inbox: Arc<Inbox>, id: TaskId) -> Self {
         JobWaker {
-            mailbox,
-            ticket,
+            inbox,
+            id,
             flags: AtomicU8::new(0),
         }
     }
@@ -165,7 +165,7 @@ impl JobWaker {
     /// Has the scheduler cancel the job.
     pub(super) fn cancel(&self) {
         if self.flags.fetch_or(LATCHED | CANCEL, Ordering::AcqRel) & LATCHED == 0 {
-            self.mailbox.post(self.ticket);
+            self.inbox.post(self.id);
         }
     }
 }
@@ -177,7 +177,7 @@ impl Wake for JobWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if self.flags.fetch_or(LATCHED, Ordering::AcqRel) & LATCHED == 0 {
-            self.mailbox.post(self.ticket);
+            self.inbox.post(self.id);
         }
     }
 }

@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::join::{Ending, JoinError, JoinHandle, Outcome};
-use super::wake::Mailbox;
-use super::{Fresh, Scheduler, SchedulerBuilder, ShutdownReport, after, discard};
+use super::join::{Completion, JoinError, JoinHandle, JoinState};
+use super::wake::Inbox;
+use super::{Pending, Scheduler, SchedulerBuilder, ShutdownReport, after, discard};
 use crate::error::SpawnError;
 
 /// Spawns jobs from any thread on a [`Scheduler`] or on [`Workers`]. Clones are handles to the same.
@@ -97,14 +97,14 @@ impl Handle {
         T: Send + 'static,
     {
         let f = self.shared.admit(f)?;
-        let outcome = Outcome::new(self.shared.home);
-        let in_job = Arc::clone(&outcome);
+        let state = JoinState::new(self.shared.home);
+        let in_job = Arc::clone(&state);
         self.shared.submit(Submission {
             main: Box::new(move || in_job.complete(catch_unwind(AssertUnwindSafe(f)))),
-            ending: outcome.clone(),
+            completion: state.clone(),
             name,
         });
-        Ok(JoinHandle { outcome })
+        Ok(JoinHandle { state })
     }
 }
 
@@ -198,9 +198,9 @@ impl Workers {
     pub fn each<R: Send + 'static>(&self, f: impl Fn(&Scheduler) -> R + Send + Sync + 'static) -> Vec<R> {
         let (results, all) = std::sync::mpsc::channel();
         let f = Arc::new(f);
-        for mailbox in &self.shared.mailboxes {
+        for inbox in &self.shared.inboxes {
             let (f, results) = (Arc::clone(&f), results.clone());
-            mailbox.send(Box::new(move |scheduler| {
+            inbox.send(Box::new(move |scheduler| {
                 let _ = results.send(catch_unwind(AssertUnwindSafe(|| f(scheduler))));
             }));
         }
@@ -219,20 +219,18 @@ impl Workers {
     }
 
     pub(super) fn start(threads: usize, max_jobs: usize) -> io::Result<Workers> {
-        let mailboxes = (0..threads.max(1)).map(|_| Mailbox::new().map(Arc::new));
-        let mailboxes = mailboxes.collect::<io::Result<Vec<_>>>()?;
+        let inboxes = (0..threads.max(1)).map(|_| Inbox::new().map(Arc::new));
+        let inboxes = inboxes.collect::<io::Result<Vec<_>>>()?;
         let mut workers = Workers {
-            shared: Arc::new(Shared::new(mailboxes.clone(), max_jobs, None)),
+            shared: Arc::new(Shared::new(inboxes.clone(), max_jobs, None)),
             threads: Vec::new(),
         };
-        for (number, mailbox) in mailboxes.into_iter().enumerate() {
+        for (number, inbox) in inboxes.into_iter().enumerate() {
             // Made here, so that a system without epoll instances is an error of this call; an epoll fd has no thread.
             let shared = Arc::clone(&workers.shared);
             let (made, is_made) = std::sync::mpsc::sync_channel(1);
             let thread = thread::Builder::new().name(format!("asyncjob-{number}"));
-            workers
-                .threads
-                .push(thread.spawn(move || work(mailbox, shared, &made))?);
+            workers.threads.push(thread.spawn(move || work(inbox, shared, &made))?);
             is_made.recv().map_err(io::Error::other)??;
         }
         Ok(workers)
@@ -241,8 +239,8 @@ impl Workers {
     fn stop(&mut self, within: Duration) -> ShutdownReport {
         self.shared.close();
         let until = after(within);
-        for mailbox in &self.shared.mailboxes {
-            mailbox.send(Box::new(move |scheduler| scheduler.stop_at.set(Some(until))));
+        for inbox in &self.shared.inboxes {
+            inbox.send(Box::new(move |scheduler| scheduler.stop_at.set(Some(until))));
         }
         let reports = self.threads.drain(..).map(|thread| thread.join().unwrap_or_default());
         reports.fold(ShutdownReport::default(), |sum, one| ShutdownReport {
@@ -269,12 +267,8 @@ impl fmt::Debug for Workers {
 }
 
 /// The life of a worker.
-fn work(
-    mailbox: Arc<Mailbox>,
-    shared: Arc<Shared>,
-    made: &std::sync::mpsc::SyncSender<io::Result<()>>,
-) -> ShutdownReport {
-    let scheduler = match Scheduler::with(mailbox, shared) {
+fn work(inbox: Arc<Inbox>, shared: Arc<Shared>, made: &std::sync::mpsc::SyncSender<io::Result<()>>) -> ShutdownReport {
+    let scheduler = match Scheduler::with(inbox, shared) {
         Ok(scheduler) => scheduler,
         Err(error) => {
             let _ = made.send(Err(error));
@@ -295,7 +289,7 @@ fn work(
 /// A job on its way to a scheduler.
 pub(super) struct Submission {
     pub(super) main: Box<dyn FnOnce() + Send>,
-    pub(super) ending: Arc<dyn Ending + Send + Sync>,
+    pub(super) completion: Arc<dyn Completion + Send + Sync>,
     pub(super) name: Option<Cow<'static, str>>,
 }
 
@@ -304,7 +298,7 @@ const MOST_AT_ONCE: usize = 8;
 
 /// What the threads of one scheduler, or of all workers, share.
 pub(super) struct Shared {
-    mailboxes: Vec<Arc<Mailbox>>,
+    inboxes: Vec<Arc<Inbox>>,
     /// Where to look first for somebody who sleeps.
     next: AtomicUsize,
     submissions: Mutex<Queue>,
@@ -323,10 +317,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(mailboxes: Vec<Arc<Mailbox>>, max_jobs: usize, home: Option<ThreadId>) -> Self {
+    pub(super) fn new(inboxes: Vec<Arc<Inbox>>, max_jobs: usize, home: Option<ThreadId>) -> Self {
         Shared {
-            open: AtomicUsize::new(mailboxes.len()),
-            mailboxes,
+            open: AtomicUsize::new(inboxes.len()),
+            inboxes,
             next: AtomicUsize::new(0),
             submissions: Mutex::default(),
             submitted: AtomicUsize::new(0),
@@ -384,8 +378,8 @@ impl Shared {
     }
 
     /// One scheduler is gone; with the last one, nobody is left to take jobs.
-    pub(super) fn close_for(&self, mailbox: &Arc<Mailbox>) {
-        debug_assert!(self.mailboxes.iter().any(|m| Arc::ptr_eq(m, mailbox)));
+    pub(super) fn close_for(&self, inbox: &Arc<Inbox>) {
+        debug_assert!(self.inboxes.iter().any(|m| Arc::ptr_eq(m, inbox)));
         if self.open.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.close();
         }
@@ -400,17 +394,17 @@ impl Shared {
         submissions.jobs.push_back(submission);
         self.submitted.store(submissions.jobs.len(), Ordering::SeqCst);
         drop(submissions);
-        // Those who are awake look by themselves. Whoever falls asleep looks again after saying so.
+        // Those who are awake look by themselves. Whoever falls parked looks again after saying so.
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let count = self.mailboxes.len();
-        (0..count).any(|n| self.mailboxes[(first + n) % count].ring_if_asleep());
+        let count = self.inboxes.len();
+        (0..count).any(|n| self.inboxes[(first + n) % count].notify_if_parked());
     }
 
     /// Admitted before the last scheduler was closed, submitted after it was gone.
     #[cold]
     fn refuse(&self, submission: Submission) {
         self.ended();
-        submission.ending.fail(JoinError::Cancelled);
+        submission.completion.fail(JoinError::Cancelled);
         discard(submission);
     }
 
@@ -420,20 +414,20 @@ impl Shared {
 
     /// One worker's share of what has been submitted: little at a time, because what it has taken nobody else can run,
     /// however long its next job computes.
-    pub(super) fn take_share(&self, fresh: &mut VecDeque<Fresh>) {
+    pub(super) fn take_share(&self, pending: &mut VecDeque<Pending>) {
         let mut submissions = self.submissions.lock();
-        let mut share = submissions.jobs.len().div_ceil(self.mailboxes.len());
-        if self.mailboxes.len() > 1 {
+        let mut share = submissions.jobs.len().div_ceil(self.inboxes.len());
+        if self.inboxes.len() > 1 {
             share = share.min(MOST_AT_ONCE);
         }
-        fresh.extend(submissions.jobs.drain(..share).map(Fresh::from));
+        pending.extend(submissions.jobs.drain(..share).map(Pending::from));
         self.submitted.store(submissions.jobs.len(), Ordering::SeqCst);
     }
 
     /// Everything that has been submitted. If that is the last scheduler's last act, nothing more can be.
-    pub(super) fn take_all(&self, fresh: &mut VecDeque<Fresh>) {
+    pub(super) fn take_all(&self, pending: &mut VecDeque<Pending>) {
         let mut submissions = self.submissions.lock();
-        fresh.extend(submissions.jobs.drain(..).map(Fresh::from));
+        pending.extend(submissions.jobs.drain(..).map(Pending::from));
         self.submitted.store(0, Ordering::SeqCst);
         submissions.nobody_left = self.open.load(Ordering::SeqCst) == 0;
     }

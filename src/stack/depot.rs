@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 
 use super::memory::{self, Range};
 use super::size::Spec;
-use super::slab::{Geometry, Ledger, Slab};
-use super::{Plate, Slot, Stack, depth, foreign};
+use super::slab::{Geometry, Slab, SlotBitmap};
+use super::{Slot, Stack, StackHeader, depth, foreign};
 
 /// The memory of all stacks of one [`Spec`].
 pub(crate) struct Depot {
@@ -29,18 +29,18 @@ pub(crate) struct Depot {
     quarantined: AtomicUsize,
     next: AtomicPtr<Depot>,
     #[cfg(test)]
-    keeps_nothing_warm: std::sync::atomic::AtomicBool,
+    caches_nothing: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
-    warm: Vec<Slot>,
+    cached: Vec<Slot>,
     /// Oldest first, which is where slots are taken from.
-    ledgers: Vec<Ledger>,
+    bitmaps: Vec<SlotBitmap>,
     /// Slabs mapped so far.
     mapped: usize,
     /// Records of slabs that were unmapped.
-    records: Vec<&'static Slab>,
+    retired: Vec<&'static Slab>,
 }
 
 /// What one size and configuration takes of the process: see [`stack_stats`](super::stack_stats).
@@ -69,12 +69,12 @@ pub struct StackStats {
 static DEPOTS: AtomicPtr<Depot> = AtomicPtr::new(ptr::null_mut());
 
 /// How many idle stacks each depot keeps with their memory.
-static WARM_BOUND: AtomicUsize = AtomicUsize::new(512);
+static MAX_CACHED: AtomicUsize = AtomicUsize::new(512);
 
 /// Bounds the idle stacks that are kept with their memory for any thread, of each size: 512 unless set. What threads keep
 /// for themselves is [`PoolConfig::idle`](crate::PoolConfig::idle).
 pub fn set_shared_idle(stacks: usize) {
-    WARM_BOUND.store(stacks, Ordering::Relaxed);
+    MAX_CACHED.store(stacks, Ordering::Relaxed);
 }
 
 pub(super) fn all() -> impl Iterator<Item = &'static Depot> {
@@ -106,7 +106,7 @@ impl Depot {
             quarantined: AtomicUsize::new(0),
             next: AtomicPtr::new(DEPOTS.load(Ordering::Acquire)),
             #[cfg(test)]
-            keeps_nothing_warm: false.into(),
+            caches_nothing: false.into(),
         }));
         DEPOTS.store(depot, Ordering::Release);
         depot
@@ -125,24 +125,24 @@ impl Depot {
     /// What the kernel refused, and what can be done about it.
     pub(crate) fn take(&'static self) -> io::Result<Stack> {
         if let Some((allocate, free)) = foreign::functions() {
-            return Plate::write_foreign(self, allocate, free).map(Stack);
+            return StackHeader::write_foreign(self, allocate, free).map(Stack);
         }
         let mut state = self.state.lock();
-        if let Some(slot) = state.warm.pop() {
+        if let Some(slot) = state.cached.pop() {
             return Ok(Stack(slot));
         }
         let (slab, index) = state.claim(self)?;
         drop(state);
-        self.furnish(slab, index)
+        self.make_stack(slab, index)
     }
 
     /// Takes stacks that a pool has too many of. What is above the bound loses its memory here and now.
     pub(crate) fn give_all(&'static self, stacks: impl Iterator<Item = Stack>) {
         let mut slots: Vec<Slot> = stacks.map(Stack::into_slot).collect();
         for foreign in slots.extract_if(.., |slot| slot.memory().is_none()) {
-            foreign.dissolve();
+            foreign.release_memory();
         }
-        self.keep_warm(&mut slots);
+        self.keep_cached(&mut slots);
         if !slots.is_empty() {
             self.retire(slots);
         }
@@ -172,25 +172,25 @@ impl Depot {
     pub(super) fn stats(&self) -> StackStats {
         let state = self.state.lock();
         if !self.spec.exact {
-            for ledger in &state.ledgers {
-                let slots = merged(ledger.out_slots().map(|slot| ledger.slab.whole(slot)));
+            for bitmap in &state.bitmaps {
+                let slots = merged(bitmap.slots_in_use().map(|slot| bitmap.slab.whole(slot)));
                 self.note_depth(depth::deepest(slots.into_iter(), Geometry::of(self.spec)));
             }
         }
         StackStats {
             size: self.spec.size.bytes(),
             guard: self.spec.guard as usize,
-            slabs: state.ledgers.len(),
-            reserved: state.ledgers.iter().map(|ledger| ledger.slab.bytes()).sum(),
-            stacks: state.ledgers.iter().map(Ledger::out).sum(),
-            in_depot: state.warm.len(),
+            slabs: state.bitmaps.len(),
+            reserved: state.bitmaps.iter().map(|bitmap| bitmap.slab.bytes()).sum(),
+            stacks: state.bitmaps.iter().map(SlotBitmap::out).sum(),
+            in_depot: state.cached.len(),
             quarantined: self.quarantined(),
             high_water: self.deepest.load(Ordering::Relaxed),
         }
     }
 
     /// Turns a claimed slot into a stack, or puts it back.
-    fn furnish(&'static self, slab: &'static Slab, index: usize) -> io::Result<Stack> {
+    fn make_stack(&'static self, slab: &'static Slab, index: usize) -> io::Result<Stack> {
         if self.spec.secrets.lock {
             memory::lock(slab.whole(index)).map_err(|error| {
                 self.state.lock().release(slab, index);
@@ -201,31 +201,31 @@ impl Depot {
                 )
             })?;
         }
-        Ok(Stack(Plate::write(slab, index)))
+        Ok(Stack(StackHeader::write(slab, index)))
     }
 
     /// Of what is warm and what has come, the stacks from the oldest slabs stay.
-    fn keep_warm(&self, slots: &mut Vec<Slot>) {
+    fn keep_cached(&self, slots: &mut Vec<Slot>) {
         let mut state = self.state.lock();
-        state.warm.append(slots);
-        let surplus = state.warm.len().saturating_sub(self.warm_bound());
+        state.cached.append(slots);
+        let surplus = state.cached.len().saturating_sub(self.max_cached());
         if surplus > 0 {
-            *slots = newest(&mut state.warm, surplus, Slot::order);
+            *slots = newest(&mut state.cached, surplus, Slot::order);
         }
     }
 
-    fn warm_bound(&self) -> usize {
+    fn max_cached(&self) -> usize {
         #[cfg(test)]
-        if self.keeps_nothing_warm.load(Ordering::Relaxed) {
+        if self.caches_nothing.load(Ordering::Relaxed) {
             return 0;
         }
-        WARM_BOUND.load(Ordering::Relaxed)
+        MAX_CACHED.load(Ordering::Relaxed)
     }
 
     /// Other tests of this process keep theirs.
     #[cfg(test)]
-    pub(super) fn keep_nothing_warm(&self) {
-        self.keeps_nothing_warm.store(true, Ordering::Relaxed);
+    pub(super) fn cache_nothing(&self) {
+        self.caches_nothing.store(true, Ordering::Relaxed);
     }
 
     /// Gives the memory of these stacks back, then their slots. Neighbours are done in one call: what was used together is
@@ -233,7 +233,7 @@ impl Depot {
     #[cold]
     fn retire(&self, mut slots: Vec<Slot>) {
         slots.sort_unstable_by_key(Slot::start);
-        let places: Vec<(&'static Slab, usize)> = slots.into_iter().filter_map(Slot::dissolve).collect();
+        let places: Vec<(&'static Slab, usize)> = slots.into_iter().filter_map(Slot::release_memory).collect();
         let ranges = merged(places.iter().map(|(slab, index)| slab.whole(*index)));
         if !self.spec.exact {
             self.note_depth(depth::deepest(ranges.iter().copied(), Geometry::of(self.spec)));
@@ -262,28 +262,28 @@ impl Depot {
 
 impl State {
     fn claim(&mut self, depot: &'static Depot) -> io::Result<(&'static Slab, usize)> {
-        for ledger in &mut self.ledgers {
-            if let Some(index) = ledger.claim()? {
-                return Ok((ledger.slab, index));
+        for bitmap in &mut self.bitmaps {
+            if let Some(index) = bitmap.claim()? {
+                return Ok((bitmap.slab, index));
             }
         }
-        let record = self.records.pop();
+        let retired = self.retired.pop();
         self.mapped += 1;
-        let mut ledger = match Ledger::map(depot, self.ledgers.len(), self.mapped, record) {
-            Ok(ledger) => ledger,
+        let mut bitmap = match SlotBitmap::map(depot, self.bitmaps.len(), self.mapped, retired) {
+            Ok(bitmap) => bitmap,
             Err(error) => {
-                self.records.extend(record);
+                self.retired.extend(retired);
                 return Err(error);
             }
         };
-        match ledger.claim() {
+        match bitmap.claim() {
             Ok(index) => {
-                let slab = ledger.slab;
-                self.ledgers.push(ledger);
+                let slab = bitmap.slab;
+                self.bitmaps.push(bitmap);
                 Ok((slab, index.expect("a new slab has free slots")))
             }
             Err(error) => {
-                self.records.push(ledger.unmap());
+                self.retired.push(bitmap.unmap());
                 Err(error)
             }
         }
@@ -291,14 +291,14 @@ impl State {
 
     fn release(&mut self, slab: &'static Slab, index: usize) {
         let at = self
-            .ledgers
+            .bitmaps
             .iter()
-            .position(|ledger| ptr::eq(ledger.slab, slab))
+            .position(|bitmap| ptr::eq(bitmap.slab, slab))
             .expect("a slot belongs to a mapped slab of its depot");
-        self.ledgers[at].release(index);
-        if self.ledgers[at].out() == 0 {
-            let ledger = self.ledgers.remove(at);
-            self.records.push(ledger.unmap());
+        self.bitmaps[at].release(index);
+        if self.bitmaps[at].out() == 0 {
+            let bitmap = self.bitmaps.remove(at);
+            self.retired.push(bitmap.unmap());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Stacks from somebody else's memory, as `ASYNC_set_mem_functions(3)` of OpenSSL 3.2 allows (S67 to S69).
 //!
 //! ```text
-//!   | stack ........................................ | Header | Plate | 0 to 63 bytes |
+//!   | stack ........................................ | Header | StackHeader | 0 to 63 bytes |
 //!   what `allocate` gave (= limit)                            top
 //! ```
 //!
@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 
 use parking_lot::Mutex;
 
-use super::{Plate, StackSize};
+use super::{StackHeader, StackSize};
 
 /// Gets memory of at least the size behind the pointer, and writes there how much it is; null if there is none.
 pub type AllocateStack = unsafe extern "C" fn(size: *mut usize) -> *mut c_void;
@@ -77,7 +77,7 @@ pub(super) fn functions() -> Option<(AllocateStack, FreeStack)> {
 }
 
 /// Asks for the memory of a stack: where it begins, and where its plate goes.
-pub(super) fn allocate(allocate: AllocateStack, free: FreeStack) -> io::Result<(NonNull<u8>, NonNull<Plate>)> {
+pub(super) fn allocate(allocate: AllocateStack, free: FreeStack) -> io::Result<(NonNull<u8>, NonNull<StackHeader>)> {
     let mut size = SIZE;
     // SAFETY: the promise that `set_stack_memory` was given.
     let memory = unsafe { allocate(&mut size) }.cast::<u8>();
@@ -95,10 +95,10 @@ pub(super) fn allocate(allocate: AllocateStack, free: FreeStack) -> io::Result<(
             StackSize::MIN.bytes()
         )));
     }
-    let plate = (start.as_ptr() as usize + size - size_of::<Plate>()) & !(align_of::<Plate>() - 1);
+    let header = (start.as_ptr() as usize + size - size_of::<StackHeader>()) & !(align_of::<StackHeader>() - 1);
     // SAFETY: within the memory, as it is larger than a plate and its alignment.
-    let plate = unsafe { start.byte_add(plate - start.as_ptr() as usize) };
-    Ok((start, plate.cast()))
+    let header = unsafe { start.byte_add(header - start.as_ptr() as usize) };
+    Ok((start, header.cast()))
 }
 
 /// Gives it back.

@@ -7,12 +7,12 @@
 //!
 //!   one slot of a slab, addresses growing to the right:
 //!
-//!   | guard: faults | stack: pages appear when touched ......... | Header | Plate | 0 to 7 lines |
+//!   | guard: faults | stack: pages appear when touched ......... | Header | StackHeader | 0 to 7 lines |
 //!   limit           limit + guard                                         top                    next slot
 //!                                      <--- grows --- corosensei ^        job.rs   this module
 //! ```
 //!
-//! A `Stack` is one pointer, to its `Plate`. The plate says where the slot begins and whose it is, in memory that lies
+//! A `Stack` is one pointer, to its `StackHeader`. The plate says where the slot begins and whose it is, in memory that lies
 //! beside the header which the job touches anyway: taking a stack and putting it back reads nothing else. A slot without
 //! memory has no plate; everything about it follows from its number (`slab`).
 //!
@@ -51,7 +51,7 @@ use slab::Slab;
 /// What is known of a stack without knowing its job, and what the overflow report knows of the job. It lies in the slot
 /// itself, right above the job's header, and is one line of the cache.
 #[repr(C, align(64))]
-pub(crate) struct Plate {
+pub(crate) struct StackHeader {
     id: AtomicU64,
     name: AtomicPtr<u8>,
     name_len: AtomicUsize,
@@ -65,16 +65,16 @@ pub(crate) struct Plate {
     index: u32,
 }
 
-const _: () = assert!(size_of::<Plate>() == 64);
+const _: () = assert!(size_of::<StackHeader>() == 64);
 
-impl Plate {
+impl StackHeader {
     /// Makes a stack of a slot that has been claimed.
     fn write(slab: &'static Slab, index: usize) -> Slot {
         let whole = slab.whole(index);
         let limit = NonNull::new(whole.start as *mut u8).expect("a slab is not at address 0");
-        let plate = NonNull::new(slab.plate(index)).expect("a slab is not at address 0");
+        let header = NonNull::new(slab.header(index)).expect("a slab is not at address 0");
         // SAFETY: the slot has been claimed, so this memory is ours alone; `slab` aligns it.
-        unsafe { Plate::put(plate, limit, slab.depot, Some((slab, index))) }
+        unsafe { StackHeader::put(header, limit, slab.depot, Some((slab, index))) }
     }
 
     /// Makes a stack of memory that is somebody else's.
@@ -83,22 +83,22 @@ impl Plate {
     ///
     /// What the allocator refused.
     fn write_foreign(depot: &'static Depot, allocate: AllocateStack, free: FreeStack) -> io::Result<Slot> {
-        let (limit, plate) = foreign::allocate(allocate, free)?;
+        let (limit, header) = foreign::allocate(allocate, free)?;
         // SAFETY: just allocated, and `foreign` aligns it.
-        Ok(unsafe { Plate::put(plate, limit, depot, None) })
+        Ok(unsafe { StackHeader::put(header, limit, depot, None) })
     }
 
     /// # Safety
     ///
     /// From `limit` to the end of `plate` the memory is the caller's, and `plate` is aligned.
     unsafe fn put(
-        plate: NonNull<Plate>,
+        header: NonNull<StackHeader>,
         limit: NonNull<u8>,
         depot: &'static Depot,
         slot: Option<(&'static Slab, usize)>,
     ) -> Slot {
-        let len = plate.as_ptr() as usize + size_of::<Plate>() - limit.as_ptr() as usize;
-        let value = Plate {
+        let len = header.as_ptr() as usize + size_of::<StackHeader>() - limit.as_ptr() as usize;
+        let value = StackHeader {
             id: AtomicU64::new(0),
             name: AtomicPtr::default(),
             name_len: AtomicUsize::new(0),
@@ -109,8 +109,8 @@ impl Plate {
             index: slot.map_or(0, |(_, index)| index as u32),
         };
         // SAFETY: the caller's promise.
-        unsafe { plate.write(value) };
-        Slot(plate)
+        unsafe { header.write(value) };
+        Slot(header)
     }
 
     #[inline]
@@ -139,7 +139,7 @@ impl Plate {
 pub(crate) struct Stack(Slot);
 
 /// The pointer in a [`Stack`]. It does nothing when it is dropped: the depot keeps these.
-pub(crate) struct Slot(NonNull<Plate>);
+pub(crate) struct Slot(NonNull<StackHeader>);
 
 // SAFETY: a slot belongs to whoever holds it and to no thread; what it points to is atomic or written once.
 unsafe impl Send for Slot {}
@@ -152,20 +152,20 @@ impl Stack {
     }
 
     #[inline]
-    pub(crate) fn plate(&self) -> &Plate {
-        self.0.plate()
+    pub(crate) fn header(&self) -> &StackHeader {
+        self.0.header()
     }
 
     /// The lowest address of the slot, guard included.
     #[inline]
     pub(crate) fn limit(&self) -> NonNull<u8> {
-        self.plate().limit
+        self.header().limit
     }
 
     /// Where this stack came from, which says everything that it has in common with others.
     #[inline]
     pub(crate) fn depot(&self) -> &'static Depot {
-        self.plate().depot
+        self.header().depot
     }
 
     /// How many bytes of this stack have been used, by its job or by one before it: whole pages, unless the stack is of an
@@ -204,29 +204,29 @@ impl Drop for Stack {
 
 impl Slot {
     #[inline]
-    fn plate(&self) -> &Plate {
+    fn header(&self) -> &StackHeader {
         // SAFETY: a plate was written there, and stays for as long as the slot is out.
         unsafe { self.0.as_ref() }
     }
 
     fn start(&self) -> usize {
-        self.plate().limit.as_ptr() as usize
+        self.header().limit.as_ptr() as usize
     }
 
     fn order(&self) -> u64 {
-        let plate = self.plate();
-        plate.slab.map_or(0, |slab| slab.order(plate.index as usize))
+        let header = self.header();
+        header.slab.map_or(0, |slab| slab.order(header.index as usize))
     }
 
     /// `None` for somebody else's memory, of which we know nothing.
     fn memory(&self) -> Option<Range> {
-        let plate = self.plate();
-        Some(plate.slab?.stack(plate.index as usize))
+        let header = self.header();
+        Some(header.slab?.stack(header.index as usize))
     }
 
     fn high_water(&self) -> usize {
         let Some(stack) = self.memory() else { return 0 };
-        if !self.plate().depot.spec.exact {
+        if !self.header().depot.spec.exact {
             return depth::resident_depth(stack);
         }
         let resident = depth::resident_depth(stack);
@@ -236,7 +236,7 @@ impl Slot {
     }
 
     fn wipe(&mut self) {
-        let depot = self.plate().depot;
+        let depot = self.header().depot;
         if let Some(stack) = self.memory().filter(|_| depot.spec.wipes()) {
             // SAFETY: the slot is owned and no job is on it; the plate is where its highest page is.
             let used = unsafe { scrub::scrub(stack, self.0.as_ptr() as usize, depot.spec.secrets.lock) };
@@ -245,16 +245,16 @@ impl Slot {
     }
 
     /// Ends the plate. What remains is a claimed slot; or nothing, as somebody else's memory is given back.
-    fn dissolve(self) -> Option<(&'static Slab, usize)> {
+    fn release_memory(self) -> Option<(&'static Slab, usize)> {
         // SAFETY: the plate is not used after this.
-        let plate = unsafe { self.0.read() };
-        let Plate {
+        let header = unsafe { self.0.read() };
+        let StackHeader {
             limit,
             slab,
             index,
             valgrind,
             ..
-        } = plate;
+        } = header;
         drop(ManuallyDrop::into_inner(valgrind));
         if slab.is_none() {
             foreign::free(limit);

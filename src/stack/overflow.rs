@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 
 use super::memory::{self, Range, page};
 use super::slab::{self, Slab};
-use super::{Plate, depth};
+use super::{StackHeader, depth};
 
 /// Installs the handler for `SIGSEGV` and `SIGBUS` that names a job whose stack has overflowed, once for the process.
 ///
@@ -204,8 +204,8 @@ impl Hit {
         let overflowed = stack_pointer.wrapping_sub(whole.start) <= whole.len;
         let _ = if overflowed {
             // SAFETY: its job is running, so the slot is out and its plate is written.
-            let plate = unsafe { &*self.slab.plate(self.slot) };
-            self.overflow(&mut text, plate, size)
+            let header = unsafe { &*self.slab.header(self.slot) };
+            self.overflow(&mut text, header, size)
         } else {
             writeln!(
                 text,
@@ -216,13 +216,13 @@ impl Hit {
         text.print();
     }
 
-    fn overflow(&self, text: &mut Text, plate: &Plate, size: usize) -> fmt::Result {
-        write!(text, "\nasyncjob: job {} ", plate.id.load(Ordering::Relaxed))?;
-        let name_len = plate.name_len.load(Ordering::Relaxed).min(100);
+    fn overflow(&self, text: &mut Text, header: &StackHeader, size: usize) -> fmt::Result {
+        write!(text, "\nasyncjob: job {} ", header.id.load(Ordering::Relaxed))?;
+        let name_len = header.name_len.load(Ordering::Relaxed).min(100);
         if name_len > 0 {
             text.write_str("\"")?;
             // SAFETY: the job set both and clears the length before the name goes; it is running.
-            text.bytes(unsafe { std::slice::from_raw_parts(plate.name.load(Ordering::Relaxed), name_len) });
+            text.bytes(unsafe { std::slice::from_raw_parts(header.name.load(Ordering::Relaxed), name_len) });
             text.write_str("\" ")?;
         }
         writeln!(

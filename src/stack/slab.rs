@@ -5,7 +5,7 @@
 //!   | guard | stack 0        | guard | stack 1        | ...                    | guard | stack n-1 |
 //!           |<---- size ---->|<----- stride ----->|
 //!                          ^ ^
-//!                          | one Plate, then up to 7 lines of 64 bytes: tops are staggered, see [`Geometry::plate`]
+//!                          | one StackHeader, then up to 7 lines of 64 bytes: tops are staggered, see [`Geometry::plate`]
 //!                          top: the job's header lies right below
 //! ```
 //!
@@ -15,7 +15,7 @@
 //! Guards are made for [`AT_ONCE`] slots in one call, when the first of them is needed. Slots are handed out lowest first,
 //! so that what remains after a burst is together, and the rest of the slab goes back to the kernel with its page tables.
 //!
-//! A slot is in one of three states, kept by its [`Ledger`] under the lock of the depot:
+//! A slot is in one of three states, kept by its [`SlotBitmap`] under the lock of the depot:
 //!
 //! * **raw**: no guard, no memory. All 64 of a row are, or none.
 //! * **free**: guarded, no memory.
@@ -29,7 +29,7 @@ use super::depot::Depot;
 use super::guard::Guards;
 use super::memory::{self, Range};
 use super::size::Spec;
-use super::{Plate, memory::page};
+use super::{StackHeader, memory::page};
 
 /// Slots of one row: the unit in which guards are made and taken back.
 pub(super) const AT_ONCE: usize = 64;
@@ -61,8 +61,8 @@ impl Geometry {
     }
 
     /// Where the plate of slot `index` lies, from the start of the slab.
-    fn plate(self, index: usize) -> usize {
-        (index + 1) * self.stride - size_of::<Plate>() - 64 * (index % STAGGER)
+    fn header(self, index: usize) -> usize {
+        (index + 1) * self.stride - size_of::<StackHeader>() - 64 * (index % STAGGER)
     }
 }
 
@@ -153,8 +153,8 @@ impl Slab {
     }
 
     /// Where the plate of a slot lies. It may be read only if the slot is out.
-    pub(super) fn plate(&self, slot: usize) -> *mut Plate {
-        (self.base.load(Ordering::Acquire) + self.geometry.plate(slot)) as *mut Plate
+    pub(super) fn header(&self, slot: usize) -> *mut StackHeader {
+        (self.base.load(Ordering::Acquire) + self.geometry.header(slot)) as *mut StackHeader
     }
 
     /// Slots of an older slab, and lower ones of the same, come first.
@@ -171,7 +171,7 @@ impl Slab {
 }
 
 /// Which slots of a slab are raw, free and out.
-pub(super) struct Ledger {
+pub(super) struct SlotBitmap {
     pub(super) slab: &'static Slab,
     guards: Guards,
     /// A word for each row, a bit for each slot: set when it is out. All zero at first, so that a large slab pays for the
@@ -191,15 +191,15 @@ pub(super) struct Ledger {
 /// How many rows may be kept with nothing out.
 const SPARE_ROWS: usize = 4;
 
-impl Ledger {
+impl SlotBitmap {
     /// Maps a slab for the depot that has `before` mapped ones, the `number`-th of all. Where address space is limited it settles for a smaller
     /// slab.
     pub(super) fn map(
         depot: &'static Depot,
         before: usize,
         number: usize,
-        record: Option<&'static Slab>,
-    ) -> io::Result<Ledger> {
+        retired: Option<&'static Slab>,
+    ) -> io::Result<SlotBitmap> {
         let geometry = Geometry::of(depot.spec);
         let mut slots = wanted_slots(before, geometry);
         let base = loop {
@@ -217,12 +217,12 @@ impl Ledger {
             // SAFETY: mapped above, and nobody has seen it.
             unsafe { memory::unmap(range) }
         })?;
-        let slab = record.unwrap_or_else(|| Slab::publish(depot, geometry));
+        let slab = retired.unwrap_or_else(|| Slab::publish(depot, geometry));
         slab.number.store(number, Ordering::Release);
         slab.base.store(base, Ordering::Release);
         slab.len.store(range.len, Ordering::Release);
         let rows = slots / AT_ONCE;
-        Ok(Ledger {
+        Ok(SlotBitmap {
             slab,
             guards,
             out: vec![0; rows],
@@ -240,7 +240,7 @@ impl Ledger {
     }
 
     /// The slots that are out.
-    pub(super) fn out_slots(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(super) fn slots_in_use(&self) -> impl Iterator<Item = usize> + '_ {
         let rows = self.out.iter().enumerate().filter(|(_, bits)| **bits != 0);
         rows.flat_map(|(row, bits)| {
             (0..AT_ONCE)

@@ -46,7 +46,7 @@ fn stacks_lie_apart_and_their_tops_are_staggered_lines() {
         assert_eq!(top % 64, 0);
         let above_limit = top - stack.limit().as_ptr() as usize;
         assert!(
-            above_limit <= stride - size_of::<Plate>() && above_limit > stride - 1024,
+            above_limit <= stride - size_of::<StackHeader>() && above_limit > stride - 1024,
             "{above_limit}"
         );
         assert_eq!(stack.depot().spec().size, StackSize::MIN);
@@ -64,7 +64,7 @@ fn stacks_lie_apart_and_their_tops_are_staggered_lines() {
 #[test]
 fn slots_are_taken_lowest_first_and_empty_slabs_are_unmapped() {
     let depot = Depot::of(spec(5));
-    depot.keep_nothing_warm();
+    depot.cache_nothing();
     let mut stacks: Vec<Stack> = (0..1000).map(|_| take(depot)).collect();
     let stats = depot.stats();
     // 64 + 256 + 1024
@@ -121,7 +121,7 @@ fn start_with_each_call_failing(guard: usize, secrets: Secrets) -> usize {
         secrets,
         ..Spec::new(StackSize::MIN)
     });
-    depot.keep_nothing_warm();
+    depot.cache_nothing();
     let config = PoolConfig::new()
         .stack_size(StackSize::MIN)
         .guard(guard)
@@ -191,7 +191,7 @@ fn a_failing_mprotect_gives_the_closure_back_and_leaks_nothing() {
 #[test]
 fn a_quarantined_stack_is_never_used_again() {
     let depot = Depot::of(spec(15));
-    depot.keep_nothing_warm();
+    depot.cache_nothing();
     let first = take(depot);
     let kept = first.limit();
     first.quarantine();
@@ -210,9 +210,9 @@ fn a_quarantined_stack_is_never_used_again() {
 #[test]
 fn the_mark_is_the_deepest_page_touched_and_survives_the_stack() {
     let depot = Depot::of(spec(17));
-    depot.keep_nothing_warm();
+    depot.cache_nothing();
     let stack = take(depot);
-    assert_eq!(stack.high_water(), 4096, "the page of the plate");
+    assert_eq!(stack.high_water(), 4096, "the page of the header");
     let deep = stack.top().as_ptr() as usize - 9000;
     // SAFETY: 9000 bytes below the top of a stack of 16 KiB that nobody else uses.
     unsafe { (deep as *mut u8).write_volatile(1) };

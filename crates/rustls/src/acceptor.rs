@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use asyncjob::StackSize;
-use asyncjob::future::JobFuture;
+use asyncjob::job_future::JobFuture;
 use asyncjob_tokio::WorkersHandle;
 use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -98,7 +98,7 @@ impl TlsAcceptor {
 ///
 /// # Errors
 ///
-/// Of the handshake, as from `tokio_rustls`; and of the job, as [`asyncjob::future::JobError`] inside.
+/// Of the handshake, as from `tokio_rustls`; and of the job, as [`asyncjob::job_future::JobError`] inside.
 ///
 /// # Panics
 ///

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
-use asyncjob::future::{JobFuture, await_future};
+use asyncjob::job_future::JobFuture;
+use asyncjob::waiting::await_future;
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -100,7 +101,7 @@ fn channel_bare() -> f64 {
 }
 
 fn channel_in_job() -> f64 {
-    channel(|receiver| Box::pin(async { drop(asyncjob::future::in_job(receive(receiver)).await) }))
+    channel(|receiver| Box::pin(async { drop(asyncjob::job_future::in_job(receive(receiver)).await) }))
 }
 
 fn task() -> f64 {

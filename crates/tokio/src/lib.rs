@@ -64,7 +64,7 @@ mod raw;
 mod watch;
 mod workers;
 
-use asyncjob::future::{JobError, JobFuture};
+use asyncjob::job_future::{JobError, JobFuture};
 use tokio::task::JoinHandle;
 
 pub use hangup::hangup;
@@ -83,7 +83,7 @@ pub use workers::{Pinned, PinnedError, Workers, WorkersHandle};
 /// # tokio::task::LocalSet::new().block_on(&runtime, async {
 /// let job = asyncjob_tokio::spawn_local(|| {
 ///     // Synchronous code that awaits:
-///     asyncjob::future::await_future(tokio::time::sleep(std::time::Duration::from_millis(1))).unwrap();
+///     asyncjob::waiting::await_future(tokio::time::sleep(std::time::Duration::from_millis(1))).unwrap();
 ///     42
 /// });
 /// assert_eq!(job.await??, 42);
@@ -104,7 +104,7 @@ pub fn job<T: 'static>(f: impl FnOnce() -> T + 'static) -> JobFuture<T> {
     watched(JobFuture::new(f))
 }
 
-/// A future that polls `future` inside a job, watched by tokio: see [`asyncjob::future::in_job`].
+/// A future that polls `future` inside a job, watched by tokio: see [`asyncjob::job_future::in_job`].
 ///
 /// # Panics
 ///
@@ -117,7 +117,7 @@ pub fn job<T: 'static>(f: impl FnOnce() -> T + 'static) -> JobFuture<T> {
 ///     sign() + 1
 /// }
 /// fn sign() -> u32 {
-///     asyncjob::future::await_future(tokio::task::yield_now()).unwrap(); // this thread is not blocked
+///     asyncjob::waiting::await_future(tokio::task::yield_now()).unwrap(); // this thread is not blocked
 ///     41
 /// }
 /// assert_eq!(asyncjob_tokio::in_job(handshake(sign)).await?, 42);
@@ -129,7 +129,7 @@ pub fn in_job<F>(future: F) -> JobFuture<F::Output>
 where
     F: Future + 'static,
 {
-    watched(asyncjob::future::in_job(future))
+    watched(asyncjob::job_future::in_job(future))
 }
 
 /// Lets tokio watch what the job waits for: for a [`JobFuture`] that was made elsewhere.

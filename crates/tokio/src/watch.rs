@@ -37,9 +37,9 @@ pub(crate) struct Watch {
     version: u32,
     registered: Vec<Registered>,
     timer: Option<Pin<Box<Sleep>>>,
-    trial: Trial,
-    /// How often the job was resumed on trial since it was last resumed for a reason.
-    trials: u32,
+    backoff: Backoff,
+    /// How often the job was resumed on backoff since it was last resumed for a reason.
+    attempts: u32,
 }
 
 /// A wait fd and its place in tokio's driver.
@@ -53,7 +53,7 @@ struct Registered {
 
 /// A job that waits for nothing that we know of is resumed to see whether it can go on.
 #[derive(Clone, Copy, Default)]
-enum Trial {
+enum Backoff {
     #[default]
     None,
     /// After this turn of the runtime.
@@ -80,7 +80,7 @@ impl Watch {
             }
         }
         if let Some(deadline) = ctx.deadline() {
-            self.trial = Trial::None;
+            self.backoff = Backoff::None;
             ready!(self.poll_timer(deadline.into(), task));
             return self.resume();
         }
@@ -91,8 +91,8 @@ impl Watch {
     }
 
     fn resume(&mut self) -> Poll<()> {
-        self.trial = Trial::None;
-        self.trials = 0;
+        self.backoff = Backoff::None;
+        self.attempts = 0;
         Poll::Ready(())
     }
 
@@ -118,31 +118,31 @@ impl Watch {
 
     /// Every turn for a while, then ever more seldom.
     fn poll_trial(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        match (self.trial, &self.timer) {
-            (Trial::NextTurn, _) => {}
-            (Trial::AtTimer, Some(timer)) => {
+        match (self.backoff, &self.timer) {
+            (Backoff::NextTurn, _) => {}
+            (Backoff::AtTimer, Some(timer)) => {
                 let at = timer.deadline();
                 ready!(self.poll_timer(at, task));
             }
             _ => {
-                self.trials += 1;
-                if self.trials <= TURNS {
-                    self.trial = Trial::NextTurn;
+                self.attempts += 1;
+                if self.attempts <= TURNS {
+                    self.backoff = Backoff::NextTurn;
                     task.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                self.trial = Trial::AtTimer;
-                ready!(self.poll_timer(Instant::now() + pause_before(self.trials), task));
+                self.backoff = Backoff::AtTimer;
+                ready!(self.poll_timer(Instant::now() + pause_before(self.attempts), task));
             }
         }
-        self.trial = Trial::None;
+        self.backoff = Backoff::None;
         Poll::Ready(())
     }
 }
 
-/// 1 ms, doubled with each trial: tokio's timer is not finer than that.
-fn pause_before(trial: u32) -> Duration {
-    Duration::from_millis(1 << (trial - TURNS - 1).min(4))
+/// 1 ms, doubled with each backoff: tokio's timer is not finer than that.
+fn pause_before(backoff: u32) -> Duration {
+    Duration::from_millis(1 << (backoff - TURNS - 1).min(4))
 }
 
 fn source(fd: WaitFd) -> io::Result<AsyncFd<OwnedFd>> {

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 
-use asyncjob::future::JobError;
+use asyncjob::job_future::JobError;
 use asyncjob::{PoolConfig, init_thread};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
@@ -30,7 +30,7 @@ use tokio::task::{LocalSet, spawn_local};
 /// Threads that run jobs for others. Dropping it cancels what still runs on them, and joins them.
 ///
 /// ```
-/// use asyncjob::future::await_future;
+/// use asyncjob::waiting::await_future;
 ///
 /// let workers = asyncjob_tokio::Workers::new(2)?;
 /// let handle = workers.handle();

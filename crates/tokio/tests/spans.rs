@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 
-use asyncjob::future::await_future;
+use asyncjob::waiting::await_future;
 use asyncjob_tokio::spawn_local;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;

@@ -11,9 +11,10 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use asyncjob::future::{JobFuture, await_future};
 use asyncjob::io::Pausing;
+use asyncjob::job_future::JobFuture;
 use asyncjob::offload::Offload;
+use asyncjob::waiting::await_future;
 use asyncjob::{
     Interest, Pause, PoolConfig, WaitCtx, WaitFd, WaitKey, cleanup_thread, current_job, init_thread, pause_job,
     pool_stats,
@@ -325,7 +326,7 @@ fn a_timeout_around_a_wait_for_a_callback_is_kept() {
             asyncjob::time::with_timeout(Duration::from_millis(5), || await_future(std::future::pending::<()>()))
         });
         let error = job.await.unwrap().unwrap().unwrap_err();
-        assert!(matches!(error, asyncjob::future::AwaitError::TimedOut), "{error}");
+        assert!(matches!(error, asyncjob::waiting::AwaitError::TimedOut), "{error}");
     });
 }
 

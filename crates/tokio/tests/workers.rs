@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::thread;
 
-use asyncjob::future::await_future;
+use asyncjob::waiting::await_future;
 use asyncjob::{PoolConfig, pool_stats};
 use asyncjob_tokio::{PinnedError, Workers};
 use tokio::sync::Notify;

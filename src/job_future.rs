@@ -2,16 +2,16 @@
 //!
 //! ```text
 //!   runtime             JobFuture                                job
-//!     poll(cx)  ------>  aim the relay at cx's waker
-//!                        resume  ----------------------------->  ... sign() -> await_future(f) -> f polled with the relay
+//!     poll(cx)  ------>  aim the forwarding waker at cx's waker
+//!                        resume  ----------------------------->  ... sign() -> await_future(f) -> f polled with the forwarding waker
 //!                        look at the status  <-----------------  pauses
 //!     Pending   <------                                            :
-//!     wakes the task <-- relay <------------------------------------- f's driver, an engine's thread: the callback
+//!     wakes the task <-- forwarding waker <------------------------------------- f's driver, an engine's thread: the callback
 //! ```
 //!
 //! The waker of a task is good for the poll that it came with: the next poll may come from another task (a `select`, a set
 //! of futures) with another waker. Code in a job may be in the middle of a poll of its own for many polls of the task, so
-//! it never sees the task's waker. It sees the *relay*, one waker for the life of the job, which wakes whoever polled the
+//! it never sees the task's waker. It sees the *forwarding waker*, one waker for the life of the job, which wakes whoever polled the
 //! job last. Nothing of a poll is kept across a pause, and two jobs interleaved on one thread have nothing in common.
 //!
 //! # When a poll resumes the job
@@ -19,7 +19,7 @@
 //! | the job paused with | a poll |
 //! |---|---|
 //! | status `Err` | cancels it: [`JobError::Broken`] |
-//! | any other | resumes it if the callback (the relay) was called since the last resume; if not: |
+//! | any other | resumes it if the callback (the forwarding waker) was called since the last resume; if not: |
 //! | status `Ok` | waits: the callback will come |
 //! | status `Eagain` | resumes it, after the runtime has had a turn |
 //! | wait fds, a deadline | asks the [watch](JobFuture::watch); without one, cancels it: [`JobError::Unwatched`] |
@@ -35,13 +35,13 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 
 use parking_lot::Mutex;
 
-use super::{AwaitError, await_future};
 use crate::error::StartError;
 use crate::hooks::SwitchHooks;
 use crate::job::{Job, JobBuilder, Step};
 use crate::pool::{FreeJob, free_job};
 use crate::stack::StackSize;
 use crate::wait_ctx::{Status, WaitCtx};
+use crate::waiting::{AwaitError, await_future};
 
 /// Runs synchronous code as a job, on any runtime; its output is what the code returns.
 ///
@@ -56,7 +56,8 @@ use crate::wait_ctx::{Status, WaitCtx};
 /// [`watch`](Self::watch) takes anything else. Code that waits for futures, or for work on other threads, needs nobody.
 ///
 /// ```
-/// use asyncjob::future::{JobFuture, await_future, await_or_block};
+/// use asyncjob::job_future::JobFuture;
+/// use asyncjob::waiting::{await_future, await_or_block};
 ///
 /// // Synchronous code, five calls deep in somebody's library, that awaits:
 /// fn sign() -> u32 {
@@ -70,13 +71,13 @@ use crate::wait_ctx::{Status, WaitCtx};
 ///
 /// ```compile_fail
 /// fn send<T: Send>(_: T) {}
-/// send(asyncjob::future::JobFuture::new(|| ()));
+/// send(asyncjob::job_future::JobFuture::new(|| ()));
 /// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct JobFuture<T: 'static> {
     state: State<T>,
     ctx: WaitCtx,
-    relay: Arc<Relay>,
+    forwarder: Arc<ForwardingWaker>,
     watch: Option<Box<Watch>>,
 }
 
@@ -104,7 +105,8 @@ enum State<T: 'static> {
 /// called it is in the middle of a poll, and so is everything in it.
 ///
 /// ```
-/// use asyncjob::future::{await_future, await_or_block, in_job};
+/// use asyncjob::job_future::in_job;
+/// use asyncjob::waiting::{await_future, await_or_block};
 ///
 /// async fn handshake(sign: fn() -> u32) -> u32 {
 ///     sign() + 1
@@ -165,15 +167,15 @@ impl<T: 'static> JobFuture<T> {
 
     fn with(f: impl FnOnce() -> Outcome<T> + 'static) -> Self {
         let ctx = WaitCtx::new();
-        let relay = Arc::new(Relay::default());
-        ctx.set_callback(Some(Waker::from(Arc::clone(&relay))));
+        let forwarder = Arc::new(ForwardingWaker::default());
+        ctx.set_callback(Some(Waker::from(Arc::clone(&forwarder))));
         let builder = JobBuilder::new();
         #[cfg(feature = "tracing")]
         let builder = builder.hooks(crate::hooks::Spans::default());
         JobFuture {
             state: State::Fresh(builder, Box::new(f), free_job()),
             ctx,
-            relay,
+            forwarder,
             watch: None,
         }
     }
@@ -187,34 +189,34 @@ impl<T: 'static> JobFuture<T> {
     }
 
     /// What the rules in the module's table say about the paused job.
-    fn verdict(&mut self, had_turn: bool, task: &mut Context<'_>) -> Verdict {
+    fn next_step(&mut self, had_turn: bool, task: &mut Context<'_>) -> NextStep {
         let status = self.ctx.status();
         match status {
-            Status::Err => return Verdict::End(JobError::Broken),
-            _ if self.relay.called.load(Ordering::Acquire) => return Verdict::Resume,
+            Status::Err => return NextStep::End(JobError::Broken),
+            _ if self.forwarder.called.load(Ordering::Acquire) => return NextStep::Resume,
             // Without fds and deadline a callback is all there is, and the lists need not be looked at.
-            Status::Ok if self.ctx.version() == 0 && self.ctx.deadline().is_none() => return Verdict::Wait,
-            Status::Eagain if had_turn => return Verdict::Resume,
-            Status::Eagain => return Verdict::Yield,
+            Status::Ok if self.ctx.version() == 0 && self.ctx.deadline().is_none() => return NextStep::Wait,
+            Status::Eagain if had_turn => return NextStep::Resume,
+            Status::Eagain => return NextStep::Yield,
             _ => {}
         }
         if let Some(watch) = &mut self.watch {
             return match watch(&self.ctx, task) {
-                Poll::Ready(()) => Verdict::Resume,
-                Poll::Pending => Verdict::Wait,
+                Poll::Ready(()) => NextStep::Resume,
+                Poll::Pending => NextStep::Wait,
             };
         }
         match status {
-            _ if self.ctx.deadline().is_some() => Verdict::End(JobError::Unwatched),
-            Status::Ok => Verdict::Wait,
-            _ if !self.ctx.fds().is_empty() => Verdict::End(JobError::Unwatched),
-            _ if had_turn => Verdict::Resume,
-            _ => Verdict::Yield,
+            _ if self.ctx.deadline().is_some() => NextStep::End(JobError::Unwatched),
+            Status::Ok => NextStep::Wait,
+            _ if !self.ctx.fds().is_empty() => NextStep::End(JobError::Unwatched),
+            _ if had_turn => NextStep::Resume,
+            _ => NextStep::Yield,
         }
     }
 
     fn end(&mut self, outcome: Outcome<T>) -> Poll<Outcome<T>> {
-        self.relay.forget();
+        self.forwarder.forget();
         Poll::Ready(outcome)
     }
 }
@@ -230,7 +232,7 @@ impl<T: 'static> Future for JobFuture<T> {
         if let State::Fresh(.., free) = &mut this.state {
             ready!(Pin::new(free).poll(task));
         }
-        this.relay.aim(task.waker());
+        this.forwarder.aim(task.waker());
         // Until the job has paused again it counts as ended: that is what a panic leaves behind.
         let step = match this.state.take() {
             State::Fresh(builder, f, _free) => match builder.start(&this.ctx, f) {
@@ -238,16 +240,16 @@ impl<T: 'static> Future for JobFuture<T> {
                 Err(StartError::NoStack { source, .. }) => return this.end(Err(JobError::NoStack(source))),
                 Err(StartError::NoJobs { .. }) => unreachable!("a free job was there, and nothing ran since"),
             },
-            State::Paused(job, had_turn) => match this.verdict(had_turn, task) {
-                Verdict::Resume => {
-                    this.relay.act();
+            State::Paused(job, had_turn) => match this.next_step(had_turn, task) {
+                NextStep::Resume => {
+                    this.forwarder.act();
                     job.resume()
                 }
-                Verdict::End(error) => {
+                NextStep::End(error) => {
                     drop(job);
                     return this.end(Err(error));
                 }
-                Verdict::Wait | Verdict::Yield => {
+                NextStep::Wait | NextStep::Yield => {
                     this.state = State::Paused(job, true);
                     return Poll::Pending;
                 }
@@ -257,11 +259,11 @@ impl<T: 'static> Future for JobFuture<T> {
         match step {
             Step::Finished(outcome) => this.end(outcome),
             Step::Paused(job) => {
-                match this.verdict(false, task) {
+                match this.next_step(false, task) {
                     // Resuming here would starve the other tasks of the thread if the job always has a reason.
-                    Verdict::Resume | Verdict::Yield => task.waker().wake_by_ref(),
-                    Verdict::Wait => {}
-                    Verdict::End(error) => {
+                    NextStep::Resume | NextStep::Yield => task.waker().wake_by_ref(),
+                    NextStep::Wait => {}
+                    NextStep::End(error) => {
                         drop(job);
                         return this.end(Err(error));
                     }
@@ -280,7 +282,7 @@ impl<T: 'static> Drop for JobFuture<T> {
     /// The job first: it may still use everything else.
     fn drop(&mut self) {
         drop(self.state.take());
-        self.relay.forget();
+        self.forwarder.forget();
     }
 }
 
@@ -305,7 +307,7 @@ impl<T: 'static> fmt::Debug for JobFuture<T> {
 }
 
 /// What to do with a paused job.
-enum Verdict {
+enum NextStep {
     Resume,
     /// Somebody will wake the task.
     Wait,
@@ -364,13 +366,13 @@ impl From<JobError> for io::Error {
 
 /// The waker that a job sees: wakes whoever polled the job last.
 #[derive(Default)]
-struct Relay {
+struct ForwardingWaker {
     /// Woken since the last resume. A wake may come before the job has paused (S64).
     called: AtomicBool,
     task: Mutex<Option<Waker>>,
 }
 
-impl Relay {
+impl ForwardingWaker {
     /// The poll that begins now is the one to wake.
     fn aim(&self, waker: &Waker) {
         let mut task = self.task.lock();
@@ -398,7 +400,7 @@ impl Relay {
     }
 }
 
-impl Wake for Relay {
+impl Wake for ForwardingWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

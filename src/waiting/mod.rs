@@ -13,11 +13,15 @@
 //! What was there is put back because the ctx is shared with engines that rely on it: a status stays until it is set
 //! again (S65). Resumes without a reason are legal, so the loop asks `ready` each time.
 
+mod future;
+
 use std::cell::Cell;
 use std::time::Instant;
 
 use crate::job::{Pause, pause_job, with_current_ctx};
 use crate::wait_ctx::{Status, WaitCtx, WaitKey};
+pub use future::{AwaitError, await_future, await_or_block};
+pub(crate) use future::{WakeVia, await_or_block_by};
 
 /// Why a wait ended without what it waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +36,7 @@ pub(crate) enum Interrupted {
 
 /// What a pause says to the driver.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reason {
+pub(crate) struct WaitSpec {
     /// `Ok` where a callback will come, `Unsupported` where the fds count, `Eagain` to be resumed after the others.
     pub(crate) status: Status,
     /// The on-call entry that counts.
@@ -44,15 +48,15 @@ pub(crate) struct Reason {
 /// Pauses the current job, which is bound to `ctx`, until `ready` has something.
 pub(crate) fn pause_until<T>(
     ctx: &WaitCtx,
-    reason: Reason,
+    spec: WaitSpec,
     mut ready: impl FnMut() -> Option<T>,
 ) -> Result<T, Interrupted> {
-    let announced = Announced::new(ctx, reason);
+    let scope = WaitScope::new(ctx, spec);
     loop {
         if let Some(value) = ready() {
             return Ok(value);
         }
-        if announced.deadline.is_some_and(|at| at <= Instant::now()) {
+        if scope.deadline.is_some_and(|at| at <= Instant::now()) {
             return Err(Interrupted::TimedOut);
         }
         match pause_job() {
@@ -64,30 +68,30 @@ pub(crate) fn pause_until<T>(
 }
 
 /// A reason, in force in a ctx until it is dropped.
-struct Announced<'a> {
+struct WaitScope<'a> {
     ctx: &'a WaitCtx,
     /// The earlier one of the reason and the ctx.
     deadline: Option<Instant>,
-    before: Reason,
+    before: WaitSpec,
 }
 
-impl<'a> Announced<'a> {
-    fn new(ctx: &'a WaitCtx, reason: Reason) -> Self {
-        let before = Reason {
+impl<'a> WaitScope<'a> {
+    fn new(ctx: &'a WaitCtx, spec: WaitSpec) -> Self {
+        let before = WaitSpec {
             status: ctx.status(),
-            armed: ctx.arm(reason.armed),
+            armed: ctx.arm(spec.armed),
             deadline: ctx.deadline(),
         };
-        ctx.set_status(reason.status);
-        let deadline = earlier(before.deadline, reason.deadline);
+        ctx.set_status(spec.status);
+        let deadline = earlier(before.deadline, spec.deadline);
         if deadline != before.deadline {
             ctx.set_deadline(deadline);
         }
-        Announced { ctx, deadline, before }
+        WaitScope { ctx, deadline, before }
     }
 }
 
-impl Drop for Announced<'_> {
+impl Drop for WaitScope<'_> {
     fn drop(&mut self) {
         self.ctx.set_status(self.before.status);
         self.ctx.arm(self.before.armed);

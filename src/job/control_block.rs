@@ -1,7 +1,7 @@
 //! What lies on a job's stack above its code, and every switch into it and out of it.
 //!
-//! [`start`] writes a [`Frame`] to the top of a stack; [`Running`] is the job while it runs, as its resumer sees it; the
-//! methods of [`Header`] are the job's own side. The drawing is in the documentation of the parent module.
+//! [`start`] writes a [`TypedBlock`] to the top of a stack; [`Running`] is the job while it runs, as its resumer sees it; the
+//! methods of [`ControlBlock`] are the job's own side. The drawing is in the documentation of the parent module.
 
 use std::backtrace::Backtrace;
 use std::borrow::Cow;
@@ -43,11 +43,11 @@ pub(super) const CANCELLED_PAUSES: usize = 1000;
 
 /// What this module knows of a job, at the top of its slot.
 #[repr(C, align(16))]
-pub(super) struct Header {
+pub(super) struct ControlBlock {
     pub(super) flags: Cell<u32>,
     pub(super) blocked: Cell<u32>,
     yielder: Cell<*const Yielder<(), ()>>,
-    pub(super) parent: Cell<Option<NonNull<Header>>>,
+    pub(super) parent: Cell<Option<NonNull<ControlBlock>>>,
     ctx: ManuallyDrop<WaitCtx>,
     pub(super) id: JobId,
     pub(super) stack: ManuallyDrop<Stack>,
@@ -59,12 +59,15 @@ pub(super) struct Header {
 
 /// A header and the coroutine whose result is a `T`. The size is the same for every `T`.
 #[repr(C)]
-pub(super) struct Frame<T> {
-    header: Header,
+pub(super) struct TypedBlock<T> {
+    control: ControlBlock,
     coroutine: ManuallyDrop<Coroutine<(), (), T, Bounds>>,
 }
 
-const _: () = assert!(offset_of!(Frame<()>, header) == 0, "a frame is cast to its header");
+const _: () = assert!(
+    offset_of!(TypedBlock<()>, control) == 0,
+    "a block is cast to its control"
+);
 
 /// A job's stack, as corosensei sees it: everything below the frame.
 pub(super) struct Bounds {
@@ -73,7 +76,7 @@ pub(super) struct Bounds {
 }
 
 // SAFETY: the range is part of a `Stack`, which has a guard at its lower end and at least 16 KiB above it, less one
-// frame; `launch` makes the only `Bounds` of a stack and keeps the stack until the coroutine has ended.
+// frame; `start_on` makes the only `Bounds` of a stack and keeps the stack until the coroutine has ended.
 unsafe impl corosensei::stack::Stack for Bounds {
     #[inline]
     fn base(&self) -> StackPointer {
@@ -119,43 +122,43 @@ where
     T: 'static,
 {
     if const { size_of::<F>() > LARGEST_CLOSURE_ON_STACK } {
-        launch(stack, ctx, attributes, Box::new(f))
+        start_on(stack, ctx, attributes, Box::new(f))
     } else {
-        launch(stack, ctx, attributes, f)
+        start_on(stack, ctx, attributes, f)
     }
 }
 
 /// Writes the frame of a job to the top of its stack and switches to it.
 #[inline]
-fn launch<F, T>(stack: Stack, ctx: &WaitCtx, attributes: Attributes, f: F) -> Step<T>
+fn start_on<F, T>(stack: Stack, ctx: &WaitCtx, attributes: Attributes, f: F) -> Step<T>
 where
     F: FnOnce() -> T + 'static,
     T: 'static,
 {
     // SAFETY: `top` is one past the end of memory that the stack owns, at least 16 KiB of it.
-    let frame = unsafe { stack.top().byte_sub(size_of::<Frame<T>>()) }.cast::<Frame<T>>();
+    let block = unsafe { stack.top().byte_sub(size_of::<TypedBlock<T>>()) }.cast::<TypedBlock<T>>();
     let bounds = Bounds {
-        base: frame.addr(),
+        base: block.addr(),
         limit: stack.limit().addr(),
     };
 
     let id = JobId(pool::next_id());
     let mut flags = 0;
-    stack.plate().set_id(id.0);
+    stack.header().set_id(id.0);
     if attributes.hooks.is_some() {
         flags |= HOOKS;
     }
     if let Some(name) = &attributes.name {
         flags |= NAMED;
-        stack.plate().set_name(name);
+        stack.header().set_name(name);
     }
-    let header = Header {
+    let control = ControlBlock {
         flags: Cell::new(flags),
         blocked: Cell::new(0),
         yielder: Cell::new(ptr::null()),
         parent: Cell::new(None),
-        // SAFETY: a second handle without a count of its own: `run` adds the count before the caller's borrow ends, and
-        // `dismantle` drops the handle only if it did.
+        // SAFETY: a second handle without a count of its own: `switch_to` adds the count before the caller's borrow ends, and
+        // `release` drops the handle only if it did.
         ctx: ManuallyDrop::new(unsafe { ptr::read(ctx) }),
         id,
         stack: ManuallyDrop::new(stack),
@@ -164,24 +167,24 @@ where
         hooks: UnsafeCell::new(attributes.hooks),
         name: UnsafeCell::new(attributes.name),
     };
-    let at = frame.cast::<Header>();
-    let takeoff = Takeoff {
-        header: at,
+    let at = block.cast::<ControlBlock>();
+    let args = StartArgs {
+        control: at,
         f: ManuallyDrop::new(f),
     };
-    let from = &raw const takeoff;
-    // SAFETY: `run` below enters the closure, once, while `takeoff` is still here.
+    let from = &raw const args;
+    // SAFETY: `switch_to` below enters the closure, once, while `takeoff` is still here.
     let coroutine = Coroutine::with_stack(bounds, move |yielder, ()| unsafe { job_main(from, yielder) });
     let coroutine = ManuallyDrop::new(coroutine);
     // SAFETY: aligned, as top and the frame's size are multiples of 16, and within the stack, whose first frame starts
     // below it.
-    unsafe { frame.write(Frame { header, coroutine }) };
+    unsafe { block.write(TypedBlock { control, coroutine }) };
     // SAFETY: the frame was just written and nobody else knows of it.
-    let step = unsafe { run(frame) };
+    let step = unsafe { switch_to(block) };
     if let Step::Paused(job) = &step {
         // From here on the job outlives the caller's borrow.
-        std::mem::forget(job.header().wait_ctx().clone());
-        job.header().set_flag(OWNS_CTX);
+        std::mem::forget(job.control().wait_ctx().clone());
+        job.control().set_flag(OWNS_CTX);
     }
     step
 }
@@ -190,8 +193,8 @@ where
 ///
 /// One pointer to it is all that corosensei moves to the new stack. It would move the closure itself, but in pieces of 16 bytes
 /// that were stored in pieces of 8, and each such load waits for the stores to reach the cache.
-struct Takeoff<F> {
-    header: NonNull<Header>,
+struct StartArgs<F> {
+    control: NonNull<ControlBlock>,
     f: ManuallyDrop<F>,
 }
 
@@ -201,12 +204,12 @@ struct Takeoff<F> {
 ///
 /// `from` points to the job's takeoff, whose closure is taken.
 #[inline]
-unsafe fn job_main<F: FnOnce() -> T, T>(from: *const Takeoff<F>, yielder: &Yielder<(), ()>) -> T {
+unsafe fn job_main<F: FnOnce() -> T, T>(from: *const StartArgs<F>, yielder: &Yielder<(), ()>) -> T {
     // SAFETY: the caller's promise.
-    let takeoff = unsafe { from.read() };
+    let args = unsafe { from.read() };
     // SAFETY: the header lies above this very frame, until the coroutine has ended.
-    unsafe { takeoff.header.as_ref() }.yielder.set(yielder);
-    ManuallyDrop::into_inner(takeoff.f)()
+    unsafe { args.control.as_ref() }.yielder.set(yielder);
+    ManuallyDrop::into_inner(args.f)()
 }
 
 /// Switches into the job until it pauses or ends.
@@ -215,8 +218,8 @@ unsafe fn job_main<F: FnOnce() -> T, T>(from: *const Takeoff<F>, yielder: &Yield
 ///
 /// `frame` is the frame of a job that is paused or has not run yet, and the caller owns it.
 #[inline(always)] // as a call, it returns with a guess that the job has used up, in every switch
-pub(super) unsafe fn run<T>(frame: NonNull<Frame<T>>) -> Step<T> {
-    let mut running = Running::enter(frame);
+pub(super) unsafe fn switch_to<T>(block: NonNull<TypedBlock<T>>) -> Step<T> {
+    let mut running = Running::enter(block);
     match running.coroutine().resume(()) {
         CoroutineResult::Return(value) => {
             running.finished();
@@ -230,20 +233,20 @@ pub(super) unsafe fn run<T>(frame: NonNull<Frame<T>>) -> Step<T> {
 /// of [`CURRENT`] and takes it out again, calls the hooks, and when the job has ended, by return, panic or unwinding,
 /// takes its frame apart.
 pub(super) struct Running<T> {
-    frame: NonNull<Frame<T>>,
+    block: NonNull<TypedBlock<T>>,
 }
 
 impl<T> Running<T> {
     #[inline]
-    pub(super) fn enter(frame: NonNull<Frame<T>>) -> Self {
-        let at = frame.cast::<Header>();
+    pub(super) fn enter(block: NonNull<TypedBlock<T>>) -> Self {
+        let at = block.cast::<ControlBlock>();
         // SAFETY: the frame exists until `drop` takes it apart.
-        let header = unsafe { at.as_ref() };
-        if header.flags.get() & HOOKS != 0 {
-            header.call_hooks(|hooks| hooks.enter());
+        let control = unsafe { at.as_ref() };
+        if control.flags.get() & HOOKS != 0 {
+            control.call_hooks(|hooks| hooks.enter());
         }
-        header.parent.set(CURRENT.replace(Some(at)));
-        Running { frame }
+        control.parent.set(CURRENT.replace(Some(at)));
+        Running { block }
     }
 
     /// The job has paused: what `drop` would do, without looking whether it has ended.
@@ -254,14 +257,14 @@ impl<T> Running<T> {
     fn paused(self) -> Job<T> {
         // SAFETY: `enter` set it, and every guard since then has put back what it found.
         let at = unsafe { CURRENT.get().unwrap_unchecked() };
-        debug_assert_eq!(at, self.frame.cast());
-        let frame = at.cast();
+        debug_assert_eq!(at, self.block.cast());
+        let block = at.cast();
         std::mem::forget(self);
         let job = Job {
-            frame,
+            block,
             _not_send: PhantomData,
         };
-        ManuallyDrop::new(Running { frame }).leave(); // if a hook panics, `job` is cancelled
+        ManuallyDrop::new(Running { block }).leave(); // if a hook panics, `job` is cancelled
         job
     }
 
@@ -270,27 +273,27 @@ impl<T> Running<T> {
     fn finished(self) {
         let mut running = ManuallyDrop::new(self);
         running.leave();
-        running.take_apart();
+        running.finish();
     }
 
     /// The coroutine has ended: its stack goes back to the pool. Nothing uses the guard afterwards.
     #[inline(always)]
-    fn take_apart(&mut self) {
+    fn finish(&mut self) {
         let ended = self.field();
         // SAFETY: a coroutine that is done owns nothing; its drop undoes what a sanitizer was told of the stack.
         unsafe { ptr::drop_in_place(ended) };
         // SAFETY: the job has ended, so nobody else reaches its frame, and the guard is not used after this.
-        unsafe { Header::dismantle(self.frame.cast(), pool::give) };
+        unsafe { ControlBlock::release(self.block.cast(), pool::give) };
     }
 
     /// The job does not run any more.
     #[inline]
     fn leave(&self) {
         // SAFETY: the frame exists until `drop` takes it apart.
-        let header = unsafe { self.frame.cast::<Header>().as_ref() };
-        CURRENT.set(header.parent.get());
-        if header.flags.get() & HOOKS != 0 {
-            header.call_hooks(|hooks| hooks.leave());
+        let control = unsafe { self.block.cast::<ControlBlock>().as_ref() };
+        CURRENT.set(control.parent.get());
+        if control.flags.get() & HOOKS != 0 {
+            control.call_hooks(|hooks| hooks.leave());
         }
     }
 
@@ -304,7 +307,7 @@ impl<T> Running<T> {
     #[inline]
     fn field(&self) -> *mut Coroutine<(), (), T, Bounds> {
         // SAFETY: the frame exists; no reference to the whole of it is made, as the header is shared with the job.
-        let coroutine = unsafe { &raw mut (*self.frame.as_ptr()).coroutine };
+        let coroutine = unsafe { &raw mut (*self.block.as_ptr()).coroutine };
         coroutine.cast() // ManuallyDrop is transparent
     }
 }
@@ -315,12 +318,12 @@ impl<T> Drop for Running<T> {
         self.leave();
         // `done` is also true while the job runs, but this is outside.
         if self.coroutine().done() {
-            self.take_apart();
+            self.finish();
         }
     }
 }
 
-impl Header {
+impl ControlBlock {
     #[inline]
     pub(super) fn wait_ctx(&self) -> &WaitCtx {
         &self.ctx
@@ -398,19 +401,19 @@ impl Header {
     /// # Safety
     ///
     /// The job has ended or will never run again, and nothing uses the header afterwards.
-    #[inline(always)] // see `run`
-    pub(super) unsafe fn dismantle(header: NonNull<Header>, receive: impl FnOnce(Stack)) {
+    #[inline(always)] // see `switch_to`
+    pub(super) unsafe fn release(control: NonNull<ControlBlock>, receive: impl FnOnce(Stack)) {
         // SAFETY: the caller's promise: nobody else uses it.
-        let header = unsafe { &mut *header.as_ptr() };
+        let control = unsafe { &mut *control.as_ptr() };
         // SAFETY: as above; the header's own handle is not used again.
-        let stack = unsafe { ManuallyDrop::take(&mut header.stack) };
-        let flags = header.flags.get();
+        let stack = unsafe { ManuallyDrop::take(&mut control.stack) };
+        let flags = control.flags.get();
         // SAFETY: the flag says that this handle has a count, and the header is not used again.
-        let ctx = (flags & OWNS_CTX != 0).then(|| unsafe { ManuallyDrop::take(&mut header.ctx) });
+        let ctx = (flags & OWNS_CTX != 0).then(|| unsafe { ManuallyDrop::take(&mut control.ctx) });
         if flags & (HOOKS | NAMED) == 0 {
             receive(stack);
         } else {
-            header.give_with_attributes(stack, receive);
+            control.give_with_attributes(stack, receive);
         }
         drop(ctx);
     }
@@ -422,7 +425,7 @@ impl Header {
             name: self.name.get_mut().take(),
             hooks: self.hooks.get_mut().take(),
         };
-        stack.plate().clear_name();
+        stack.header().clear_name();
         receive(stack);
         drop(attributes);
     }

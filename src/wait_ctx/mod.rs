@@ -258,18 +258,18 @@ impl Entry {
 }
 
 /// A value on loan from its entry, which it goes back to when this is dropped.
-struct Lent<'a> {
+struct BorrowedValue<'a> {
     ctx: &'a WaitCtx,
     fd: WaitFd,
     value: Option<Box<dyn Any + Send>>,
 }
 
-impl Drop for Lent<'_> {
+impl Drop for BorrowedValue<'_> {
     fn drop(&mut self) {
         let mut entries = self.ctx.inner.entries.lock();
         // By the fd too: an older entry under the same key may have lent its value to another thread meanwhile.
-        let lender = |e: &&mut Entry| e.is_live(self.fd.key) && e.fd.fd == self.fd.fd && e.value.is_none();
-        if let Some(entry) = entries.iter_mut().rev().find(lender) {
+        let owner = |e: &&mut Entry| e.is_live(self.fd.key) && e.fd.fd == self.fd.fd && e.value.is_none();
+        if let Some(entry) = entries.iter_mut().rev().find(owner) {
             entry.value = self.value.take();
         }
         drop(entries); // before a value that was cleared meanwhile
@@ -390,16 +390,16 @@ impl WaitCtx {
     /// no value, and a clear of the key gives none back. It returns when `f` does, also by a panic, unless its key was
     /// cleared: then it is dropped.
     pub fn with_value<V: Send + 'static, R>(&self, key: WaitKey, f: impl FnOnce(&mut V) -> R) -> Option<R> {
-        let mut lent = self.lend::<V>(key)?;
-        let value = lent.value.as_mut()?.downcast_mut()?;
+        let mut borrowed = self.borrow_value::<V>(key)?;
+        let value = borrowed.value.as_mut()?.downcast_mut()?;
         Some(f(value))
     }
 
-    fn lend<V: 'static>(&self, key: WaitKey) -> Option<Lent<'_>> {
+    fn borrow_value<V: 'static>(&self, key: WaitKey) -> Option<BorrowedValue<'_>> {
         let mut entries = self.inner.entries.lock();
         let entry = entries.iter_mut().rev().find(|e| e.is_live(key))?;
         let value = entry.value.take_if(|value| value.is::<V>())?;
-        Some(Lent {
+        Some(BorrowedValue {
             ctx: self,
             fd: entry.fd,
             value: Some(value),

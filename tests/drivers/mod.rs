@@ -31,7 +31,7 @@ pub(crate) enum Rule {
 pub(crate) const EVERY: [Rule; 4] = [Rule::Always, Rule::Fds, Rule::Callback, Rule::Scheduler];
 
 /// Jobs on this thread, each with a ctx of its own.
-pub(crate) struct Plain {
+pub(crate) struct Drivers {
     rule: Rule,
     tasks: Vec<Task>,
     bell: (UnixStream, UnixStream),
@@ -46,12 +46,12 @@ struct Task {
     called: Arc<AtomicBool>,
 }
 
-impl Plain {
+impl Drivers {
     pub(crate) fn new(rule: Rule) -> Self {
         let bell = UnixStream::pair().unwrap();
         bell.0.set_nonblocking(true).unwrap();
         bell.1.set_nonblocking(true).unwrap();
-        Plain {
+        Drivers {
             rule,
             tasks: Vec::new(),
             bell,

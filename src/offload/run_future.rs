@@ -51,7 +51,7 @@ pub(super) struct Place<T> {
 }
 
 /// A closure on its way, as a future.
-pub(super) struct Errand<'a, S, T, F> {
+pub(super) struct RunFuture<'a, S, T, F> {
     pub(super) shared: &'a Shared<S>,
     pub(super) stage: Stage<T, F>,
 }
@@ -67,9 +67,9 @@ pub(super) enum Stage<T, F> {
     Over,
 }
 
-impl<S, T, F> Unpin for Errand<'_, S, T, F> {} // nothing in it is pinned
+impl<S, T, F> Unpin for RunFuture<'_, S, T, F> {} // nothing in it is pinned
 
-impl<S, T, F> Future for Errand<'_, S, T, F>
+impl<S, T, F> Future for RunFuture<'_, S, T, F>
 where
     S: 'static,
     F: FnOnce(&mut State<S>) -> T + Send + 'static,
@@ -101,7 +101,7 @@ where
     }
 }
 
-impl<S, T, F> Drop for Errand<'_, S, T, F> {
+impl<S, T, F> Drop for RunFuture<'_, S, T, F> {
     /// The job waits no longer: what has not begun will not, and its place is free for the next.
     fn drop(&mut self) {
         match &self.stage {

@@ -20,15 +20,11 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-mod job_future;
-
-pub use job_future::{JobError, JobFuture, in_job};
-
+use super::{Interrupted, WaitSpec, current_deadline, pause_until};
 use crate::error::Cancelled;
 use crate::job::with_current_ctx;
 use crate::sys::EventFd;
 use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitKey};
-use crate::waiting::{Interrupted, Reason, current_deadline, pause_until};
 
 /// Why [`await_future`] has no output. The future is dropped.
 #[derive(Debug)]
@@ -92,7 +88,7 @@ impl From<AwaitError> for io::Error {
 /// [`AwaitError`]: outside a job, where the job cannot pause, when it is cancelled, and when a deadline passes.
 ///
 /// ```
-/// use asyncjob::future::await_future;
+/// use asyncjob::waiting::await_future;
 /// use asyncjob::{Step, WaitCtx, start_job};
 ///
 /// let step = start_job(&WaitCtx::new(), || await_future(async { 6 * 7 }).unwrap());
@@ -100,30 +96,30 @@ impl From<AwaitError> for io::Error {
 /// assert_eq!(answer, 42);
 /// ```
 pub fn await_future<F: Future>(future: F) -> Result<F::Output, AwaitError> {
-    await_by(Bell::Driver, future)
+    await_by(WakeVia::Driver, future)
 }
 
 /// What a job asks to be woken with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bell {
+pub(crate) enum WakeVia {
     /// The driver's callback if it has set one, else a wait fd.
     Driver,
     /// A wait fd.
     Fd,
 }
 
-fn await_by<F: Future>(bell: Bell, future: F) -> Result<F::Output, AwaitError> {
+fn await_by<F: Future>(wake_via: WakeVia, future: F) -> Result<F::Output, AwaitError> {
     let ctx = with_current_ctx(WaitCtx::clone).ok_or(AwaitError::NotInJob)?;
-    let mut alarm = Alarm::new(&ctx, bell).map_err(AwaitError::NoWaker)?;
+    let mut source = WakeSource::new(&ctx, wake_via).map_err(AwaitError::NoWaker)?;
     let mut future = pin!(future);
-    let reason = Reason {
-        status: alarm.status,
-        armed: alarm.key,
+    let spec = WaitSpec {
+        status: source.status,
+        armed: source.key,
         deadline: None,
     };
-    let output = pause_until(&ctx, reason, || {
-        alarm.reset();
-        match future.as_mut().poll(&mut Context::from_waker(&alarm.waker)) {
+    let output = pause_until(&ctx, spec, || {
+        source.reset();
+        match future.as_mut().poll(&mut Context::from_waker(&source.waker)) {
             Poll::Ready(output) => Some(output),
             Poll::Pending => None,
         }
@@ -142,16 +138,16 @@ fn await_by<F: Future>(bell: Bell, future: F) -> Result<F::Output, AwaitError> {
 /// [`AwaitError`], but never [`AwaitError::NotInJob`] or [`AwaitError::CannotPause`].
 ///
 /// ```
-/// use asyncjob::future::await_or_block;
+/// use asyncjob::waiting::await_or_block;
 /// assert_eq!(await_or_block(async { 1 }).unwrap(), 1);
 /// ```
 pub fn await_or_block<F: Future>(future: F) -> Result<F::Output, AwaitError> {
-    await_or_block_by(Bell::Driver, future)
+    await_or_block_by(WakeVia::Driver, future)
 }
 
-pub(crate) fn await_or_block_by<F: Future>(bell: Bell, future: F) -> Result<F::Output, AwaitError> {
+pub(crate) fn await_or_block_by<F: Future>(wake_via: WakeVia, future: F) -> Result<F::Output, AwaitError> {
     let mut future = pin!(future);
-    match await_by(bell, future.as_mut()) {
+    match await_by(wake_via, future.as_mut()) {
         Err(AwaitError::NotInJob | AwaitError::CannotPause) => {}
         other => return other,
     }
@@ -186,7 +182,7 @@ fn park(deadline: Option<Instant>) -> Result<(), AwaitError> {
 }
 
 /// What wakes the current job, whatever its driver is.
-struct Alarm<'a> {
+struct WakeSource<'a> {
     ctx: &'a WaitCtx,
     waker: Waker,
     status: Status,
@@ -195,12 +191,12 @@ struct Alarm<'a> {
     key: Option<WaitKey>,
 }
 
-impl<'a> Alarm<'a> {
-    fn new(ctx: &'a WaitCtx, bell: Bell) -> io::Result<Self> {
-        if bell == Bell::Driver
+impl<'a> WakeSource<'a> {
+    fn new(ctx: &'a WaitCtx, wake_via: WakeVia) -> io::Result<Self> {
+        if wake_via == WakeVia::Driver
             && let Some(waker) = ctx.callback()
         {
-            return Ok(Alarm {
+            return Ok(WakeSource {
                 ctx,
                 waker,
                 status: Status::Ok,
@@ -215,9 +211,9 @@ impl<'a> Alarm<'a> {
             ..WaitFd::new(key, fd.raw())
         };
         ctx.set_wait_fd_with(entry, Box::new(Arc::clone(&fd)));
-        Ok(Alarm {
+        Ok(WakeSource {
             ctx,
-            waker: Waker::from(Arc::new(Ring(Arc::clone(&fd)))),
+            waker: Waker::from(Arc::new(EventFdWaker(Arc::clone(&fd)))),
             status: Status::Unsupported,
             fd: Some(fd),
             key: Some(key),
@@ -237,7 +233,7 @@ impl<'a> Alarm<'a> {
     }
 }
 
-impl Drop for Alarm<'_> {
+impl Drop for WakeSource<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
             self.ctx.clear_fd(key);
@@ -245,9 +241,9 @@ impl Drop for Alarm<'_> {
     }
 }
 
-struct Ring(Arc<EventFd>);
+struct EventFdWaker(Arc<EventFd>);
 
-impl Wake for Ring {
+impl Wake for EventFdWaker {
     fn wake(self: Arc<Self>) {
         self.0.notify();
     }

@@ -5,45 +5,49 @@
 //!        |
 //!        +-> try it  ---- it worked, or failed for another reason ---->  return that
 //!        |      | WouldBlock
-//!        |      +-- inside a job:  set the wait fd, once; arm it; pause_job()     the thread does other things
+//!        |      +-- inside a job:  add the wait fd, once; arm it; pause_job()     the thread does other things
 //!        |      +-- outside:       poll(2) this one fd                            the thread blocks
 //!        |      |
-//!        +------+ ready           time over, cancelled  -------------------->  return an error
+//!        +------+ ready           deadline passed, cancelled  -------------->  return an error
 //! ```
 //!
 //! Code that was written for blocking sockets runs unchanged over a [`Pausing`] one: a TLS library, an HTTP parser,
 //! `std::io::copy`. The same code works outside a job, and where a job may not pause, by blocking.
 //!
-//! The wait fd is an [on-call](crate::WaitFd::on_call) entry of the job's wait ctx. It stays there from the first wait
-//! until the socket is dropped, or used in a job with another ctx, so that the many waits of a connection change nothing
-//! in the driver's poll set. It is gone from the ctx before the fd is closed.
+//! The wait fd is an entry of the job's wait ctx that counts only when it is [armed](crate::WaitCtx::arm). It stays there from
+//! the first wait until the socket is dropped, or used in a job with another ctx, so that the many waits of a connection
+//! change nothing in the driver's poll set. It is gone from the ctx before the fd is closed.
 
-use std::cell::Cell;
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::{self as unix, UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::error::Cancelled;
-use crate::job::with_current_ctx;
+use parking_lot::Mutex;
+
+use crate::error::{Cancelled, Interrupted};
+use crate::job::{can_pause, with_current_ctx};
+use crate::sync::{Closed, oneshot};
 use crate::sys;
-use crate::wait_ctx::{Interest, Status, WaitCtx, WaitFd, WaitKey, WeakWaitCtx};
-use crate::waiting::{Interrupted, WaitSpec, current_deadline, earlier, pause_until};
+use crate::wait_ctx::{Interest, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WeakWaitCtx};
+use crate::waiting::{WaitSpec, await_or_block, pause_until};
 
 /// A non-blocking value of std (or any with an fd) that pauses the job instead of failing with `WouldBlock`.
 ///
 /// Outside a job, and where the job may not pause, it blocks the thread. It reads and writes if `S` does, and so does
-/// `&Pausing<S>` if `&S` does: several jobs may share one, in an `Rc`.
+/// `&Pausing<S>` if `&S` does: several jobs may share one, in an `Rc`. It is `Send` and `Sync` if `S` is, as the custom
+/// transports of synchronous HTTP clients want.
 ///
 /// # Errors
 ///
 /// Those of `S`, and from every operation that has to wait:
 /// * [`io::ErrorKind::TimedOut`]: a timeout set here, or a deadline around the call ([`time::with_deadline`]), passed;
-/// * an error that holds [`Cancelled`]: the job is to end;
-/// * outside a job, what `poll(2)` says.
+/// * an error that holds [`Cancelled`]: the job is to end.
 ///
 /// [`time::with_deadline`]: crate::time::with_deadline
 ///
@@ -150,12 +154,12 @@ impl<S> Pausing<S> {
         self.waiter.write_timeout.set(timeout);
     }
 
-    /// As set.
+    /// The read timeout, as set.
     pub fn read_timeout(&self) -> Option<Duration> {
         self.waiter.read_timeout.get()
     }
 
-    /// As set.
+    /// The write timeout, as set.
     pub fn write_timeout(&self) -> Option<Duration> {
         self.waiter.write_timeout.get()
     }
@@ -167,7 +171,7 @@ impl<S> Pausing<S> {
 
     /// The value itself, which may be replaced: the wait fd is forgotten, and set again by the next wait.
     pub fn get_mut(&mut self) -> &mut S {
-        self.waiter.entry.set(None);
+        drop(self.waiter.entry.get_mut().take());
         &mut self.inner
     }
 
@@ -201,37 +205,131 @@ impl Pausing<TcpListener> {
 }
 
 impl Pausing<TcpStream> {
-    /// Connects to the first of the addresses that takes the connection, each up to the write timeout.
-    ///
-    /// A host name is looked up as [`ToSocketAddrs`] does, which blocks the thread: inside a job give an address, or look
-    /// it up through [`offload`](crate::offload).
+    /// Connects to `address`.
     ///
     /// # Errors
     ///
-    /// What `connect(2)` said of the last address, and those of every wait.
-    pub fn connect<A: ToSocketAddrs>(address: A) -> io::Result<Self> {
+    /// What `connect(2)` says, and those of every wait.
+    pub fn connect(address: SocketAddr) -> io::Result<Self> {
+        Self::connect_within(None, address)
+    }
+
+    /// Connects to `address`, or gives up after `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub fn connect_timeout(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
+        Self::connect_within(Some(timeout), address)
+    }
+
+    /// Connects to a host by its name, `"example.org:443"`: to the first of its addresses that takes the connection.
+    ///
+    /// A look-up can only block, so inside a job it is made on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of the look-up, what `connect(2)` says of the last address, and those of every wait.
+    pub fn connect_host(host_and_port: &str) -> io::Result<Self> {
         let mut last = io::Error::new(
             io::ErrorKind::InvalidInput,
             "the name stands for no address to connect to",
         );
-        for address in address.to_socket_addrs()? {
-            match Self::connect_one(&address) {
-                Ok(stream) => return Ok(stream),
-                Err(e) if is_cancelled(&e) => return Err(e),
-                Err(e) => last = e,
+        for address in look_up(host_and_port)? {
+            match Self::connect(address) {
+                Err(error) if !is_cancelled(&error) => last = error,
+                connected => return connected,
             }
         }
         Err(last)
     }
 
-    fn connect_one(address: &SocketAddr) -> io::Result<Self> {
+    /// Another handle to the same connection, with the same timeouts and a wait fd of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no fd left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.cloned(self.inner.try_clone()?)
+    }
+
+    fn connect_within(timeout: Option<Duration>, address: SocketAddr) -> io::Result<Self> {
         let stream = Pausing {
             waiter: Waiter::default(),
-            inner: sys::start_connect(address)?,
+            inner: sys::start_connect(&address)?,
         };
+        stream.set_write_timeout(timeout);
         stream.perform(Interest::Writable, connected)?;
+        stream.set_write_timeout(None);
         Ok(stream)
     }
+}
+
+impl Pausing<UnixStream> {
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    ///
+    /// What `connect(2)` says, and those of every wait.
+    pub fn connect<P: AsRef<Path>>(path: P) -> io::Result<Self> {
+        let inner = loop {
+            match sys::connect_unix(path.as_ref()) {
+                // The listener's queue is full, and nothing tells when it has room.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => retry()?,
+                connected => break connected?,
+            }
+        };
+        Ok(Pausing {
+            waiter: Waiter::default(),
+            inner,
+        })
+    }
+
+    /// Another handle to the same connection, with the same timeouts and a wait fd of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no fd left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.cloned(self.inner.try_clone()?)
+    }
+}
+
+impl<S> Pausing<S> {
+    /// `inner` is non-blocking, as a duplicate of something that is.
+    fn cloned(&self, inner: S) -> io::Result<Self> {
+        let clone = Pausing {
+            waiter: Waiter::default(),
+            inner,
+        };
+        clone.set_read_timeout(self.read_timeout());
+        clone.set_write_timeout(self.write_timeout());
+        Ok(clone)
+    }
+}
+
+/// The addresses of a host. In a job the thread that looks them up is another one.
+fn look_up(host_and_port: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = host_and_port.parse() {
+        return Ok(vec![address]);
+    }
+    if !can_pause() {
+        return host_and_port.to_socket_addrs().map(Iterator::collect);
+    }
+    let (addresses, found) = oneshot();
+    let host_and_port = host_and_port.to_owned();
+    let thread = thread::Builder::new().name("asyncjob-lookup".to_owned());
+    thread.spawn(move || addresses.send(host_and_port.to_socket_addrs().map(Iterator::collect)))?;
+    let found = await_or_block(found)?;
+    found.unwrap_or_else(|Closed| Err(io::Error::other("the look-up of the host panicked")))
+}
+
+/// Waits for a chance to try again.
+fn retry() -> io::Result<()> {
+    let mut waited = false;
+    Ok(pause_until(WaitSpec::retry(), || {
+        std::mem::replace(&mut waited, true).then_some(())
+    })?)
 }
 
 impl Pausing<UnixListener> {
@@ -315,6 +413,12 @@ impl<S: AsFd> AsFd for Pausing<S> {
     }
 }
 
+impl<S: AsRawFd> AsRawFd for Pausing<S> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
+}
+
 impl<S: fmt::Debug> fmt::Debug for Pausing<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Pausing").field(&self.inner).finish()
@@ -324,45 +428,72 @@ impl<S: fmt::Debug> fmt::Debug for Pausing<S> {
 /// Waits for one fd.
 #[derive(Default)]
 struct Waiter {
-    /// Out of the cell while somebody waits with it: a second job that waits meanwhile makes one of its own.
-    entry: Cell<Option<Entry>>,
-    read_timeout: Cell<Option<Duration>>,
-    write_timeout: Cell<Option<Duration>>,
+    /// Taken out during a wait. A second job that waits meanwhile makes an entry of its own.
+    entry: Mutex<Option<Entry>>,
+    read_timeout: Timeout,
+    write_timeout: Timeout,
 }
 
 impl Waiter {
     fn timeout(&self, interest: Interest) -> Option<Duration> {
+        let (read, write) = (self.read_timeout.get(), self.write_timeout.get());
         match interest {
-            Interest::Readable => self.read_timeout.get(),
-            Interest::Writable => self.write_timeout.get(),
-            Interest::Both => match (self.read_timeout.get(), self.write_timeout.get()) {
-                (Some(read), Some(write)) => Some(read.min(write)),
-                (read, write) => read.or(write),
-            },
+            Interest::Readable => read,
+            Interest::Writable => write,
+            Interest::Both => read.into_iter().chain(write).min(),
         }
     }
 
-    /// Pauses the current job until it is resumed; `None` if there is no job that could pause.
-    fn pause(&self, fd: RawFd, interest: Interest, deadline: Option<Instant>) -> Option<io::Result<()>> {
-        with_current_ctx(|ctx| {
-            let entry = self.entry_in(ctx, fd, interest);
-            let outcome = entry.pause(ctx, deadline);
-            self.entry.set(Some(entry));
-            match outcome {
-                Ok(()) => Some(Ok(())),
-                Err(Interrupted::MustBlock) => None,
-                Err(Interrupted::Cancelled) => Some(Err(Cancelled.into())),
-                Err(Interrupted::TimedOut) => Some(Err(timed_out())),
-            }
-        })?
+    /// Waits once, for the fd or for no reason: the caller finds out by trying again.
+    fn wait(&self, fd: BorrowedFd<'_>, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
+        let entry = with_current_ctx(|ctx| self.entry_in(ctx, fd.as_raw_fd(), interest));
+        let key = entry.as_ref().map(|entry| entry.key);
+        let spec = WaitSpec::polling(key, fd, interest).until(deadline);
+        let mut waited = false;
+        let outcome = pause_until(spec, || std::mem::replace(&mut waited, true).then_some(()));
+        if let Some(entry) = entry {
+            let other = self.entry.lock().replace(entry);
+            drop(other); // after the lock: an entry leaves its ctx when it is dropped
+        }
+        outcome.map_err(|interrupted| match interrupted {
+            Interrupted::TimedOut => timed_out(),
+            cancelled => cancelled.into(),
+        })
     }
 
-    /// The entry that is set already, if it is this ctx's; else a new one.
+    /// The entry that there is already, if it is in this ctx; else a new one.
     fn entry_in(&self, ctx: &WaitCtx, fd: RawFd, interest: Interest) -> Entry {
-        let here = self.entry.take().filter(|entry| entry.ctx.is(ctx));
+        let kept = self.entry.lock().take();
+        let here = kept.filter(|entry| entry.ctx.is(ctx));
         let mut entry = here.unwrap_or_else(|| Entry::new(ctx, fd, interest));
         entry.want(ctx, interest);
         entry
+    }
+}
+
+/// A timeout that may be set through a shared reference.
+struct Timeout(AtomicU64);
+
+/// No timeout.
+const NONE: u64 = u64::MAX;
+
+impl Timeout {
+    fn get(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            NONE => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    fn set(&self, timeout: Option<Duration>) {
+        let nanos = timeout.map_or(NONE, |timeout| u64::try_from(timeout.as_nanos()).unwrap_or(NONE));
+        self.0.store(nanos, Ordering::Relaxed);
+    }
+}
+
+impl Default for Timeout {
+    fn default() -> Self {
+        Timeout(AtomicU64::new(NONE))
     }
 }
 
@@ -375,14 +506,11 @@ struct Entry {
 }
 
 impl Entry {
+    /// The owner of the fd keeps it open for longer than this value.
     fn new(ctx: &WaitCtx, fd: RawFd, interest: Interest) -> Self {
         let key = WaitKey::unique();
-        let on_call = WaitFd {
-            interest,
-            on_call: true,
-            ..WaitFd::new(key, fd)
-        };
-        ctx.set_wait_fd_with(on_call, Box::new(()));
+        let options = WaitFdOptions::new().interest(interest).only_when_armed();
+        ctx.add_entry(WaitFd::new(key, fd, options), Box::new(()));
         Entry {
             ctx: ctx.downgrade(),
             key,
@@ -396,17 +524,6 @@ impl Entry {
             self.interest = interest;
         }
     }
-
-    /// Returns at the first resume, whatever its reason: the caller finds out by trying again.
-    fn pause(&self, ctx: &WaitCtx, deadline: Option<Instant>) -> Result<(), Interrupted> {
-        let spec = WaitSpec {
-            status: Status::Unsupported,
-            armed: Some(self.key),
-            deadline,
-        };
-        let mut resumed = false;
-        pause_until(ctx, spec, || std::mem::replace(&mut resumed, true).then_some(()))
-    }
 }
 
 impl Drop for Entry {
@@ -417,8 +534,8 @@ impl Drop for Entry {
     }
 }
 
-/// How long one operation goes on waiting. The clock is read at its first wait, so that one which need not wait costs
-/// nothing.
+/// The deadline of one operation. The clock is read at the first wait, so that an operation which need not wait does not
+/// read it.
 struct OpDeadline {
     interest: Interest,
     timeout: Option<Duration>,
@@ -438,23 +555,7 @@ impl OpDeadline {
         if let Some(timeout) = self.timeout.take() {
             self.deadline = Instant::now().checked_add(timeout);
         }
-        match waiter.pause(fd.as_raw_fd(), self.interest, self.deadline) {
-            Some(outcome) => outcome,
-            None => block(fd, self.interest, earlier(self.deadline, current_deadline())),
-        }
-    }
-}
-
-/// Blocks the thread until `fd` is ready.
-fn block(fd: BorrowedFd<'_>, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
-    loop {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        if sys::poll_one(fd, interest.is_readable(), interest.is_writable(), left)? {
-            return Ok(());
-        }
-        if left == Some(Duration::ZERO) {
-            return Err(timed_out());
-        }
+        waiter.wait(fd, self.interest, self.deadline)
     }
 }
 
@@ -480,3 +581,8 @@ fn connected(stream: &TcpStream) -> io::Result<()> {
         Err(e) => Err(e),
     }
 }
+
+const _: () = {
+    const fn is_portable<T: Send + Sync>() {}
+    is_portable::<Pausing<TcpStream>>();
+};

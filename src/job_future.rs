@@ -2,32 +2,33 @@
 //!
 //! ```text
 //!   runtime             JobFuture                                job
-//!     poll(cx)  ------>  aim the forwarding waker at cx's waker
-//!                        resume  ----------------------------->  ... sign() -> await_future(f) -> f polled with the forwarding waker
-//!                        look at the status  <-----------------  pauses
+//!     poll(cx)  ------>  aim the forwarder at cx's waker
+//!                        resume  ----------------------------->  ... sign() -> await_future(f) -> f.poll(forwarder)
+//!                        look at the wait ctx <----------------  pauses
 //!     Pending   <------                                            :
-//!     wakes the task <-- forwarding waker <------------------------------------- f's driver, an engine's thread: the callback
+//!     wakes the task <-- forwarder <------------------------------------- f's driver, an engine's thread: the callback
 //! ```
 //!
-//! The waker of a task is good for the poll that it came with: the next poll may come from another task (a `select`, a set
-//! of futures) with another waker. Code in a job may be in the middle of a poll of its own for many polls of the task, so
-//! it never sees the task's waker. It sees the *forwarding waker*, one waker for the life of the job, which wakes whoever polled the
-//! job last. Nothing of a poll is kept across a pause, and two jobs interleaved on one thread have nothing in common.
+//! The waker of a task is good for the poll that it came with. The next poll may come from another task (a `select`, a set of
+//! futures) with another waker. Code in a job may be in the middle of a poll of its own for many polls of the task, so it
+//! never sees the task's waker. It sees a [`ForwardingWaker`]: one waker for the life of the job, which wakes the task that
+//! polled the job last. Nothing of a poll is kept across a pause.
 //!
 //! # When a poll resumes the job
 //!
-//! | the job paused with | a poll |
+//! | the job [wants](Wants) | a poll |
 //! |---|---|
-//! | status `Err` | cancels it: [`JobError::Broken`] |
-//! | any other | resumes it if the callback (the forwarding waker) was called since the last resume; if not: |
-//! | status `Ok` | waits: the callback will come |
-//! | status `Eagain` | resumes it, after the runtime has had a turn |
-//! | wait fds, a deadline | asks the [watch](JobFuture::watch); without one, cancels it: [`JobError::Unwatched`] |
-//! | none of these | asks the watch, which backs off; without one resumes it, after the runtime has had a turn |
+//! | `Cancel` | cancels it: [`JobError::EngineFailed`] |
+//! | anything else | resumes it if the forwarder was called since the last resume; if not: |
+//! | `Callback` | waits |
+//! | `Again` | resumes it, after the runtime has had a turn |
+//! | `Watch` | asks the [watch](JobFuture::watch); without one, cancels it: [`JobError::Unwatched`] |
+//! | `Poll` | asks the watch, which backs off; without one resumes it, after the runtime has had a turn |
 
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,126 +36,90 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 
 use parking_lot::Mutex;
 
-use crate::error::StartError;
+use crate::error::{AwaitError, StartErrorKind, WAIT_CTX_IN_USE};
 use crate::hooks::SwitchHooks;
-use crate::job::{Job, JobBuilder, Step};
+use crate::job::{Job, JobBuilder, JobPlan, Step};
 use crate::pool::{FreeJob, free_job};
-use crate::stack::StackSize;
-use crate::wait_ctx::{Status, WaitCtx};
-use crate::waiting::{AwaitError, await_future};
+use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, Wants};
 
-/// Runs synchronous code as a job, on any runtime; its output is what the code returns.
+/// Runs synchronous code as a job, on any runtime. Its output is what the code returns.
 ///
-/// The code starts at the first poll, on the thread that polls, and stays there: the future is `!Send`, so it goes to
-/// `spawn_local`, a `LocalSet`, or a `block_on`.
+/// The code starts at the first poll, on the thread that polls, and stays there: the future is not `Send`
+/// ([`JobStaysOnItsThread`] says what to do), so it goes to `spawn_local`, a `LocalSet`, or a `block_on`.
 ///
 /// - At the limit of the thread's pool it waits for a [`free_job`].
-/// - Dropping it cancels the job: the pause returns [`Cancelled`](crate::Cancelled), destructors run, the stack goes back.
+/// - Dropping it cancels the job: the pause fails with [`Cancelled`](crate::PauseError::Cancelled), destructors run, the stack
+///   goes back.
 /// - A panic of the job leaves `poll`.
 ///
-/// Code that waits for fds or for time needs someone who watches these on this runtime: `asyncjob-tokio` does, and
-/// [`watch`](Self::watch) takes anything else. Code that waits for futures, or for work on other threads, needs nobody.
+/// Code that waits for fds or for time needs a watch for these on this runtime. `asyncjob-tokio` has one, and
+/// [`watch`](Self::watch) takes any other. Code that waits for futures, or for work on other threads, needs none.
+///
+/// A name, a stack size, hooks or a wait ctx of your own come from [`JobBuilder::future`](crate::JobBuilder::future).
 ///
 /// ```
 /// use asyncjob::job_future::JobFuture;
 /// use asyncjob::waiting::{await_future, await_or_block};
 ///
-/// // Synchronous code, five calls deep in somebody's library, that awaits:
+/// // Synchronous code, five calls deep in a library, that awaits:
 /// fn sign() -> u32 {
 ///     await_future(async { 6 * 7 }).unwrap()
 /// }
 /// let signature = JobFuture::new(|| sign());
 /// assert_eq!(await_or_block(signature).unwrap().unwrap(), 42);
 /// ```
-///
-/// It stays on its thread:
-///
-/// ```compile_fail
-/// fn send<T: Send>(_: T) {}
-/// send(asyncjob::job_future::JobFuture::new(|| ()));
-/// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct JobFuture<T: 'static> {
+    _not_send: JobStaysOnItsThread, // first, so that the compiler's error names it
     state: State<T>,
     ctx: WaitCtx,
+    /// `None` if the ctx belongs to another job.
+    claim: Option<ClaimedCtx>,
     forwarder: Arc<ForwardingWaker>,
     watch: Option<Box<Watch>>,
 }
 
+/// Why a future with a job in it is not `Send`: a job stays on the thread that started it.
+///
+/// When the compiler names this type in an error about `tokio::spawn`, the way out is one of
+///
+/// * `tokio::task::spawn_local`, on a `LocalSet` or a current-thread runtime;
+/// * `asyncjob_tokio::Workers`: threads of their own behind a handle that is `Send`. For TLS handshakes that is
+///   `asyncjob_rustls::TlsAcceptor::pinned`.
+///
+/// ```compile_fail,E0277
+/// fn spawn<T: Send>(_: T) {}
+/// spawn(asyncjob::job_future::JobFuture::new(|| ()));
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JobStaysOnItsThread(PhantomData<*mut ()>);
+
 /// See [`JobFuture::watch`].
 type Watch = dyn FnMut(&WaitCtx, &mut Context<'_>) -> Poll<()>;
 
-/// What the job returns: an error only from [`in_job`], whose own code is a wait.
+/// What the job returns: an error only if the job's own code is a wait, as in [`in_job`](crate::in_job).
 type Outcome<T> = Result<T, JobError>;
 
 enum State<T: 'static> {
     /// Not started, maybe in the queue for a job.
-    Fresh(JobBuilder, Box<dyn FnOnce() -> Outcome<T>>, FreeJob),
-    /// Paused, with the reason in the ctx. The flag: the runtime has had a turn since.
+    Pending(JobPlan, Box<dyn FnOnce() -> Outcome<T>>, FreeJob),
+    /// Paused. The flag: the runtime has had a turn since.
     Paused(Job<Outcome<T>>, bool),
     /// Finished, failed or panicked.
     Ended,
 }
 
-/// Polls `future` inside a job, so that synchronous callbacks deep within it can pause instead of blocking.
-///
-/// This is what makes an unmodified TLS handshake asynchronous in its private key: the handshake's future calls
-/// `Signer::sign`, which calls [`await_future`]. To the runtime the result is the future that went in.
-///
-/// Everything of [`JobFuture`] applies. Put a timeout around it, not into it: while a callback is paused, the future that
-/// called it is in the middle of a poll, and so is everything in it.
-///
-/// ```
-/// use asyncjob::job_future::in_job;
-/// use asyncjob::waiting::{await_future, await_or_block};
-///
-/// async fn handshake(sign: fn() -> u32) -> u32 {
-///     sign() + 1
-/// }
-/// let done = in_job(handshake(|| await_future(async { 41 }).unwrap()));
-/// assert_eq!(await_or_block(done).unwrap().unwrap(), 42);
-/// ```
-pub fn in_job<F>(future: F) -> JobFuture<F::Output>
-where
-    F: Future + 'static,
-{
-    // On the heap: the stack of the job would hold it once for each call that it is handed down by, and a handshake is large.
-    let future = Box::pin(future);
-    JobFuture::with(move || await_future(future).map_err(JobError::Await))
-}
-
 impl<T: 'static> JobFuture<T> {
     /// A future that runs `f` as a job when it is polled.
     pub fn new(f: impl FnOnce() -> T + 'static) -> Self {
-        Self::with(move || Ok(f()))
+        JobBuilder::new().future(f)
     }
 
-    /// A name for overflow reports, panics and lists of jobs.
+    /// Gives the job a watch: a function that looks after its wait fds and its deadline.
     ///
-    /// # Panics
-    ///
-    /// If it has been polled, as the other methods that return `Self`.
-    pub fn name(self, name: impl Into<std::borrow::Cow<'static, str>>) -> Self {
-        self.building(|builder| builder.name(name))
-    }
-
-    /// A stack of another size than the pool's.
-    pub fn stack_size(self, size: StackSize) -> Self {
-        self.building(|builder| builder.stack_size(size))
-    }
-
-    /// Thread state that travels with the job. With the feature `tracing` its spans do so without this.
-    pub fn hooks(self, hooks: impl SwitchHooks + 'static) -> Self {
-        #[cfg(feature = "tracing")]
-        let hooks = (crate::hooks::Spans::default(), hooks);
-        self.building(|builder| builder.hooks(hooks))
-    }
-
-    /// Who looks after the wait fds and the deadline of the job.
-    ///
-    /// Called after each pause that is not only for a callback, and at each later poll. It returns `Ready` when the job may
-    /// be resumed: a wait fd is ready *now* (an engine may read it and block), or the deadline has passed, or, where the ctx
-    /// has neither, when it is time to try. Otherwise it arranges for the task to be woken.
+    /// The function is called after each pause that is not only for a callback, and at each later poll. It returns `Ready`
+    /// when the job may be resumed: a wait fd is ready *now* (an engine may read it and block), or the deadline has passed,
+    /// or, where the ctx has neither, when it is time to try. Otherwise it arranges for the task to be woken.
     pub fn watch(mut self, watch: impl FnMut(&WaitCtx, &mut Context<'_>) -> Poll<()> + 'static) -> Self {
         self.watch = Some(Box::new(watch));
         self
@@ -165,59 +130,79 @@ impl<T: 'static> JobFuture<T> {
         &self.ctx
     }
 
-    fn with(f: impl FnOnce() -> Outcome<T> + 'static) -> Self {
-        let ctx = WaitCtx::new();
-        let forwarder = Arc::new(ForwardingWaker::default());
-        ctx.set_callback(Some(Waker::from(Arc::clone(&forwarder))));
-        let builder = JobBuilder::new();
+    /// Makes the future of a job whose code may fail by itself.
+    pub(crate) fn of<H: SwitchHooks + 'static>(
+        builder: JobBuilder<H>,
+        f: impl FnOnce() -> Outcome<T> + 'static,
+    ) -> Self {
         #[cfg(feature = "tracing")]
-        let builder = builder.hooks(crate::hooks::Spans::default());
+        let builder = builder.map_hooks(|hooks| (crate::hooks::Spans::default(), hooks));
+        let (plan, ctx) = builder.plan_and_ctx();
+        let claim = ctx.claim();
+        let forwarder = Arc::new(ForwardingWaker::default());
+        if claim.is_some() {
+            ctx.set_callback(Some(Waker::from(Arc::clone(&forwarder))));
+        }
         JobFuture {
-            state: State::Fresh(builder, Box::new(f), free_job()),
+            _not_send: JobStaysOnItsThread::default(),
+            state: State::Pending(plan, Box::new(f), free_job()),
             ctx,
+            claim,
             forwarder,
             watch: None,
         }
     }
 
-    fn building(mut self, change: impl FnOnce(JobBuilder) -> JobBuilder) -> Self {
-        let State::Fresh(builder, f, free) = self.state.take() else {
-            panic!("a JobFuture was configured after its first poll: its job runs already");
-        };
-        self.state = State::Fresh(change(builder), f, free);
-        self
-    }
-
     /// What the rules in the module's table say about the paused job.
     fn next_step(&mut self, had_turn: bool, task: &mut Context<'_>) -> NextStep {
-        let status = self.ctx.status();
-        match status {
-            Status::Err => return NextStep::End(JobError::Broken),
+        // A ctx that never had a wait fd has none now, and need not be locked.
+        let never_had_fds = self.ctx.version() == 0;
+        let wants = if never_had_fds {
+            Wants::of(self.ctx.status(), false, self.ctx.deadline())
+        } else {
+            self.ctx.wants()
+        };
+        match wants {
+            Wants::Cancel => return NextStep::End(JobError::EngineFailed),
             _ if self.forwarder.called.load(Ordering::Acquire) => return NextStep::Resume,
-            // Without fds and deadline a callback is all there is, and the lists need not be looked at.
-            Status::Ok if self.ctx.version() == 0 && self.ctx.deadline().is_none() => return NextStep::Wait,
-            Status::Eagain if had_turn => return NextStep::Resume,
-            Status::Eagain => return NextStep::Yield,
-            _ => {}
+            Wants::Again if had_turn => return NextStep::Resume,
+            Wants::Again => return NextStep::Yield,
+            Wants::Callback if never_had_fds => return NextStep::Wait,
+            // The watch hears of every change of the wait fds, so that it lets go of those that are gone.
+            Wants::Callback | Wants::Watch | Wants::Poll => {}
         }
         if let Some(watch) = &mut self.watch {
-            return match watch(&self.ctx, task) {
-                Poll::Ready(()) => NextStep::Resume,
-                Poll::Pending => NextStep::Wait,
-            };
+            let may_resume = watch(&self.ctx, task).is_ready() && wants != Wants::Callback;
+            return if may_resume { NextStep::Resume } else { NextStep::Wait };
         }
-        match status {
-            _ if self.ctx.deadline().is_some() => NextStep::End(JobError::Unwatched),
-            Status::Ok => NextStep::Wait,
-            _ if !self.ctx.fds().is_empty() => NextStep::End(JobError::Unwatched),
-            _ if had_turn => NextStep::Resume,
-            _ => NextStep::Yield,
+        match wants {
+            Wants::Watch if self.ctx.deadline().is_none() && self.ctx.status() == Status::Ok => NextStep::Wait,
+            Wants::Watch => NextStep::End(JobError::Unwatched),
+            Wants::Poll if had_turn => NextStep::Resume,
+            Wants::Poll => NextStep::Yield,
+            _ => NextStep::Wait,
         }
     }
 
     fn end(&mut self, outcome: Outcome<T>) -> Poll<Outcome<T>> {
         self.forwarder.forget();
+        self.claim = None;
         Poll::Ready(outcome)
+    }
+}
+
+impl<H: SwitchHooks + 'static> JobBuilder<H> {
+    /// A future that runs `f` as a job when it is polled.
+    ///
+    /// ```
+    /// use asyncjob::JobBuilder;
+    /// use asyncjob::waiting::await_or_block;
+    ///
+    /// let job = JobBuilder::new().name("signer").future(|| asyncjob::current_job().unwrap().name().map(str::len));
+    /// assert_eq!(await_or_block(job).unwrap().unwrap(), Some(6));
+    /// ```
+    pub fn future<T: 'static>(self, f: impl FnOnce() -> T + 'static) -> JobFuture<T> {
+        JobFuture::of(self, move || Ok(f()))
     }
 }
 
@@ -226,19 +211,23 @@ impl<T: 'static> Future for JobFuture<T> {
 
     /// # Panics
     ///
-    /// With the panic of the job; and when it is polled after it has ended.
+    /// With the panic of the job, and when the future is polled after it has ended.
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Outcome<T>> {
         let this = &mut *self;
-        if let State::Fresh(.., free) = &mut this.state {
+        if let State::Pending(.., free) = &mut this.state {
+            if this.claim.is_none() {
+                drop(this.state.take());
+                return this.end(Err(JobError::WaitCtxInUse));
+            }
             ready!(Pin::new(free).poll(task));
         }
         this.forwarder.aim(task.waker());
         // Until the job has paused again it counts as ended: that is what a panic leaves behind.
         let step = match this.state.take() {
-            State::Fresh(builder, f, _free) => match builder.start(&this.ctx, f) {
+            State::Pending(plan, f, _free) => match plan.start(&this.ctx, f) {
                 Ok(step) => step,
-                Err(StartError::NoStack { source, .. }) => return this.end(Err(JobError::NoStack(source))),
-                Err(StartError::NoJobs { .. }) => unreachable!("a free job was there, and nothing ran since"),
+                Err((.., StartErrorKind::NoStack(source))) => return this.end(Err(JobError::NoStack(source))),
+                Err(_) => unreachable!("a free job was there, and nothing ran since"),
             },
             State::Paused(job, had_turn) => match this.next_step(had_turn, task) {
                 NextStep::Resume => {
@@ -283,6 +272,7 @@ impl<T: 'static> Drop for JobFuture<T> {
     fn drop(&mut self) {
         drop(self.state.take());
         self.forwarder.forget();
+        self.claim = None;
     }
 }
 
@@ -295,7 +285,7 @@ impl<T: 'static> State<T> {
 impl<T: 'static> fmt::Debug for JobFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::Fresh(..) => "not started",
+            State::Pending(..) => "not started",
             State::Paused(..) => "paused",
             State::Ended => "ended",
         };
@@ -323,22 +313,25 @@ pub enum JobError {
     /// The system has no memory for another stack.
     NoStack(io::Error),
     /// The job set [`Status::Err`]: its engine is broken for this session. The job was cancelled.
-    Broken,
-    /// The job waits for an fd or a deadline, and nobody watches these here. The job was cancelled.
+    EngineFailed,
+    /// The job waits for an fd or a deadline, and the future has no watch for these. The job was cancelled.
     Unwatched,
-    /// The future that [`in_job`] polls was not ready when its wait ended.
+    /// The builder's wait ctx belongs to another job that has not ended. Each would take the other's wakes.
+    WaitCtxInUse,
+    /// The future that [`in_job`](crate::in_job) polls was not ready when its wait ended.
     Await(AwaitError),
 }
 
 impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            JobError::NoStack(source) => write!(f, "no memory for the stack of another job: {source}"),
-            JobError::Broken => f.write_str("the engine in the job is broken for this session: close it"),
+            JobError::NoStack(_) => f.write_str("there is no memory for the stack of another job"),
+            JobError::EngineFailed => f.write_str("the engine that the job waited for failed: end its session"),
             JobError::Unwatched => f.write_str(
-                "the job waits for an fd or a deadline that nobody watches: use the function of the same name of \
-                 asyncjob-tokio, or give the JobFuture a watch",
+                "the job waits for an fd or a deadline, and its future has no watch for these: use the function of the same \
+                 name of asyncjob-tokio, or JobFuture::watch",
             ),
+            JobError::WaitCtxInUse => f.write_str(WAIT_CTX_IN_USE),
             JobError::Await(error) => error.fmt(f),
         }
     }
@@ -348,8 +341,8 @@ impl std::error::Error for JobError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             JobError::NoStack(source) => Some(source),
-            JobError::Await(error) => Some(error),
-            JobError::Broken | JobError::Unwatched => None,
+            JobError::Await(error) => error.source(),
+            _ => None,
         }
     }
 }
@@ -364,7 +357,7 @@ impl From<JobError> for io::Error {
     }
 }
 
-/// The waker that a job sees: wakes whoever polled the job last.
+/// The waker that a job sees: it wakes the task that polled the job last.
 #[derive(Default)]
 struct ForwardingWaker {
     /// Woken since the last resume. A wake may come before the job has paused (S64).

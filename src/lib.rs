@@ -101,32 +101,41 @@
 
 #![warn(missing_debug_implementations)]
 
-pub mod error;
+mod bridge;
+mod error;
 pub mod hooks;
 pub mod io;
-#[allow(unsafe_code, reason = "switches stacks and keeps each job's header on its own stack")]
-pub mod job;
+#[allow(
+    unsafe_code,
+    reason = "switches stacks and keeps each job's control block on its own stack"
+)]
+mod job;
 pub mod job_future;
 pub mod offload;
 pub mod pool;
+mod returned;
 pub mod scheduler;
 #[allow(unsafe_code, reason = "maps, guards and hands out raw memory")]
 pub mod stack;
+mod sync;
 #[allow(unsafe_code, reason = "calls the system")]
 mod sys;
 pub mod time;
-pub mod wait_ctx;
+mod wait_ctx;
 pub mod waiting;
 
-pub use error::{Cancelled, SpawnError, StartError};
-pub use hooks::SwitchHooks;
+pub use bridge::in_job;
+pub use error::{
+    Cancelled, Interrupted, Panic, PauseError, Quarantined, SpawnError, SpawnErrorKind, StartError, StartErrorKind,
+};
 pub use job::{
-    BlockPause, CurrentJob, Job, JobBuilder, JobId, Pause, Step, block_pause, current_job, current_job_id, is_capable,
+    BlockPause, CurrentJob, Job, JobBuilder, JobId, Step, block_pause, current_job, current_job_id, is_capable,
     pause_job, start_job,
 };
 pub use pool::{FreeJob, PoolConfig, PoolError, PoolStats, cleanup_thread, free_job, init_thread, pool_stats};
+pub use returned::Returned;
 pub use stack::{Secrets, StackSize, StackStats, install_overflow_handler, stack_stats};
-pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitKey, callback};
+pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, Wants, waker_fn};
 
 /// The README's program compiles and runs.
 #[cfg(doctest)]

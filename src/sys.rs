@@ -6,6 +6,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -224,6 +227,35 @@ fn connect(fd: RawFd, address: &SocketAddr) -> io::Result<()> {
         }
     };
     check(result).map(drop)
+}
+
+/// A non-blocking socket that is connected to `path`.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::WouldBlock`] while the listener's queue is full, and what the system says otherwise.
+pub(crate) fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let bytes = path.as_os_str().as_bytes();
+    let mut name = libc::sockaddr_un {
+        sun_family: libc::AF_UNIX as libc::sa_family_t,
+        sun_path: [0; 108],
+    };
+    if bytes.len() >= name.sun_path.len() || bytes.contains(&0) {
+        let sentence = "the path of a socket has at most 107 bytes, and no zero byte";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
+    }
+    for (to, from) in name.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: the call takes no pointers.
+    let fd = check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
+    // SAFETY: the fd is new and nobody else's.
+    let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let length = size_of_val(&name) as libc::socklen_t;
+    // SAFETY: a valid name, and its length.
+    check(unsafe { libc::connect(fd, (&raw const name).cast(), length) })?;
+    Ok(stream)
 }
 
 /// The kernel's clock tick: moves every few milliseconds, and reading it is several times cheaper than `Instant::now`.

@@ -9,51 +9,18 @@
 //! A deadline stands in the [wait ctx](crate::WaitCtx::set_deadline), so that every pause is under it, those of code that
 //! has never heard of it included, and the driver resumes the job when it passes. Outside a job it stands in the thread.
 
-use std::error::Error;
-use std::fmt;
-use std::io;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::error::Cancelled;
+use crate::error::Interrupted;
 use crate::job::with_current_ctx;
-use crate::wait_ctx::{Status, WaitCtx};
-use crate::waiting::{Interrupted, WaitSpec, current_deadline, earlier, pause_until, set_thread_deadline};
-
-/// Why a [`sleep`] or a [`yield_now`] was cut short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// The job is to end.
-    Cancelled,
-    /// A deadline around the call passed.
-    TimedOut,
-}
-
-impl fmt::Display for Stopped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Stopped::Cancelled => Cancelled.fmt(f),
-            Stopped::TimedOut => f.write_str("the deadline around this call passed"),
-        }
-    }
-}
-
-impl Error for Stopped {}
-
-impl From<Stopped> for io::Error {
-    fn from(stopped: Stopped) -> Self {
-        match stopped {
-            Stopped::Cancelled => Cancelled.into(),
-            Stopped::TimedOut => io::Error::new(io::ErrorKind::TimedOut, stopped),
-        }
-    }
-}
+use crate::wait_ctx::WaitCtx;
+use crate::waiting::{WaitSpec, current_deadline, earlier, pause_until, set_thread_deadline};
 
 /// Pauses the job for `duration` or a little longer. Outside a job it blocks the thread.
 ///
 /// # Errors
 ///
-/// [`Stopped`], when the job is cancelled or a deadline around the call passes first.
+/// [`Interrupted`], when the job is cancelled or a deadline around the call passes first.
 ///
 /// ```
 /// use asyncjob::time::sleep;
@@ -64,9 +31,9 @@ impl From<Stopped> for io::Error {
 /// let step = start_job(&ctx, || sleep(Duration::from_secs(3600)));
 /// let Ok(Step::Paused(job)) = step else { panic!("an hour is long") };
 /// assert!(ctx.deadline().is_some()); // when the driver resumes it
-/// assert_eq!(job.cancel(), Some(Err(asyncjob::time::Stopped::Cancelled)));
+/// assert_eq!(job.cancel(), Ok(Err(asyncjob::Interrupted::Cancelled)));
 /// ```
-pub fn sleep(duration: Duration) -> Result<(), Stopped> {
+pub fn sleep(duration: Duration) -> Result<(), Interrupted> {
     let end = Instant::now().checked_add(duration); // none: so far away that it is never
     sleep_until_end(end)
 }
@@ -76,7 +43,7 @@ pub fn sleep(duration: Duration) -> Result<(), Stopped> {
 /// # Errors
 ///
 /// As [`sleep`].
-pub fn sleep_until(end: Instant) -> Result<(), Stopped> {
+pub fn sleep_until(end: Instant) -> Result<(), Interrupted> {
     sleep_until_end(Some(end))
 }
 
@@ -84,34 +51,15 @@ pub fn sleep_until(end: Instant) -> Result<(), Stopped> {
 ///
 /// # Errors
 ///
-/// [`Stopped`], when the job is cancelled or a deadline around the call has passed.
+/// [`Interrupted`], when the job is cancelled or a deadline around the call has passed.
 ///
 /// ```
 /// asyncjob::time::yield_now()?;
-/// # Ok::<(), asyncjob::time::Stopped>(())
+/// # Ok::<(), asyncjob::Interrupted>(())
 /// ```
-pub fn yield_now() -> Result<(), Stopped> {
-    let spec = WaitSpec {
-        status: Status::Eagain,
-        armed: None,
-        deadline: None,
-    };
-    let mut resumed = false;
-    let outcome =
-        with_current_ctx(|ctx| pause_until(ctx, spec, || std::mem::replace(&mut resumed, true).then_some(())));
-    match outcome {
-        Some(Ok(())) => Ok(()),
-        Some(Err(Interrupted::Cancelled)) => Err(Stopped::Cancelled),
-        Some(Err(Interrupted::TimedOut)) => Err(Stopped::TimedOut),
-        Some(Err(Interrupted::MustBlock)) | None => {
-            thread::yield_now();
-            if has_passed(current_deadline()) {
-                Err(Stopped::TimedOut)
-            } else {
-                Ok(())
-            }
-        }
-    }
+pub fn yield_now() -> Result<(), Interrupted> {
+    let mut waited = false;
+    pause_until(WaitSpec::retry(), || std::mem::replace(&mut waited, true).then_some(()))
 }
 
 /// Runs `f` with a deadline for everything in it that pauses: each such call fails once `deadline` has passed.
@@ -121,11 +69,12 @@ pub fn yield_now() -> Result<(), Stopped> {
 /// [`await_or_block`](crate::waiting::await_or_block).
 ///
 /// ```
-/// use asyncjob::time::{Stopped, sleep, with_deadline};
+/// use asyncjob::Interrupted;
+/// use asyncjob::time::{sleep, with_deadline};
 /// use std::time::{Duration, Instant};
 ///
 /// let nap = with_deadline(Instant::now(), || sleep(Duration::from_secs(3600)));
-/// assert_eq!(nap, Err(Stopped::TimedOut));
+/// assert_eq!(nap, Err(Interrupted::TimedOut));
 /// ```
 pub fn with_deadline<R>(deadline: Instant, f: impl FnOnce() -> R) -> R {
     let _in_force = match with_current_ctx(WaitCtx::clone) {
@@ -160,35 +109,14 @@ pub fn deadline() -> Option<Instant> {
     current_deadline()
 }
 
-fn sleep_until_end(end: Option<Instant>) -> Result<(), Stopped> {
+fn sleep_until_end(end: Option<Instant>) -> Result<(), Interrupted> {
     let around = current_deadline();
-    let spec = WaitSpec {
-        status: Status::Unsupported,
-        armed: None,
-        deadline: end,
-    };
-    match with_current_ctx(|ctx| pause_until(ctx, spec, || None::<()>)) {
-        Some(Err(Interrupted::Cancelled)) => return Err(Stopped::Cancelled),
-        Some(Err(Interrupted::MustBlock)) | None => block_until(earlier(end, around)),
-        Some(Ok(()) | Err(Interrupted::TimedOut)) => {}
+    let spec = WaitSpec::time().until(end);
+    match pause_until(spec, || None::<()>) {
+        // The deadline that passed is the sleep's own, unless one around it was earlier.
+        Err(Interrupted::TimedOut) if end.is_some() && earlier(end, around) == end => Ok(()),
+        other => other,
     }
-    // Whose time is over: the one that was first.
-    match (end, around) {
-        (Some(end), Some(around)) if around < end => Err(Stopped::TimedOut),
-        (None, Some(_)) => Err(Stopped::TimedOut),
-        _ => Ok(()),
-    }
-}
-
-fn block_until(end: Option<Instant>) {
-    match end {
-        Some(end) => thread::sleep(end.saturating_duration_since(Instant::now())),
-        None => thread::sleep(Duration::MAX),
-    }
-}
-
-fn has_passed(deadline: Option<Instant>) -> bool {
-    deadline.is_some_and(|at| at <= Instant::now())
 }
 
 /// A deadline in force until this is dropped.

@@ -25,7 +25,8 @@ pub use spans::Spans;
 /// A hook must not panic: `enter` would leave the job half entered. A panic in either passes through to the resumer.
 ///
 /// ```
-/// use asyncjob::{JobBuilder, Step, SwitchHooks, WaitCtx, pause_job};
+/// use asyncjob::hooks::SwitchHooks;
+/// use asyncjob::{JobBuilder, Step, pause_job};
 /// use std::cell::Cell;
 ///
 /// thread_local!(static USER: Cell<u32> = const { Cell::new(0) });
@@ -36,8 +37,7 @@ pub use spans::Spans;
 ///     fn leave(&mut self) { self.0 = USER.replace(self.0) }
 /// }
 ///
-/// let ctx = WaitCtx::new();
-/// let step = JobBuilder::new().hooks(KeepUser(7)).start(&ctx, || {
+/// let step = JobBuilder::new().hooks(KeepUser(7)).start(|| {
 ///     pause_job().unwrap();
 ///     USER.get()
 /// });
@@ -52,6 +52,12 @@ pub trait SwitchHooks {
     fn enter(&mut self);
     /// The job has paused or ended: save the job's state, put the resumer's back.
     fn leave(&mut self);
+}
+
+/// No hooks.
+impl SwitchHooks for () {
+    fn enter(&mut self) {}
+    fn leave(&mut self) {}
 }
 
 impl<A: SwitchHooks, B: SwitchHooks> SwitchHooks for (A, B) {

@@ -18,9 +18,9 @@ use super::SwitchHooks;
 ///
 /// ```
 /// use asyncjob::hooks::Spans;
-/// use asyncjob::{JobBuilder, Step, WaitCtx, pause_job};
+/// use asyncjob::{JobBuilder, Step, pause_job};
 ///
-/// let step = JobBuilder::new().hooks(Spans::default()).start(&WaitCtx::new(), || {
+/// let step = JobBuilder::new().hooks(Spans::default()).start(|| {
 ///     let _handshake = tracing::info_span!("handshake").entered();
 ///     pause_job().unwrap(); // the others are not in "handshake"
 ///     tracing::info!("signed"); // this is

@@ -15,10 +15,10 @@ use corosensei::stack::StackPointer;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::current::CURRENT;
-use super::{Job, JobId, Pause, Step};
-use crate::error::{Cancelled, StartError};
+use super::{Job, JobId, Step};
+use crate::error::PauseError;
 use crate::hooks::SwitchHooks;
-use crate::pool::{self, NoStack};
+use crate::pool;
 use crate::stack::Stack;
 use crate::wait_ctx::WaitCtx;
 
@@ -101,14 +101,6 @@ impl Attributes {
         name: None,
         hooks: None,
     };
-}
-
-#[cold]
-pub(super) fn refused<F>(refusal: NoStack, closure: F) -> StartError<F> {
-    match refusal {
-        NoStack::Limit(limit) => StartError::NoJobs { closure, limit },
-        NoStack::Memory(source) => StartError::NoStack { closure, source },
-    }
 }
 
 /// A closure that is larger than this goes to the heap: it would move to the job's stack, which has other uses for the room.
@@ -356,17 +348,17 @@ impl ControlBlock {
     /// A pause that does not switch, or does for the last time.
     #[cold]
     #[inline(never)]
-    pub(super) fn pause_cold(&self) -> Result<Pause, Cancelled> {
+    pub(super) fn pause_cold(&self) -> Result<(), PauseError> {
         if self.flags.get() & CANCELLED != 0 {
             return self.cancelled_pause();
         }
         if self.flags.get() & BLOCKED != 0 {
-            return Ok(Pause::Blocked);
+            return Err(PauseError::Blocked);
         }
-        Ok(Pause::Panicking)
+        Err(PauseError::Panicking)
     }
 
-    fn cancelled_pause(&self) -> Result<Pause, Cancelled> {
+    fn cancelled_pause(&self) -> Result<(), PauseError> {
         match self.pauses_left.get().checked_sub(1) {
             Some(left) => self.pauses_left.set(left),
             // A panic of the job's own forbids the switch: the canceller would inherit it. Then the job spins, as it would
@@ -375,13 +367,13 @@ impl ControlBlock {
             // The canceller abandons a job that comes back here.
             None => self.suspend(),
         }
-        Err(Cancelled)
+        Err(PauseError::Cancelled)
     }
 
     /// A resume with a purpose other than "go on".
     #[cold]
     #[inline(never)]
-    pub(super) fn resumed_cold(&self) -> Result<Pause, Cancelled> {
+    pub(super) fn resumed_cold(&self) -> Result<(), PauseError> {
         while self.flags.get() & REPORT != 0 {
             let report = self.report.get();
             let backtrace = Backtrace::force_capture();
@@ -390,9 +382,9 @@ impl ControlBlock {
             self.suspend();
         }
         if self.flags.get() & CANCELLED != 0 {
-            return Err(Cancelled);
+            return Err(PauseError::Cancelled);
         }
-        Ok(Pause::Resumed)
+        Ok(())
     }
 
     /// Hands the stack that the header stands on to `receive`, then drops what the header owned: a destructor of the

@@ -15,7 +15,7 @@ use crate::wait_ctx::WaitCtx;
 ///
 /// assert!(current_job().is_none());
 /// let ctx = WaitCtx::new();
-/// let step = JobBuilder::new().name("signer").start(&ctx, || current_job().unwrap());
+/// let step = JobBuilder::new().name("signer").wait_ctx(&ctx).start(|| current_job().unwrap());
 /// let Ok(Step::Finished(job)) = step else { panic!() };
 /// assert_eq!(job.name(), Some("signer"));
 /// assert!(job.wait_ctx().ptr_eq(&ctx));
@@ -66,14 +66,14 @@ impl CurrentJob {
 /// job a guard does nothing.
 ///
 /// ```
-/// use asyncjob::{Pause, Step, WaitCtx, block_pause, pause_job, start_job};
+/// use asyncjob::{PauseError, Step, WaitCtx, block_pause, pause_job, start_job};
 ///
 /// let step = start_job(&WaitCtx::new(), || {
 ///     let _lock_is_held = block_pause();
 ///     pause_job()
 /// });
 /// let Ok(Step::Finished(pause)) = step else { panic!("it cannot have paused") };
-/// assert_eq!(pause, Ok(Pause::Blocked));
+/// assert_eq!(pause, Err(PauseError::Blocked));
 /// ```
 pub fn block_pause() -> BlockPause {
     let job = with_current(|control| {
@@ -115,6 +115,11 @@ impl Drop for BlockPause {
 /// Whether this code runs inside a job.
 pub(crate) fn is_in_job() -> bool {
     CURRENT.get().is_some()
+}
+
+/// Whether [`pause_job`](super::pause_job) would pause here, or fail because the job is cancelled.
+pub(crate) fn can_pause() -> bool {
+    with_current(|control| control.flags.get() & BLOCKED == 0 && !std::thread::panicking()).unwrap_or(false)
 }
 
 /// Calls `f` with the ctx of the job that runs this code.

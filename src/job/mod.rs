@@ -46,12 +46,13 @@
 //! A return whose call was made before a switch is mispredicted after it, 10 ns each. The fast path of [`pause_job`] is
 //! therefore inlined into the job together with corosensei's suspend; everything else is cold and out of line.
 
+mod builder;
 mod control_block;
 mod current;
+mod id;
 
 use std::any::Any;
 use std::backtrace::Backtrace;
-use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -61,18 +62,19 @@ use std::thread;
 
 use corosensei::CoroutineResult;
 
-use crate::error::{Cancelled, StartError};
-use crate::hooks::SwitchHooks;
+use crate::error::{PauseError, Quarantined, StartError};
 use crate::pool;
-use crate::stack::StackSize;
 use crate::wait_ctx::WaitCtx;
 
+pub use builder::JobBuilder;
+pub(crate) use builder::{JobPlan, boxed};
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
-pub(crate) use current::{is_in_job, with_current_ctx};
+pub(crate) use current::{can_pause, is_in_job, with_current_ctx};
+pub use id::JobId;
 
 use control_block::{
     Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, REPORT, Running, TypedBlock,
-    refused, start, switch_to,
+    start, switch_to,
 };
 use current::CURRENT;
 
@@ -116,32 +118,48 @@ where
 {
     let stack = match pool::take(None) {
         Ok(stack) => stack,
-        Err(refusal) => return Err(refused(refusal, f)),
+        Err(refusal) => return Err(StartError::new(refusal.into(), (), f)),
     };
     Ok(start(stack, ctx, Attributes::NONE, f))
 }
 
-/// Gives control back to whoever started or resumed this job last, until they resume it (`ASYNC_pause_job(3)`).
+/// Gives control back to the code that started or resumed this job last, until the job is resumed
+/// (`ASYNC_pause_job(3)`).
 ///
-/// It may return without a reason, so pause in a loop that checks what you wait for. Outside a job, and while
-/// [`block_pause`] is in force, it does nothing and says so (S40).
+/// The pause may return without a reason, so pause in a loop that checks what you wait for.
+/// [`pause_until`](crate::waiting::pause_until) is that loop, and it also works outside jobs.
 ///
 /// # Errors
 ///
-/// [`Cancelled`] when the job is to end. Later calls give it again, without pausing, so that cleaning up needs no
-/// special case; a job that goes on for a thousand pauses is taken off its stack for good.
+/// [`PauseError::Cancelled`] when the job is to end. Later calls fail in the same way without pausing, so that cleaning up
+/// needs no special case. A job that goes on for a thousand pauses is taken off its stack for good.
+///
+/// [`PauseError::NotInJob`] outside a job and [`PauseError::Blocked`] while [`block_pause`] is in force. OpenSSL's function
+/// does nothing and succeeds there ([S40](crate::docs::openssl_behaviour#s40)); an error ends the loop that a bare success
+/// would turn into a busy wait. [`PauseError::Panicking`] while the thread panics.
 ///
 /// # Thread-locals
 ///
-/// While this job is paused other code runs on the thread. Do not pause inside `LocalKey::with` on a value that others
-/// use, with a `RefCell` borrow or a lock guard that they need, or inside `tokio`'s enter guards: [`block_pause`] stops
-/// code that you do not control from pausing there, and [`SwitchHooks`] swap state that should travel with the job.
-/// Soundness cannot be kept for a library that hands out a reference into a thread-local and relies on leaving the call
-/// before anything else runs (`scoped_tls` does): do not pause below such a call.
+/// While this job is paused, other code runs on the thread. Do not pause inside `LocalKey::with` on a value that others
+/// use, with a `RefCell` borrow or a lock guard that they need, or inside `tokio`'s enter guards. [`block_pause`] stops
+/// code that you do not control from pausing there, and [`SwitchHooks`](crate::hooks::SwitchHooks) swap state that should
+/// travel with the job. [`docs::soundness`](crate::docs::soundness) says what safe code could still do.
+///
+/// ```
+/// use asyncjob::{PauseError, Step, WaitCtx, pause_job, start_job};
+///
+/// let step = start_job(&WaitCtx::new(), || pause_job())?;
+/// let Step::Paused(job) = step else { panic!() };
+/// let Step::Finished(pause) = job.resume() else { panic!() };
+/// assert_eq!(pause, Ok(()));
+///
+/// assert_eq!(pause_job(), Err(PauseError::NotInJob)); // this code is in no job
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
 #[inline]
-pub fn pause_job() -> Result<Pause, Cancelled> {
+pub fn pause_job() -> Result<(), PauseError> {
     let Some(control) = CURRENT.get() else {
-        return Ok(Pause::NotInJob);
+        return Err(PauseError::NotInJob);
     };
     // SAFETY: CURRENT points to the header of the job that runs this code, which lies on the job's own slot.
     let control = unsafe { control.as_ref() };
@@ -152,106 +170,7 @@ pub fn pause_job() -> Result<Pause, Cancelled> {
     if control.flags.get() & (CANCELLED | REPORT) != 0 {
         return control.resumed_cold();
     }
-    Ok(Pause::Resumed)
-}
-
-/// What [`pause_job`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pause {
-    /// Paused, and somebody resumed the job.
-    Resumed,
-    /// Nothing: this code runs outside any job.
-    NotInJob,
-    /// Nothing: [`block_pause`] is in force.
-    Blocked,
-    /// Nothing: the thread is panicking, and whoever would run next would run with `std::thread::panicking()` true.
-    Panicking,
-}
-
-/// Starts a job with a name, a stack of its own size, or hooks.
-///
-/// ```
-/// use asyncjob::{JobBuilder, StackSize, Step, WaitCtx};
-///
-/// let job = JobBuilder::new().name("deep").stack_size(StackSize::at_least(1 << 20));
-/// let Ok(Step::Finished(sum)) = job.start(&WaitCtx::new(), || {
-///     let large = [1u8; 600_000];
-///     std::hint::black_box(&large).iter().map(|&byte| u32::from(byte)).sum::<u32>()
-/// }) else { panic!() };
-/// assert_eq!(sum, 600_000);
-/// ```
-#[derive(Default)]
-#[must_use = "a builder does nothing until `start`"]
-pub struct JobBuilder {
-    attributes: Attributes,
-    stack_size: Option<StackSize>,
-}
-
-impl JobBuilder {
-    /// A job without a name or hooks, on a stack of the pool.
-    pub fn new() -> Self {
-        JobBuilder {
-            attributes: Attributes::NONE,
-            stack_size: None,
-        }
-    }
-
-    /// A name for overflow reports, panics and lists of jobs.
-    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
-        self.attributes.name = Some(name.into());
-        self
-    }
-
-    /// A stack of another size than the pool's. It still counts for the pool's limit.
-    pub fn stack_size(mut self, size: StackSize) -> Self {
-        self.stack_size = Some(size);
-        self
-    }
-
-    /// Thread state that travels with the job.
-    pub fn hooks(mut self, hooks: impl SwitchHooks + 'static) -> Self {
-        self.attributes.hooks = Some(Box::new(hooks));
-        self
-    }
-
-    /// As [`start_job`].
-    ///
-    /// # Errors
-    ///
-    /// As [`start_job`]. The hooks are dropped, not called.
-    ///
-    /// # Panics
-    ///
-    /// As [`start_job`].
-    pub fn start<F, T>(self, ctx: &WaitCtx, f: F) -> Result<Step<T>, StartError<F>>
-    where
-        F: FnOnce() -> T + 'static,
-        T: 'static,
-    {
-        self.try_start(ctx, f).map_err(|(_, refused)| refused)
-    }
-
-    /// As `start`, but nothing is lost.
-    pub(crate) fn try_start<F, T>(self, ctx: &WaitCtx, f: F) -> Result<Step<T>, (Self, StartError<F>)>
-    where
-        F: FnOnce() -> T + 'static,
-        T: 'static,
-    {
-        match pool::take(self.stack_size) {
-            Ok(stack) => Ok(start(stack, ctx, self.attributes, f)),
-            Err(refusal) => Err((self, refused(refusal, f))),
-        }
-    }
-}
-
-impl fmt::Debug for JobBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JobBuilder")
-            .field("name", &self.attributes.name)
-            .field("stack_size", &self.stack_size)
-            .field("hooks", &self.attributes.hooks.is_some())
-            .finish()
-    }
+    Ok(())
 }
 
 /// How far a job got: what [`start_job`] and [`Job::resume`] return.
@@ -264,26 +183,12 @@ pub enum Step<T> {
     Paused(Job<T>),
 }
 
-/// Identifies a job for the life of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(u64);
-
-impl JobId {
-    /// As a number, never 0.
-    pub fn get(self) -> u64 {
-        self.0
-    }
-}
-
-impl fmt::Display for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}", self.0)
-    }
-}
-
-/// A paused job. Dropping it cancels it.
+/// A paused job.
 ///
-/// What is misuse in C does not compile. A job stays on its thread (S34):
+/// **Dropping a paused job runs its code**: the job is [cancelled](Self::cancel), so its pause fails and it returns through
+/// its own code, which may pause in vain up to a thousand times more.
+///
+/// What is misuse in C does not compile. A job stays on its thread ([S34](crate::docs::openssl_behaviour#s34)):
 ///
 /// ```compile_fail,E0277
 /// fn send<T: Send>() {}
@@ -338,25 +243,27 @@ impl<T> Job<T> {
         unsafe { switch_to(block) }
     }
 
-    /// Asks the job to end: its pause returns [`Cancelled`], and the job returns through its own code.
+    /// Ends the job: its pause fails with [`PauseError::Cancelled`], and the job returns through its own code, in this call.
     ///
-    /// `None` if it does not end: it paused a thousand times more. Its stack is quarantined then, and nothing on it is
-    /// dropped.
+    /// # Errors
+    ///
+    /// [`Quarantined`] if the job does not end: it paused a thousand times more. Its stack is quarantined then, and nothing
+    /// on it is dropped.
     ///
     /// # Panics
     ///
     /// With the panic of the job, which has ended then.
-    pub fn cancel(self) -> Option<T> {
+    pub fn cancel(self) -> Result<T, Quarantined> {
         self.control().set_flag(CANCELLED);
         if thread::panicking() {
             self.control().set_flag(ENTERED_PANICKING);
         }
         self.control().pauses_left.set(CANCELLED_PAUSES);
         match self.resume() {
-            Step::Finished(value) => Some(value),
+            Step::Finished(value) => Ok(value),
             Step::Paused(job) => {
-                job.abandon();
-                None
+                job.quarantine();
+                Err(Quarantined)
             }
         }
     }
@@ -377,12 +284,11 @@ impl<T> Job<T> {
     }
 
     /// Gives the job up without running it again, because something may still write to its stack: an engine's
-    /// completion record, a C library's buffer (S88).
+    /// completion record, a C library's buffer ([S88](crate::docs::openssl_behaviour#s88)).
     ///
-    /// The stack stays mapped and out of use for the life of the process, counted by
-    /// [`quarantined`](crate::stack::quarantined) and for the limit of its pool. Nothing on it is dropped. The job's
-    /// hold on its wait ctx ends.
-    pub fn abandon(self) {
+    /// The stack stays mapped and out of use for the life of the process. [`quarantined`](crate::stack::quarantined) counts
+    /// it, and so does the limit of its pool. Nothing on it is dropped. The job's hold on its wait ctx ends.
+    pub fn quarantine(self) {
         let block = ManuallyDrop::new(self).block;
         // SAFETY: nobody can reach the frame any more, and the paused coroutine is never touched again.
         unsafe { ControlBlock::release(block.cast(), pool::quarantine) };
@@ -456,18 +362,23 @@ impl<T> Job<T> {
 
     /// Where the job is paused, with the frames of this call below it.
     ///
-    /// The job captures it itself: it wakes inside its pause, looks around, and pauses again. To the job nothing
-    /// happened.
+    /// The job captures the backtrace itself, on its own stack: it wakes inside its pause, looks around, and pauses again.
+    /// To the job nothing happened. A backtrace takes a few KiB of the job's stack.
+    ///
+    /// # Panics
+    ///
+    /// With the panic of a hook. The job is paused as before.
     pub fn backtrace(&mut self) -> Backtrace {
         let mut backtrace = Backtrace::disabled();
-        let control = self.control();
-        control.report.set(&raw mut backtrace);
-        control.set_flag(REPORT);
+        let request = ReportRequest::new(self.control(), &mut backtrace);
+        // A panic can leave these lines from a hook only: the job catches its own while it reports. Then the guard marks the
+        // job as not running, the request is withdrawn, and the job is as paused as it was.
+        // SAFETY: the block is that of a paused job, which `self` keeps paused and alone reaches.
         let mut running = Running::enter(self.block);
         let result = running.coroutine().resume(());
         debug_assert!(matches!(result, CoroutineResult::Yield(())), "a report pauses again");
         drop(running);
-        self.control().clear_flag(REPORT);
+        drop(request);
         backtrace
     }
 
@@ -490,13 +401,32 @@ impl<T> Drop for Job<T> {
     }
 }
 
+/// Asks a paused job for its backtrace, and takes the request back when it is dropped, however the call ended.
+struct ReportRequest<'a>(&'a ControlBlock);
+
+impl<'a> ReportRequest<'a> {
+    fn new(control: &'a ControlBlock, backtrace: &mut Backtrace) -> Self {
+        control.report.set(backtrace);
+        control.set_flag(REPORT);
+        ReportRequest(control)
+    }
+}
+
+impl Drop for ReportRequest<'_> {
+    fn drop(&mut self) {
+        self.0.clear_flag(REPORT);
+        self.0.report.set(std::ptr::null_mut());
+    }
+}
+
 /// A hint without an effect that a program could see.
 #[inline]
 fn fetch_line(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing, whatever the address.
     unsafe {
-        std::arch::asm!("prefetcht0 [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: as above.

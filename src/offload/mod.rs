@@ -32,8 +32,9 @@ use std::thread;
 
 use parking_lot::Mutex;
 
+use crate::error::Interrupted;
 use crate::job::is_in_job;
-use crate::waiting::{AwaitError, WakeVia, await_or_block_by};
+use crate::waiting::{AwaitError, await_or_block};
 pub use error::{OffloadError, TryRunError};
 use queue::{Refusal, Shared};
 use run_future::{RunFuture, Stage};
@@ -178,10 +179,10 @@ impl<S: 'static> Offload<S> {
             shared: &self.owner.shared,
             stage,
         };
-        match await_or_block_by(self.owner.shared.wake_via, run_future) {
+        match await_or_block(run_future) {
             Ok(result) => result,
-            Err(AwaitError::Cancelled) => Err(OffloadError::Cancelled),
-            Err(AwaitError::TimedOut) => Err(OffloadError::TimedOut),
+            Err(AwaitError::Interrupted(Interrupted::Cancelled)) => Err(OffloadError::Cancelled),
+            Err(AwaitError::Interrupted(Interrupted::TimedOut)) => Err(OffloadError::TimedOut),
             Err(AwaitError::NoWaker(source)) => Err(OffloadError::NoWaker(source)),
             Err(AwaitError::NotInJob | AwaitError::CannotPause) => unreachable!("these block instead"),
         }
@@ -224,7 +225,6 @@ pub struct OffloadBuilder {
     threads: usize,
     queue: usize,
     name: String,
-    wake_via: WakeVia,
 }
 
 impl Default for OffloadBuilder {
@@ -234,7 +234,6 @@ impl Default for OffloadBuilder {
             threads: thread::available_parallelism().map_or(1, usize::from),
             queue: 1024,
             name: "offload".to_owned(),
-            wake_via: WakeVia::Driver,
         }
     }
 }
@@ -256,13 +255,6 @@ impl OffloadBuilder {
     /// What the threads are called: a number is added.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
-        self
-    }
-
-    /// Completes by a wait fd (an eventfd for each call) even where the driver has set a callback: for a driver whose
-    /// callback is meant for an engine alone. Without a callback completion is always by fd.
-    pub fn complete_by_fd(mut self) -> Self {
-        self.wake_via = WakeVia::Fd;
         self
     }
 
@@ -295,7 +287,7 @@ impl OffloadBuilder {
             let sentence = "an Offload needs at least one thread and one place in its queue";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
         }
-        let shared = Arc::new(Shared::new(self.queue, self.wake_via, Box::new(make)));
+        let shared = Arc::new(Shared::new(self.queue, Box::new(make)));
         // From here on dropping the owner ends the threads that were started before one could not be.
         let owner = Arc::new(Owner {
             shared: Arc::clone(&shared),

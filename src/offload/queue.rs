@@ -23,7 +23,6 @@ use parking_lot::{Condvar, Mutex};
 use super::error::OffloadError;
 use super::run_future::{Place, Promise, Slot, Stage};
 use super::state::{Seat, State};
-use crate::waiting::WakeVia;
 
 pub(super) type Make<S> = Box<dyn Fn() -> Result<S, Box<dyn Error + Send + Sync>> + Send + Sync>;
 pub(super) type Task<S> = Box<dyn FnOnce(&mut Seat<S>, &Shared<S>) + Send>;
@@ -31,7 +30,6 @@ pub(super) type Task<S> = Box<dyn FnOnce(&mut Seat<S>, &Shared<S>) + Send>;
 pub(super) struct Shared<S> {
     /// Names the pool in the inline states of threads.
     pub(super) id: u64,
-    pub(super) wake_via: WakeVia,
     pub(super) make: Make<S>,
     pub(super) queue: Mutex<Queue<S>>,
     /// A task was queued, or the queue closed.
@@ -58,11 +56,10 @@ pub(super) enum Refusal<F> {
 }
 
 impl<S: 'static> Shared<S> {
-    pub(super) fn new(places: usize, wake_via: WakeVia, make: Make<S>) -> Self {
+    pub(super) fn new(places: usize, make: Make<S>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Shared {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            wake_via,
             make,
             queue: Mutex::new(Queue {
                 places,

@@ -3,7 +3,8 @@
 use std::backtrace::Backtrace;
 use std::time::{Duration, Instant};
 
-use super::{Scheduler, Turning};
+use super::Scheduler;
+use super::current::Turning;
 use crate::job::{Job, JobId};
 use crate::sys::clock_tick;
 use crate::wait_ctx::{Status, WaitFd};
@@ -16,10 +17,10 @@ pub struct JobInfo {
     pub id: JobId,
     /// Its name, if it has one.
     pub name: Option<String>,
-    /// What it does.
+    /// What the job does.
     pub state: JobState,
-    /// Since when, to a few milliseconds.
-    pub since: Duration,
+    /// For how long it has been in this state, to a few milliseconds.
+    pub in_state: Duration,
     /// The wait fds that it waits for.
     pub fds: Vec<WaitFd>,
     /// What the engine that it waits for says.
@@ -52,7 +53,7 @@ impl Scheduler {
     /// let scheduler = Scheduler::new()?;
     /// let ctx = WaitCtx::new();
     /// ctx.set_status(Status::Ok); // as an engine that will call back
-    /// let _handle = scheduler.spawn_with(JobBuilder::new().name("stuck"), ctx, pause_job)?;
+    /// let stuck = JobBuilder::new().name("stuck").wait_ctx(&ctx).spawn_on(&scheduler, pause_job)?;
     /// scheduler.turn(Some(Duration::ZERO))?;
     ///
     /// let jobs = scheduler.jobs();
@@ -60,18 +61,19 @@ impl Scheduler {
     /// assert_eq!(jobs[0].state, JobState::Paused);
     /// let at = scheduler.backtrace(jobs[0].id).unwrap().to_string();
     /// assert!(at.contains("pause_job"), "{at}");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # drop(stuck);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     pub fn jobs(&self) -> Vec<JobInfo> {
         let now = clock_tick();
-        let core = self.core.borrow();
+        let core = self.inner.core.borrow();
         let started = core.tasks.iter().filter_map(|(_, task)| {
             let job = task.job.as_ref()?;
             Some(JobInfo {
                 id: job.id(),
                 name: job.name().map(str::to_owned),
                 state: task.state,
-                since: Duration::from_nanos(now.saturating_sub(task.since)),
+                in_state: Duration::from_nanos(now.saturating_sub(task.since)),
                 fds: task.ctx.fds(),
                 status: task.ctx.status(),
                 deadline: task.ctx.deadline(),
@@ -89,16 +91,16 @@ impl Scheduler {
     ///
     /// Inside a job of this scheduler.
     pub fn backtrace(&self, id: JobId) -> Option<Backtrace> {
-        let _turning = Turning::enter(&self.turning);
+        let _turning = Turning::enter(&self.inner);
         let (index, mut job) = {
-            let mut core = self.core.borrow_mut();
+            let mut core = self.inner.core.borrow_mut();
             let is_it = |job: &Job<()>| job.id() == id;
             let (index, task) = core.tasks.iter_mut().find(|(_, t)| t.job.as_ref().is_some_and(is_it))?;
             (index, task.job.take()?)
         };
         // Outside the borrow: the job runs for a moment, and its hooks with it.
         let backtrace = job.backtrace();
-        if let Some(task) = self.core.borrow_mut().tasks.get_mut(index) {
+        if let Some(task) = self.inner.core.borrow_mut().tasks.get_mut(index) {
             task.job = Some(job);
         }
         Some(backtrace)

@@ -1,125 +1,149 @@
 //! The result of a spawned job, and the way to cancel it.
 //!
+//! The result travels in a [`Slot`]. Beside it a job has a [`CancelState`]:
+//!
 //! ```text
-//!                 the job returns, panics, or is given up
-//!   Running  --------------------------------------------->  Done(result)  -- join -->  Taken
-//!      |                                                          ^
-//!      +-- cancel(): noted, job woken --> its pauses fail --------+  Err(JoinError::Cancelled)
+//!   No ---- request_cancel, before the start ------> Requested      the job never starts
+//!    |                                                   ^
+//!    |  request_cancel after the start goes to the       | the start was postponed for want of a stack, and the
+//!    |  job's waker, which the scheduler reads           | waker had a request
+//!    |
+//!    '----- the scheduler is about to cancel the job ---> Told(reason)
 //! ```
+//!
+//! `Told` is final: the reason is the job's result, whatever the job returns.
 
-use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::thread::{self, ThreadId};
 
 use parking_lot::Mutex;
 
 use super::wake::JobWaker;
-use crate::job::is_in_job;
-use crate::waiting::{AwaitError, await_or_block};
+use crate::error::{Interrupted, NO_WAKER, Panic, Quarantined};
+use crate::job::can_pause;
+use crate::sync::{Closed, Slot};
 
 /// Why a job has no result.
+#[derive(Debug)]
+#[non_exhaustive]
 pub enum JoinError {
-    /// It panicked, with this payload.
-    Panicked(Box<dyn Any + Send>),
-    /// It was cancelled: before it started, or its pauses failed and it returned. What it returned is dropped.
+    /// The job panicked.
+    Panicked(Panic),
+    /// The job was cancelled: before it started, or its pauses failed and it returned. What it returned is dropped.
     Cancelled,
     /// An engine set [`Status::Err`](crate::Status::Err), so the job was cancelled: its session is broken.
     EngineFailed,
-    /// It was cancelled and went on pausing. Its stack is quarantined: see [`Job::cancel`](crate::Job::cancel).
+    /// The job was cancelled and went on pausing. Its stack is quarantined: see [`Job::cancel`](crate::Job::cancel).
     Quarantined,
-    /// There was no stack to start it on, and no other job whose end could free one.
+    /// There was no stack to start the job on, and no other job whose end could free one.
     NoStack(io::Error),
-    /// The waiting was interrupted, because the job that waits was cancelled or a deadline around the wait passed. The job
-    /// that was waited for goes on. To keep its handle, await it by reference: `await_future(&mut handle)`.
-    Interrupted(AwaitError),
-}
-
-impl JoinError {
-    /// The payload of the panic, for `std::panic::resume_unwind`.
-    pub fn into_panic(self) -> Option<Box<dyn Any + Send>> {
-        match self {
-            JoinError::Panicked(payload) => Some(payload),
-            _ => None,
-        }
-    }
+    /// The wait for the job was cut short: the job that waits was cancelled, or a deadline around the wait passed. The
+    /// handle is dropped, which cancels the job that was waited for. To keep the handle, await it by reference:
+    /// `await_future(&mut handle)`.
+    Interrupted(Interrupted),
+    /// The job that waits has a driver that takes no callback, and the process has no fd left to wake the job with.
+    NoWaker(io::Error),
+    /// The scheduler could not wait for events ([`Scheduler::run_until`](super::Scheduler::run_until)). The job goes on.
+    Scheduler(io::Error),
 }
 
 impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            JoinError::Panicked(payload) => write!(f, "the job panicked: {}", panic_message(payload.as_ref())),
+            JoinError::Panicked(panic) => write!(f, "the job panicked: {panic}"),
             JoinError::Cancelled => f.write_str("the job was cancelled"),
             JoinError::EngineFailed => f.write_str("the engine that the job waited for failed: end its session"),
-            JoinError::Quarantined => f.write_str("the job was cancelled and did not end: its stack is quarantined"),
-            JoinError::NoStack(source) => write!(f, "there is no stack to start the job on: {source}"),
-            JoinError::Interrupted(source) => write!(f, "the wait for the job was interrupted: {source}"),
+            JoinError::Quarantined => Quarantined.fmt(f),
+            JoinError::NoStack(_) => f.write_str("there is no stack to start the job on"),
+            JoinError::Interrupted(interrupted) => write!(f, "the wait for a job was cut short: {interrupted}"),
+            JoinError::NoWaker(_) => f.write_str(NO_WAKER),
+            JoinError::Scheduler(_) => f.write_str("the scheduler could not wait for events"),
         }
-    }
-}
-
-impl fmt::Debug for JoinError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JoinError({self})")
     }
 }
 
 impl std::error::Error for JoinError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            JoinError::NoStack(source) => Some(source),
-            JoinError::Interrupted(source) => Some(source),
+            JoinError::NoStack(source) | JoinError::NoWaker(source) | JoinError::Scheduler(source) => Some(source),
             _ => None,
         }
     }
 }
 
-fn panic_message(payload: &(dyn Any + Send)) -> &str {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("with a value that is no text")
+impl From<JoinError> for io::Error {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::Interrupted(interrupted) => interrupted.into(),
+            other => io::Error::other(other),
+        }
+    }
 }
 
-/// The result of a spawned job, when it is there. Dropping the handle lets the job go on.
+/// The result of a spawned job, when it is there.
 ///
-/// It is also a future, for any runtime.
-#[must_use = "the job goes on without its handle, but its panic is not seen"]
+/// **Dropping the handle cancels the job**, as [`request_cancel`](Self::request_cancel) does.
+/// [`detach`](Self::detach) lets the job go on by itself. [`join`](Self::join) waits for the result. A handle is also a
+/// future, for any runtime.
+#[must_use = "dropping the handle cancels the job: `join` it, or `detach` it"]
 pub struct JoinHandle<T> {
     pub(super) state: Arc<JoinState<T>>,
+    detached: bool,
 }
 
 impl<T> JoinHandle<T> {
-    /// Waits for the result: inside a job by pausing it, outside by blocking the thread.
-    ///
-    /// # Errors
-    ///
-    /// [`JoinError`] when the job has no result, or [`JoinError::Interrupted`] when the wait for it was.
-    ///
-    /// # Panics
-    ///
-    /// On the scheduler's own thread outside a job, when the result is not there yet: nobody would run the job. Call
-    /// [`Scheduler::run_until`](super::Scheduler::run_until) instead.
-    pub fn join(mut self) -> Result<T, JoinError> {
-        assert!(
-            is_in_job() || self.state.home != Some(thread::current().id()) || self.is_finished(),
-            "join on the scheduler's own thread would wait for ever: use Scheduler::run_until, or join after run"
-        );
-        await_or_block(&mut self).unwrap_or_else(|interrupted| Err(JoinError::Interrupted(interrupted)))
+    pub(super) fn new(state: Arc<JoinState<T>>) -> Self {
+        JoinHandle { state, detached: false }
     }
 
     /// Whether [`join`](Self::join) would return at once.
     pub fn is_finished(&self) -> bool {
-        !matches!(self.state.state.lock().progress, Progress::Running)
+        self.state.result.is_finished()
     }
 
-    /// Asks the job to end: its pause returns [`Cancelled`](crate::Cancelled), and it returns through its own code. A job
-    /// that has not started never does. Returns at once.
-    pub fn cancel(&self) {
+    /// Asks the job to end: its pause fails with [`PauseError::Cancelled`](crate::PauseError::Cancelled), and it returns
+    /// through its own code. A job that has not started never does. This call returns at once.
+    pub fn request_cancel(&self) {
         self.state.request_cancel();
+    }
+
+    /// Lets the job go on by itself. Its result is dropped, and a panic of it is reported by the panic hook only.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
+    /// The result, if it is there.
+    pub(super) fn take(&mut self) -> Option<Result<T, JoinError>> {
+        match self.state.result.try_take()? {
+            Ok(result) => Some(result),
+            Err(Closed) => panic!("a JoinHandle was asked again after it gave its result"),
+        }
+    }
+
+    /// # Panics
+    ///
+    /// If a wait for the job would block the one thread that can run it.
+    pub(crate) fn check_join(&self) {
+        let blocks_its_thread =
+            || !self.is_finished() && self.state.control.lock().home == Some(thread::current().id());
+        assert!(
+            can_pause() || !blocks_its_thread(),
+            "join on the job's own thread would wait for ever: outside a job use Scheduler::run_until, or join after run; \
+             inside a job drop the block_pause guard first"
+        );
+    }
+}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        if !self.detached && !self.is_finished() {
+            self.request_cancel();
+        }
     }
 }
 
@@ -130,19 +154,10 @@ impl<T> Future for JoinHandle<T> {
     ///
     /// When polled again after it was ready.
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        let waker = task.waker().clone(); // before the lock: cloning a waker may run anything
-        let mut state = self.state.state.lock();
-        match std::mem::replace(&mut state.progress, Progress::Taken) {
-            Progress::Done(result) => Poll::Ready(result),
-            Progress::Taken => panic!("a JoinHandle was polled after it gave its result"),
-            Progress::Running => {
-                state.progress = Progress::Running;
-                let old = state.joiner.replace(waker);
-                drop(state);
-                drop(old);
-                Poll::Pending
-            }
-        }
+        self.state.result.poll_take(task).map(|taken| match taken {
+            Ok(result) => result,
+            Err(Closed) => panic!("a JoinHandle was polled after it gave its result"),
+        })
     }
 }
 
@@ -156,24 +171,17 @@ impl<T> fmt::Debug for JoinHandle<T> {
 
 /// What a job, its scheduler and its handle share.
 pub(super) struct JoinState<T> {
-    /// The thread that runs the job, where it is known.
-    home: Option<ThreadId>,
-    state: Mutex<State<T>>,
+    /// The first result counts.
+    result: Slot<Result<T, JoinError>>,
+    control: Mutex<Control>,
 }
 
-struct State<T> {
-    progress: Progress<T>,
-    /// Who waits for the result.
-    joiner: Option<Waker>,
+struct Control {
     /// The way to the job, once it has started.
     job: Option<Arc<JobWaker>>,
+    /// The thread that runs the job, once that is known.
+    home: Option<ThreadId>,
     cancel: CancelState,
-}
-
-enum Progress<T> {
-    Running,
-    Done(Result<T, JoinError>),
-    Taken,
 }
 
 /// Why the job is to end without a result.
@@ -186,7 +194,7 @@ enum CancelState {
     Told(CancelReason),
 }
 
-/// Who cancelled a job.
+/// What cancelled a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CancelReason {
     /// Its handle, or a shutdown.
@@ -195,26 +203,25 @@ pub(super) enum CancelReason {
     EngineFailed,
 }
 
-/// The scheduler's view of an outcome, whatever its type.
+/// A [`JoinState`] as the scheduler sees it, whatever the type of the result.
 pub(super) trait Completion {
     /// The job has no value.
     fn fail(&self, error: JoinError);
     /// The job is about to be told to end.
     fn telling(&self, reason: CancelReason);
-    /// The job is about to start, and can be reached like this; `false` if it was cancelled already.
-    fn starting(&self, job: &Arc<JobWaker>) -> bool;
-    /// It did not start after all, and will another time.
+    /// The job is about to start on this thread, and can be reached by this waker. `false`: it was cancelled already.
+    fn starting(&self, job: &Arc<JobWaker>, home: ThreadId) -> bool;
+    /// The job did not start after all, and will another time.
     fn postponed(&self);
 }
 
 impl<T> JoinState<T> {
     pub(super) fn new(home: Option<ThreadId>) -> Arc<Self> {
         Arc::new(JoinState {
-            home,
-            state: Mutex::new(State {
-                progress: Progress::Running,
-                joiner: None,
+            result: Slot::new(),
+            control: Mutex::new(Control {
                 job: None,
+                home,
                 cancel: CancelState::No,
             }),
         })
@@ -222,35 +229,26 @@ impl<T> JoinState<T> {
 
     /// The job returned or panicked.
     pub(super) fn complete(&self, result: thread::Result<T>) {
-        let told = self.state.lock().cancel;
-        match (result, told) {
-            (Err(payload), _) => self.settle(Err(JoinError::Panicked(payload))),
-            (Ok(_), CancelState::Told(CancelReason::Asked)) => self.settle(Err(JoinError::Cancelled)),
-            (Ok(_), CancelState::Told(CancelReason::EngineFailed)) => self.settle(Err(JoinError::EngineFailed)),
-            (Ok(value), _) => self.settle(Ok(value)),
-        }
+        let told = self.control.lock().cancel;
+        self.settle(match (result, told) {
+            (Err(payload), _) => Err(JoinError::Panicked(Panic::new(payload))),
+            (Ok(_), CancelState::Told(CancelReason::Asked)) => Err(JoinError::Cancelled),
+            (Ok(_), CancelState::Told(CancelReason::EngineFailed)) => Err(JoinError::EngineFailed),
+            (Ok(value), _) => Ok(value),
+        });
     }
 
-    /// The first result counts.
     fn settle(&self, result: Result<T, JoinError>) {
-        let mut state = self.state.lock();
-        if !matches!(state.progress, Progress::Running) {
-            return;
-        }
-        state.progress = Progress::Done(result);
-        let (joiner, job) = (state.joiner.take(), state.job.take());
-        drop(state);
+        let job = self.control.lock().job.take();
         drop(job);
-        if let Some(joiner) = joiner {
-            joiner.wake();
-        }
+        drop(self.result.put(result));
     }
 
     fn request_cancel(&self) {
-        let mut state = self.state.lock();
-        match (&state.job, state.cancel) {
+        let mut control = self.control.lock();
+        match (&control.job, control.cancel) {
             (Some(job), _) => job.cancel(), // under the lock, so that `postponed` sees it
-            (None, CancelState::No) => state.cancel = CancelState::Requested,
+            (None, CancelState::No) => control.cancel = CancelState::Requested,
             (None, _) => {}
         }
     }
@@ -262,22 +260,23 @@ impl<T> Completion for JoinState<T> {
     }
 
     fn telling(&self, reason: CancelReason) {
-        self.state.lock().cancel = CancelState::Told(reason);
+        self.control.lock().cancel = CancelState::Told(reason);
     }
 
-    fn starting(&self, job: &Arc<JobWaker>) -> bool {
-        let mut state = self.state.lock();
-        if state.cancel != CancelState::No {
+    fn starting(&self, job: &Arc<JobWaker>, home: ThreadId) -> bool {
+        let mut control = self.control.lock();
+        if control.cancel != CancelState::No {
             return false;
         }
-        state.job = Some(Arc::clone(job));
+        control.job = Some(Arc::clone(job));
+        control.home = Some(home);
         true
     }
 
     fn postponed(&self) {
-        let mut state = self.state.lock();
-        if state.job.take().is_some_and(|job| job.is_cancelled()) {
-            state.cancel = CancelState::Requested;
+        let mut control = self.control.lock();
+        if control.job.take().is_some_and(|job| job.is_cancelled()) {
+            control.cancel = CancelState::Requested;
         }
     }
 }

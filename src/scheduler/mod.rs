@@ -4,9 +4,9 @@
 //!                    spawn            Handle::spawn (any thread)
 //!                      |                     |
 //!                      v                     v
-//!                  +-------+  admit   +-------------+
-//!                  | fresh | <------- | submissions |  shared by all workers
-//!                  +-------+          +-------------+
+//!                  +---------+        +-------------+
+//!                  | pending | <----- | submissions |  shared by all workers
+//!                  +---------+        +-------------+
 //!                      | start_job
 //!                      v
 //!    Finished <---- running <--------------- ready  (a queue: first in, first out)
@@ -19,37 +19,40 @@
 //!                      '------------------------  at once: status EAGAIN
 //! ```
 //!
-//! One thread, explicit, embeddable: [`Scheduler::run`] goes on to the end of the last job, [`Scheduler::turn`] is one
-//! round for a host loop that polls [`Scheduler::as_fd`](std::os::fd::AsFd). Nothing is global and nothing starts by
-//! itself. Many threads are many schedulers with one queue of jobs that have not started: [`Workers`].
+//! A scheduler is one thread. [`Scheduler::run`] goes on to the end of the last job. [`Scheduler::turn`] is one round, for a
+//! host loop that polls the scheduler's fd. Many threads are many schedulers with one queue of jobs that have not started:
+//! [`Workers`].
+//!
+//! A scheduler starts no thread and keeps no global state, with one exception: the handler that reports an overflow belongs to
+//! the process, and is the builder's choice ([`SchedulerBuilder::overflow_handler`]).
 //!
 //! # When a paused job is resumed
 //!
-//! | status of its wait ctx | resumed |
-//! |---|---|
-//! | any | when its callback is called, when a wait fd that counts is ready, when its deadline is over |
-//! | `Ok` | by nothing else: a callback will come |
-//! | `Eagain` | after the jobs that are ready now |
-//! | `Unsupported` | with neither fd nor deadline: again and again, at growing intervals of up to 10 ms |
-//! | `Err` | never: the job is cancelled, and joining it gives [`JoinError::EngineFailed`] |
+//! A paused job is resumed when its callback is called, when a wait fd that counts is ready, and when its deadline has passed.
+//! [`Wants`](crate::Wants) says what else its wait ctx may ask for. A job that wants to be polled is resumed at growing intervals of up to
+//! 10 ms. A job whose status is `Err` is cancelled, and joining it gives [`JoinError::EngineFailed`].
 //!
-//! A wait fd is never read, and a job is never resumed for another reason. Resuming for a reason that turns out not to be
-//! one is legal all the same, which is why jobs pause in loops.
+//! A scheduler never reads a wait fd, and never resumes a job for another reason.
 //!
 //! # Fairness
 //!
-//! A turn resumes at most [`BATCH`] jobs, each once, before it looks at callbacks again, and it asks the kernel for fds at
-//! least every [`BATCH`] resumes and every tick of the kernel's clock (a few milliseconds). So a job that is always ready
-//! starves nobody, and many jobs that hand over quickly share one system call.
+//! A turn resumes at most 64 jobs, each once, before it looks at callbacks again. It asks the kernel for ready fds at least
+//! every 64 resumes and every tick of the kernel's clock, which is a few milliseconds. So a job that pauses again and again is
+//! not resumed twice before the others had their turn, and many jobs that hand over quickly share one system call.
 
+mod builder;
+mod current;
+mod handle;
 mod inspect;
 mod join;
 mod reactor;
+mod submit;
 mod tasks;
 mod timer;
 mod wake;
 mod workers;
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -58,91 +61,65 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+pub use builder::{SchedulerBuilder, WorkersBuilder};
+pub use current::{LocalHandle, current, spawn};
+pub use handle::{Capacity, Handle};
 pub use inspect::{JobInfo, JobState};
 pub use join::{JoinError, JoinHandle};
-pub use workers::{Handle, Room, Workers};
+pub use workers::Workers;
 
-use crate::error::{SpawnError, StartError};
-use crate::job::{Job, JobBuilder, Step};
-use crate::stack::install_overflow_handler;
-use crate::wait_ctx::WaitCtx;
+use crate::error::{Panic, Quarantined, SpawnError, StartErrorKind};
+use crate::hooks::SwitchHooks;
+use crate::job::{Job, JobBuilder, JobPlan, Step};
+use crate::sync::contain;
+use current::{Refused, Turning};
 use join::{CancelReason, Completion, JoinState};
 use reactor::Reactor;
-use tasks::{Core, EndKind};
+use submit::Shared;
+use tasks::{BATCH, Core, EndKind, Pending};
 use wake::{Inbox, TaskId};
-use workers::{Shared, Submission};
-
-/// How many jobs run between two looks at what has happened meanwhile.
-pub const BATCH: usize = 64;
 
 /// Runs jobs on this thread and resumes each when what it waits for happens.
 ///
-/// All methods take `&self`, so that jobs can use it too: put it in an `Rc`. From other threads, use a [`Handle`].
+/// A scheduler stays on its thread. Inside its jobs use [`scheduler::spawn`](spawn) and [`scheduler::current`](current); from
+/// other threads, a [`Handle`]. A job must not own its scheduler, in an `Rc`, say: the two would keep each other for ever.
 ///
-/// Dropping it cancels every job that is left.
+/// **Dropping it cancels every job that is left.**
 ///
 /// ```
 /// use asyncjob::scheduler::Scheduler;
-/// use asyncjob::waiting::await_future;
 ///
 /// let scheduler = Scheduler::new()?;
 /// let first = scheduler.spawn(|| 20)?;
 /// let second = scheduler.spawn(move || first.join().unwrap() + 22)?; // pauses until the first is done
-/// assert_eq!(scheduler.run_until(second)??, 42);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// assert_eq!(scheduler.run_until(second)?, 42);
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn send<T: Send>() {}
+/// send::<asyncjob::scheduler::Scheduler>();
 /// ```
 pub struct Scheduler {
+    inner: Rc<Inner>,
+}
+
+/// What a scheduler and its [`LocalHandle`]s share.
+struct Inner {
     core: RefCell<Core>,
     epoll: Rc<OwnedFd>,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
+    thread: ThreadId,
     /// A turn is under way.
     turning: Cell<bool>,
-    /// The last turn left the inbox parked, so that whoever brings something rings, and a host hears it.
+    /// The last turn left the inbox parked, so that a spawn wakes a host that sleeps on the fd.
     parked: Cell<bool>,
     /// A worker is to shut down, and by when.
     stop_at: Cell<Option<Instant>>,
-}
-
-/// Configures a [`Scheduler`] or [`Workers`].
-#[derive(Clone, Copy, Debug)]
-#[must_use = "a builder does nothing until `build`"]
-pub struct SchedulerBuilder {
-    max_jobs: usize,
-}
-
-impl SchedulerBuilder {
-    /// At most this many jobs at a time, queued ones included; more are refused with [`SpawnError::Full`]. Default: no
-    /// limit.
-    pub fn max_jobs(mut self, jobs: usize) -> Self {
-        self.max_jobs = jobs;
-        self
-    }
-
-    /// Makes a scheduler for this thread, and [installs the handler](install_overflow_handler) that names a job whose stack
-    /// overflows.
-    ///
-    /// # Errors
-    ///
-    /// When the system has no epoll instance or eventfd left.
-    pub fn build(self) -> io::Result<Scheduler> {
-        let inbox = Arc::new(Inbox::new()?);
-        let home = Some(thread::current().id());
-        let shared = Shared::new(vec![Arc::clone(&inbox)], self.max_jobs, home);
-        Scheduler::with(inbox, Arc::new(shared))
-    }
-
-    /// Starts `threads` threads with a scheduler each, which share one queue of jobs that have not started.
-    ///
-    /// # Errors
-    ///
-    /// When the system has no thread, epoll instance or eventfd left; what had been started is stopped again.
-    pub fn workers(self, threads: usize) -> io::Result<Workers> {
-        Workers::start(threads, self.max_jobs)
-    }
 }
 
 /// What one [`Scheduler::turn`] did.
@@ -193,12 +170,14 @@ impl Scheduler {
         Self::builder().build()
     }
 
-    /// To set a bound first.
+    /// Configures a scheduler: a bound on jobs, the overflow handler.
     pub fn builder() -> SchedulerBuilder {
-        SchedulerBuilder { max_jobs: usize::MAX }
+        SchedulerBuilder::new()
     }
 
     /// Queues `f`, to be run as a job on this thread by the next turns.
+    ///
+    /// For a job with a name, a stack size, hooks or a wait ctx: [`JobBuilder::spawn_on`].
     ///
     /// # Errors
     ///
@@ -208,38 +187,13 @@ impl Scheduler {
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
-        self.spawn_with(JobBuilder::new(), WaitCtx::new(), f)
-    }
-
-    /// As [`spawn`](Self::spawn), with a name, a stack size or hooks, and in a wait ctx that may have served other jobs:
-    /// one at a time, and the scheduler sets its callback.
-    ///
-    /// # Errors
-    ///
-    /// As [`spawn`](Self::spawn). The builder is dropped.
-    pub fn spawn_with<F, T>(&self, builder: JobBuilder, ctx: WaitCtx, f: F) -> Result<JoinHandle<T>, SpawnError<F>>
-    where
-        F: FnOnce() -> T + 'static,
-        T: 'static,
-    {
-        let f = self.shared.admit(f)?;
-        let state = JoinState::new(Some(thread::current().id()));
-        let pending = Pending {
-            main: job_main(Arc::clone(&state), f),
-            completion: state.clone(),
-            builder,
-            ctx,
-        };
-        self.core.borrow_mut().pending.push_back(pending);
-        if self.parked.get() {
-            self.inbox.notify_if_parked(); // a host that sleeps on the fd
-        }
-        Ok(JoinHandle { state })
+        let spawned = self.inner.spawn_job(JobBuilder::new(), f);
+        spawned.map_err(|(kind, _, f)| SpawnError::new(kind, (), f))
     }
 
     /// Spawns from other threads.
     pub fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.shared))
+        Handle::new(Arc::clone(&self.inner.shared))
     }
 
     /// Runs until no job is left.
@@ -252,7 +206,7 @@ impl Scheduler {
     ///
     /// Inside a job of this scheduler: pause there instead.
     pub fn run(&self) -> io::Result<()> {
-        while self.shared.live() != 0 {
+        while self.live_jobs() != 0 {
             self.turn(None)?;
         }
         Ok(())
@@ -262,28 +216,30 @@ impl Scheduler {
     ///
     /// # Errors
     ///
-    /// As [`run`](Self::run); inside, as [`JoinHandle::join`].
+    /// As [`JoinHandle::join`], and [`JoinError::Scheduler`] when [`run`](Self::run) would fail.
     ///
     /// # Panics
     ///
     /// As [`run`](Self::run), and if the job belongs to another scheduler and this one has no job left.
-    pub fn run_until<T>(&self, handle: JoinHandle<T>) -> io::Result<Result<T, JoinError>> {
-        while !handle.is_finished() {
-            assert!(
-                self.shared.live() != 0,
-                "run_until: the job belongs to another scheduler"
-            );
-            self.turn(None)?;
+    pub fn run_until<T>(&self, mut handle: JoinHandle<T>) -> Result<T, JoinError> {
+        loop {
+            if let Some(result) = handle.take() {
+                return result;
+            }
+            assert!(self.live_jobs() != 0, "run_until: the job belongs to another scheduler");
+            if let Err(error) = self.turn(None) {
+                handle.detach();
+                return Err(JoinError::Scheduler(error));
+            }
         }
-        Ok(handle.join())
     }
 
-    /// One round: takes what other threads brought, starts and resumes up to [`BATCH`] jobs of each kind, and looks for ready
-    /// fds and deadlines. If there was nothing to run it waits for up to `timeout` (`None`: for ever, unless there is no job
-    /// at all), and the next turn runs what became ready.
+    /// One round: takes what other threads brought, starts and resumes up to 64 jobs of each kind, and looks for ready fds and
+    /// deadlines. If there was nothing to run, the turn waits for up to `timeout` (`None`: for ever, unless there is no job at
+    /// all), and the next turn runs what became ready.
     ///
-    /// To embed the scheduler in another loop: poll its fd for readable there, until [`next_deadline`](Self::next_deadline)
-    /// at the latest, and call `turn(Some(Duration::ZERO))`, again as long as [`Turn::ready`] is not 0.
+    /// To embed the scheduler in another loop, poll its fd for readable there, until [`next_deadline`](Self::next_deadline) at
+    /// the latest. Then call `turn(Some(Duration::ZERO))`, and again as long as [`Turn::ready`] is not 0.
     ///
     /// # Errors
     ///
@@ -293,23 +249,23 @@ impl Scheduler {
     ///
     /// As [`run`](Self::run).
     pub fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
-        let _turning = Turning::enter(&self.turning);
-        if self.parked.replace(false) {
-            self.inbox.unpark();
+        let inner = &self.inner;
+        let _turning = Turning::enter(inner);
+        if inner.parked.replace(false) {
+            inner.inbox.unpark();
         }
         let calls = self.take_inbox();
-        let resumed = self.start_pending() + self.resume_ready();
-        self.look_at_kernel(timeout, resumed + calls)?;
-        let core = self.core.borrow();
+        let resumed = inner.start_pending() + inner.resume_ready();
+        inner.look_at_kernel(timeout, resumed + calls)?;
         Ok(Turn {
             resumed,
-            ready: core.runnable() + usize::from(self.inbox.has_messages() || self.shared.has_submissions()),
+            ready: inner.core.borrow().runnable() + usize::from(inner.has_incoming()),
         })
     }
 
     /// When [`turn`](Self::turn) has to be called at the latest, if no fd event comes first.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.core.borrow().next_timer()
+        self.inner.core.borrow().next_timer()
     }
 
     /// Takes no more jobs, lets those that are there go on for at most `within`, then cancels what is left.
@@ -322,10 +278,10 @@ impl Scheduler {
     ///
     /// As [`run`](Self::run).
     pub fn shutdown(&self, within: Duration) -> io::Result<ShutdownReport> {
-        self.shared.close();
+        self.inner.shared.close();
         let until = after(within);
         let before = self.stats();
-        while self.jobs_left() {
+        while self.inner.jobs_left() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -333,39 +289,95 @@ impl Scheduler {
             self.turn(Some(left))?;
         }
         let at_deadline = self.stats();
-        self.cancel_all();
+        self.inner.cancel_all();
         let after = self.stats();
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let quarantined = after.quarantined - at_deadline.quarantined;
+        let quarantined = after.quarantined - before.quarantined;
+        let cancelled_early = at_deadline.cancelled - before.cancelled;
         Ok(ShutdownReport {
-            finished: count(at_deadline.ended - before.ended),
-            cancelled: count(after.ended - at_deadline.ended - quarantined),
+            finished: count(at_deadline.ended - before.ended - cancelled_early),
+            cancelled: count(after.cancelled - before.cancelled - quarantined),
             quarantined: count(quarantined),
         })
     }
 
     /// Counts since the scheduler was made.
     pub fn stats(&self) -> Stats {
-        self.core.borrow().stats
+        self.inner.core.borrow().stats
     }
 
     /// How many jobs have not ended, queued ones included; with [`Workers`], of all of them.
     pub fn live_jobs(&self) -> usize {
-        self.shared.live()
+        self.inner.shared.live()
     }
 
     fn with(inbox: Arc<Inbox>, shared: Arc<Shared>) -> io::Result<Scheduler> {
         let reactor = Reactor::new(inbox.raw_notifier())?;
-        install_overflow_handler()?;
         Ok(Scheduler {
-            epoll: reactor.fd(),
-            core: RefCell::new(Core::new(reactor)),
-            inbox,
-            shared,
-            turning: Cell::new(false),
-            parked: Cell::new(false),
-            stop_at: Cell::new(None),
+            inner: Rc::new(Inner {
+                epoll: reactor.fd(),
+                core: RefCell::new(Core::new(reactor)),
+                inbox,
+                shared,
+                thread: thread::current().id(),
+                turning: Cell::new(false),
+                parked: Cell::new(false),
+                stop_at: Cell::new(None),
+            }),
         })
+    }
+
+    /// Takes what other threads brought: wakes, calls, jobs. Returns how many calls there were.
+    fn take_inbox(&self) -> usize {
+        let inner = &self.inner;
+        let mut done = 0;
+        if inner.inbox.has_messages() {
+            let mut woken = std::mem::take(&mut inner.core.borrow_mut().woken);
+            let calls = inner.inbox.take(&mut woken);
+            let mut core = inner.core.borrow_mut();
+            woken.drain(..).for_each(|id| core.make_ready(id));
+            core.woken = woken;
+            drop(core);
+            done = calls.len();
+            for call in calls {
+                contain(|| call(self));
+            }
+        }
+        if inner.shared.has_submissions() {
+            inner.shared.take_share(&mut inner.core.borrow_mut().pending);
+        }
+        done
+    }
+}
+
+impl Inner {
+    fn spawn_job<F, T, H>(&self, builder: JobBuilder<H>, f: F) -> Result<JoinHandle<T>, Refused<F, H>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+        H: SwitchHooks + 'static,
+    {
+        let ctx = match self.shared.admit(&builder) {
+            Ok(ctx) => ctx,
+            Err(kind) => return Err((kind, builder, f)),
+        };
+        let state = JoinState::new(Some(self.thread));
+        let plan = builder.plan();
+        self.core.borrow_mut().pending.push_back(Pending {
+            main: job_main(Arc::clone(&state), f),
+            completion: state.clone(),
+            plan,
+            ctx,
+        });
+        if self.parked.get() {
+            self.inbox.notify_if_parked(); // a host that sleeps on the fd
+        }
+        Ok(JoinHandle::new(state))
+    }
+
+    /// Whether other threads have brought something.
+    fn has_incoming(&self) -> bool {
+        self.inbox.has_messages() || self.shared.has_submissions()
     }
 
     /// Whether this scheduler, alone or as a worker, has anything to do or to wait for.
@@ -374,26 +386,7 @@ impl Scheduler {
         !core.tasks.is_empty() || !core.pending.is_empty() || self.shared.has_submissions()
     }
 
-    /// What other threads brought: wakes, calls, jobs. How many calls there were.
-    fn take_inbox(&self) -> usize {
-        let mut done = 0;
-        if self.inbox.has_messages() {
-            let mut woken = std::mem::take(&mut self.core.borrow_mut().woken);
-            let calls = self.inbox.take(&mut woken);
-            let mut core = self.core.borrow_mut();
-            woken.drain(..).for_each(|id| core.make_ready(id));
-            core.woken = woken;
-            drop(core);
-            done = calls.len();
-            calls.into_iter().for_each(|call| call(self));
-        }
-        if self.shared.has_submissions() {
-            self.shared.take_share(&mut self.core.borrow_mut().pending);
-        }
-        done
-    }
-
-    /// Starts the jobs that have not run yet, up to a batch. How many.
+    /// Starts the jobs that have not run yet, up to a batch. Returns how many.
     fn start_pending(&self) -> usize {
         for started in 0..BATCH {
             let Some(pending) = self.core.borrow_mut().next_pending() else {
@@ -406,62 +399,62 @@ impl Scheduler {
         BATCH
     }
 
-    /// Runs a job for the first time. `false` if there was no stack for it and it was put back.
+    /// Runs a job for the first time. `false`: there was no stack for it, and it was put back.
     fn start(&self, pending: Pending) -> bool {
         let Pending {
             main,
             completion,
-            builder,
+            plan,
             ctx,
         } = pending;
-        let (id, waker) = self.core.borrow_mut().reserve(&self.inbox, &ctx, &completion);
-        if !completion.starting(&waker) {
+        let for_job = ctx.clone();
+        let (id, waker) = self.core.borrow_mut().reserve(&self.inbox, ctx, &completion);
+        if !completion.starting(&waker, self.thread) {
             discard(main);
             completion.fail(JoinError::Cancelled);
             self.retire(id, EndKind::Cancelled);
             return true;
         }
-        ctx.set_callback(Some(Waker::from(waker)));
-        match catch_unwind(AssertUnwindSafe(|| builder.try_start(&ctx, main))) {
+        for_job.set_callback(Some(Waker::from(waker)));
+        match catch_unwind(AssertUnwindSafe(|| plan.start(&for_job, main))) {
             Ok(Ok(step)) => self.settle(id, step),
-            Ok(Err((builder, refused))) => return self.put_back(id, builder, refused, completion, ctx),
+            Ok(Err((plan, main, refusal))) => return self.put_back(id, plan, main, refusal, completion),
             Err(payload) => self.hook_panicked(id, payload),
         }
-        discard(ctx);
+        discard(for_job);
         true
     }
 
-    /// There is no stack for a job: it waits for another job's end, or fails if there is none to wait for.
+    /// There is no stack for a job. It waits for another job's end, or fails if there is none to wait for.
     #[cold]
     fn put_back(
         &self,
         id: TaskId,
-        builder: JobBuilder,
-        refused: StartError<Box<dyn FnOnce()>>,
+        plan: JobPlan,
+        main: Box<dyn FnOnce()>,
+        refusal: StartErrorKind,
         completion: Arc<dyn Completion>,
-        ctx: WaitCtx,
     ) -> bool {
         let mut core = self.core.borrow_mut();
-        core.cancel_reservation(id);
+        let ctx = core.cancel_reservation(id);
         if core.tasks.is_empty() {
             drop(core);
-            let why = io::Error::other(refused.to_string());
-            discard(refused);
+            discard((main, plan, ctx));
             self.shared.ended();
-            completion.fail(JoinError::NoStack(why));
+            completion.fail(JoinError::NoStack(refusal.into()));
             return true;
         }
         completion.postponed();
         core.wait_for_stack(Pending {
-            main: refused.into_closure(),
+            main,
             completion,
-            builder,
+            plan,
             ctx,
         });
         false
     }
 
-    /// Resumes the jobs that were ready, each once, up to a batch. How many.
+    /// Resumes the jobs that were ready, each once, up to a batch. Returns how many.
     fn resume_ready(&self) -> usize {
         let batch = self.core.borrow().batch();
         for resumed in 0..batch {
@@ -502,8 +495,8 @@ impl Scheduler {
             completion.telling(reason);
         }
         match catch_unwind(AssertUnwindSafe(|| job.cancel())) {
-            Ok(Some(())) => self.retire(id, EndKind::Cancelled),
-            Ok(None) => {
+            Ok(Ok(())) => self.retire(id, EndKind::Cancelled),
+            Ok(Err(Quarantined)) => {
                 if let Some(completion) = completion {
                     completion.fail(JoinError::Quarantined);
                 }
@@ -513,12 +506,12 @@ impl Scheduler {
         }
     }
 
-    /// A panic came out of a job other than from its closure: from a switch hook, or from a joiner's waker.
+    /// A panic came out of a job other than from its closure: from a switch hook.
     #[cold]
-    fn hook_panicked(&self, id: TaskId, payload: Box<dyn std::any::Any + Send>) {
+    fn hook_panicked(&self, id: TaskId, payload: Box<dyn Any + Send>) {
         let completion = self.core.borrow_mut().completion(id);
         if let Some(completion) = completion {
-            completion.fail(JoinError::Panicked(payload));
+            completion.fail(JoinError::Panicked(Panic::new(payload)));
         }
         self.retire(id, EndKind::Finished);
     }
@@ -532,15 +525,15 @@ impl Scheduler {
     /// Asks the kernel for ready fds when it is time to, and waits there if this turn had nothing to do.
     fn look_at_kernel(&self, timeout: Option<Duration>, done: usize) -> io::Result<()> {
         let mut core = self.core.borrow_mut();
-        let busy = core.runnable() != 0 || self.inbox.has_messages() || self.shared.has_submissions();
+        let busy = core.runnable() != 0 || self.has_incoming();
         if !busy {
             // Also before a return without waiting: a host may go to sleep on the fd next.
             self.parked.set(true);
         }
         let parked = !busy && self.inbox.park() && !self.shared.has_submissions();
         if parked && done == 0 {
-            let nobody_waits = timeout.is_none() && self.shared.live() == 0;
-            let timeout = if nobody_waits { Some(Duration::ZERO) } else { timeout };
+            let has_no_jobs = timeout.is_none() && self.shared.live() == 0;
+            let timeout = if has_no_jobs { Some(Duration::ZERO) } else { timeout };
             let timeout = core.until_next_timer(timeout);
             return core.wait(timeout, &self.inbox);
         }
@@ -551,8 +544,8 @@ impl Scheduler {
     }
 
     /// Cancels every job, started or not.
-    fn cancel_all(&self) {
-        let _turning = Turning::enter(&self.turning);
+    fn cancel_all(self: &Rc<Self>) {
+        let _turning = Turning::enter(self);
         self.shared.take_all(&mut self.core.borrow_mut().pending);
         loop {
             let Some(pending) = self.core.borrow_mut().pending.pop_front() else {
@@ -576,14 +569,15 @@ impl Scheduler {
 impl AsFd for Scheduler {
     /// Readable when [`turn`](Scheduler::turn) has something to do; deadlines apart.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.inner.epoll.as_fd()
     }
 }
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
-        self.shared.close_for(&self.inbox);
-        self.cancel_all();
+        self.inner.shared.close_one();
+        self.inner.cancel_all();
+        self.inner.inbox.close();
     }
 }
 
@@ -596,51 +590,9 @@ impl fmt::Debug for Scheduler {
     }
 }
 
-/// Marks a turn under way, for as long as it lives.
-struct Turning<'a>(&'a Cell<bool>);
-
-impl<'a> Turning<'a> {
-    fn enter(turning: &'a Cell<bool>) -> Self {
-        assert!(
-            !turning.replace(true),
-            "a scheduler was run inside one of its own jobs: pause the job instead, and the scheduler goes on"
-        );
-        Turning(turning)
-    }
-}
-
-impl Drop for Turning<'_> {
-    fn drop(&mut self) {
-        self.0.set(false);
-    }
-}
-
-/// A job that has not started.
-pub(super) struct Pending {
-    main: Box<dyn FnOnce()>,
-    completion: Arc<dyn Completion>,
-    builder: JobBuilder,
-    ctx: WaitCtx,
-}
-
-impl From<Submission> for Pending {
-    fn from(submission: Submission) -> Self {
-        let builder = JobBuilder::new();
-        Pending {
-            main: submission.main,
-            completion: submission.completion,
-            builder: match submission.name {
-                Some(name) => builder.name(name),
-                None => builder,
-            },
-            ctx: WaitCtx::new(),
-        }
-    }
-}
-
 /// Drops what is the user's. A panic of a destructor has been reported by the panic hook, and stops no other job.
 fn discard<T>(value: T) {
-    let _: thread::Result<()> = catch_unwind(AssertUnwindSafe(|| drop(value)));
+    contain(|| drop(value));
 }
 
 /// That long from now, or a century if that is beyond what an `Instant` counts.

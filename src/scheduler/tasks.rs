@@ -7,8 +7,8 @@
 //!                    '------------------------------- next_ready ---------------------------'
 //! ```
 //!
-//! A ready job is in the queue once: only [`make_ready`](Core::make_ready) and its siblings put it there, from Paused. A
-//! task is found by its [`TaskId`], whose serial tells it from earlier ones in the same place.
+//! A ready job is in the queue once: only [`make_ready`](Core::make_ready) and its siblings put it there, from Paused. A task
+//! is found by its [`TaskId`], whose serial tells it from earlier ones at the same index.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,18 +21,15 @@ use super::join::{CancelReason, Completion};
 use super::reactor::Reactor;
 use super::timer::Timers;
 use super::wake::{Inbox, JobWaker, TaskId};
-use super::{BATCH, JobState, Pending, Stats};
-use crate::job::Job;
+use super::{JobState, Stats};
+use crate::job::{Job, JobPlan};
 use crate::sys::clock_tick;
-use crate::wait_ctx::{Status, WaitCtx, WaitFd};
+use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, WaitFd, Wants};
 
-/// A job that polls is resumed at once this many times, then after a while.
-const EAGER_POLLS: u32 = 4;
+/// How many jobs run between two looks at what has happened meanwhile.
+pub(super) const BATCH: usize = 64;
 /// How many jobs ahead memory is fetched: far enough for it to arrive, near enough for it to stay.
 const AHEAD: usize = 4;
-/// The first while, which doubles up to the longest.
-const FIRST_BACKOFF: Duration = Duration::from_micros(20);
-const LONGEST_BACKOFF: Duration = Duration::from_millis(10);
 
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +39,21 @@ pub(super) enum EndKind {
     Quarantined,
 }
 
+/// A job that has not started.
+pub(super) struct Pending {
+    pub(super) main: Box<dyn FnOnce()>,
+    pub(super) completion: Arc<dyn Completion>,
+    pub(super) plan: JobPlan,
+    pub(super) ctx: ClaimedCtx,
+}
+
 /// A started job.
 pub(super) struct Task {
     pub(super) serial: u32,
     pub(super) state: JobState,
     /// Empty while it runs.
     pub(super) job: Option<Job<()>>,
-    pub(super) ctx: WaitCtx,
+    pub(super) ctx: ClaimedCtx,
     pub(super) waker: Arc<JobWaker>,
     pub(super) completion: Arc<dyn Completion>,
     /// The entries of the ctx that the reactor knows, as of this version of the ctx.
@@ -74,7 +79,7 @@ pub(super) struct Core {
     retry_at: Option<Instant>,
     reactor: Reactor,
     pub(super) timers: Timers,
-    /// Empty, with the memory of the last mail.
+    /// Empty. It keeps the memory of the last list of woken tasks.
     pub(super) woken: Vec<TaskId>,
     /// The kernel's clock, and the resumes since, when the kernel was last asked.
     asked_at: u64,
@@ -120,7 +125,7 @@ impl Core {
     /// There is no stack for a job. The one that frees a stack is most likely one of ours; if not, time tells.
     pub(super) fn wait_for_stack(&mut self, pending: Pending) {
         self.pending.push_front(pending);
-        self.retry_at = Some(Instant::now() + LONGEST_BACKOFF);
+        self.retry_at = Some(Instant::now() + LONGEST_INTERVAL);
     }
 
     fn task(&mut self, id: TaskId) -> Option<&mut Task> {
@@ -141,11 +146,11 @@ impl Core {
         self.tasks.iter().map(id).collect()
     }
 
-    /// A place for a job that is about to start.
+    /// Makes a task of a job that is about to start.
     pub(super) fn reserve(
         &mut self,
         inbox: &Arc<Inbox>,
-        ctx: &WaitCtx,
+        ctx: ClaimedCtx,
         completion: &Arc<dyn Completion>,
     ) -> (TaskId, Arc<JobWaker>) {
         self.next_serial = self.next_serial.wrapping_add(1);
@@ -158,11 +163,11 @@ impl Core {
             serial,
             state: JobState::Running,
             job: None,
-            ctx: ctx.clone(),
             waker: Arc::clone(&waker),
             completion: Arc::clone(completion),
             fds: Vec::new(),
-            version: ctx.version().wrapping_sub(1), // whatever is in the ctx already is news
+            version: ctx.version().wrapping_sub(1), // so that the first pause looks at what is in the ctx already
+            ctx,
             timer: None,
             wake_at: None,
             polls: 0,
@@ -172,10 +177,10 @@ impl Core {
         (id, waker)
     }
 
-    /// It did not start after all.
-    pub(super) fn cancel_reservation(&mut self, id: TaskId) {
-        self.tasks.try_remove(id.index as usize);
+    /// The job did not start after all. Gives its ctx back.
+    pub(super) fn cancel_reservation(&mut self, id: TaskId) -> ClaimedCtx {
         self.stats.resumes -= 1;
+        self.tasks.remove(id.index as usize).ctx
     }
 
     pub(super) fn retire(&mut self, id: TaskId, end: EndKind) -> Option<Task> {
@@ -240,7 +245,7 @@ impl Core {
             return Some(job);
         };
         let status = task.ctx.status();
-        if status == Status::Err {
+        if Wants::of(status, false, None) == Wants::Cancel {
             return Some(job);
         }
         task.job = Some(job);
@@ -250,24 +255,20 @@ impl Core {
         if task.ctx.version() != task.version {
             self.sync_fds(id);
         }
-        match (status, self.watch(id)) {
-            (Status::Eagain, _) => self.resume_after_others(id),
-            (_, Watched::Unwatchable) => self.poll_later(id),
-            (_, watched) => self.park_until_deadline(id, watched, status),
+        let watched = self.watch(id);
+        let Some(task) = self.task(id) else { return None };
+        let deadline = task.ctx.deadline();
+        match (Wants::of(status, watched == Watched::Fds, deadline), deadline) {
+            (Wants::Again, _) => self.resume_after_others(id),
+            (Wants::Poll, _) => self.poll_later(id),
+            _ if watched == Watched::Unwatchable => self.poll_later(id),
+            // The driver has resumed the job once at a deadline that has passed. A job that leaves it there and pauses again
+            // polls.
+            (_, Some(at)) if at <= Instant::now() => self.poll_later(id),
+            (_, Some(at)) => self.set_timer(id, at),
+            (_, None) => {}
         }
         None
-    }
-
-    /// Parks a job that waits for its callback, an fd or its deadline; one that waits for none of them polls.
-    fn park_until_deadline(&mut self, id: TaskId, watched: Watched, status: Status) {
-        let Some(task) = self.task(id) else { return };
-        match task.ctx.deadline() {
-            None if watched == Watched::Nothing && status != Status::Ok => self.poll_later(id),
-            None => {}
-            // A deadline that is over has resumed the job once. Whoever leaves it there and pauses again, polls.
-            Some(at) if at <= Instant::now() => self.poll_later(id),
-            Some(at) => self.set_timer(id, at),
-        }
     }
 
     /// Tells the reactor what has changed in the ctx: removals first, because a closed and reopened fd has the same number.
@@ -316,17 +317,15 @@ impl Core {
         }
     }
 
-    /// The poll rule: at once a few times, then at growing intervals.
+    /// Resumes the job without an event: at once a few times, then at growing intervals.
     fn poll_later(&mut self, id: TaskId) {
         let Some(task) = self.task(id) else { return };
+        let interval = Wants::poll_interval(task.polls);
         task.polls = task.polls.saturating_add(1);
-        let Some(doublings) = task.polls.checked_sub(EAGER_POLLS + 1) else {
-            return self.resume_after_others(id);
-        };
-        let pause = FIRST_BACKOFF
-            .saturating_mul(1 << doublings.min(20))
-            .min(LONGEST_BACKOFF);
-        self.set_timer(id, Instant::now() + pause);
+        match interval {
+            None => self.resume_after_others(id),
+            Some(interval) => self.set_timer(id, Instant::now() + interval),
+        }
     }
 
     fn set_timer(&mut self, id: TaskId, at: Instant) {

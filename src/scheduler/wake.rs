@@ -3,18 +3,18 @@
 //! ```text
 //!   any thread                                       the scheduler's thread
 //!
-//!   JobWaker::wake                                   take_woken: one lock for all
-//!     latched already? nothing to do      messages        start_resume: unlatch
-//!     post(ticket)  ------------------> [t][t][t] ->   nothing left to run?
-//!     was it parked? ring the bell ----> eventfd  ->     park, epoll_wait
+//!   JobWaker::wake                                   Inbox::take: one lock for all
+//!     latched already? nothing to do   messages        start_resume: unlatch
+//!     post(id)  ----------------------> [t][t][t] ->   nothing left to run?
+//!     was the inbox parked? notify ---> eventfd    ->    park, epoll_wait
 //! ```
 //!
-//! The latch is set by the first wake and cleared just before the job is resumed. So a callback that fires before the
-//! pause (S64) is kept, one that fires twice costs one resume, and one that fires after the job ended finds a ticket that
-//! nobody has.
+//! The latch is set by the first wake and cleared just before the job is resumed. So a callback that fires before the pause
+//! (S64) is kept, one that fires twice costs one resume, and one that fires after the job has ended finds an id that no task
+//! has.
 //!
-//! `parked` is only changed under the messages's lock, together with the check that the messages is empty: a wake either is
-//! seen by that check or sees `parked` and rings. While the scheduler is awake a wake costs no system call.
+//! `parked` is only changed under the lock of the messages, together with the check that there are none. So a wake is seen by
+//! that check, or sees `parked` and notifies. While the scheduler is awake a wake costs no system call.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -24,9 +24,10 @@ use std::task::Wake;
 use parking_lot::Mutex;
 
 use super::Scheduler;
+use crate::sync::contain;
 use crate::sys::EventFd;
 
-/// Names a task of one scheduler: its place, and which of those that have had the place.
+/// Names a task of one scheduler: its index, and which of the tasks that have had the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TaskId {
     pub(super) index: u32,
@@ -36,11 +37,11 @@ pub(super) struct TaskId {
 /// Something for a scheduler to do itself, on its own thread.
 pub(super) type RemoteCall = Box<dyn FnOnce(&Scheduler) + Send>;
 
-/// Where other threads leave what concerns one scheduler.
+/// What other threads have for one scheduler.
 pub(super) struct Inbox {
     messages: Mutex<Messages>,
-    /// The messages may hold something. Saves the lock when not; a wake that is not seen yet is seen at the next turn.
-    full: AtomicBool,
+    /// There may be messages. Without any, this saves the lock. A message that is not seen yet is seen at the next turn.
+    has_messages: AtomicBool,
     notifier: EventFd,
 }
 
@@ -48,36 +49,53 @@ pub(super) struct Inbox {
 pub(super) struct Messages {
     pub(super) woken: Vec<TaskId>,
     pub(super) calls: Vec<RemoteCall>,
-    /// The scheduler waits in the kernel, or its host does: whoever brings something must ring.
+    /// The scheduler waits in the kernel, or its host does: a message must notify it.
     parked: bool,
+    /// The scheduler is gone: it takes no more calls.
+    closed: bool,
 }
 
 impl Inbox {
     pub(super) fn new() -> std::io::Result<Self> {
         Ok(Inbox {
             messages: Mutex::default(),
-            full: AtomicBool::new(false),
+            has_messages: AtomicBool::new(false),
             notifier: EventFd::new()?,
         })
     }
 
-    /// Leaves word that a task is to be resumed.
+    /// Has a task resumed.
     fn post(&self, id: TaskId) {
         self.put(|messages| messages.woken.push(id));
     }
 
-    /// Leaves something to do.
+    /// Has the scheduler make a call. The call is dropped if the scheduler is gone.
     pub(super) fn send(&self, call: RemoteCall) {
-        self.put(|messages| messages.calls.push(call));
+        let mut call = Some(call);
+        self.put(|messages| {
+            if !messages.closed {
+                messages.calls.extend(call.take());
+            }
+        });
+        drop(call); // after the lock: what it owns may run anything
+    }
+
+    /// The scheduler is gone. Calls that it has not made are dropped, so that nothing waits for their results.
+    pub(super) fn close(&self) {
+        let mut messages = self.messages.lock();
+        messages.closed = true;
+        let unmade = std::mem::take(&mut messages.calls);
+        drop(messages);
+        contain(|| drop(unmade));
     }
 
     fn put(&self, put: impl FnOnce(&mut Messages)) {
         let mut messages = self.messages.lock();
         put(&mut messages);
-        self.full.store(true, Ordering::Release);
-        let ring = std::mem::take(&mut messages.parked);
+        self.has_messages.store(true, Ordering::Release);
+        let was_parked = std::mem::take(&mut messages.parked);
         drop(messages);
-        if ring {
+        if was_parked {
             self.notifier.notify();
         }
     }
@@ -93,7 +111,7 @@ impl Inbox {
 
     /// Whether there is something to take.
     pub(super) fn has_messages(&self) -> bool {
-        self.full.load(Ordering::Acquire)
+        self.has_messages.load(Ordering::Acquire)
     }
 
     /// Takes everything: the woken into `woken`, which is empty, so that its memory serves again.
@@ -101,23 +119,23 @@ impl Inbox {
         debug_assert!(woken.is_empty());
         let mut messages = self.messages.lock();
         std::mem::swap(&mut messages.woken, woken);
-        self.full.store(false, Ordering::Relaxed);
+        self.has_messages.store(false, Ordering::Relaxed);
         std::mem::take(&mut messages.calls)
     }
 
-    /// From now on whoever posts rings; `false` if somebody has posted already.
+    /// From now on a message notifies. `false`: there is a message already.
     pub(super) fn park(&self) -> bool {
         let mut messages = self.messages.lock();
         messages.parked = messages.woken.is_empty() && messages.calls.is_empty();
         messages.parked
     }
 
-    /// Nobody needs to ring any more.
+    /// From now on a message need not notify.
     pub(super) fn unpark(&self) {
         self.messages.lock().parked = false;
     }
 
-    /// The bell has been heard.
+    /// The scheduler has seen the notification.
     pub(super) fn clear_notifier(&self) {
         self.notifier.drain();
     }
@@ -127,7 +145,7 @@ impl Inbox {
     }
 }
 
-/// The callback of one task: the waker of whoever completes what it waits for.
+/// The callback of one task: what completes the task's wait calls it.
 pub(super) struct JobWaker {
     inbox: Arc<Inbox>,
     id: TaskId,

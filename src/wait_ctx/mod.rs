@@ -13,23 +13,27 @@
 //!              callback()         <--------------   set_callback(waker)
 //! ```
 //!
-//! An entry, one wait fd under its key, is in one of these states between two resumes:
+//! An entry is one wait fd under its key. Between two resumes an entry is in one of these states:
 //!
 //! | state | entered by | reported by |
 //! |---|---|---|
-//! | added | `set_wait_fd` | `fds`, `changes().added` |
+//! | added | `add_wait_fd` | `fds`, `changes().added` |
 //! | settled | the next resume of a job bound to the ctx (S42) | `fds` |
 //! | removed | `clear_fd` of a settled entry | `changes().removed`, until that resume (S58) |
 //! | gone | `clear_fd` of an added entry (S56); the resume after a removal | nothing |
 //!
-//! An entry owns a value (an `OwnedFd`, an engine's request). Dropping the ctx drops the values, newest first: that is
+//! An entry owns a value: an `OwnedFd`, or an engine's request. Dropping the ctx drops the values, newest first. That is
 //! OpenSSL's cleanup routine (S60). Clearing the key gives the value back instead, because OpenSSL calls no cleanup then.
 //!
-//! The manual page is `ASYNC_WAIT_CTX_new(3)`; numbers such as S42 are observed behaviours of OpenSSL, listed in the
-//! tests that cite them.
+//! The manual page is `ASYNC_WAIT_CTX_new(3)`. Numbers such as S42 are OpenSSL's observed behaviours, defined in
+//! [`docs::openssl_behaviour`](crate::docs::openssl_behaviour).
+
+mod entries;
+mod wants;
 
 use std::any::Any;
 use std::fmt;
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -38,7 +42,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Names an entry of a [`WaitCtx`]: the `const void *key` of the C interface, compared by address only (S53).
+use entries::{Entries, Value};
+pub(crate) use wants::LONGEST_INTERVAL;
+pub use wants::Wants;
+
+/// Names an entry of a [`WaitCtx`]: the `const void *key` of the C interface, compared by address only ([S53](crate::docs::openssl_behaviour#s53)).
 ///
 /// Each piece of code that waits uses a key of its own, so that several can share one ctx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,7 +60,7 @@ impl WaitKey {
 
     /// A key that no other call and no address equals.
     pub fn unique() -> Self {
-        // User space ends below the top bit on every Linux that we run on, so these are no addresses.
+        // User space ends below the top bit of an address on 64-bit Linux, so these numbers are no addresses.
         static NEXT: AtomicUsize = AtomicUsize::new(1 << (usize::BITS - 1));
         WaitKey(NEXT.fetch_add(1, Ordering::Relaxed))
     }
@@ -81,42 +89,79 @@ impl Interest {
     }
 }
 
-/// A wait fd as a driver sees it, and as the detailed way to register one: [`WaitCtx::set_wait_fd_with`].
+/// A wait fd, as a driver sees it: what to poll, and what for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WaitFd {
-    /// Who waits.
+    /// The entry's name.
     pub key: WaitKey,
-    /// The number to poll. Never read, drained or closed by a driver.
+    /// The number to poll. A driver never reads, drains or closes it.
     pub fd: RawFd,
     /// What to poll for.
     pub interest: Interest,
-    /// Waited for only during a pause that names its key with [`WaitCtx::arm`], where an ordinary entry counts at every
-    /// pause.
-    ///
-    /// A socket stays registered for the life of its connection this way, and data that arrives during another wait of
-    /// the same job (for a signature, say) does not resume it again and again.
-    pub on_call: bool,
+    /// Counts only during a pause that names the key with [`WaitCtx::arm`]. An ordinary entry counts at every pause.
+    pub only_when_armed: bool,
 }
 
 impl WaitFd {
-    /// `fd` under `key`: readable, counted at every pause.
-    pub fn new(key: WaitKey, fd: RawFd) -> Self {
+    /// `fd` under `key`, waited for as `options` say.
+    pub fn new(key: WaitKey, fd: RawFd, options: WaitFdOptions) -> Self {
         WaitFd {
             key,
             fd,
-            interest: Interest::Readable,
-            on_call: false,
+            interest: options.interest,
+            only_when_armed: options.only_when_armed,
         }
     }
 
-    /// Whether it is waited for while `armed` is the armed key.
+    /// Whether the entry counts while `armed` is the armed key.
     pub(crate) fn counts(&self, armed: Option<WaitKey>) -> bool {
-        !self.on_call || armed == Some(self.key)
+        !self.only_when_armed || armed == Some(self.key)
+    }
+}
+
+/// How a wait fd is waited for: see [`WaitCtx::add_wait_fd_with`]. The default is: for readable, at every pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "options do nothing until a wait fd is added with them"]
+pub struct WaitFdOptions {
+    interest: Interest,
+    only_when_armed: bool,
+}
+
+impl Default for WaitFdOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl WaitFdOptions {
+    /// For readable, at every pause.
+    pub const fn new() -> Self {
+        WaitFdOptions {
+            interest: Interest::Readable,
+            only_when_armed: false,
+        }
+    }
+
+    /// What to wait for.
+    pub const fn interest(mut self, interest: Interest) -> Self {
+        self.interest = interest;
+        self
+    }
+
+    /// Counts only during a pause that names the key with [`WaitCtx::arm`].
+    ///
+    /// A socket stays registered for the life of its connection this way. Data that arrives during another wait of the same
+    /// job, for a signature, say, does not resume the job.
+    pub const fn only_when_armed(mut self) -> Self {
+        self.only_when_armed = true;
+        self
     }
 }
 
 /// The wait fds added and removed since the last resume: see [`WaitCtx::changes`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Changes {
     /// Newest first.
     pub added: Vec<WaitFd>,
@@ -124,9 +169,9 @@ pub struct Changes {
     pub removed: Vec<WaitFd>,
 }
 
-/// What an engine says of the request that the job waits for (`ASYNC_WAIT_CTX_set_status(3)`, S65, S66).
+/// What an engine says of the request that the job waits for (`ASYNC_WAIT_CTX_set_status(3)`).
 ///
-/// It stays until it is set again, across pauses and jobs.
+/// The status stays until it is set again, across pauses and jobs ([S65](crate::docs::openssl_behaviour#s65)). [`Wants`] says what a driver makes of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Status {
     /// The engine uses no callback: wait for the fds. The default.
@@ -154,8 +199,8 @@ impl Status {
         }
     }
 
-    /// Its number in C (S2).
-    pub fn raw(self) -> i32 {
+    /// The number of this status in C ([S2](crate::docs::openssl_behaviour#s2)).
+    pub fn to_raw(self) -> i32 {
         match self {
             Status::Unsupported => 0,
             Status::Err => 1,
@@ -166,27 +211,28 @@ impl Status {
     }
 }
 
-/// Makes a callback from a closure: small, non-blocking, called from any thread, any number of times.
+/// Makes a [`Waker`] that calls `f`. A callback of a wait ctx is a `Waker`, Rust's name for a small function that any thread
+/// may call any number of times.
 ///
-/// Rust's name for such a function is [`Waker`], so that is what [`WaitCtx::set_callback`] takes.
+/// `f` must not block.
 ///
 /// ```
-/// use asyncjob::{WaitCtx, callback};
+/// use asyncjob::{WaitCtx, waker_fn};
 /// use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 /// use std::sync::Arc;
 ///
 /// let calls = Arc::new(AtomicU32::new(0));
 /// let ctx = WaitCtx::new();
 /// let counter = calls.clone();
-/// ctx.set_callback(Some(callback(move || { counter.fetch_add(1, Relaxed); })));
+/// ctx.set_callback(Some(waker_fn(move || { counter.fetch_add(1, Relaxed); })));
 ///
 /// let engine = ctx.clone();
 /// std::thread::spawn(move || engine.callback().unwrap().wake()).join().unwrap();
 /// assert_eq!(calls.load(Relaxed), 1);
 /// ```
-pub fn callback<F: Fn() + Send + Sync + 'static>(f: F) -> Waker {
-    struct Callback<F>(F);
-    impl<F: Fn() + Send + Sync + 'static> Wake for Callback<F> {
+pub fn waker_fn<F: Fn() + Send + Sync + 'static>(f: F) -> Waker {
+    struct WakerFn<F>(F);
+    impl<F: Fn() + Send + Sync + 'static> Wake for WakerFn<F> {
         fn wake(self: Arc<Self>) {
             (self.0)();
         }
@@ -194,13 +240,14 @@ pub fn callback<F: Fn() + Send + Sync + 'static>(f: F) -> Waker {
             (self.0)();
         }
     }
-    Waker::from(Arc::new(Callback(f)))
+    Waker::from(Arc::new(WakerFn(f)))
 }
 
 /// One asynchronous session: what its job waits for, and how to say that it happened.
 ///
 /// Clones are handles to the same ctx. Every method may be called from any thread: an engine's polling thread reads the
-/// callback while the job's thread adds fds (S47). A job holds the ctx that it was started with until it ends.
+/// callback while the job's thread adds fds ([S47](crate::docs::openssl_behaviour#s47)). A job holds the ctx that it
+/// was started with until it ends.
 ///
 /// ```
 /// use asyncjob::{WaitCtx, WaitKey};
@@ -209,7 +256,7 @@ pub fn callback<F: Fn() + Send + Sync + 'static>(f: F) -> Waker {
 /// let ctx = WaitCtx::new();
 /// let key = WaitKey::unique();
 /// let (reader, _writer) = pipe()?;
-/// ctx.set_wait_fd(key, reader);
+/// ctx.add_wait_fd(key, reader);
 /// assert_eq!(ctx.fds().len(), 1);
 /// assert_eq!(ctx.changes().added, ctx.fds());
 ///
@@ -231,48 +278,27 @@ struct Inner {
     status: AtomicI32,
     /// Nanoseconds after [`epoch`], or [`NO_DEADLINE`].
     deadline: AtomicU64,
-    /// The key of the on-call entry that counts now, or 0.
+    /// The key of the only-when-armed entry that counts now, or 0.
     armed: AtomicUsize,
-    /// Oldest first.
-    entries: Mutex<Vec<Entry>>,
+    /// A driver has a job on this ctx that has not ended: see [`WaitCtx::claim`].
+    claimed: AtomicBool,
+    entries: Mutex<Entries>,
     /// Behind an `Arc`, so that the user's `Waker::clone` and `drop` run after the lock is released.
     callback: Mutex<Option<Arc<Waker>>>,
 }
 
-struct Entry {
-    fd: WaitFd,
-    added: bool,
-    removed: bool,
-    value: Option<Box<dyn Any + Send>>,
-}
-
-impl Entry {
-    fn is_live(&self, key: WaitKey) -> bool {
-        !self.removed && self.fd.key == key
-    }
-
-    fn copied<V: Copy + 'static>(&self) -> Option<(WaitFd, V)> {
-        let value = self.value.as_ref()?.downcast_ref::<V>()?;
-        Some((self.fd, *value))
-    }
-}
-
-/// A value on loan from its entry, which it goes back to when this is dropped.
+/// A value that is out of its entry, to which it goes back when this is dropped.
 struct BorrowedValue<'a> {
     ctx: &'a WaitCtx,
     fd: WaitFd,
-    value: Option<Box<dyn Any + Send>>,
+    value: Option<Value>,
 }
 
 impl Drop for BorrowedValue<'_> {
     fn drop(&mut self) {
-        let mut entries = self.ctx.inner.entries.lock();
-        // By the fd too: an older entry under the same key may have lent its value to another thread meanwhile.
-        let owner = |e: &&mut Entry| e.is_live(self.fd.key) && e.fd.fd == self.fd.fd && e.value.is_none();
-        if let Some(entry) = entries.iter_mut().rev().find(owner) {
-            entry.value = self.value.take();
-        }
-        drop(entries); // before a value that was cleared meanwhile
+        let Some(value) = self.value.take() else { return };
+        let orphan = self.ctx.inner.entries.lock().return_value(self.fd, value);
+        drop(orphan); // after the lock: a value whose entry was cleared meanwhile
     }
 }
 
@@ -293,6 +319,10 @@ impl Default for WaitCtx {
 impl WaitCtx {
     /// A ctx with no wait fds, no callback, no deadline and status [`Status::Unsupported`].
     pub fn new() -> Self {
+        Self::with_claim(false)
+    }
+
+    fn with_claim(claimed: bool) -> Self {
         WaitCtx {
             inner: Arc::new(Inner {
                 version: AtomicU32::new(0),
@@ -300,7 +330,8 @@ impl WaitCtx {
                 status: AtomicI32::new(0),
                 deadline: AtomicU64::new(NO_DEADLINE),
                 armed: AtomicUsize::new(0),
-                entries: Mutex::new(Vec::new()),
+                claimed: AtomicBool::new(claimed),
+                entries: Mutex::new(Entries::new()),
                 callback: Mutex::new(None),
             }),
         }
@@ -311,194 +342,173 @@ impl WaitCtx {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// Waits for `value` to be readable, under `key`, at every pause until the key is cleared.
+    /// Adds an entry: waits for `value` to be readable, at every pause until the key is cleared.
     ///
-    /// The ctx owns `value` and so keeps the fd open. Keys are not unique (S52): a second value under the same key hides
-    /// the first until it is cleared.
-    pub fn set_wait_fd<V: AsFd + Send + 'static>(&self, key: WaitKey, value: V) {
-        let fd = value.as_fd().as_raw_fd();
-        self.set_wait_fd_with(WaitFd::new(key, fd), Box::new(value));
+    /// The ctx owns `value` and so keeps the fd open. Keys are not unique: a second value under the same key hides the first
+    /// until the second is cleared ([S52](crate::docs::openssl_behaviour#s52)).
+    pub fn add_wait_fd<V: AsFd + Send + 'static>(&self, key: WaitKey, value: V) {
+        self.add_wait_fd_with(key, value, WaitFdOptions::new());
     }
 
-    /// The detailed form: any fd number, interest and value.
+    /// As [`add_wait_fd`](Self::add_wait_fd), with another interest or only for the pauses that ask for it.
     ///
-    /// Nothing is checked (S52): a driver treats a number that the system refuses to poll as always ready, with a
-    /// back-off. Keep the fd open while it is registered, or clear its key first.
-    pub fn set_wait_fd_with(&self, fd: WaitFd, value: Box<dyn Any + Send>) {
-        let entry = Entry {
-            fd,
-            added: true,
-            removed: false,
-            value: Some(value),
-        };
-        self.inner.entries.lock().push(entry);
+    /// A driver treats an fd that the system refuses to poll, a regular file, say, as always ready, with a back-off.
+    ///
+    /// ```
+    /// use asyncjob::{Interest, WaitCtx, WaitFdOptions, WaitKey};
+    ///
+    /// let (ctx, key) = (WaitCtx::new(), WaitKey::unique());
+    /// let (_reader, writer) = std::io::pipe()?;
+    /// ctx.add_wait_fd_with(key, writer, WaitFdOptions::new().interest(Interest::Writable).only_when_armed());
+    /// assert!(ctx.fds().is_empty());
+    /// ctx.arm(Some(key));
+    /// assert_eq!(ctx.fds()[0].interest, Interest::Writable);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn add_wait_fd_with<V: AsFd + Send + 'static>(&self, key: WaitKey, value: V, options: WaitFdOptions) {
+        let fd = value.as_fd().as_raw_fd();
+        self.add_entry(WaitFd::new(key, fd, options), Box::new(value));
+    }
+
+    /// Adds an entry for a bare fd number, with any value: the form of `ASYNC_WAIT_CTX_set_wait_fd(3)`.
+    ///
+    /// The number is not checked ([S52](crate::docs::openssl_behaviour#s52)).
+    ///
+    /// # Safety
+    ///
+    /// The caller must keep the fd open for as long as the entry is there: until the key is cleared, or the ctx is dropped. A
+    /// number that never was an open fd, such as -1, is allowed. Drivers poll the number and duplicate it.
+    #[allow(unsafe_code, reason = "its contract is about fds; its body is safe")]
+    pub unsafe fn add_raw_wait_fd(&self, fd: WaitFd, value: Box<dyn Any + Send>) {
+        self.add_entry(fd, value);
+    }
+
+    /// As [`add_raw_wait_fd`](Self::add_raw_wait_fd), for code of this crate that keeps the fd open.
+    pub(crate) fn add_entry(&self, fd: WaitFd, value: Value) {
+        self.inner.entries.lock().add(fd, value);
         self.changed();
     }
 
-    /// The fd that was registered last under `key` and not cleared, if any (S53).
+    /// The fd that was added last under `key` and not cleared ([S53](crate::docs::openssl_behaviour#s53)).
     pub fn fd(&self, key: WaitKey) -> Option<RawFd> {
-        let entries = self.inner.entries.lock();
-        let entry = entries.iter().rev().find(|e| e.is_live(key));
-        entry.map(|e| e.fd.fd)
+        self.inner.entries.lock().fd(key).map(|fd| fd.fd)
     }
 
-    /// Waits for something else at the fd that was registered last under `key`; `false` if there is none.
+    /// Waits for something else at the fd that was added last under `key`. `false`: there is none.
     ///
     /// A change is reported as a removal and an addition of the same fd.
     pub fn set_interest(&self, key: WaitKey, interest: Interest) -> bool {
-        let mut entries = self.inner.entries.lock();
-        let Some(entry) = entries.iter_mut().rev().find(|e| e.is_live(key)) else {
-            return false;
-        };
-        if entry.fd.interest == interest {
-            return true;
+        let changed = self.inner.entries.lock().set_interest(key, interest);
+        if changed == Some(true) {
+            self.changed();
         }
-        let old = entry.fd;
-        entry.fd.interest = interest;
-        if !entry.added {
-            entry.added = true;
-            entries.push(Entry {
-                fd: old,
-                added: false,
-                removed: true,
-                value: None,
-            });
-        }
-        drop(entries);
-        self.changed();
-        true
+        changed.is_some()
     }
 
-    /// Forgets the fd that was registered last under `key` and gives its value back, without calling any cleanup (S56).
+    /// Removes the entry that was added last under `key` and gives its value back
+    /// ([S56](crate::docs::openssl_behaviour#s56)).
     pub fn clear_fd(&self, key: WaitKey) -> Option<Box<dyn Any + Send>> {
-        let mut entries = self.inner.entries.lock();
-        let at = entries.iter().rposition(|e| e.is_live(key))?;
-        let value = if entries[at].added {
-            entries.remove(at).value
-        } else {
-            entries[at].removed = true;
-            entries[at].value.take()
-        };
-        drop(entries);
+        let value = self.inner.entries.lock().remove(key)?;
         self.changed();
         value
     }
 
     /// Calls `f` with the value under `key`, if there is one and it is a `V`.
     ///
-    /// The value leaves the ctx during the call, so that `f` may use the ctx; another thread sees the fd meanwhile, but
-    /// no value, and a clear of the key gives none back. It returns when `f` does, also by a panic, unless its key was
-    /// cleared: then it is dropped.
+    /// The value leaves the ctx during the call, so that `f` may use the ctx. Another thread sees the fd meanwhile, but no
+    /// value, and a clear of the key gives none back. The value returns when `f` does, also by a panic, unless its key was
+    /// cleared: then the value is dropped.
     pub fn with_value<V: Send + 'static, R>(&self, key: WaitKey, f: impl FnOnce(&mut V) -> R) -> Option<R> {
-        let mut borrowed = self.borrow_value::<V>(key)?;
+        let (fd, value) = self.inner.entries.lock().borrow_value::<V>(key)?;
+        let mut borrowed = BorrowedValue {
+            ctx: self,
+            fd,
+            value: Some(value),
+        };
         let value = borrowed.value.as_mut()?.downcast_mut()?;
         Some(f(value))
     }
 
-    fn borrow_value<V: 'static>(&self, key: WaitKey) -> Option<BorrowedValue<'_>> {
-        let mut entries = self.inner.entries.lock();
-        let entry = entries.iter_mut().rev().find(|e| e.is_live(key))?;
-        let value = entry.value.take_if(|value| value.is::<V>())?;
-        Some(BorrowedValue {
-            ctx: self,
-            fd: entry.fd,
-            value: Some(value),
-        })
-    }
-
-    /// A copy of the value under `key`, if there is one and it is a `V`, with its fd.
-    ///
-    /// The value stays in the ctx: this is [`with_value`](Self::with_value) for an engine's polling thread, which must
-    /// not take it out of the job's sight.
-    ///
-    /// ```
-    /// use asyncjob::{WaitCtx, WaitFd, WaitKey};
-    ///
-    /// let (ctx, key) = (WaitCtx::new(), WaitKey::unique());
-    /// ctx.set_wait_fd_with(WaitFd::new(key, 0), Box::new(7u32));
-    /// assert_eq!(ctx.copied_value::<u32>(key).unwrap().1, 7);
-    /// assert!(ctx.copied_value::<u64>(key).is_none());
-    /// ```
+    /// A copy of the value under `key`, if there is one and it is a `V`, with its fd. The value stays in the ctx.
+    #[doc(hidden)] // for asyncjob-capi, whose engines' threads read values while the job runs
     pub fn copied_value<V: Copy + Send + 'static>(&self, key: WaitKey) -> Option<(WaitFd, V)> {
-        let entries = self.inner.entries.lock();
-        let entry = entries.iter().rev().find(|e| e.is_live(key))?;
-        entry.copied()
+        self.inner.entries.lock().copied_value(key)
     }
 
-    /// Copies of all values that are a `V`, with their fds, newest first: what OpenSSL's cleanup routines are called for,
-    /// while the ctx stays readable (S60).
+    /// Copies of all values that are a `V`, with their fds, newest first (S60).
+    #[doc(hidden)] // for asyncjob-capi, which calls OpenSSL's cleanup routines for them
     pub fn copied_values<V: Copy + Send + 'static>(&self) -> Vec<(WaitFd, V)> {
-        let entries = self.inner.entries.lock();
-        let live = entries.iter().rev().filter(|e| !e.removed);
-        live.filter_map(Entry::copied).collect()
+        self.inner.entries.lock().copied_values()
     }
 
-    /// Every wait fd that counts now, newest first (S54): what to poll while the job is paused.
+    /// Every wait fd that counts now, newest first ([S54](crate::docs::openssl_behaviour#s54)): what to poll while the job is
+    /// paused.
     ///
-    /// On-call entries count while they are [armed](Self::arm).
+    /// Only-when-armed entries count while they are [armed](Self::arm).
     pub fn fds(&self) -> Vec<WaitFd> {
         let armed = self.armed();
-        let mut fds = Vec::new();
-        self.visit_fds(|fd, _| {
-            if fd.counts(armed) {
-                fds.push(fd);
-            }
-        });
-        fds
+        let entries = self.inner.entries.lock();
+        let live = entries.live().map(|(fd, _)| fd);
+        live.filter(|fd| fd.counts(armed)).collect()
     }
 
-    /// The wait fds added and removed since a job bound to this ctx was last resumed (S42, S55).
+    /// The wait fds added and removed since a job bound to this ctx was last resumed
+    /// ([S42](crate::docs::openssl_behaviour#s42), [S55](crate::docs::openssl_behaviour#s55)).
     ///
     /// Reading consumes nothing. Additions made after the last pause stay reported through later jobs, until one of them
-    /// pauses and is resumed (S59).
+    /// pauses and is resumed ([S59](crate::docs::openssl_behaviour#s59)).
     pub fn changes(&self) -> Changes {
-        let entries = self.inner.entries.lock();
-        let newest = |pick: fn(&Entry) -> bool| entries.iter().rev().filter(|e| pick(e)).map(|e| e.fd).collect();
-        Changes {
-            added: newest(|e| e.added && !e.removed),
-            removed: newest(|e| e.removed && !e.added),
-        }
+        self.inner.entries.lock().changes()
     }
 
-    /// Makes the on-call entry under `key` count, or none of them; returns the key that counted before.
+    /// What the job of this ctx waits for, and so what its driver is to do after a pause: the table of [`Wants`].
+    pub fn wants(&self) -> Wants {
+        let armed = self.armed();
+        let has_wait_fds = self.inner.entries.lock().live().any(|(fd, _)| fd.counts(armed));
+        Wants::of(self.status(), has_wait_fds, self.deadline())
+    }
+
+    /// Makes the only-when-armed entry under `key` count, or none of them. Returns the key that counted before.
     pub fn arm(&self, key: Option<WaitKey>) -> Option<WaitKey> {
-        // Only the job's own thread arms; a driver that reads it has synchronised with the pause already.
+        // Only the job's own thread arms. A driver that reads the key has synchronised with the pause already.
         let before = self.armed();
         self.inner.armed.store(key.map_or(0, |k| k.0), Ordering::Relaxed);
         before
     }
 
-    /// The key of the on-call entry that counts now.
+    /// The key of the only-when-armed entry that counts now.
     pub fn armed(&self) -> Option<WaitKey> {
         let key = self.inner.armed.load(Ordering::Relaxed);
         (key != 0).then_some(WaitKey(key))
     }
 
-    /// Sets what an engine calls, from any thread, when the request is done. The driver's side of the callback.
+    /// Sets what an engine calls, from any thread, when the request is done: the driver's side of the callback.
     ///
-    /// The callback may be called before the job has paused (S64): a driver must remember that. See [`callback`].
+    /// The callback may be called before the job has paused ([S64](crate::docs::openssl_behaviour#s64)): a driver must
+    /// remember that. [`waker_fn`] makes a callback of a closure. A scheduler and a
+    /// [`JobFuture`](crate::job_future::JobFuture) set the callback of their jobs' ctxs, and clear it when the job has ended.
     pub fn set_callback(&self, callback: Option<Waker>) {
         let new = callback.map(Arc::new);
         let old = std::mem::replace(&mut *self.inner.callback.lock(), new);
         drop(old); // after the lock: dropping a waker may run anything
     }
 
-    /// The callback, if the driver has set one (S63). The engine's side of it.
+    /// The callback, if the driver has set one ([S63](crate::docs::openssl_behaviour#s63)): the engine's side of the callback.
     pub fn callback(&self) -> Option<Waker> {
         let shared = self.inner.callback.lock().clone()?;
         Some(Waker::clone(&shared))
     }
 
-    /// Whether the callback would do the same as `waker`, so that setting it again can be saved.
-    pub fn callback_will_wake(&self, waker: &Waker) -> bool {
-        // Under the lock: it compares two pointers and runs nothing of the user's.
+    /// Whether the callback would do the same as `waker`, so that it need not be read again.
+    pub(crate) fn callback_will_wake(&self, waker: &Waker) -> bool {
+        // Under the lock: `will_wake` compares two pointers and runs nothing of the user's.
         let callback = self.inner.callback.lock();
         callback.as_ref().is_some_and(|callback| callback.will_wake(waker))
     }
 
-    /// Sets the engine's status (S65).
+    /// Sets the engine's status ([S65](crate::docs::openssl_behaviour#s65)).
     pub fn set_status(&self, status: Status) {
-        self.inner.status.store(status.raw(), Ordering::Relaxed);
+        self.inner.status.store(status.to_raw(), Ordering::Relaxed);
     }
 
     /// The engine's status, [`Status::Unsupported`] until it is set.
@@ -533,17 +543,24 @@ impl WaitCtx {
         WeakWaitCtx(Arc::downgrade(&self.inner))
     }
 
-    /// Every registered fd, newest first, and whether it was added since the last resume.
+    /// Takes the ctx for a job of a driver that sets the callback. `None`: the ctx has such a job already.
+    ///
+    /// One callback cannot wake two jobs: the second would take the first one's wakes.
+    pub(crate) fn claim(&self) -> Option<ClaimedCtx> {
+        // Acquire, with the Release in the drop of the claim: the earlier driver has cleared its callback by now.
+        let was_claimed = self.inner.claimed.swap(true, Ordering::Acquire);
+        (!was_claimed).then(|| ClaimedCtx(self.clone()))
+    }
+
+    /// Every entry, newest first, and whether it was added since the last resume.
     pub(crate) fn visit_fds(&self, mut visit: impl FnMut(WaitFd, bool)) {
-        for entry in self.inner.entries.lock().iter().rev().filter(|e| !e.removed) {
-            visit(entry.fd, entry.added);
-        }
+        let entries = self.inner.entries.lock();
+        entries.live().for_each(|(fd, added)| visit(fd, added));
     }
 
     /// What [`Job::resume`](crate::Job::resume) does to the job's ctx: what was added is settled, what was removed is gone
     /// (S42, S58).
-    ///
-    /// For a driver that binds ctxs to jobs itself, as the C interface does: there a ctx may be freed under its job.
+    #[doc(hidden)] // for asyncjob-capi, which binds ctxs to jobs itself: there a ctx may be freed under its job
     #[inline]
     pub fn settle(&self) {
         if self.inner.unsettled.load(Ordering::Relaxed) {
@@ -555,8 +572,7 @@ impl WaitCtx {
     fn settle_entries(&self) {
         let mut entries = self.inner.entries.lock();
         self.inner.unsettled.store(false, Ordering::Relaxed);
-        entries.retain(|e| !e.removed); // a removed entry has given its value away, so this drops nothing of the user's
-        entries.iter_mut().for_each(|e| e.added = false);
+        entries.settle();
     }
 
     fn changed(&self) {
@@ -568,9 +584,37 @@ impl WaitCtx {
 impl Drop for Inner {
     /// Newest first, as OpenSSL's cleanups run (S60).
     fn drop(&mut self) {
-        while let Some(entry) = self.entries.get_mut().pop() {
-            drop(entry);
+        while let Some(value) = self.entries.get_mut().pop() {
+            drop(value);
         }
+    }
+}
+
+/// A ctx that one driver has taken for one job: see [`WaitCtx::claim`]. Dropping it clears the callback and lets the next
+/// driver have the ctx.
+#[derive(Debug)]
+pub(crate) struct ClaimedCtx(WaitCtx);
+
+impl ClaimedCtx {
+    /// A new ctx.
+    pub(crate) fn new() -> Self {
+        ClaimedCtx(WaitCtx::with_claim(true))
+    }
+}
+
+impl Deref for ClaimedCtx {
+    type Target = WaitCtx;
+
+    #[inline]
+    fn deref(&self) -> &WaitCtx {
+        &self.0
+    }
+}
+
+impl Drop for ClaimedCtx {
+    fn drop(&mut self) {
+        self.0.set_callback(None); // before the ctx is free: the next driver sets one of its own
+        self.0.inner.claimed.store(false, Ordering::Release);
     }
 }
 

@@ -1,0 +1,144 @@
+//! What a scheduler or workers are made with.
+
+use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use super::submit::Shared;
+use super::wake::Inbox;
+use super::{Scheduler, Workers};
+use crate::pool::PoolConfig;
+
+/// Configures a [`Scheduler`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct SchedulerBuilder {
+    max_jobs: usize,
+    overflow_handler: bool,
+}
+
+impl SchedulerBuilder {
+    pub(super) fn new() -> Self {
+        SchedulerBuilder {
+            max_jobs: usize::MAX,
+            overflow_handler: true,
+        }
+    }
+
+    /// At most this many jobs at a time, queued ones included. More are refused with
+    /// [`SpawnErrorKind::Full`](crate::SpawnErrorKind::Full). Default: no bound.
+    pub fn max_jobs(mut self, jobs: usize) -> Self {
+        self.max_jobs = jobs;
+        self
+    }
+
+    /// Whether [`build`](Self::build) installs the handler of `SIGSEGV` and `SIGBUS` that names a job whose stack overflows:
+    /// [`install_overflow_handler`](crate::stack::install_overflow_handler). Default: yes.
+    ///
+    /// Signal handlers belong to the whole process. Say no in a program whose handlers are somebody else's: a JVM's, Go's, a
+    /// crash reporter's. An overflow then ends the process without a word of ours; it never goes unnoticed.
+    pub fn overflow_handler(mut self, install: bool) -> Self {
+        self.overflow_handler = install;
+        self
+    }
+
+    /// Makes a scheduler for this thread.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no epoll instance or eventfd left, or no memory for the overflow report.
+    pub fn build(self) -> io::Result<Scheduler> {
+        install_handler(self.overflow_handler)?;
+        let inbox = Arc::new(Inbox::new()?);
+        let home = Some(thread::current().id());
+        let shared = Shared::new(vec![Arc::clone(&inbox)], self.max_jobs, home);
+        Scheduler::with(inbox, Arc::new(shared))
+    }
+}
+
+/// Configures [`Workers`].
+///
+/// ```
+/// use asyncjob::pool::PoolConfig;
+/// use asyncjob::scheduler::Workers;
+/// use asyncjob::stack::SecretPolicy;
+///
+/// let keys_are_near = PoolConfig::new().secrets(SecretPolicy::new().scrub());
+/// let workers = Workers::builder().threads(2).max_jobs(1000).pool(keys_are_near).thread_name("tls").build()?;
+/// assert_eq!(workers.thread_count(), 2);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct WorkersBuilder {
+    pub(super) threads: usize,
+    pub(super) max_jobs: usize,
+    pub(super) pool: PoolConfig,
+    pub(super) thread_name: Cow<'static, str>,
+    overflow_handler: bool,
+}
+
+impl WorkersBuilder {
+    pub(super) fn new() -> Self {
+        WorkersBuilder {
+            threads: thread::available_parallelism().map_or(1, usize::from),
+            max_jobs: usize::MAX,
+            pool: PoolConfig::new(),
+            thread_name: Cow::Borrowed("asyncjob"),
+            overflow_handler: true,
+        }
+    }
+
+    /// How many threads. Default: one for each processor.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// At most this many jobs at a time on all threads together, as [`SchedulerBuilder::max_jobs`].
+    pub fn max_jobs(mut self, jobs: usize) -> Self {
+        self.max_jobs = jobs;
+        self
+    }
+
+    /// The pool of each thread, as [`pool::init_thread`](crate::pool::init_thread) sets it up.
+    pub fn pool(mut self, config: PoolConfig) -> Self {
+        self.pool = config;
+        self
+    }
+
+    /// What the threads are called. A number is added. Default: `asyncjob`.
+    pub fn thread_name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.thread_name = name.into();
+        self
+    }
+
+    /// As [`SchedulerBuilder::overflow_handler`].
+    pub fn overflow_handler(mut self, install: bool) -> Self {
+        self.overflow_handler = install;
+        self
+    }
+
+    /// Starts the threads, each with a scheduler of its own. They share one queue of jobs that have not started.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`] for no threads and for a pool that cannot be set up. Otherwise what the system says
+    /// when it has no thread, epoll instance or eventfd left. What had been started is stopped again.
+    pub fn build(self) -> io::Result<Workers> {
+        if self.threads == 0 {
+            let sentence = "workers need at least one thread";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
+        }
+        install_handler(self.overflow_handler)?;
+        Workers::start(&self)
+    }
+}
+
+fn install_handler(install: bool) -> io::Result<()> {
+    if install {
+        crate::stack::install_overflow_handler()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! The scheduler that runs this code.
+//!
+//! A job must not own its scheduler: the scheduler owns the job, so neither would ever be dropped. What a job has instead is
+//! a [`LocalHandle`], which does not keep the scheduler.
+
+use std::cell::Cell;
+use std::fmt;
+use std::rc::{Rc, Weak};
+
+use super::{Inner, JoinHandle, Scheduler};
+use crate::error::{SpawnError, SpawnErrorKind};
+use crate::hooks::SwitchHooks;
+use crate::job::{JobBuilder, is_in_job};
+
+/// Spawns on a [`Scheduler`] of this thread, without keeping it. For its jobs, above all: see [`current`].
+///
+/// A closure for this handle need not be `Send`. From other threads, use a [`Handle`](super::Handle).
+#[derive(Clone)]
+pub struct LocalHandle {
+    inner: Weak<Inner>,
+}
+
+impl LocalHandle {
+    /// Queues `f`, to be run as a job by the scheduler's next turns.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`], with `f` in it, when the scheduler is full, shutting down or gone.
+    pub fn spawn<F, T>(&self, f: F) -> Result<JoinHandle<T>, SpawnError<F>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        let spawned = self.spawn_job(JobBuilder::new(), f);
+        spawned.map_err(|(kind, _, f)| SpawnError::new(kind, (), f))
+    }
+
+    /// How many jobs of the scheduler have not ended, queued ones included. 0 if it is gone.
+    pub fn live_jobs(&self) -> usize {
+        self.inner.upgrade().map_or(0, |inner| inner.shared.live())
+    }
+
+    fn spawn_job<F, T, H>(&self, builder: JobBuilder<H>, f: F) -> Result<JoinHandle<T>, Refused<F, H>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+        H: SwitchHooks + 'static,
+    {
+        match self.inner.upgrade() {
+            Some(inner) => inner.spawn_job(builder, f),
+            None => Err((SpawnErrorKind::ShuttingDown, builder, f)),
+        }
+    }
+}
+
+/// A spawn that was refused, before it becomes an error.
+pub(super) type Refused<F, H> = (SpawnErrorKind, JobBuilder<H>, F);
+
+impl From<&Scheduler> for LocalHandle {
+    fn from(scheduler: &Scheduler) -> Self {
+        LocalHandle {
+            inner: Rc::downgrade(&scheduler.inner),
+        }
+    }
+}
+
+impl From<&LocalHandle> for LocalHandle {
+    fn from(handle: &LocalHandle) -> Self {
+        handle.clone()
+    }
+}
+
+impl fmt::Debug for LocalHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalHandle")
+            .field("live_jobs", &self.live_jobs())
+            .finish()
+    }
+}
+
+impl<H: SwitchHooks + 'static> JobBuilder<H> {
+    /// Queues `f` on a scheduler of this thread, a [`&Scheduler`](Scheduler) or a [`&LocalHandle`](LocalHandle), to be run as
+    /// a job by its next turns.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`], with the builder and `f` in it, when the scheduler is full, shutting down or gone, or when the
+    /// builder's wait ctx belongs to another job that has not ended.
+    ///
+    /// ```
+    /// use asyncjob::scheduler::Scheduler;
+    /// use asyncjob::{JobBuilder, current_job};
+    ///
+    /// let scheduler = Scheduler::new()?;
+    /// let job = JobBuilder::new().name("signer").spawn_on(&scheduler, || current_job().unwrap().name().map(str::len))?;
+    /// assert_eq!(scheduler.run_until(job)?, Some(6));
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
+    pub fn spawn_on<F, T>(
+        self,
+        scheduler: impl Into<LocalHandle>,
+        f: F,
+    ) -> Result<JoinHandle<T>, SpawnError<F, JobBuilder<H>>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        let spawned = scheduler.into().spawn_job(self, f);
+        spawned.map_err(|(kind, builder, f)| SpawnError::new(kind, builder, f))
+    }
+}
+
+/// The scheduler of the job that runs this code. `None` outside the jobs of every scheduler.
+///
+/// ```
+/// use asyncjob::scheduler::{self, Scheduler};
+///
+/// let scheduler = Scheduler::new()?;
+/// assert!(scheduler::current().is_none());
+/// let job = scheduler.spawn(|| scheduler::current().unwrap().live_jobs())?;
+/// assert_eq!(scheduler.run_until(job)?, 1);
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
+pub fn current() -> Option<LocalHandle> {
+    if !is_in_job() {
+        return None;
+    }
+    RUNNING
+        .try_with(|running| {
+            let inner = running.take();
+            running.set(inner.clone());
+            inner
+        })
+        .ok()
+        .flatten()
+        .map(|inner| LocalHandle { inner })
+}
+
+/// Queues `f` on the scheduler of the job that runs this code: what [`Scheduler::spawn`] is to code outside.
+///
+/// # Errors
+///
+/// [`SpawnError`], with `f` in it: as [`Scheduler::spawn`], and
+/// [`NoScheduler`](crate::SpawnErrorKind::NoScheduler) outside the jobs of every scheduler.
+///
+/// ```
+/// use asyncjob::scheduler::{self, Scheduler};
+///
+/// let scheduler = Scheduler::new()?;
+/// let sum = scheduler.spawn(|| {
+///     let parts: Vec<_> = (1..=3).map(|n| scheduler::spawn(move || n * n).unwrap()).collect();
+///     parts.into_iter().map(|part| part.join().unwrap()).sum::<i32>()
+/// })?;
+/// assert_eq!(scheduler.run_until(sum)?, 14);
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
+pub fn spawn<F, T>(f: F) -> Result<JoinHandle<T>, SpawnError<F>>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    match current() {
+        Some(scheduler) => scheduler.spawn(f),
+        None => Err(SpawnError::new(SpawnErrorKind::NoScheduler, (), f)),
+    }
+}
+
+thread_local! {
+    /// The scheduler whose turn is under way: the innermost one, if a job of one takes a turn of another.
+    static RUNNING: Cell<Option<Weak<Inner>>> = const { Cell::new(None) };
+}
+
+/// Marks a turn under way, for as long as it lives.
+pub(super) struct Turning<'a> {
+    inner: &'a Inner,
+    outer: Option<Weak<Inner>>,
+}
+
+impl<'a> Turning<'a> {
+    pub(super) fn enter(inner: &'a Rc<Inner>) -> Self {
+        assert!(
+            !inner.turning.replace(true),
+            "a scheduler was run inside one of its own jobs: pause the job instead, and the scheduler goes on"
+        );
+        let outer = RUNNING.try_with(|running| running.replace(Some(Rc::downgrade(inner))));
+        Turning {
+            inner,
+            outer: outer.ok().flatten(),
+        }
+    }
+}
+
+impl Drop for Turning<'_> {
+    fn drop(&mut self) {
+        let _ = RUNNING.try_with(|running| running.set(self.outer.take()));
+        self.inner.turning.set(false);
+    }
+}

@@ -1,0 +1,164 @@
+//! A scheduler, or workers, as other threads see them.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::JoinHandle;
+use super::current::Refused;
+use super::join::JoinState;
+use super::submit::{Shared, Submission};
+use crate::error::SpawnError;
+use crate::hooks::SwitchHooks;
+use crate::job::{JobBuilder, boxed};
+use crate::sync::Waiter;
+
+/// Spawns jobs from any thread on a [`Scheduler`](super::Scheduler) or on [`Workers`](super::Workers). Clones are handles
+/// to the same.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Handle { shared }
+    }
+
+    /// Queues `f`, to be run as a job by the scheduler, or by the worker that is free first.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`], with `f` in it, when the scheduler is full, shutting down or gone.
+    ///
+    /// ```
+    /// use asyncjob::scheduler::Scheduler;
+    ///
+    /// let scheduler = Scheduler::new()?;
+    /// let handle = scheduler.handle();
+    /// let other = std::thread::spawn(move || handle.spawn(|| 6 * 7).unwrap().join());
+    /// while scheduler.live_jobs() == 0 { std::thread::yield_now(); }
+    /// scheduler.run()?;
+    /// assert_eq!(other.join().unwrap()?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn spawn<F, T>(&self, f: F) -> Result<JoinHandle<T>, SpawnError<F>>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let submitted = self.submit(JobBuilder::new(), f);
+        submitted.map_err(|(kind, _, f)| SpawnError::new(kind, (), f))
+    }
+
+    /// A future that is ready when the scheduler has room for another job: at once, unless it is full.
+    ///
+    /// Those who wait are woken in their order. Being ready reserves nothing: spawn in the same poll, and wait again if the
+    /// spawn is refused all the same.
+    pub fn capacity(&self) -> Capacity {
+        Capacity {
+            shared: Arc::clone(&self.shared),
+            waiter: Waiter::new(),
+        }
+    }
+
+    /// How many jobs have not ended, queued ones included.
+    pub fn live_jobs(&self) -> usize {
+        self.shared.live()
+    }
+
+    fn submit<F, T, H>(&self, builder: JobBuilder<H>, f: F) -> Result<JoinHandle<T>, Refused<F, H>>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+        H: SwitchHooks + Send + 'static,
+    {
+        let ctx = match self.shared.admit(&builder) {
+            Ok(ctx) => ctx,
+            Err(kind) => return Err((kind, builder, f)),
+        };
+        let state = JoinState::new(self.shared.home);
+        let in_job = Arc::clone(&state);
+        let hooks = boxed(builder.hooks);
+        self.shared.submit(Submission {
+            main: Box::new(move || in_job.complete(catch_unwind(AssertUnwindSafe(f)))),
+            completion: state.clone(),
+            name: builder.name,
+            stack_size: builder.stack_size,
+            hooks: hooks.map(|hooks| hooks as Box<dyn SwitchHooks + Send>),
+            ctx,
+        });
+        Ok(JoinHandle::new(state))
+    }
+}
+
+impl<H: SwitchHooks + Send + 'static> JobBuilder<H> {
+    /// Queues `f` from any thread, to be run as a job by the scheduler or by the worker that is free first.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`], with the builder and `f` in it, when the scheduler is full, shutting down or gone, or when the
+    /// builder's wait ctx belongs to another job that has not ended.
+    ///
+    /// ```
+    /// use asyncjob::scheduler::Workers;
+    /// use asyncjob::{JobBuilder, current_job};
+    ///
+    /// let workers = Workers::new(1)?;
+    /// let job = JobBuilder::new().name("signer").submit_to(&workers.handle(), || current_job().unwrap().name().map(str::len))?;
+    /// assert_eq!(job.join()?, Some(6));
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
+    pub fn submit_to<F, T>(self, handle: &Handle, f: F) -> Result<JoinHandle<T>, SpawnError<F, JobBuilder<H>>>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let submitted = handle.submit(self, f);
+        submitted.map_err(|(kind, builder, f)| SpawnError::new(kind, builder, f))
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("live_jobs", &self.live_jobs()).finish()
+    }
+}
+
+/// A future: see [`Handle::capacity`].
+#[must_use = "futures do nothing until awaited"]
+pub struct Capacity {
+    shared: Arc<Shared>,
+    waiter: Waiter,
+}
+
+impl Future for Capacity {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.shared.poll_capacity(&mut this.waiter, task)
+    }
+}
+
+impl Drop for Capacity {
+    fn drop(&mut self) {
+        self.shared.withdraw(&mut self.waiter);
+    }
+}
+
+impl fmt::Debug for Capacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Capacity")
+            .field("has_capacity", &self.shared.has_capacity())
+            .finish()
+    }
+}
+
+const _: () = {
+    const fn is_portable<T: Send + Sync>() {}
+    is_portable::<Handle>();
+};

@@ -1,0 +1,198 @@
+//! How jobs come to a scheduler from other threads: one queue of jobs that have not started, for all workers.
+//!
+//! ```text
+//!   Handle::spawn ---> queue of submissions ---> the worker that looks next; one that is parked is notified
+//!                                                 |           |           |
+//!                                              scheduler   scheduler   scheduler     a thread each
+//! ```
+//!
+//! A job stays on the thread that started it: the compiler keeps addresses of thread-locals across a switch, so a started
+//! job must not move. A job that has not started goes to the thread that is free.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::thread::ThreadId;
+
+use parking_lot::Mutex;
+
+use super::discard;
+use super::join::{Completion, JoinError};
+use super::tasks::Pending;
+use super::wake::Inbox;
+use crate::error::SpawnErrorKind;
+use crate::hooks::SwitchHooks;
+use crate::job::{JobBuilder, JobPlan};
+use crate::stack::StackSize;
+use crate::sync::{WaitQueue, Waiter};
+use crate::wait_ctx::ClaimedCtx;
+
+/// A job on its way to a scheduler.
+pub(super) struct Submission {
+    pub(super) main: Box<dyn FnOnce() + Send>,
+    pub(super) completion: Arc<dyn Completion + Send + Sync>,
+    pub(super) name: Option<Cow<'static, str>>,
+    pub(super) stack_size: Option<StackSize>,
+    pub(super) hooks: Option<Box<dyn SwitchHooks + Send>>,
+    pub(super) ctx: ClaimedCtx,
+}
+
+impl From<Submission> for Pending {
+    fn from(submission: Submission) -> Self {
+        let hooks = submission.hooks.map(|hooks| hooks as Box<dyn SwitchHooks>);
+        Pending {
+            main: submission.main,
+            completion: submission.completion,
+            plan: JobPlan::new(submission.name, submission.stack_size, hooks),
+            ctx: submission.ctx,
+        }
+    }
+}
+
+/// How many jobs a worker takes at once while others might take them.
+const LARGEST_SHARE: usize = 8;
+
+/// What the threads of one scheduler, or of all workers, share.
+pub(super) struct Shared {
+    pub(super) inboxes: Vec<Arc<Inbox>>,
+    /// Which inbox to look at first for a parked scheduler.
+    next: AtomicUsize,
+    submissions: Mutex<Queue>,
+    submitted: AtomicUsize,
+    /// Jobs that have not ended, and how many there may be.
+    live: AtomicUsize,
+    max_jobs: usize,
+    closed: AtomicBool,
+    /// Schedulers that still exist.
+    open: AtomicUsize,
+    /// Those who wait for capacity.
+    waiting: WaitQueue,
+    /// The thread of the scheduler, if there is just one.
+    pub(super) home: Option<ThreadId>,
+}
+
+/// Jobs on their way to a scheduler.
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Submission>,
+    /// Every scheduler is gone.
+    is_abandoned: bool,
+}
+
+impl Shared {
+    pub(super) fn new(inboxes: Vec<Arc<Inbox>>, max_jobs: usize, home: Option<ThreadId>) -> Self {
+        Shared {
+            open: AtomicUsize::new(inboxes.len()),
+            inboxes,
+            next: AtomicUsize::new(0),
+            submissions: Mutex::default(),
+            submitted: AtomicUsize::new(0),
+            live: AtomicUsize::new(0),
+            max_jobs,
+            closed: AtomicBool::new(false),
+            waiting: WaitQueue::new(),
+            home,
+        }
+    }
+
+    /// Counts another job and takes its wait ctx, if there may be another job and the ctx is free.
+    pub(super) fn admit<H>(&self, builder: &JobBuilder<H>) -> Result<ClaimedCtx, SpawnErrorKind> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(SpawnErrorKind::ShuttingDown);
+        }
+        if self.live.fetch_add(1, Ordering::SeqCst) >= self.max_jobs {
+            self.live.fetch_sub(1, Ordering::SeqCst);
+            let max_jobs = self.max_jobs;
+            return Err(SpawnErrorKind::Full { max_jobs });
+        }
+        builder.claim_ctx().ok_or_else(|| {
+            self.ended();
+            SpawnErrorKind::WaitCtxInUse
+        })
+    }
+
+    /// A job has ended.
+    pub(super) fn ended(&self) {
+        self.live.fetch_sub(1, Ordering::SeqCst);
+        self.waiting.notify_one();
+    }
+
+    pub(super) fn poll_capacity(&self, waiter: &mut Waiter, task: &mut Context<'_>) -> Poll<()> {
+        self.waiting.poll(waiter, task, || self.has_capacity())
+    }
+
+    /// A waiter for capacity is gone.
+    pub(super) fn withdraw(&self, waiter: &mut Waiter) {
+        self.waiting.withdraw(waiter, || self.has_capacity());
+    }
+
+    pub(super) fn live(&self) -> usize {
+        self.live.load(Ordering::SeqCst)
+    }
+
+    /// Also when there will never be capacity again, so that nothing waits for it.
+    pub(super) fn has_capacity(&self) -> bool {
+        self.live() < self.max_jobs || self.closed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.waiting.notify_all();
+    }
+
+    /// One scheduler is gone. With the last one, nothing is left to take jobs.
+    pub(super) fn close_one(&self) {
+        if self.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.close();
+        }
+    }
+
+    pub(super) fn submit(&self, submission: Submission) {
+        let mut submissions = self.submissions.lock();
+        if submissions.is_abandoned {
+            drop(submissions);
+            return self.refuse(submission);
+        }
+        submissions.jobs.push_back(submission);
+        self.submitted.store(submissions.jobs.len(), Ordering::SeqCst);
+        drop(submissions);
+        // A scheduler that is awake looks by itself. One that parks looks again after it has said so.
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let count = self.inboxes.len();
+        (0..count).any(|n| self.inboxes[(first + n) % count].notify_if_parked());
+    }
+
+    /// The job was admitted before the last scheduler was closed, and submitted after that was gone.
+    #[cold]
+    fn refuse(&self, submission: Submission) {
+        self.ended();
+        submission.completion.fail(JoinError::Cancelled);
+        discard(submission);
+    }
+
+    pub(super) fn has_submissions(&self) -> bool {
+        self.submitted.load(Ordering::SeqCst) != 0
+    }
+
+    /// One worker's share of what has been submitted. It takes little at a time: no other worker can run what it has taken,
+    /// however long its next job computes.
+    pub(super) fn take_share(&self, pending: &mut VecDeque<Pending>) {
+        let mut submissions = self.submissions.lock();
+        let mut share = submissions.jobs.len().div_ceil(self.inboxes.len());
+        if self.inboxes.len() > 1 {
+            share = share.min(LARGEST_SHARE);
+        }
+        pending.extend(submissions.jobs.drain(..share).map(Pending::from));
+        self.submitted.store(submissions.jobs.len(), Ordering::SeqCst);
+    }
+
+    /// Everything that has been submitted. If that is the last scheduler's last act, nothing more can be.
+    pub(super) fn take_all(&self, pending: &mut VecDeque<Pending>) {
+        let mut submissions = self.submissions.lock();
+        pending.extend(submissions.jobs.drain(..).map(Pending::from));
+        self.submitted.store(0, Ordering::SeqCst);
+        submissions.is_abandoned = self.open.load(Ordering::SeqCst) == 0;
+    }
+}

@@ -1,0 +1,74 @@
+//! What threads and tasks pass to each other: a value, a place in a line, a wake.
+//!
+//! | item | is | used by |
+//! |---|---|---|
+//! | [`oneshot`], [`Slot`] | one value, on its way from one thread to another | `offload`, the handles of `scheduler` |
+//! | [`WaitQueue`] | a line of tasks that wait for capacity | `pool`, `scheduler` |
+//! | [`contain`], [`wake`], [`wake_all`] | calls of a user's code that must not harm the caller | everything that wakes |
+//!
+//! Two rules hold for the whole module:
+//!
+//! 1. No user code runs under a lock. To clone, to wake and to drop a [`Waker`] may run anything, so each happens before the
+//!    lock is taken or after it is released.
+//! 2. What a wake is about is stored before the waker is called. A waker that panics therefore costs its own task a wake, and
+//!    nobody else anything.
+
+mod oneshot;
+#[cfg(test)]
+mod tests;
+mod wait_queue;
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Waker;
+
+#[allow(unused_imports, reason = "used from the next commits on")]
+pub(crate) use oneshot::{Closed, Receiver, Sender, Slot, oneshot};
+pub(crate) use wait_queue::{WaitQueue, Waiter};
+
+/// Calls `f`, and stops its panic, which the panic hook has reported by then. Returns whether `f` returned.
+///
+/// For a user's code that runs where a panic would end a thread that works for others, or would leave a list of wakers half
+/// called.
+pub(crate) fn contain(f: impl FnOnce()) -> bool {
+    let Err(payload) = catch_unwind(AssertUnwindSafe(f)) else {
+        return true;
+    };
+    // The payload is the user's, too: its drop may panic, and the payload of that panic is not dropped at all.
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
+    }
+    false
+}
+
+/// Wakes a task whose waker may panic. Returns whether the waker returned.
+pub(crate) fn wake(waker: Waker) -> bool {
+    contain(|| waker.wake())
+}
+
+/// Wakes all of them, also those after a waker that panics. Returns whether one of the wakers returned.
+pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) -> bool {
+    wakers.into_iter().fold(false, |woken, waker| wake(waker) | woken)
+}
+
+thread_local! {
+    static BLOCKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Polls a future for a caller that blocks its thread until the future is ready. A [`WaitQueue`] must know: what it keeps for
+/// another task of this thread, that task cannot fetch.
+pub(crate) fn poll_blocking<R>(poll: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            BLOCKING.set(self.0);
+        }
+    }
+    let _restore = Restore(BLOCKING.replace(true));
+    poll()
+}
+
+/// Whether this code runs in [`poll_blocking`].
+fn is_polled_blocking() -> bool {
+    BLOCKING.get()
+}

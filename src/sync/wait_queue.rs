@@ -1,0 +1,246 @@
+//! A line of tasks that wait for capacity: first come, first served.
+//!
+//! The capacity itself is a count that the owner of the queue keeps: the stacks of a pool, the jobs of a scheduler. The owner
+//! tells the queue when a unit becomes free, and gives each call a closure that says whether a unit is free.
+//!
+//! ```text
+//!                                notify: the first in line
+//!              poll             +--------------------------> notified
+//!   new  -------------> in line                                 |
+//!    |                    ^  |  ^------- poll, no unit ---------+  to its old place
+//!    |                    |  |                                  |
+//!    |   poll, a unit     |  | poll, a unit and no one before   | poll, a unit and no one before
+//!    +-- and no line ---+ |  v                                  v
+//!                       +-+-> ready <---------------------------+
+//! ```
+//!
+//! | state of a waiter | in the queue | left by |
+//! |---|---|---|
+//! | new | nothing | its first poll |
+//! | in line | its number and its waker | a notification, a poll that finds it first, its drop |
+//! | notified | nothing: the waiter keeps its number | a poll, its drop |
+//! | ready | nothing: the waiter keeps its number | its drop |
+//!
+//! # A notification is no reservation
+//!
+//! A unit that a waiter was told of can be taken by any other caller before the waiter has been polled. The waiter then goes
+//! back to the line under the number that it has, in front of all who came later. A reservation would be a trap: the waiter may
+//! be a paused job of a thread that is blocked, or a future that nobody polls any more. The unit would be kept for it, and who
+//! could use the unit would wait for ever.
+//!
+//! # Who may take a free unit
+//!
+//! A waiter passes if a unit is free and no waiter with a lower number is *in line*. Waiters that were notified are not in line,
+//! so they are not waited for. From this follows what the queue has to see to: while a unit is free and somebody is in line,
+//! somebody must be on the way to look. That is so after each step:
+//!
+//! | step | who looks |
+//! |---|---|
+//! | a unit becomes free | [`notify_one`](WaitQueue::notify_one) wakes the first in line |
+//! | a waiter lines up | it looks itself, after it is in line: a unit that became free before it could be seen there is found |
+//! | a waiter finds a unit that is for those before it | it wakes the first of them, who may have been told too early |
+//! | a notified waiter is dropped, or is ready and takes nothing | [`withdraw`](WaitQueue::withdraw) wakes the next one |
+//! | a waker panics | the next one is woken in its place |
+//!
+//! # A waiter that blocks its thread
+//!
+//! One waiter cannot wait its turn: the one that blocks a thread ([`poll_blocking`](super::poll_blocking)). Those before it may
+//! be tasks of that same thread, which cannot be polled before it goes on. It therefore passes whenever a unit is free, and each
+//! notification whose waiter does not block wakes the first waiter that blocks as well. The first of the two to look takes the
+//! unit, and the other one keeps its place.
+//!
+//! # Cost
+//!
+//! Each call costs a lock and a step in a tree of those in line. [`notify_one`](WaitQueue::notify_one) costs one load where the
+//! line is empty. A waiter that is polled again replaces its waker, so memory grows with the waiters only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use super::{contain, is_polled_blocking, wake_all};
+
+/// See the module.
+pub(crate) struct WaitQueue {
+    line: Mutex<Line>,
+    /// The line is not empty. Written under its lock, read without it.
+    ///
+    /// `SeqCst`, as the owner's count of units must be: a waiter sets this and then reads the count, who frees a unit changes
+    /// the count and then reads this. One of the two sees what the other one did.
+    has_waiters: AtomicBool,
+}
+
+/// Those who wait and have not been notified.
+struct Line {
+    /// By number, which is the order in which they came.
+    waiters: BTreeMap<u64, Waker>,
+    /// The numbers of those that block a thread.
+    blocking: BTreeSet<u64>,
+    next_number: u64,
+}
+
+/// One that waits, or will. Its owner calls [`WaitQueue::withdraw`] before it drops it.
+#[derive(Debug, Default)]
+pub(crate) struct Waiter {
+    /// `None` until it had to line up.
+    number: Option<u64>,
+}
+
+impl Waiter {
+    pub(crate) const fn new() -> Self {
+        Waiter { number: None }
+    }
+}
+
+impl WaitQueue {
+    pub(crate) const fn new() -> Self {
+        WaitQueue {
+            line: Mutex::new(Line {
+                waiters: BTreeMap::new(),
+                blocking: BTreeSet::new(),
+                next_number: 0,
+            }),
+            has_waiters: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether somebody is in line: one load.
+    #[inline]
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.has_waiters.load(Ordering::SeqCst)
+    }
+
+    /// Ready when a unit is free and it is the waiter's turn. Reserves nothing.
+    ///
+    /// `has_capacity` is called under the lock of the queue: it may read counts, and nothing else.
+    pub(crate) fn poll(
+        &self,
+        waiter: &mut Waiter,
+        task: &mut Context<'_>,
+        has_capacity: impl Fn() -> bool,
+    ) -> Poll<()> {
+        if waiter.number.is_none() && !self.has_waiters() && has_capacity() {
+            return Poll::Ready(());
+        }
+        let blocks = is_polled_blocking();
+        let waker = task.waker().clone();
+        let mut line = self.line.lock();
+        let number = *waiter.number.get_or_insert_with(|| line.number());
+        let replaced = line.insert(number, waker, blocks);
+        self.has_waiters.store(true, Ordering::SeqCst);
+        let (polled, own, others) = if !has_capacity() {
+            (Poll::Pending, None, None)
+        } else if blocks || line.first() == Some(number) {
+            (Poll::Ready(()), line.remove(number), None)
+        } else {
+            (Poll::Pending, None, Some(line.take_next()))
+        };
+        self.publish(&line);
+        drop(line);
+        drop((replaced, own));
+        // The last of those who were told may have panicked: then the next one is told, as always.
+        if others.is_some_and(|others| !wake_all(others.into_iter().flatten())) {
+            self.notify_one();
+        }
+        polled
+    }
+
+    /// A unit has become free: wakes who is to look for it.
+    #[inline]
+    pub(crate) fn notify_one(&self) {
+        if self.has_waiters() {
+            self.notify_first();
+        }
+    }
+
+    #[cold]
+    fn notify_first(&self) {
+        loop {
+            let mut line = self.line.lock();
+            let next = line.take_next();
+            self.publish(&line);
+            drop(line);
+            if next.iter().all(Option::is_none) || wake_all(next.into_iter().flatten()) {
+                return;
+            }
+        }
+    }
+
+    /// Many units may have become free, or nobody needs to wait any more: wakes all in line.
+    pub(crate) fn notify_all(&self) {
+        wake_all(self.take_all().into_values());
+    }
+
+    /// Drops the wakers of all in line, who will not be polled any more.
+    pub(crate) fn clear(&self) {
+        for waker in self.take_all().into_values() {
+            contain(|| drop(waker));
+        }
+    }
+
+    /// The waiter leaves, wherever it is. One that was notified passes the notification on if there is still a unit.
+    pub(crate) fn withdraw(&self, waiter: &mut Waiter, has_capacity: impl Fn() -> bool) {
+        let Some(number) = waiter.number.take() else { return };
+        let mut line = self.line.lock();
+        let own = line.remove(number);
+        self.publish(&line);
+        drop(line);
+        if own.is_none() && has_capacity() {
+            self.notify_one();
+        }
+        drop(own);
+    }
+
+    fn take_all(&self) -> BTreeMap<u64, Waker> {
+        let mut line = self.line.lock();
+        line.blocking.clear();
+        let all = mem::take(&mut line.waiters);
+        self.publish(&line);
+        all
+    }
+
+    /// Tells those without the lock whether somebody is in line.
+    fn publish(&self, line: &Line) {
+        self.has_waiters.store(!line.waiters.is_empty(), Ordering::SeqCst);
+    }
+}
+
+impl Line {
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.waiters.keys().next().copied()
+    }
+
+    /// Gives back the waker that was there under this number.
+    fn insert(&mut self, number: u64, waker: Waker, blocks: bool) -> Option<Waker> {
+        if blocks {
+            self.blocking.insert(number);
+        } else {
+            self.blocking.remove(&number);
+        }
+        self.waiters.insert(number, waker)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waker> {
+        self.blocking.remove(&number);
+        self.waiters.remove(&number)
+    }
+
+    /// Takes those who are to look for one unit out of the line: the first, and the first that blocks, if that is another.
+    fn take_next(&mut self) -> [Option<Waker>; 2] {
+        let first = self.first();
+        let first_waker = first.and_then(|number| self.waiters.remove(&number));
+        if first.is_some_and(|number| self.blocking.remove(&number)) {
+            return [first_waker, None];
+        }
+        let blocking = self.blocking.pop_first();
+        [first_waker, blocking.and_then(|number| self.waiters.remove(&number))]
+    }
+}

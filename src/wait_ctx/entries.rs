@@ -1,0 +1,148 @@
+//! The wait fds of a ctx: which there are, which have changed since the last resume, and the values that own them.
+//!
+//! The states of an entry are drawn in the parent module. Everything here runs under the lock of the ctx, so nothing here
+//! runs or drops what is the user's: values are handed out.
+
+use std::any::Any;
+
+use super::{Changes, Interest, WaitFd, WaitKey};
+
+/// A value of the user's, which may own an fd.
+pub(super) type Value = Box<dyn Any + Send>;
+
+/// Oldest first.
+#[derive(Default)]
+pub(super) struct Entries(Vec<Entry>);
+
+struct Entry {
+    fd: WaitFd,
+    /// Since the last resume.
+    added: bool,
+    /// Since the last resume. The entry has given its value away.
+    removed: bool,
+    value: Option<Value>,
+}
+
+impl Entry {
+    fn is_live(&self, key: WaitKey) -> bool {
+        !self.removed && self.fd.key == key
+    }
+
+    fn copied<V: Copy + 'static>(&self) -> Option<(WaitFd, V)> {
+        let value = self.value.as_ref()?.downcast_ref::<V>()?;
+        Some((self.fd, *value))
+    }
+}
+
+impl Entries {
+    pub(super) const fn new() -> Self {
+        Entries(Vec::new())
+    }
+
+    pub(super) fn add(&mut self, fd: WaitFd, value: Value) {
+        self.0.push(Entry {
+            fd,
+            added: true,
+            removed: false,
+            value: Some(value),
+        });
+    }
+
+    /// The fd that was added last under `key` and not removed.
+    pub(super) fn fd(&self, key: WaitKey) -> Option<WaitFd> {
+        self.newest(key).map(|entry| entry.fd)
+    }
+
+    /// Sets the interest of the newest entry under `key`. `None`: there is none. Otherwise: whether anything has changed.
+    pub(super) fn set_interest(&mut self, key: WaitKey, interest: Interest) -> Option<bool> {
+        let entry = self.newest_mut(key)?;
+        if entry.fd.interest == interest {
+            return Some(false);
+        }
+        let old = entry.fd;
+        entry.fd.interest = interest;
+        if !entry.added {
+            entry.added = true;
+            self.0.push(Entry {
+                fd: old,
+                added: false,
+                removed: true,
+                value: None,
+            });
+        }
+        Some(true)
+    }
+
+    /// Removes the newest entry under `key` and hands out its value. `None`: there is no entry.
+    pub(super) fn remove(&mut self, key: WaitKey) -> Option<Option<Value>> {
+        let at = self.0.iter().rposition(|entry| entry.is_live(key))?;
+        if self.0[at].added {
+            return Some(self.0.remove(at).value);
+        }
+        self.0[at].removed = true;
+        Some(self.0[at].value.take())
+    }
+
+    /// Takes the value of the newest entry under `key` out, if it is a `V`, with the entry's fd.
+    pub(super) fn borrow_value<V: 'static>(&mut self, key: WaitKey) -> Option<(WaitFd, Value)> {
+        let entry = self.newest_mut(key)?;
+        let value = entry.value.take_if(|value| value.is::<V>())?;
+        Some((entry.fd, value))
+    }
+
+    /// Puts a borrowed value back into its entry. The value comes out again if the entry is gone.
+    pub(super) fn return_value(&mut self, fd: WaitFd, value: Value) -> Option<Value> {
+        // The fd is compared, too: an older entry under the same key may have given its value to another thread meanwhile.
+        let is_owner = |entry: &&mut Entry| entry.is_live(fd.key) && entry.fd.fd == fd.fd && entry.value.is_none();
+        match self.0.iter_mut().rev().find(is_owner) {
+            Some(entry) => entry.value.replace(value),
+            None => Some(value),
+        }
+    }
+
+    pub(super) fn copied_value<V: Copy + 'static>(&self, key: WaitKey) -> Option<(WaitFd, V)> {
+        self.newest(key)?.copied()
+    }
+
+    /// Newest first.
+    pub(super) fn copied_values<V: Copy + 'static>(&self) -> Vec<(WaitFd, V)> {
+        let live = self.0.iter().rev().filter(|entry| !entry.removed);
+        live.filter_map(Entry::copied).collect()
+    }
+
+    /// Every entry that is not removed, newest first, and whether it was added since the last resume.
+    pub(super) fn live(&self) -> impl Iterator<Item = (WaitFd, bool)> {
+        let live = self.0.iter().rev().filter(|entry| !entry.removed);
+        live.map(|entry| (entry.fd, entry.added))
+    }
+
+    pub(super) fn changes(&self) -> Changes {
+        let newest = |pick: fn(&Entry) -> bool| {
+            let picked = self.0.iter().rev().filter(|entry| pick(entry));
+            picked.map(|entry| entry.fd).collect()
+        };
+        Changes {
+            added: newest(|entry| entry.added && !entry.removed),
+            removed: newest(|entry| entry.removed && !entry.added),
+        }
+    }
+
+    /// The job was resumed: what was added is settled, what was removed is gone.
+    pub(super) fn settle(&mut self) {
+        self.0.retain(|entry| !entry.removed); // a removed entry has no value, so this drops nothing of the user's
+        self.0.iter_mut().for_each(|entry| entry.added = false);
+    }
+
+    /// Takes the newest entry out, for the end of the ctx.
+    pub(super) fn pop(&mut self) -> Option<Option<Value>> {
+        self.0.pop().map(|entry| entry.value)
+    }
+
+    fn newest(&self, key: WaitKey) -> Option<&Entry> {
+        self.0.iter().rev().find(|entry| entry.is_live(key))
+    }
+
+    fn newest_mut(&mut self, key: WaitKey) -> Option<&mut Entry> {
+        self.0.iter_mut().rev().find(|entry| entry.is_live(key))
+    }
+}

@@ -75,7 +75,13 @@ fn life(c: &mut Criterion) {
     let ctx = WaitCtx::new();
     group.bench_function("asyncjob", |b| b.iter(|| start_job(&ctx, || black_box(7)).is_ok()));
     group.bench_function("asyncjob, JobBuilder", |b| {
-        b.iter(|| JobBuilder::new().name("bench").start(&ctx, || black_box(7)).is_ok());
+        b.iter(|| {
+            JobBuilder::new()
+                .name("bench")
+                .wait_ctx(&ctx)
+                .start(|| black_box(7))
+                .is_ok()
+        });
     });
     group.finish();
 }

@@ -9,35 +9,33 @@ use std::env;
 use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::rc::Rc;
 use std::time::Duration;
 
 use asyncjob::io::Pausing;
-use asyncjob::scheduler::Scheduler;
+use asyncjob::scheduler::{self, Scheduler};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let argument = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7007".to_owned());
-    let scheduler = Rc::new(Scheduler::new()?);
+    let scheduler = Scheduler::new()?;
     if argument == "--demo" {
         return demo(&scheduler);
     }
     let listener = Pausing::<TcpListener>::bind(argument)?;
     println!("echoing on {}", listener.get_ref().local_addr()?);
-    let jobs = Rc::clone(&scheduler);
-    let accepting = scheduler.spawn(move || accept(&jobs, &listener, usize::MAX))?;
-    scheduler.run_until(accepting)???;
+    let accepting = scheduler.spawn(move || accept(&listener, usize::MAX))?;
+    scheduler.run_until(accepting)??;
     Ok(())
 }
 
 /// A job: takes `count` connections, and starts a job for each.
-fn accept(scheduler: &Scheduler, listener: &Pausing<TcpListener>, count: usize) -> io::Result<()> {
+fn accept(listener: &Pausing<TcpListener>, count: usize) -> io::Result<()> {
     for _ in 0..count {
         let (stream, from) = listener.accept()?;
-        let echo = scheduler.spawn(move || match echo(stream) {
+        let echo = scheduler::spawn(move || match echo(stream) {
             Ok(bytes) => println!("{bytes} bytes to {}", from.ip()),
             Err(e) => println!("{} was lost: {e}", from.ip()),
         });
-        let _goes_on_by_itself = echo.map_err(|e| io::Error::other(e.to_string()))?;
+        echo?.detach(); // goes on by itself
     }
     Ok(())
 }
@@ -59,11 +57,10 @@ fn echo(mut stream: Pausing<TcpStream>) -> io::Result<u64> {
 }
 
 /// The server and three clients, as jobs of the same thread.
-fn demo(scheduler: &Rc<Scheduler>) -> Result<(), Box<dyn Error>> {
+fn demo(scheduler: &Scheduler) -> Result<(), Box<dyn Error>> {
     let listener = Pausing::<TcpListener>::bind("127.0.0.1:0")?;
     let address = listener.get_ref().local_addr()?;
-    let jobs = Rc::clone(scheduler);
-    let accepting = scheduler.spawn(move || accept(&jobs, &listener, 3))?;
+    let accepting = scheduler.spawn(move || accept(&listener, 3))?;
     let clients: Vec<_> = ["one", "two", "three"]
         .into_iter()
         .map(|word| {
@@ -76,8 +73,7 @@ fn demo(scheduler: &Rc<Scheduler>) -> Result<(), Box<dyn Error>> {
                 Ok(echo)
             })
         })
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.to_string())?;
+        .collect::<Result<_, _>>()?;
     scheduler.run()?;
     accepting.join()??;
     for client in clients {

@@ -3,115 +3,71 @@
 //! ```text
 //!   application                   engine                                 device (a thread here)
 //!
-//!   square(7) ------------------> queue.send((7, completion)) ---------> takes its time
-//!                                 the driver has set a callback?
-//!                                   yes: status Ok                       completion.result = 49
-//!                                   no:  wait fd, status Unsupported     callback, or a byte into the pipe
-//!                                 pause_job() until there is a result
-//!   49 <------------------------- clear the wait fd
+//!   square(7) ------------------> wake = WakeSource::new()
+//!                                 queue.send((7, wake.waker())) -------> takes its time
+//!                                 pause_until(there is a result)         result = 49
+//!                                                                        waker.wake()
+//!   49 <------------------------- the result
 //! ```
 //!
-//! It uses only the two places where inside and outside meet, `job` and `wait_ctx`, as an engine for OpenSSL does, and so
-//! works under every driver. (If you do not need to be so close to a device: `asyncjob::offload` is this, ready to use.)
+//! The engine does not know what drives its caller. In a job it pauses the job, whether the driver takes a callback or polls
+//! wait fds. Outside a job it blocks the thread. (If your device is just something that blocks, `asyncjob::offload` is this,
+//! ready to use.)
 
 use std::error::Error;
-use std::io::{PipeWriter, Write, pipe};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::thread;
 
 use asyncjob::scheduler::Scheduler;
-use asyncjob::{Cancelled, Pause, Status, Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
+use asyncjob::waiting::{WaitSpec, WakeSource, pause_until};
+use asyncjob::{Step, WaitCtx, start_job};
 
 /// The engine.
 struct Squarer {
     queue: SyncSender<Request>,
-    /// Its wait fds stand under this key, in whatever ctx.
-    key: WaitKey,
 }
 
-/// What the device gets. It owns everything that the device touches: a job may be gone when it completes.
+/// What the device gets. The request owns everything that the device touches: the job may be gone when it completes.
 struct Request {
     number: u64,
-    done: Arc<Mutex<Option<u64>>>,
-    completion: Completion,
-}
-
-/// How a driver wants to hear of it.
-enum Completion {
-    Callback(Waker),
-    Fd(PipeWriter),
-    /// Outside a job: nobody waits but the thread.
-    Unpark(thread::Thread),
+    result: Arc<Mutex<Option<u64>>>,
+    waker: Waker,
 }
 
 impl Squarer {
     fn new() -> Self {
         let (queue, requests) = sync_channel(16);
         thread::spawn(move || device(&requests));
-        Squarer {
-            queue,
-            key: WaitKey::unique(),
-        }
+        Squarer { queue }
     }
 
     /// Looks synchronous. Inside a job it pauses.
-    fn square(&self, number: u64) -> Result<u64, Cancelled> {
-        let job = current_job();
-        let ctx = job.as_ref().map(|job| job.wait_ctx());
-        let completion = match ctx {
-            Some(ctx) => self.ask_driver(ctx),
-            None => Completion::Unpark(thread::current()),
-        };
-        let done = Arc::default();
-        let mut request = Request {
+    fn square(&self, number: u64) -> io::Result<u64> {
+        let wake = WakeSource::new()?;
+        let result = Arc::default();
+        let mut request = Some(Request {
             number,
-            done: Arc::clone(&done),
-            completion,
-        };
-        // A full queue is no failure: status Eagain says that no callback will come, so resume me later.
-        while let Err(refused) = self.queue.try_send(request) {
-            request = match refused {
-                std::sync::mpsc::TrySendError::Full(request) => request,
-                std::sync::mpsc::TrySendError::Disconnected(_) => panic!("the device's thread has panicked"),
-            };
-            let before = ctx.map(|ctx| (ctx, ctx.status()));
-            ctx.inspect(|ctx| ctx.set_status(Status::Eagain));
-            let paused = pause_job();
-            before.inspect(|(ctx, status)| ctx.set_status(*status));
-            if paused? != Pause::Resumed {
-                thread::yield_now();
+            result: Arc::clone(&result),
+            waker: wake.waker().clone(),
+        });
+        // A full queue is no failure, and nothing tells when it has room: try again.
+        pause_until(WaitSpec::retry(), || self.submit(&mut request))?;
+        let square = pause_until(WaitSpec::woken_by(&wake), || *result.lock().unwrap())?;
+        Ok(square)
+    }
+
+    /// Queues the request. `None`: the queue is full.
+    fn submit(&self, request: &mut Option<Request>) -> Option<()> {
+        match self.queue.try_send(request.take()?) {
+            Ok(()) => Some(()),
+            Err(TrySendError::Full(refused)) => {
+                *request = Some(refused);
+                None
             }
-        }
-        let result = wait(&done);
-        if let Some(ctx) = ctx {
-            ctx.clear_fd(self.key); // gives the pipe's end back, and here drops it
-            ctx.set_status(Status::Unsupported);
-        }
-        result
-    }
-
-    fn ask_driver(&self, ctx: &WaitCtx) -> Completion {
-        if let Some(callback) = ctx.callback() {
-            ctx.set_status(Status::Ok);
-            return Completion::Callback(callback);
-        }
-        let (reader, writer) = pipe().expect("two fds");
-        ctx.set_wait_fd(self.key, reader); // the ctx owns it now
-        ctx.set_status(Status::Unsupported);
-        Completion::Fd(writer)
-    }
-}
-
-/// Pauses until there is a result. A resume may come without a reason, so this is a loop.
-fn wait(done: &Mutex<Option<u64>>) -> Result<u64, Cancelled> {
-    loop {
-        if let Some(result) = *done.lock().unwrap() {
-            return Ok(result);
-        }
-        if pause_job()? != Pause::Resumed {
-            thread::park(); // outside a job
+            Err(TrySendError::Disconnected(_)) => panic!("the device's thread has panicked"),
         }
     }
 }
@@ -119,12 +75,8 @@ fn wait(done: &Mutex<Option<u64>>) -> Result<u64, Cancelled> {
 /// The device.
 fn device(requests: &Receiver<Request>) {
     for request in requests {
-        *request.done.lock().unwrap() = Some(request.number * request.number);
-        match request.completion {
-            Completion::Callback(callback) => callback.wake(),
-            Completion::Fd(mut pipe) => drop(pipe.write_all(&[1])), // the job may be gone: then nobody reads
-            Completion::Unpark(thread) => thread.unpark(),
-        }
+        *request.result.lock().unwrap() = Some(request.number * request.number);
+        request.waker.wake();
     }
 }
 
@@ -155,8 +107,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let engine = Arc::clone(&engine);
             scheduler.spawn(move || engine.square(number))
         })
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.to_string())?;
+        .collect::<Result<_, _>>()?;
     scheduler.run()?;
     let mut sum = 0;
     for job in jobs {

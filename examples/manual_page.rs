@@ -41,7 +41,7 @@ fn job(message: &str) -> io::Result<i32> {
     let (reader, writer) = io::pipe()?;
     let ctx = current.wait_ctx();
     let key = WaitKey::unique();
-    ctx.set_wait_fd(key, Signal { reader, writer });
+    ctx.add_wait_fd(key, Signal { reader, writer });
 
     // Something outside would do this, later: to show the way it is done here and now, before the pause.
     let write = ctx.with_value(key, |signal: &mut Signal| signal.writer.write_all(b"X"));

@@ -38,7 +38,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use asyncjob::{
-    Job, PoolConfig, StackSize, StartError, Step, WaitCtx, init_thread, install_overflow_handler, pause_job,
+    Job, PoolConfig, StackSize, StartErrorKind, Step, WaitCtx, init_thread, install_overflow_handler, pause_job,
     stack_stats,
 };
 
@@ -157,8 +157,10 @@ fn start(ctx: &WaitCtx, number: u64, frames: u32) -> Result<Job<u64>, String> {
     match asyncjob::start_job(ctx, move || descend(frames, number)) {
         Ok(Step::Paused(job)) => Ok(job),
         Ok(Step::Finished(_)) => Err("a job finished before it was resumed".to_owned()),
-        Err(StartError::NoStack { source, .. }) => Err(format!("job {number} could not start: {source}")),
-        Err(StartError::NoJobs { limit, .. }) => Err(format!("job {number} could not start: the limit is {limit}")),
+        Err(error) => match error.kind() {
+            StartErrorKind::NoStack(source) => Err(format!("job {number} could not start: {source}")),
+            _ => Err(format!("job {number} could not start: {error}")),
+        },
     }
 }
 

@@ -172,7 +172,7 @@ fn measure(options: &Options, target: &Target) -> Result<Row, Box<dyn Error>> {
     let scheduler = Scheduler::new()?;
     for _ in 0..options.concurrency {
         let load = Rc::clone(&load);
-        let _detached = scheduler.spawn(move || load.shake_hands()).map_err(|e| e.to_string())?;
+        scheduler.spawn(move || load.shake_hands())?.detach();
     }
     scheduler.run()?;
     let seconds = load.begin.elapsed().as_secs_f64();

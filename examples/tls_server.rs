@@ -127,10 +127,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
 
     println!("listening on https://{address}  {}", options.describe());
     stdout().flush()?;
-    front.run_until(stop)???;
+    front.run_until(stop)??;
 
     println!("draining {} connections", service.connections.count());
-    accepting.cancel();
+    accepting.request_cancel();
     service.connections.close_idle();
     let report = crew.shutdown(&front, Duration::from_secs_f64(options.drain))?;
     println!("{} connections were cut off", report.cancelled + report.quarantined);
@@ -168,8 +168,11 @@ impl Crew {
         if options.threads <= 1 {
             return Ok(Crew::Here(front.handle()));
         }
-        let workers = Workers::builder().max_jobs(options.max_jobs).workers(options.threads)?;
-        workers.each(|_| prepare_thread());
+        let workers = Workers::builder()
+            .threads(options.threads)
+            .max_jobs(options.max_jobs)
+            .build()?;
+        workers.broadcast(|_| prepare_thread())?;
         Ok(Crew::Threads(workers))
     }
 

@@ -7,7 +7,7 @@ mod by_hand;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use asyncjob::{JobBuilder, StackSize, Step, WaitCtx, block_pause, current_job_id, pause_job, start_job};
+use asyncjob::{JobBuilder, PauseError, StackSize, Step, WaitCtx, block_pause, current_job_id, pause_job, start_job};
 use by_hand::{finished, paused_with, run};
 
 thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
@@ -70,7 +70,7 @@ fn pause_and_resume() {
         let mut job = paused_with(&ctx, || {
             while pause_job().is_ok() {
                 let _guard = block_pause();
-                assert!(pause_job().is_ok());
+                assert_eq!(pause_job(), Err(PauseError::Blocked));
                 assert!(current_job_id().is_some());
             }
         });
@@ -78,7 +78,7 @@ fn pause_and_resume() {
             let Step::Paused(next) = job.resume() else { panic!() };
             job = next;
         }
-        assert_eq!(job.cancel(), Some(()));
+        assert_eq!(job.cancel(), Ok(()));
     };
     assert!(allocations(work) > 0, "the first start makes a stack");
     assert_eq!(allocations(work), 0);
@@ -116,9 +116,9 @@ fn large_closures() {
 
     let larger_than_its_stack = [1u8; 20_000];
     let small = JobBuilder::new().stack_size(StackSize::MIN);
-    let step = small.start(&ctx, move || {
-        larger_than_its_stack.iter().filter(|&&byte| byte == 1).count()
-    });
+    let step = small
+        .wait_ctx(&ctx)
+        .start(move || larger_than_its_stack.iter().filter(|&&byte| byte == 1).count());
     assert_eq!(finished(step.unwrap()), 20_000);
 }
 
@@ -128,11 +128,17 @@ fn what_does_allocate() {
     let ctx = WaitCtx::new();
     run(|| ());
     struct State(#[allow(dead_code, reason = "gives it a size")] u32);
-    impl asyncjob::SwitchHooks for State {
+    impl asyncjob::hooks::SwitchHooks for State {
         fn enter(&mut self) {}
         fn leave(&mut self) {}
     }
-    let named = || JobBuilder::new().name("static").hooks(State(1)).start(&ctx, || ());
+    let named = || {
+        JobBuilder::new()
+            .name("static")
+            .hooks(State(1))
+            .wait_ctx(&ctx)
+            .start(|| ())
+    };
     assert_eq!(allocations(|| drop(named())), 1);
     assert_eq!(allocations(|| drop(WaitCtx::new())), 1);
 }

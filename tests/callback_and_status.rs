@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use asyncjob::{Status, WaitCtx, callback, pause_job};
+use asyncjob::{Status, WaitCtx, pause_job, waker_fn};
 use by_hand::{finished, paused_with};
 
 fn counting() -> (Arc<AtomicU32>, std::task::Waker) {
     let calls = Arc::new(AtomicU32::new(0));
     let counted = calls.clone();
-    let waker = callback(move || {
+    let waker = waker_fn(move || {
         counted.fetch_add(1, Ordering::Relaxed);
     });
     (calls, waker)
@@ -71,17 +71,6 @@ fn it_may_be_called_at_any_time() {
     assert_eq!(calls.load(Ordering::Relaxed), 3);
 }
 
-/// A callback can be compared, so that setting the same one again can be saved.
-#[test]
-fn whether_a_waker_is_the_callback() {
-    let ctx = WaitCtx::new();
-    let ((_, one), (_, other)) = (counting(), counting());
-    assert!(!ctx.callback_will_wake(&one));
-    ctx.set_callback(Some(one.clone()));
-    assert!(ctx.callback_will_wake(&one));
-    assert!(!ctx.callback_will_wake(&other));
-}
-
 /// S2 and S65: the status is 0 until it is set, may be any number, and stays, through jobs too.
 #[test]
 fn the_status_is_any_number_and_stays() {
@@ -95,7 +84,7 @@ fn the_status_is_any_number_and_stays() {
     ];
     let others = [4, -1, i32::MAX, i32::MIN].map(|raw| (raw, Status::Other(raw)));
     for (raw, status) in known.into_iter().chain(others) {
-        assert_eq!((Status::from_raw(raw), status.raw()), (status, raw));
+        assert_eq!((Status::from_raw(raw), status.to_raw()), (status, raw));
         let inside = ctx.clone();
         let job = paused_with(&ctx, move || {
             inside.set_status(status);

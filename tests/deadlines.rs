@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use asyncjob::io::Pausing;
 use asyncjob::offload::{Offload, OffloadError};
-use asyncjob::time::{self, Stopped, sleep, sleep_until, with_deadline, with_timeout, yield_now};
+use asyncjob::time::{self, sleep, sleep_until, with_deadline, with_timeout, yield_now};
 use asyncjob::waiting::{AwaitError, await_future, await_or_block};
-use asyncjob::{Job, Status, Step, WaitCtx, block_pause, start_job};
+use asyncjob::{Interrupted, Job, Status, Step, WaitCtx, block_pause, start_job};
 use drivers::{Drivers, EVERY, Rule};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -66,7 +66,7 @@ fn a_sleep_tells_the_driver_when_it_ends_and_then_no_longer() {
     let end = Instant::now() + HOUR;
     let job = paused(&ctx, move || sleep_until(end));
     assert_eq!((ctx.deadline(), ctx.status()), (Some(end), Status::Unsupported));
-    assert_eq!(job.cancel(), Some(Err(Stopped::Cancelled)));
+    assert_eq!(job.cancel(), Ok(Err(Interrupted::Cancelled)));
     assert_eq!((ctx.deadline(), ctx.status()), (None, Status::Other(7)), "as it was");
 }
 
@@ -95,9 +95,12 @@ fn everything_that_pauses_gives_up_at_the_deadline_under_every_driver() {
 
             let read = with_timeout(SOON, || stream.read(&mut [0]).unwrap_err().kind());
             assert_eq!(read, ErrorKind::TimedOut);
-            assert_eq!(with_timeout(SOON, || sleep(HOUR)), Err(Stopped::TimedOut));
+            assert_eq!(with_timeout(SOON, || sleep(HOUR)), Err(Interrupted::TimedOut));
             let future = with_timeout(SOON, || await_future(std::future::pending::<()>()));
-            assert!(matches!(future, Err(AwaitError::TimedOut)), "{future:?}");
+            assert!(
+                matches!(future, Err(AwaitError::Interrupted(Interrupted::TimedOut))),
+                "{future:?}"
+            );
             let work = with_timeout(SOON, || pool.run(move |_| held.recv().is_ok()));
             assert!(matches!(work, Err(OffloadError::TimedOut)), "{work:?}");
             // If a thread had begun it, the closure still owns its end; if none had, it was dropped unrun.
@@ -169,11 +172,11 @@ fn outside_a_job_a_deadline_holds_for_our_own_waits() {
     let mut a = Pausing::new(a).unwrap();
     let read = with_timeout(SOON, || a.read(&mut [0]));
     assert_eq!(read.unwrap_err().kind(), ErrorKind::TimedOut);
-    assert_eq!(with_timeout(SOON, || sleep(HOUR)), Err(Stopped::TimedOut));
-    assert_eq!(with_timeout(SOON, || sleep(Duration::MAX)), Err(Stopped::TimedOut));
+    assert_eq!(with_timeout(SOON, || sleep(HOUR)), Err(Interrupted::TimedOut));
+    assert_eq!(with_timeout(SOON, || sleep(Duration::MAX)), Err(Interrupted::TimedOut));
     let future = with_timeout(SOON, || await_or_block(std::future::pending::<()>()));
-    assert!(matches!(future, Err(AwaitError::TimedOut)));
-    assert_eq!(with_deadline(Instant::now(), yield_now), Err(Stopped::TimedOut));
+    assert!(matches!(future, Err(AwaitError::Interrupted(Interrupted::TimedOut))));
+    assert_eq!(with_deadline(Instant::now(), yield_now), Err(Interrupted::TimedOut));
     assert_eq!((yield_now(), time::deadline()), (Ok(()), None));
 }
 
@@ -191,7 +194,7 @@ fn where_a_job_may_not_pause_it_sleeps_on_the_thread() {
         let naps = (sleep(SOON), with_timeout(SOON, || sleep(HOUR)), yield_now());
         (naps, begin.elapsed() >= 2 * SOON)
     });
-    let expected = ((Ok(()), Err(Stopped::TimedOut), Ok(())), true);
+    let expected = ((Ok(()), Err(Interrupted::TimedOut), Ok(())), true);
     assert_eq!(finished(step.unwrap()), expected);
 }
 
@@ -221,7 +224,7 @@ fn a_yield_says_that_nothing_will_call_and_takes_it_back() {
     assert_eq!((ctx.status(), ctx.deadline()), (Status::Eagain, None));
     assert_eq!(finished(job.resume()), Ok(()));
     assert_eq!(ctx.status(), Status::Unsupported);
-    assert_eq!(paused(&ctx, yield_now).cancel(), Some(Err(Stopped::Cancelled)));
+    assert_eq!(paused(&ctx, yield_now).cancel(), Ok(Err(Interrupted::Cancelled)));
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn woken_by_an_fd() {
     let job = scheduler.spawn(move || {
         let mut reader = reader;
         let copy = reader.try_clone().unwrap();
-        current_job().unwrap().wait_ctx().set_wait_fd(WaitKey::unique(), copy);
+        current_job().unwrap().wait_ctx().add_wait_fd(WaitKey::unique(), copy);
         for _ in 0..10 {
             pause_job().unwrap();
             reader.read_exact(&mut [0]).unwrap();
@@ -106,7 +106,7 @@ fn woken_by_a_job_from_a_thread() {
     let keep = keep.unwrap();
     let spawner = thread::spawn(move || {
         let sum: u32 = (0..100).map(|n| handle.spawn(move || n).unwrap().join().unwrap()).sum();
-        keep.cancel();
+        keep.request_cancel();
         sum
     });
     let polls = host(&scheduler);
@@ -139,7 +139,7 @@ fn silent_with_nothing_to_do() {
     while scheduler.turn(Some(Duration::ZERO)).unwrap().ready != 0 {}
     scheduler.turn(Some(Duration::ZERO)).unwrap();
     assert!(!poll(&scheduler, now), "a paused job alone is no event");
-    waiting.unwrap().cancel();
+    waiting.unwrap().request_cancel();
     assert!(poll(&scheduler, None), "a cancellation is one");
     host(&scheduler);
     scheduler.turn(Some(Duration::ZERO)).unwrap();
@@ -153,7 +153,7 @@ fn two_schedulers_in_one_host() {
     let (reader, mut writer) = pipe().unwrap();
     let reads = a.spawn(move || {
         let copy = reader.try_clone().unwrap();
-        current_job().unwrap().wait_ctx().set_wait_fd(WaitKey::unique(), copy);
+        current_job().unwrap().wait_ctx().add_wait_fd(WaitKey::unique(), copy);
         pause_job().unwrap();
         (&reader).read(&mut [0; 8]).unwrap()
     });

@@ -16,7 +16,7 @@ use std::process::Command;
 use std::rc::Rc;
 
 use asyncjob::stack::quarantined;
-use asyncjob::{Cancelled, Job, JobBuilder, Pause, WaitCtx, WaitKey, current_job_id, pause_job, start_job};
+use asyncjob::{Job, JobBuilder, PauseError, Quarantined, WaitCtx, WaitKey, current_job_id, pause_job, start_job};
 use by_hand::{Drops, Log, finished, in_use, paused, paused_with, run, still_paused};
 
 /// Quarantined stacks are counted for the process, and tests share it: those that count run one at a time.
@@ -42,7 +42,7 @@ fn stubborn() -> Job<()> {
 #[test]
 fn a_cancelled_job_returns_through_its_own_code() {
     let job = paused(|| [pause_job(), pause_job(), pause_job()]);
-    assert_eq!(job.cancel(), Some([Err(Cancelled); 3]));
+    assert_eq!(job.cancel(), Ok([Err(PauseError::Cancelled); 3]));
     assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
@@ -50,7 +50,7 @@ fn a_cancelled_job_returns_through_its_own_code() {
 #[test]
 fn a_cancelled_job_may_try_a_thousand_pauses() {
     let job = paused(|| (0..1000).map(|_| pause_job()).filter(Result::is_err).count());
-    assert_eq!(job.cancel(), Some(1000));
+    assert_eq!(job.cancel(), Ok(1000));
 }
 
 /// S88: a job that does not end is given up after a thousand pauses. Its stack is quarantined: counted, kept in use for
@@ -71,8 +71,8 @@ fn a_job_that_does_not_end_is_quarantined() {
             }
         }
     });
-    let none: Option<()> = job.cancel();
-    assert_eq!(none, None);
+    let ended: Result<(), _> = job.cancel();
+    assert_eq!(ended, Err(Quarantined));
     assert_eq!(
         log.take().last().map(String::as_str),
         Some("1001"),
@@ -164,7 +164,7 @@ fn a_stubborn_job_dropped_while_the_thread_panics() {
     assert!(!std::thread::panicking());
     assert_eq!((quarantined(), in_use()), (before + 1, 1));
     let job = paused(pause_job);
-    assert_eq!(finished(job.resume()), Ok(Pause::Resumed));
+    assert_eq!(finished(job.resume()), Ok(()));
 }
 
 /// And with a job that panics itself when it is dropped there.
@@ -189,10 +189,10 @@ fn a_panicking_job_dropped_while_the_thread_panics() {
 /// A job started while the thread panics (by a destructor) does not pause, and says why.
 #[test]
 fn a_job_started_while_the_thread_panics() {
-    struct RunsAJob(Rc<Cell<Option<Pause>>>);
+    struct RunsAJob(Rc<Cell<Option<PauseError>>>);
     impl Drop for RunsAJob {
         fn drop(&mut self) {
-            self.0.set(run(pause_job).ok());
+            self.0.set(run(pause_job).err());
         }
     }
     let seen = Rc::new(Cell::new(None));
@@ -202,7 +202,7 @@ fn a_job_started_while_the_thread_panics() {
         resume_unwind(Box::new(()))
     }));
     assert!(failed.is_err());
-    assert_eq!(seen.get(), Some(Pause::Panicking));
+    assert_eq!(seen.get(), Some(PauseError::Panicking));
 }
 
 /// force_unwind: destructors run, the code after the pause does not; pauses of a destructor do nothing.
@@ -223,7 +223,7 @@ fn forced_unwinding_runs_destructors_only() {
         said.say("not reached");
     });
     job.force_unwind();
-    assert_eq!(log.take(), ["Ok(Panicking)", "first"]);
+    assert_eq!(log.take(), ["Err(Panicking)", "first"]);
     assert_eq!((in_use(), current_job_id()), (0, None));
     assert!(!std::thread::panicking());
 }
@@ -249,7 +249,7 @@ fn forced_unwinding_settles_the_fds() {
     let ctx = WaitCtx::new();
     let inside = ctx.clone();
     let job = paused_with(&ctx, move || {
-        inside.set_wait_fd(WaitKey::unique(), std::io::pipe().unwrap().0);
+        inside.add_wait_fd(WaitKey::unique(), std::io::pipe().unwrap().0);
         let _ = pause_job();
     });
     assert_eq!(ctx.changes().added.len(), 1);
@@ -281,13 +281,13 @@ fn an_abandoned_job_is_left_alone() {
     let before = quarantined();
     let (drops, ctx) = (Drops::default(), WaitCtx::new());
     let kept = drops.counted();
-    let Ok(step) = JobBuilder::new().name("abandoned").start(&ctx, move || {
+    let Ok(step) = JobBuilder::new().name("abandoned").wait_ctx(&ctx).start(move || {
         let _kept = kept;
         let _ = pause_job();
     }) else {
         panic!()
     };
-    still_paused(step).abandon();
+    still_paused(step).quarantine();
     assert_eq!((quarantined(), in_use(), drops.count()), (before + 1, 1, 0));
     run(|| ());
     assert_eq!(in_use(), 1);
@@ -301,10 +301,10 @@ fn every_way_out_lets_go_of_the_ctx() {
     type Way = (&'static str, fn(Job<()>));
     let ways: [Way; 6] = [
         ("resume", |job| finished(job.resume())),
-        ("cancel", |job| assert!(job.cancel().is_some())),
+        ("cancel", |job| assert!(job.cancel().is_ok())),
         ("drop", drop),
         ("force_unwind", Job::force_unwind),
-        ("abandon", Job::abandon),
+        ("abandon", Job::quarantine),
         ("cancel of a cancelled", |job| {
             let _ = run(move || job.cancel());
         }),
@@ -312,7 +312,7 @@ fn every_way_out_lets_go_of_the_ctx() {
     for (way, end) in ways {
         let ctx = WaitCtx::new();
         let (mut reader, writer) = std::io::pipe().unwrap();
-        ctx.set_wait_fd(WaitKey::unique(), writer);
+        ctx.add_wait_fd(WaitKey::unique(), writer);
         let job = paused_with(&ctx, || {
             let _ = pause_job();
         });
@@ -342,7 +342,7 @@ fn the_last_drop_of_a_ctx_may_run_jobs() {
         }
     }
     let ctx = WaitCtx::new();
-    ctx.set_wait_fd(WaitKey::unique(), RunsAJob(std::io::pipe().unwrap().0));
+    ctx.add_wait_fd(WaitKey::unique(), RunsAJob(std::io::pipe().unwrap().0));
     let job = paused_with(&ctx, || pause_job().unwrap());
     drop(ctx);
     finished(job.resume());
@@ -365,7 +365,7 @@ fn a_panic_in_the_last_drop_of_a_ctx_costs_no_stack() {
         }
     }
     let ctx = WaitCtx::new();
-    ctx.set_wait_fd(WaitKey::unique(), PanicsAtDrop(std::io::pipe().unwrap().0));
+    ctx.add_wait_fd(WaitKey::unique(), PanicsAtDrop(std::io::pipe().unwrap().0));
     let job = paused_with(&ctx, || {
         pause_job().unwrap();
     });
@@ -420,7 +420,7 @@ fn a_backtrace_names_the_function_that_paused() {
     let ctx = WaitCtx::new();
     let inside = ctx.clone();
     let mut job = paused_with(&ctx, move || {
-        inside.set_wait_fd(WaitKey::unique(), std::io::pipe().unwrap().0);
+        inside.add_wait_fd(WaitKey::unique(), std::io::pipe().unwrap().0);
         waits_for_the_signature() + waits_for_the_signature()
     });
     for _ in 0..3 {
@@ -449,5 +449,5 @@ fn cancelled_by_another_job() {
         job = still_paused(job.resume());
     }
     let count = start_job(&WaitCtx::new(), move || job.cancel());
-    assert_eq!(finished(count.unwrap()), Some(1000));
+    assert_eq!(finished(count.unwrap()), Ok(1000));
 }

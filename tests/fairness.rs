@@ -9,8 +9,11 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use asyncjob::scheduler::{BATCH, JoinHandle, Scheduler};
-use asyncjob::{Status, WaitFd, WaitKey, current_job, pause_job};
+use asyncjob::scheduler::{self, JoinHandle, Scheduler};
+use asyncjob::{Status, WaitKey, current_job, pause_job};
+
+/// How many jobs of a kind a turn runs at most, as documented at `Scheduler::turn`.
+const BATCH: usize = 64;
 
 /// A job that is ready again as soon as it pauses, and counts its resumes.
 fn greedy(scheduler: &Scheduler) -> (Rc<Cell<usize>>, JoinHandle<()>) {
@@ -28,7 +31,7 @@ fn greedy(scheduler: &Scheduler) -> (Rc<Cell<usize>>, JoinHandle<()>) {
 /// Turns until `job` is done, and says how many resumes the greedy one got meanwhile.
 fn greed_until<T>(scheduler: &Scheduler, count: &Cell<usize>, job: JoinHandle<T>) -> usize {
     let before = count.get();
-    scheduler.run_until(job).unwrap().unwrap();
+    scheduler.run_until(job).unwrap();
     count.get() - before
 }
 
@@ -47,7 +50,7 @@ fn two_hundred_greedy_jobs_starve_nobody() {
     let (reader, mut writer) = pipe().unwrap();
     writer.write_all(b"x").unwrap();
     let by_fd = scheduler.spawn(move || {
-        current_job().unwrap().wait_ctx().set_wait_fd(WaitKey::unique(), reader);
+        current_job().unwrap().wait_ctx().add_wait_fd(WaitKey::unique(), reader);
         pause_job().unwrap();
     });
     // A deadline that is over.
@@ -72,9 +75,9 @@ fn two_hundred_greedy_jobs_starve_nobody() {
         let handle = scheduler.handle();
         thread::spawn(move || handle.spawn(|| ()).unwrap().join().unwrap())
     };
-    scheduler.run_until(by_fd.unwrap()).unwrap().unwrap();
-    scheduler.run_until(by_deadline.unwrap()).unwrap().unwrap();
-    scheduler.run_until(by_callback.unwrap()).unwrap().unwrap();
+    scheduler.run_until(by_fd.unwrap()).unwrap();
+    scheduler.run_until(by_deadline.unwrap()).unwrap();
+    scheduler.run_until(by_callback.unwrap()).unwrap();
     while !by_thread.is_finished() {
         scheduler.turn(Some(Duration::ZERO)).unwrap();
     }
@@ -97,11 +100,7 @@ fn an_fd_is_seen_within_a_batch() {
     let (count, _job) = greedy(&scheduler);
     let (reader, mut writer) = pipe().unwrap();
     let waiting = scheduler.spawn(move || {
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
-        current_job()
-            .unwrap()
-            .wait_ctx()
-            .set_wait_fd_with(WaitFd::new(WaitKey::unique(), fd), Box::new(reader));
+        current_job().unwrap().wait_ctx().add_wait_fd(WaitKey::unique(), reader);
         pause_job().unwrap();
     });
     for _ in 0..10 {
@@ -142,19 +141,16 @@ fn a_callback_is_seen_in_the_next_turn() {
 /// A job that spawns others without end does not keep the others from running.
 #[test]
 fn a_spawner_starves_nobody() {
-    let scheduler = Rc::new(Scheduler::new().unwrap());
+    let scheduler = Scheduler::new().unwrap();
     let stop = Rc::new(Cell::new(false));
-    fn spawn_again(scheduler: &Rc<Scheduler>, stop: &Rc<Cell<bool>>) {
-        let (again, stopped) = (scheduler.clone(), stop.clone());
-        let next = move || {
-            if !stopped.get() {
-                spawn_again(&again, &stopped);
-            }
-        };
-        drop(scheduler.spawn(next).unwrap());
+    fn spawn_again(stop: Rc<Cell<bool>>) {
+        if !stop.get() {
+            scheduler::spawn(move || spawn_again(stop)).unwrap().detach();
+        }
     }
     for _ in 0..2 * BATCH {
-        spawn_again(&scheduler, &stop);
+        let stop = stop.clone();
+        scheduler.spawn(move || spawn_again(stop)).unwrap().detach();
     }
     let (count, job) = greedy(&scheduler);
     for _ in 0..100 {
@@ -162,7 +158,7 @@ fn a_spawner_starves_nobody() {
     }
     assert!(count.get() >= 50, "{} resumes in 100 turns", count.get());
     stop.set(true);
-    job.cancel();
+    job.request_cancel();
     scheduler.run().unwrap();
 }
 

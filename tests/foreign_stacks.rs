@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use asyncjob::stack::{TooLate, set_stack_memory};
-use asyncjob::{PoolConfig, StartError, Step, WaitCtx, cleanup_thread, init_thread, pause_job, start_job};
+use asyncjob::{PoolConfig, StartErrorKind, Step, WaitCtx, cleanup_thread, init_thread, pause_job, start_job};
 
 static GIVEN: AtomicUsize = AtomicUsize::new(0);
 static TAKEN_BACK: AtomicUsize = AtomicUsize::new(0);
@@ -60,10 +60,8 @@ fn the_programs_own_memory_carries_jobs_and_comes_back() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(matches!(
-        start_job(&ctx, deep),
-        Err(StartError::NoJobs { limit: 3, .. })
-    ));
+    let refused = start_job(&ctx, deep).unwrap_err();
+    assert!(matches!(refused.kind(), StartErrorKind::NoJobs { limit: 3 }));
     assert_eq!((GIVEN.load(Relaxed), TAKEN_BACK.load(Relaxed)), (3, 0));
     for job in jobs {
         assert!(matches!(job.resume(), Step::Finished(40_000)));
@@ -76,5 +74,6 @@ fn the_programs_own_memory_carries_jobs_and_comes_back() {
     assert_eq!((GIVEN.load(Relaxed), TAKEN_BACK.load(Relaxed)), (3, 3));
 
     REFUSES.store(true, Relaxed);
-    assert!(matches!(start_job(&ctx, deep), Err(StartError::NoStack { .. })));
+    let refused = start_job(&ctx, deep).unwrap_err();
+    assert!(matches!(refused.kind(), StartErrorKind::NoStack(_)));
 }

@@ -9,7 +9,8 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
-use asyncjob::{Job, JobBuilder, Step, SwitchHooks, WaitCtx, block_pause, current_job_id, pause_job};
+use asyncjob::hooks::SwitchHooks;
+use asyncjob::{Job, JobBuilder, PauseError, Step, block_pause, current_job_id, pause_job};
 use by_hand::{Log, finished, paused, run, still_paused};
 
 /// How often each hook was called.
@@ -38,10 +39,7 @@ impl SwitchHooks for Calls {
 }
 
 fn start<T: 'static>(calls: &Calls, f: impl FnOnce() -> T + 'static) -> Step<T> {
-    JobBuilder::new()
-        .hooks(calls.clone())
-        .start(&WaitCtx::new(), f)
-        .unwrap()
+    JobBuilder::new().hooks(calls.clone()).start(f).unwrap()
 }
 
 #[test]
@@ -70,7 +68,7 @@ fn not_at_a_pause_that_does_not_switch() {
     let inside = calls.clone();
     finished(start(&calls, move || {
         let _guard = block_pause();
-        pause_job().unwrap();
+        assert_eq!(pause_job(), Err(PauseError::Blocked));
         inside.expect(1, 0);
     }));
     calls.expect(1, 1);
@@ -78,7 +76,7 @@ fn not_at_a_pause_that_does_not_switch() {
 
 #[test]
 fn around_cancel_and_drop() {
-    for cancel in [|job: Job<()>| assert!(job.cancel().is_some()), drop::<Job<()>>] {
+    for cancel in [|job: Job<()>| assert!(job.cancel().is_ok()), drop::<Job<()>>] {
         let calls = Calls::default();
         let job = still_paused(start(&calls, || {
             assert!(pause_job().is_err());
@@ -103,7 +101,7 @@ fn around_forced_unwinding_and_not_at_abandoning() {
     still_paused(start(&calls, || {
         let _ = pause_job();
     }))
-    .abandon();
+    .quarantine();
     calls.expect(1, 1);
 }
 
@@ -166,7 +164,7 @@ fn on_the_resumers_side() {
     }
     let log = Log::default();
     let hooks = JobBuilder::new().hooks(WhoIsCurrent(log.clone()));
-    let job = still_paused(hooks.start(&WaitCtx::new(), || pause_job().unwrap()).unwrap());
+    let job = still_paused(hooks.start(|| pause_job().unwrap()).unwrap());
     assert_eq!(log.take(), ["enter in None", "leave in None"]);
     let outer = run(move || {
         finished(job.resume());
@@ -188,14 +186,14 @@ fn they_are_dropped_with_the_job() {
     }
     let log = Log::default();
     let hooks = JobBuilder::new().hooks(Telling(log.at_drop("hooks dropped")));
-    let job = still_paused(hooks.start(&WaitCtx::new(), || pause_job().unwrap()).unwrap());
+    let job = still_paused(hooks.start(|| pause_job().unwrap()).unwrap());
     assert_eq!(log.take(), [""; 0]);
     finished(job.resume());
     assert_eq!(log.take(), ["hooks dropped"]);
 
     asyncjob::init_thread(asyncjob::PoolConfig::new().limit(0)).unwrap();
     let hooks = JobBuilder::new().hooks(Telling(log.at_drop("hooks dropped")));
-    assert!(hooks.start(&WaitCtx::new(), || ()).is_err());
+    assert!(hooks.start(|| ()).is_err());
     assert_eq!(log.take(), ["hooks dropped"]);
 }
 
@@ -217,7 +215,7 @@ fn swapped_state_travels_and_other_state_does_not() {
     }
     let job = |own: u32| {
         let hooks = JobBuilder::new().hooks(Swap(own));
-        let step = hooks.start(&WaitCtx::new(), || {
+        let step = hooks.start(|| {
             let seen = (SWAPPED.get(), SHARED.get());
             SWAPPED.set(SWAPPED.get() + 100);
             SHARED.set(SHARED.get() + 1);

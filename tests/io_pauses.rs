@@ -303,7 +303,7 @@ fn a_socket_outlives_the_ctx_and_does_not_keep_it() {
     let (mut here, there) = pair();
     let ctx = WaitCtx::new();
     let engine = CleanedUp(Arc::clone(&cleanups), UnixStream::pair().unwrap().0);
-    ctx.set_wait_fd(WaitKey::unique(), engine);
+    ctx.add_wait_fd(WaitKey::unique(), engine);
     let job = paused(&ctx, move || {
         here.read_exact(&mut [0]).unwrap();
         here
@@ -420,7 +420,7 @@ fn an_entry_of_an_engine_counts_beside_the_socket() {
     let ctx = WaitCtx::new();
     let (engine, _end) = UnixStream::pair().unwrap();
     let number = engine.as_raw_fd();
-    ctx.set_wait_fd(WaitKey::unique(), engine);
+    ctx.add_wait_fd(WaitKey::unique(), engine);
     let job = paused(&ctx, move || here.read_exact(&mut [0]));
     let fds: Vec<WaitFd> = ctx.fds();
     assert_eq!((fds.len(), fds[1].fd), (2, number));

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -12,11 +11,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use asyncjob::job_future::{JobError, JobFuture, in_job};
+use asyncjob::hooks::SwitchHooks;
+use asyncjob::job_future::{JobError, JobFuture};
 use asyncjob::waiting::{AwaitError, await_future, await_or_block};
 use asyncjob::{
-    Pause, PoolConfig, Status, SwitchHooks, WaitFd, WaitKey, block_pause, current_job, free_job, init_thread,
-    pause_job, pool_stats,
+    JobBuilder, PoolConfig, Status, WaitKey, block_pause, current_job, free_job, in_job, init_thread, pause_job,
+    pool_stats,
 };
 
 /// Counts how often a task was woken.
@@ -244,7 +244,7 @@ fn a_future_dropped_while_its_job_is_paused_cancels_it_and_leaks_nothing() {
     assert_eq!(drops.get(), 3, "destructors on the job's stack ran");
     assert_eq!(
         *ends.borrow(),
-        ["Err(Cancelled)"; 3],
+        ["Err(Interrupted(Cancelled))"; 3],
         "and its own code, through the error"
     );
     assert!(
@@ -386,7 +386,7 @@ fn status_eagain_resumes_after_a_turn_of_the_runtime() {
     }));
     assert!(task.poll(job.as_mut()).is_pending());
     assert_eq!(task.wakes(), 1, "no callback will come, so the task wakes itself");
-    assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(Ok(Pause::Resumed)))));
+    assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(Ok(())))));
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn status_err_cancels_the_job() {
     let Poll::Ready(Err(error)) = Task::new().poll(pin!(&mut job)) else {
         panic!("nothing to wait for")
     };
-    assert!(matches!(error, JobError::Broken), "{error}");
+    assert!(matches!(error, JobError::EngineFailed), "{error}");
     assert_eq!((was_cancelled.get(), pool_stats().in_use), (true, 0));
 }
 
@@ -417,7 +417,7 @@ fn status_ok_waits_for_the_callback_even_if_it_came_first() {
     }));
     assert!(task.poll(job.as_mut()).is_pending());
     assert!(task.wakes() >= 1, "the wake is not lost");
-    assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(Pause::Resumed))));
+    assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(()))));
 }
 
 #[test]
@@ -426,14 +426,14 @@ fn a_pause_without_a_reason_is_polled_by_resuming() {
     let mut job = pin!(JobFuture::new(|| pause_job().unwrap()));
     assert!(task.poll(job.as_mut()).is_pending());
     assert_eq!(task.wakes(), 1);
-    assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(Pause::Resumed))));
+    assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(()))));
 }
 
 #[test]
 fn a_wait_for_an_fd_or_a_deadline_needs_a_watch() {
     let for_an_fd = JobFuture::new(|| {
         let (reader, _writer) = std::io::pipe().unwrap();
-        current_job().unwrap().wait_ctx().set_wait_fd(WaitKey::unique(), reader);
+        current_job().unwrap().wait_ctx().add_wait_fd(WaitKey::unique(), reader);
         pause_job().is_err()
     });
     let for_time = JobFuture::new(|| {
@@ -458,10 +458,10 @@ fn the_watch_says_when_to_resume() {
         let (asked, ready) = (Rc::clone(&asked), Rc::clone(&ready));
         let job = JobFuture::new(|| {
             let (reader, writer) = std::io::pipe().unwrap();
-            let fd = WaitFd::new(WaitKey::unique(), reader.as_raw_fd());
             let ctx = current_job().unwrap().wait_ctx().clone();
-            ctx.set_wait_fd_with(fd, Box::new((reader, writer)));
-            pause_job().unwrap()
+            ctx.add_wait_fd(WaitKey::unique(), reader);
+            pause_job().unwrap();
+            drop(writer);
         });
         job.watch(move |ctx, _task| {
             asked.set(asked.get() + 1);
@@ -545,11 +545,11 @@ fn whoever_is_called_and_finds_the_job_taken_stays_first_in_line() {
         let job = start();
         assert!(first.poll(first_place.as_mut()).is_pending());
         assert!(second.poll(second_place.as_mut()).is_pending());
-        job.cancel();
+        job.cancel().unwrap().unwrap_err();
         assert_eq!((first.wakes(), second.wakes()), (1, 0));
         let job = start(); // somebody who did not wait
         assert!(first.poll(first_place.as_mut()).is_pending());
-        job.cancel();
+        job.cancel().unwrap().unwrap_err();
         assert_eq!((first.wakes(), second.wakes()), (2, 0));
         init_thread(PoolConfig::new().limit(2)).unwrap();
         assert_eq!(
@@ -612,13 +612,14 @@ fn hooks_keep_the_task_locals_of_interleaved_jobs_apart() {
         let door = Door::default();
         let job = {
             let door = door.clone();
-            JobFuture::new(move || {
+            let builder = JobBuilder::new().hooks(Request(request)).name("request");
+            builder.future(move || {
                 REQUEST.set(REQUEST.get() * 10);
                 await_future(door).unwrap();
                 REQUEST.get()
             })
         };
-        (door, job.hooks(Request(request)).name("request"))
+        (door, job)
     });
     for (_, job) in &mut jobs {
         assert!(task.poll(pin!(job)).is_pending());

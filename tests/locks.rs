@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
-use asyncjob::{Status, WaitCtx, WaitFd, WaitKey, block_pause, current_job_id, pause_job, start_job};
-use by_hand::{finished, paused_with, still_paused};
+use asyncjob::{Status, WaitCtx, WaitKey, block_pause, current_job_id, pause_job, start_job};
+use by_hand::{add_number, finished, number, paused_with, still_paused};
 
 #[derive(PartialEq)]
 enum Gate {
@@ -72,7 +72,7 @@ fn sleeps(thread: i32, done: &AtomicBool) -> bool {
 #[test]
 fn jobs_run_while_another_thread_holds_the_lock() {
     let ctx = WaitCtx::new();
-    ctx.set_wait_fd_with(WaitFd::new(WaitKey::unique(), 3), Box::new(()));
+    add_number(&ctx, number(WaitKey::unique(), 3), ());
     let job = paused_with(&ctx, || {
         while pause_job().is_ok() {}
         current_job_id()
@@ -121,7 +121,7 @@ fn jobs_run_while_another_thread_holds_the_lock() {
         });
         finished(step.unwrap());
     }
-    assert!(job.cancel().is_some());
+    assert!(job.cancel().is_ok());
     assert!(!done.load(Ordering::Acquire), "the lock was held all the while");
 
     *GATE.lock().unwrap() = Gate::Released;

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use asyncjob::offload::{Offload, OffloadError, State, TryRunError};
 use asyncjob::time::{with_deadline, yield_now};
-use asyncjob::{Job, Status, Step, WaitCtx, block_pause, callback, start_job};
+use asyncjob::{Job, Status, Step, WaitCtx, block_pause, start_job, waker_fn};
 use drivers::{Drivers, EVERY};
 
 /// A pool of one thread, which is busy until the gate is opened.
@@ -141,7 +141,7 @@ fn completion_is_by_the_drivers_callback_if_there_is_one() {
     let busy = Busy::new(1);
     let calls = Arc::new(AtomicUsize::new(0));
     let (ctx, counter) = (WaitCtx::new(), Arc::clone(&calls));
-    ctx.set_callback(Some(callback(move || {
+    ctx.set_callback(Some(waker_fn(move || {
         counter.fetch_add(1, SeqCst);
     })));
     let pool = busy.pool.clone();
@@ -151,23 +151,6 @@ fn completion_is_by_the_drivers_callback_if_there_is_one() {
     assert_eq!(finish(job).unwrap(), 1);
     assert_eq!(calls.load(SeqCst), 1);
     assert_eq!(ctx.status(), Status::Unsupported, "as it was");
-}
-
-#[test]
-fn completion_is_by_fd_without_a_callback_or_if_asked() {
-    let asked = Offload::builder().threads(1).complete_by_fd().build(|| Ok(())).unwrap();
-    for (pool, with_callback) in [(asked, true), (Offload::new(1).unwrap(), false)] {
-        let ctx = WaitCtx::new();
-        if with_callback {
-            ctx.set_callback(Some(callback(|| panic!("this one completes by fd"))));
-        }
-        let (gate, opened) = channel::<()>();
-        let job = paused(&ctx, move || pool.run(move |_| opened.recv().is_err()));
-        assert_eq!((ctx.status(), ctx.fds().len()), (Status::Unsupported, 1));
-        drop(gate);
-        assert!(finish(job).unwrap());
-        assert!(ctx.fds().is_empty());
-    }
 }
 
 #[test]
@@ -285,7 +268,7 @@ fn a_panic_of_a_value_that_is_dropped_late_costs_no_thread() {
     let pool = busy.pool.clone();
     busy.open();
     is_running.recv().unwrap();
-    assert!(matches!(abandoned.cancel(), Some(Err(OffloadError::Cancelled))));
+    assert!(matches!(abandoned.cancel(), Ok(Err(OffloadError::Cancelled))));
     drop(gate);
     assert_eq!(as_job(move || pool.run(|_| 5)).unwrap(), 5);
 }
@@ -363,13 +346,13 @@ fn a_cancelled_job_takes_its_closure_out_of_the_queue() {
     let (queued, first, second) = (spawn(), spawn(), spawn());
     assert_eq!((busy.pool.stats().queued, busy.pool.stats().waiting_for_room), (1, 2));
 
-    assert!(matches!(first.cancel(), Some(Err(OffloadError::Cancelled))));
+    assert!(matches!(first.cancel(), Ok(Err(OffloadError::Cancelled))));
     assert_eq!(
         (drops.load(SeqCst), busy.pool.stats().waiting_for_room),
         (1, 1),
         "it waited for room"
     );
-    assert!(matches!(queued.cancel(), Some(Err(OffloadError::Cancelled))));
+    assert!(matches!(queued.cancel(), Ok(Err(OffloadError::Cancelled))));
     assert_eq!(
         (drops.load(SeqCst), busy.pool.stats().queued),
         (2, 0),
@@ -417,7 +400,7 @@ fn a_job_that_is_cancelled_takes_nothing_from_a_closure_that_runs() {
         })
     });
     has_begun.recv().unwrap();
-    assert!(matches!(job.cancel(), Some(Err(OffloadError::Cancelled))));
+    assert!(matches!(job.cancel(), Ok(Err(OffloadError::Cancelled))));
     drop(gate);
     assert_eq!(told.recv().unwrap(), 7 << 16);
 }

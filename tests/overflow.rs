@@ -173,14 +173,17 @@ fn overflow_after_install(how: fn()) {
 fn overflow(how: fn()) {
     init_thread(PoolConfig::new().stack_size(StackSize::MIN)).unwrap();
     let ctx = WaitCtx::new();
-    let peer = JobBuilder::new().name("peer").start(&ctx, || {
+    let peer = JobBuilder::new().name("peer").wait_ctx(&ctx).start(|| {
         std::hint::black_box([1u8; 5000]);
         pause_job().is_ok()
     });
-    let signer = JobBuilder::new().name(String::from("signer")).start(&ctx, move || {
-        eprintln!("id of the signer: {}", asyncjob::current_job_id().unwrap());
-        how();
-    });
+    let signer = JobBuilder::new()
+        .name(String::from("signer"))
+        .wait_ctx(&ctx)
+        .start(move || {
+            eprintln!("id of the signer: {}", asyncjob::current_job_id().unwrap());
+            how();
+        });
     panic!("the child survived: {} {}", peer.is_ok(), signer.is_ok());
 }
 

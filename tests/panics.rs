@@ -121,7 +121,7 @@ fn caught_inside_the_job() {
     struct PausesAtDrop;
     impl Drop for PausesAtDrop {
         fn drop(&mut self) {
-            assert_eq!(pause_job(), Ok(asyncjob::Pause::Panicking));
+            assert_eq!(pause_job(), Err(asyncjob::PauseError::Panicking));
         }
     }
     let job = paused(|| {
@@ -143,7 +143,7 @@ fn caught_inside_the_job() {
 #[test]
 fn with_a_name_and_hooks() {
     struct Nothing(#[allow(dead_code, reason = "held for its drop")] by_hand::Counted);
-    impl asyncjob::SwitchHooks for Nothing {
+    impl asyncjob::hooks::SwitchHooks for Nothing {
         fn enter(&mut self) {}
         fn leave(&mut self) {}
     }
@@ -151,7 +151,7 @@ fn with_a_name_and_hooks() {
     let builder = JobBuilder::new()
         .name(String::from("named"))
         .hooks(Nothing(drops.counted()));
-    let panic = thrown(|| builder.start(&WaitCtx::new(), || throw("named")).map(drop));
+    let panic = thrown(|| builder.start(|| throw("named")).map(drop));
     assert_eq!((panic, drops.count()), (Some("named"), 1));
     all_is_well();
 }

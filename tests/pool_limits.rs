@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::thread;
 
 use asyncjob::{
-    JobBuilder, PoolConfig, PoolError, StackSize, StartError, Step, WaitCtx, cleanup_thread, current_job, init_thread,
-    pause_job, pool_stats, start_job,
+    JobBuilder, PoolConfig, PoolError, StackSize, StartErrorKind, Step, WaitCtx, cleanup_thread, current_job,
+    init_thread, pause_job, pool_stats, start_job,
 };
 use by_hand::{finished, paused};
 
@@ -96,10 +96,8 @@ fn a_second_setup_counts_the_jobs_of_the_first() {
     let jobs = [paused(pausing), paused(pausing), paused(pausing)];
     init_thread(PoolConfig::new().limit(3)).unwrap();
     expect(0, 3, Some(3));
-    assert!(matches!(
-        start_job(&WaitCtx::new(), || ()),
-        Err(StartError::NoJobs { limit: 3, .. })
-    ));
+    let refused = start_job(&WaitCtx::new(), || ()).unwrap_err();
+    assert!(matches!(refused.kind(), StartErrorKind::NoJobs { limit: 3 }));
     drop(jobs);
     expect(3, 0, Some(3));
 }
@@ -128,7 +126,7 @@ fn exhaustion_gives_the_closure_back() {
         let error = start_job(&WaitCtx::new(), move || ran.set(ran.get() + 1))
             .err()
             .unwrap();
-        let StartError::NoJobs { limit, .. } = &error else {
+        let StartErrorKind::NoJobs { limit, .. } = error.kind() else {
             panic!("{error}")
         };
         assert_eq!(*limit, 1);
@@ -164,21 +162,22 @@ fn starts_until_memory_is_out() {
     let size = StackSize::at_least(1 << 20);
     let mut jobs = Vec::new();
     let error = loop {
-        match JobBuilder::new().stack_size(size).start(&WaitCtx::new(), pausing) {
+        match JobBuilder::new().stack_size(size).start(pausing) {
             Ok(Step::Paused(job)) => jobs.push(job),
             Ok(Step::Finished(())) => unreachable!(),
             Err(error) => break error,
         }
         assert!(jobs.len() < 1000, "600 MB hold no thousand stacks of 1 MiB");
     };
-    let StartError::NoStack { closure, source } = error else {
+    let StartErrorKind::NoStack(source) = error.kind() else {
         panic!("{error}")
     };
     assert_eq!(source.kind(), std::io::ErrorKind::OutOfMemory, "{source}");
     let in_use = pool_stats().in_use;
     assert_eq!(in_use, jobs.len(), "the stack that was not had is not counted");
     jobs.truncate(jobs.len() - 2);
-    let step = JobBuilder::new().stack_size(size).start(&WaitCtx::new(), closure);
+    let (builder, closure) = error.into_parts();
+    let step = builder.start(closure);
     assert!(matches!(step, Ok(Step::Paused(_))), "there is room again");
 }
 
@@ -262,7 +261,7 @@ fn threads_do_not_share_a_limit() {
 fn asking_for_the_pools_own_size_reuses_its_stacks() {
     for _ in 0..1000 {
         let job = JobBuilder::new().stack_size(StackSize::default());
-        finished(job.start(&WaitCtx::new(), || ()).unwrap());
+        finished(job.start(|| ()).unwrap());
     }
     assert!(pool_stats().idle < 100, "{:?}", pool_stats());
 }
@@ -272,13 +271,13 @@ fn asking_for_the_pools_own_size_reuses_its_stacks() {
 fn a_job_of_another_size_counts_too() {
     init_thread(PoolConfig::new().limit(2).precreate(2)).unwrap();
     let large = JobBuilder::new().stack_size(StackSize::at_least(1 << 20));
-    let Ok(Step::Paused(job)) = large.start(&WaitCtx::new(), pausing) else {
+    let Ok(Step::Paused(job)) = large.start(pausing) else {
         panic!()
     };
     expect(1, 1, Some(2));
     let other = paused(pausing);
     let larger = JobBuilder::new().stack_size(StackSize::at_least(2 << 20));
-    assert!(larger.start(&WaitCtx::new(), pausing).is_err());
+    assert!(larger.start(pausing).is_err());
     finished(job.resume());
     expect(0, 1, Some(2));
     finished(other.resume());

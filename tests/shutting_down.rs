@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::{JoinError, Scheduler, Workers};
 use asyncjob::waiting::await_or_block;
-use asyncjob::{SpawnError, Status, current_job, pause_job, pool_stats};
+use asyncjob::{SpawnErrorKind, Status, current_job, pause_job, pool_stats};
 
 fn wait_for_ever() {
     current_job().unwrap().wait_ctx().set_status(Status::Ok);
@@ -43,7 +43,7 @@ fn the_report_tells_what_became_of_the_jobs() {
 fn it_returns_when_the_last_job_has_ended() {
     for within in [Duration::from_secs(3600), Duration::MAX] {
         let scheduler = Scheduler::new().unwrap();
-        drop(scheduler.spawn(|| pause_job().unwrap()).unwrap());
+        scheduler.spawn(|| pause_job().unwrap()).unwrap().detach();
         let report = scheduler.shutdown(within).unwrap();
         assert_eq!((report.finished, report.cancelled), (1, 0));
         assert_eq!(Workers::new(2).unwrap().shutdown(within).finished, 0);
@@ -67,7 +67,7 @@ fn no_more_jobs_are_taken() {
     assert_eq!(job.unwrap().join().unwrap(), "shutting down");
     assert!(report.finished >= 1);
     let refused = scheduler.spawn(|| 4).unwrap_err();
-    assert!(matches!(refused, SpawnError::ShuttingDown { .. }));
+    assert_eq!(refused.kind(), &SpawnErrorKind::ShuttingDown);
     assert_eq!(refused.into_closure()(), 4);
     drop(scheduler);
     let refused = thread::spawn(move || handle.spawn(|| 5).unwrap_err().into_closure()());
@@ -151,8 +151,8 @@ fn waiting_for_room_of_a_scheduler_that_goes_away() {
     let _job = scheduler.spawn(wait_for_ever).unwrap();
     let handle = scheduler.handle();
     let waiter = thread::spawn(move || {
-        await_or_block(handle.room()).unwrap();
-        matches!(handle.spawn(|| ()), Err(SpawnError::ShuttingDown { .. }))
+        await_or_block(handle.capacity()).unwrap();
+        handle.spawn(|| ()).unwrap_err().kind() == &SpawnErrorKind::ShuttingDown
     });
     let _ = scheduler.shutdown(Duration::ZERO).unwrap();
     drop(scheduler);
@@ -163,7 +163,7 @@ fn waiting_for_room_of_a_scheduler_that_goes_away() {
 #[test]
 fn the_deadline_is_the_deadline() {
     let scheduler = Scheduler::new().unwrap();
-    drop(scheduler.spawn(wait_for_ever).unwrap());
+    scheduler.spawn(wait_for_ever).unwrap().detach();
     let deadline = Instant::now() + Duration::from_millis(10);
     let report = scheduler.shutdown(Duration::from_millis(10)).unwrap();
     assert!(Instant::now() >= deadline);
@@ -189,12 +189,8 @@ fn workers_report_the_sum() {
         })
         .map(Result::unwrap)
         .collect();
-    while workers
-        .each(|scheduler| scheduler.jobs().len())
-        .into_iter()
-        .sum::<usize>()
-        < 30
-    {
+    let started = || workers.broadcast(|scheduler| scheduler.jobs().len()).unwrap();
+    while started().into_iter().sum::<usize>() < 30 {
         thread::yield_now();
     }
     running.store(false, Ordering::Relaxed);

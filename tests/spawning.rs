@@ -10,17 +10,17 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use asyncjob::scheduler::{JoinError, JoinHandle, Scheduler};
+use asyncjob::scheduler::{self, JoinError, JoinHandle, Scheduler};
 use asyncjob::waiting::{AwaitError, await_future, await_or_block};
 use asyncjob::{
-    JobBuilder, PoolConfig, SpawnError, Status, WaitCtx, WaitFd, WaitKey, current_job, init_thread, pause_job,
-    pool_stats,
+    Interrupted, JobBuilder, PauseError, PoolConfig, SpawnErrorKind, Status, WaitCtx, WaitKey, current_job,
+    init_thread, pause_job, pool_stats,
 };
-use by_hand::{Drops, Log, in_use};
+use by_hand::{Drops, Log, add_number, in_use, number};
 
 #[track_caller]
 fn outcome<T>(scheduler: &Scheduler, handle: JoinHandle<T>) -> Result<T, JoinError> {
-    scheduler.run_until(handle).unwrap()
+    scheduler.run_until(handle)
 }
 
 fn turn(scheduler: &Scheduler) {
@@ -28,7 +28,7 @@ fn turn(scheduler: &Scheduler) {
 }
 
 /// Waits for a callback that nobody calls.
-fn wait_for_ever() -> Result<(), asyncjob::Cancelled> {
+fn wait_for_ever() -> Result<(), PauseError> {
     current_job().unwrap().wait_ctx().set_status(Status::Ok);
     loop {
         pause_job()?;
@@ -42,7 +42,7 @@ fn a_job_runs_in_the_next_turn() {
     let log = Log::default();
     for name in ["a", "b", "c"] {
         let said = log.clone();
-        drop(scheduler.spawn(move || said.say(name)).unwrap());
+        scheduler.spawn(move || said.say(name)).unwrap().detach();
     }
     assert_eq!((log.take(), scheduler.live_jobs()), (vec![], 3));
     turn(&scheduler);
@@ -86,7 +86,10 @@ fn joined_in_a_job() {
     let log = Log::default();
     let said = log.clone();
     let joiner = scheduler.spawn(move || slow.join().unwrap() + 1).unwrap();
-    drop(scheduler.spawn(move || said.say("others run meanwhile")).unwrap());
+    scheduler
+        .spawn(move || said.say("others run meanwhile"))
+        .unwrap()
+        .detach();
     assert_eq!(outcome(&scheduler, joiner).unwrap(), 2);
     assert_eq!(log.take(), ["others run meanwhile"]);
 }
@@ -182,13 +185,16 @@ fn a_join_that_is_interrupted() {
     let mut target = target.unwrap();
     let joiner = scheduler.spawn(move || {
         let result = await_future(&mut target);
-        (matches!(result, Err(AwaitError::Cancelled)), target)
+        (
+            matches!(result, Err(AwaitError::Interrupted(Interrupted::Cancelled))),
+            target,
+        )
     });
     let joiner = joiner.unwrap();
     let (sender, kept) = mpsc::channel();
     let canceller = scheduler.spawn(move || {
         turns_pass(1);
-        joiner.cancel();
+        joiner.request_cancel();
         sender.send(joiner).unwrap();
     });
     outcome(&scheduler, canceller.unwrap()).unwrap();
@@ -218,8 +224,8 @@ fn cancelled_while_paused() {
     });
     let job = job.unwrap();
     turn(&scheduler);
-    job.cancel();
-    job.cancel();
+    job.request_cancel();
+    job.request_cancel();
     assert_eq!(drops.count(), 0, "at the next turn");
     assert!(matches!(outcome(&scheduler, job), Err(JoinError::Cancelled)));
     assert_eq!(
@@ -235,7 +241,7 @@ fn cancelled_before_it_started() {
     let drops = Drops::default();
     let local = drops.counted();
     let job = scheduler.spawn(move || drop(local)).unwrap();
-    job.cancel();
+    job.request_cancel();
     let resumes = scheduler.stats().resumes;
     assert!(matches!(outcome(&scheduler, job), Err(JoinError::Cancelled)));
     assert_eq!((drops.count(), scheduler.live_jobs()), (1, 0));
@@ -248,7 +254,7 @@ fn cancelled_after_it_ended() {
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| 9).unwrap();
     scheduler.run().unwrap();
-    job.cancel();
+    job.request_cancel();
     turn(&scheduler);
     assert_eq!(job.join().unwrap(), 9);
 }
@@ -259,7 +265,7 @@ fn cancelled_from_a_thread() {
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(wait_for_ever).unwrap();
     let canceller = thread::spawn(move || {
-        job.cancel();
+        job.request_cancel();
         job.join()
     });
     scheduler.run().unwrap();
@@ -273,7 +279,7 @@ fn cancelled_while_running_or_ready() {
     let (sender, own) = mpsc::channel::<JoinHandle<()>>();
     let job = scheduler.spawn(move || {
         let me = own.recv().unwrap();
-        me.cancel();
+        me.request_cancel();
         assert!(pause_job().is_err(), "its next pause fails");
     });
     sender.send(job.unwrap()).unwrap();
@@ -290,7 +296,7 @@ fn cancelled_while_running_or_ready() {
     });
     let ready = ready.unwrap();
     turn(&scheduler);
-    ready.cancel();
+    ready.request_cancel();
     assert!(matches!(outcome(&scheduler, ready), Err(JoinError::Cancelled)));
 }
 
@@ -306,7 +312,7 @@ fn cancelled_and_stubborn() {
     });
     let job: JoinHandle<()> = job.unwrap();
     turn(&scheduler);
-    job.cancel();
+    job.request_cancel();
     let error = outcome(&scheduler, job).unwrap_err();
     assert!(matches!(error, JoinError::Quarantined), "{error}");
     assert_eq!(
@@ -328,11 +334,11 @@ fn a_panic_is_reported() {
             .unwrap(),
         scheduler.spawn(|| -> () { resume_unwind(Box::new(17u64)) }).unwrap(),
     ];
-    let expected = ["static text", "a string", "with a value that is no text"];
+    let expected = ["static text", "a string", "a value that is not text"];
     for (job, expected) in panics.into_iter().zip(expected) {
         let error = outcome(&scheduler, job).unwrap_err();
         assert_eq!(error.to_string(), format!("the job panicked: {expected}"));
-        assert!(error.into_panic().is_some());
+        assert!(matches!(error, JoinError::Panicked(_)));
     }
     assert_eq!(scheduler.stats().ended, 3);
 }
@@ -363,7 +369,10 @@ fn ten_thousand_panics() {
             for (n, job) in jobs.into_iter().enumerate() {
                 match job.join() {
                     Ok(value) => assert_eq!((value as usize, panics), (n, false)),
-                    Err(error) => assert_eq!(*error.into_panic().unwrap().downcast::<u32>().unwrap() as usize, n),
+                    Err(JoinError::Panicked(panic)) => {
+                        assert_eq!(*panic.into_payload().downcast::<u32>().unwrap() as usize, n)
+                    }
+                    Err(error) => panic!("{error}"),
                 }
             }
         }
@@ -388,12 +397,12 @@ fn the_bound_on_jobs() {
     let ran = Rc::new(Cell::new(false));
     let inside = ran.clone();
     let error = scheduler.spawn(move || inside.set(true)).unwrap_err();
-    assert!(matches!(error, SpawnError::Full { max_jobs: 3, .. }));
+    assert_eq!(error.kind(), &SpawnErrorKind::Full { max_jobs: 3 });
     assert_eq!(
         error.to_string(),
-        "all 3 jobs of the scheduler are in use: wait for room, or raise max_jobs"
+        "all 3 jobs of the scheduler are in use: wait for Handle::capacity, or raise max_jobs"
     );
-    paused.cancel();
+    paused.request_cancel();
     let _ = outcome(&scheduler, paused);
     let job = scheduler.spawn(error.into_closure()).unwrap();
     outcome(&scheduler, job).unwrap();
@@ -414,7 +423,7 @@ fn waiting_for_room() {
                     Ok(handle) => break handle,
                     Err(full) => job = full.into_closure(),
                 }
-                await_or_block(handle.room()).unwrap();
+                await_or_block(handle.capacity()).unwrap();
             };
             sender.send(handle_of_job).unwrap();
         }
@@ -468,9 +477,9 @@ fn cancelled_while_it_waits_for_a_stack() {
     let holder = scheduler.spawn(wait_for_ever).unwrap();
     let waiting = scheduler.spawn(|| unreachable!("it was cancelled")).unwrap();
     turn(&scheduler);
-    waiting.cancel();
+    waiting.request_cancel();
     turn(&scheduler);
-    holder.cancel();
+    holder.request_cancel();
     scheduler.run().unwrap();
     let waited: Result<(), _> = waiting.join();
     assert!(matches!(waited, Err(JoinError::Cancelled)), "{waited:?}");
@@ -483,8 +492,10 @@ fn no_stack_at_all() {
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| ()).unwrap();
     let error = outcome(&scheduler, job).unwrap_err();
-    assert!(matches!(error, JoinError::NoStack(_)), "{error}");
-    assert!(error.to_string().contains("init_thread"), "{error}");
+    let JoinError::NoStack(why) = error else {
+        panic!("{error}")
+    };
+    assert!(why.to_string().contains("init_thread"), "{why}");
     assert_eq!(scheduler.live_jobs(), 0);
 }
 
@@ -523,7 +534,7 @@ fn spawned_while_it_sleeps() {
         for _ in 0..1000 {
             handle.spawn(|| ()).unwrap().join().unwrap();
         }
-        sleeper.cancel();
+        sleeper.request_cancel();
     });
     scheduler.run().unwrap();
     spawner.join().unwrap();
@@ -532,19 +543,15 @@ fn spawned_while_it_sleeps() {
 /// Jobs that spawn jobs.
 #[test]
 fn spawned_by_jobs() {
-    fn tree(scheduler: &Rc<Scheduler>, depth: u32) -> u32 {
+    fn tree(depth: u32) -> u32 {
         if depth == 0 {
             return 1;
         }
-        let children = [(); 2].map(|()| {
-            let inside = scheduler.clone();
-            scheduler.spawn(move || tree(&inside, depth - 1)).unwrap()
-        });
-        children.into_iter().map(|child| child.join().unwrap()).sum()
+        let children = [(); 2].map(|()| scheduler::spawn(move || tree(depth - 1)).unwrap());
+        children.map(|child| child.join().unwrap()).iter().sum()
     }
-    let scheduler = Rc::new(Scheduler::new().unwrap());
-    let inside = scheduler.clone();
-    let job = scheduler.spawn(move || tree(&inside, 7)).unwrap();
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(|| tree(7)).unwrap();
     assert_eq!(outcome(&scheduler, job).unwrap(), 128);
     scheduler.run().unwrap();
     assert_eq!(scheduler.stats().ended, 255);
@@ -557,7 +564,7 @@ fn spawned_with_attributes() {
     let ctx = WaitCtx::new();
     let bound = ctx.clone();
     let builder = JobBuilder::new().name("signer");
-    let job = scheduler.spawn_with(builder, ctx.clone(), move || {
+    let job = builder.wait_ctx(&ctx).spawn_on(&scheduler, move || {
         let me = current_job().unwrap();
         assert!(me.wait_ctx().ptr_eq(&bound));
         bound.set_status(Status::Ok);
@@ -585,22 +592,27 @@ fn destructors_that_panic() {
     let scheduler = Scheduler::new().unwrap();
     let value = PanicsAtDrop;
     let unstarted = scheduler.spawn(move || std::mem::forget(value)).unwrap();
-    unstarted.cancel();
+    unstarted.request_cancel();
     let returning = scheduler.spawn(|| {
         let _ = wait_for_ever();
         PanicsAtDrop
     });
     let returning = returning.unwrap();
     let owner = || {
-        let (ctx, nowhere) = (WaitCtx::new(), WaitFd::new(WaitKey::unique(), -1));
-        ctx.set_wait_fd_with(nowhere, Box::new(PanicsAtDrop));
+        let ctx = WaitCtx::new();
+        add_number(&ctx, number(WaitKey::unique(), -1), PanicsAtDrop);
         ctx
     };
-    let in_ctx = scheduler.spawn_with(JobBuilder::new(), owner(), || ()).unwrap();
-    let paused = scheduler.spawn_with(JobBuilder::new(), owner(), || assert!(pause_job().is_ok()));
+    let in_ctx = JobBuilder::new()
+        .wait_ctx(&owner())
+        .spawn_on(&scheduler, || ())
+        .unwrap();
+    let paused = JobBuilder::new()
+        .wait_ctx(&owner())
+        .spawn_on(&scheduler, || assert!(pause_job().is_ok()));
     let paused = paused.unwrap();
     turn(&scheduler);
-    returning.cancel();
+    returning.request_cancel();
     let last = scheduler.spawn(|| 1).unwrap();
     scheduler.run().unwrap();
     assert!(matches!(unstarted.join(), Err(JoinError::Cancelled)));

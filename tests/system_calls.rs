@@ -18,8 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use asyncjob::scheduler::{BATCH, Scheduler};
+use asyncjob::scheduler::Scheduler;
 use asyncjob::{Status, Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
+
+/// How many jobs of a kind a turn runs at most, as documented at `Scheduler::turn`.
+const BATCH: usize = 64;
 
 const ROUNDS: &str = "ASYNCJOB_ROUNDS";
 const FEW: usize = 1000;
@@ -132,10 +135,12 @@ fn callbacks_on_a_busy_scheduler() {
     let scheduler = Scheduler::new().unwrap();
     let ctx = WaitCtx::new();
     let rounds = rounds();
-    let woken = scheduler.spawn_with(asyncjob::JobBuilder::new(), ctx.clone(), move || {
-        current_job().unwrap().wait_ctx().set_status(Status::Ok);
-        (0..rounds).for_each(|_| assert!(pause_job().is_ok()));
-    });
+    let woken = asyncjob::JobBuilder::new()
+        .wait_ctx(&ctx)
+        .spawn_on(&scheduler, move || {
+            current_job().unwrap().wait_ctx().set_status(Status::Ok);
+            (0..rounds).for_each(|_| assert!(pause_job().is_ok()));
+        });
     let woken = Rc::new(woken.unwrap());
     let watched = woken.clone();
     let busy = scheduler.spawn(move || {
@@ -148,7 +153,7 @@ fn callbacks_on_a_busy_scheduler() {
         }
         calls
     });
-    let calls = scheduler.run_until(busy.unwrap()).unwrap().unwrap();
+    let calls = scheduler.run_until(busy.unwrap()).unwrap();
     assert!(
         (rounds..=2 * rounds + 10).contains(&calls),
         "{calls} calls for {rounds} wakes"
@@ -170,7 +175,7 @@ fn callbacks_from_a_thread() {
     let scheduler = Scheduler::new().unwrap();
     let ctx = WaitCtx::new();
     let done = Arc::new(AtomicBool::new(false));
-    let woken = scheduler.spawn_with(asyncjob::JobBuilder::new(), ctx.clone(), || {
+    let woken = asyncjob::JobBuilder::new().wait_ctx(&ctx).spawn_on(&scheduler, || {
         current_job().unwrap().wait_ctx().set_status(Status::Ok);
         while pause_job().is_ok() {}
     });
@@ -187,9 +192,9 @@ fn callbacks_from_a_thread() {
         (0..rounds).for_each(|_| engine.wake_by_ref());
         done.store(true, Ordering::Relaxed);
     });
-    scheduler.run_until(busy.unwrap()).unwrap().unwrap();
+    scheduler.run_until(busy.unwrap()).unwrap();
     engine.join().unwrap();
-    woken.unwrap().cancel();
+    woken.unwrap().request_cancel();
 }
 
 /// How many jobs become ready together.
@@ -220,7 +225,7 @@ fn waits_on_stable_fds() {
             current_job()
                 .unwrap()
                 .wait_ctx()
-                .set_wait_fd(WaitKey::unique(), registered);
+                .add_wait_fd(WaitKey::unique(), registered);
             for _ in 0..rounds {
                 pause_job().unwrap();
                 reader.read_exact(&mut [0]).unwrap();

@@ -19,7 +19,8 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use asyncjob::{Changes, Interest, Job, Step, WaitCtx, WaitFd, WaitKey, pause_job, start_job};
+use asyncjob::{Changes, Interest, Job, Step, WaitCtx, WaitFd, WaitFdOptions, WaitKey, pause_job, start_job};
+use by_hand::{add_number, number};
 use proptest::prelude::*;
 
 #[derive(Clone, Copy, Debug)]
@@ -122,10 +123,9 @@ impl Model {
                 } else {
                     registration.fd.interest
                 };
-                changes.removed.push(WaitFd {
-                    interest,
-                    ..registration.fd
-                });
+                let mut removed = registration.fd;
+                removed.interest = interest;
+                changes.removed.push(removed);
             }
         }
         changes
@@ -162,12 +162,8 @@ impl Pair {
     fn apply(&mut self, act: Act) {
         match act {
             Act::Set { key, fd, interest } => {
-                let fd = WaitFd {
-                    interest,
-                    ..WaitFd::new(self.keys[key], fd)
-                };
-                self.ctx
-                    .set_wait_fd_with(fd, Box::new(Told(fd.fd, self.dropped.clone())));
+                let fd = WaitFd::new(self.keys[key], fd, WaitFdOptions::new().interest(interest));
+                add_number(&self.ctx, fd, Told(fd.fd, self.dropped.clone()));
                 self.model.set(fd);
             }
             Act::Clear { key } => {
@@ -291,7 +287,7 @@ proptest! {
 #[test]
 fn the_model_says_what_the_picture_says() {
     let mut model = Model::default();
-    let [a, b, c, d] = std::array::from_fn(|at| WaitFd::new(WaitKey::unique(), at as RawFd));
+    let [a, b, c, d] = std::array::from_fn(|at| number(WaitKey::unique(), at as RawFd));
     model.set(a);
     model.phase = 1;
     model.set(b);
@@ -301,11 +297,6 @@ fn the_model_says_what_the_picture_says() {
     model.set(d);
     model.clear(d.key);
     assert_eq!(model.fds(), [c, a]);
-    assert_eq!(
-        model.changes(),
-        Changes {
-            added: vec![c],
-            removed: vec![b]
-        }
-    );
+    let changes = model.changes();
+    assert_eq!((changes.added, changes.removed), (vec![c], vec![b]));
 }

@@ -11,16 +11,11 @@ use std::sync::mpsc;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
-use asyncjob::{Interest, Step, WaitCtx, WaitFd, WaitKey, callback, current_job, pause_job};
-use by_hand::{finished, paused_with, still_paused};
-
-/// A number that stands for an fd: a ctx does not check it.
-fn number(fd: RawFd, key: WaitKey) -> WaitFd {
-    WaitFd::new(key, fd)
-}
+use asyncjob::{Interest, Step, WaitCtx, WaitFd, WaitFdOptions, WaitKey, current_job, pause_job, waker_fn};
+use by_hand::{add_number, finished, number, paused_with, still_paused};
 
 fn set(ctx: &WaitCtx, key: WaitKey, fd: RawFd) {
-    ctx.set_wait_fd_with(number(fd, key), Box::new(fd));
+    add_number(ctx, number(key, fd), fd);
 }
 
 fn numbers(fds: &[WaitFd]) -> Vec<RawFd> {
@@ -234,12 +229,12 @@ fn values_are_dropped_newest_first() {
     let value = |name| Named(name, pipe().unwrap().0, sender.clone());
     let ctx = WaitCtx::new();
     let [a, b, c, d] = keys();
-    ctx.set_wait_fd(a, value("oldest"));
-    ctx.set_wait_fd(b, value("removed"));
+    ctx.add_wait_fd(a, value("oldest"));
+    ctx.add_wait_fd(b, value("removed"));
     let job = paused_with(&ctx, || pause_job().unwrap());
     finished(job.resume());
-    ctx.set_wait_fd(c, value("fresh, cleared"));
-    ctx.set_wait_fd(d, value("newest"));
+    ctx.add_wait_fd(c, value("fresh, cleared"));
+    ctx.add_wait_fd(d, value("newest"));
     let cleared = [ctx.clear_fd(b), ctx.clear_fd(c)];
     assert_eq!(dropped.try_iter().count(), 0, "no cleanup at a clear");
     let handle = ctx.clone();
@@ -272,14 +267,14 @@ fn a_destructor_may_use_the_ctx() {
     let (sender, lengths) = mpsc::channel();
     let ctx = WaitCtx::new();
     let key = WaitKey::unique();
-    ctx.set_wait_fd(key, UsesTheCtx(ctx.clone(), pipe().unwrap().0, sender.clone()));
+    ctx.add_wait_fd(key, UsesTheCtx(ctx.clone(), pipe().unwrap().0, sender.clone()));
     drop(ctx.clear_fd(key));
     assert_eq!(lengths.try_recv(), Ok(1));
 
     // The same as a callback: replaced, removed, and dropped by the last reader.
-    for replace in [None, Some(callback(|| ()))] {
+    for replace in [None, Some(waker_fn(|| ()))] {
         let at_drop = Mutex::new(UsesTheCtx(ctx.clone(), pipe().unwrap().0, sender.clone()));
-        ctx.set_callback(Some(callback(move || drop(at_drop.lock()))));
+        ctx.set_callback(Some(waker_fn(move || drop(at_drop.lock()))));
         ctx.set_callback(replace);
         assert!(lengths.try_recv().is_ok());
     }
@@ -301,8 +296,8 @@ fn a_destructor_panics_and_the_others_run() {
     }
     let (sender, dropped) = mpsc::channel();
     let ctx = WaitCtx::new();
-    ctx.set_wait_fd(WaitKey::unique(), Named("older", pipe().unwrap().0, sender));
-    ctx.set_wait_fd(WaitKey::unique(), Panics(pipe().unwrap().0));
+    ctx.add_wait_fd(WaitKey::unique(), Named("older", pipe().unwrap().0, sender));
+    ctx.add_wait_fd(WaitKey::unique(), Panics(pipe().unwrap().0));
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(ctx)));
     assert_eq!(caught.unwrap_err().downcast_ref(), Some(&"cleanup"));
     assert_eq!(dropped.try_iter().collect::<Vec<_>>(), ["older"]);
@@ -313,7 +308,7 @@ fn a_destructor_panics_and_the_others_run() {
 fn a_ctx_dropped_under_its_job() {
     let ctx = WaitCtx::new();
     let (sender, dropped) = mpsc::channel();
-    ctx.set_wait_fd(WaitKey::unique(), Named("value", pipe().unwrap().0, sender));
+    ctx.add_wait_fd(WaitKey::unique(), Named("value", pipe().unwrap().0, sender));
     let job = paused_with(&ctx, || {
         pause_job().unwrap();
         current_job().unwrap().wait_ctx().fds().len()
@@ -343,7 +338,7 @@ fn used_from_other_threads() {
                 if fd % 2 == 1 {
                     assert_eq!(value(ctx.clear_fd(key)), Some(fd));
                 }
-                ctx.set_callback(Some(callback(|| ())));
+                ctx.set_callback(Some(waker_fn(|| ())));
                 let _ = (ctx.callback(), ctx.status(), ctx.deadline());
             }
         })
@@ -403,14 +398,8 @@ fn a_changed_interest_is_reported() {
     assert!(!ctx.set_interest(key, Interest::Writable), "nothing there");
     set(&ctx, key, 3);
     assert!(ctx.set_interest(key, Interest::Writable));
-    let writable = WaitFd {
-        interest: Interest::Writable,
-        ..number(3, key)
-    };
-    let both = WaitFd {
-        interest: Interest::Both,
-        ..number(3, key)
-    };
+    let with = |interest| WaitFd::new(key, 3, WaitFdOptions::new().interest(interest));
+    let (writable, both) = (with(Interest::Writable), with(Interest::Both));
     assert_eq!((ctx.changes().added, ctx.changes().removed), (vec![writable], vec![]));
     ctx.settle();
     assert!(ctx.set_interest(key, Interest::Both));
@@ -431,21 +420,15 @@ fn a_changed_interest_is_reported() {
 #[test]
 fn an_on_call_fd_counts_while_armed() {
     let ctx = WaitCtx::new();
-    let [always, on_call, other] = keys();
+    let [always, only_when_armed, other] = keys();
     set(&ctx, always, 3);
-    for (key, fd) in [(on_call, 4), (other, 5)] {
-        ctx.set_wait_fd_with(
-            WaitFd {
-                on_call: true,
-                ..number(fd, key)
-            },
-            Box::new(()),
-        );
+    for (key, fd) in [(only_when_armed, 4), (other, 5)] {
+        add_number(&ctx, WaitFd::new(key, fd, WaitFdOptions::new().only_when_armed()), ());
     }
     assert_eq!(numbers(&ctx.fds()), [3]);
-    assert_eq!(ctx.arm(Some(on_call)), None);
+    assert_eq!(ctx.arm(Some(only_when_armed)), None);
     assert_eq!(numbers(&ctx.fds()), [4, 3]);
-    assert_eq!(ctx.arm(Some(other)), Some(on_call));
+    assert_eq!(ctx.arm(Some(other)), Some(only_when_armed));
     assert_eq!(numbers(&ctx.fds()), [5, 3]);
     assert_eq!(ctx.arm(None), Some(other));
     assert_eq!(numbers(&ctx.fds()), [3]);
@@ -513,10 +496,10 @@ fn copies_of_values() {
     let ctx = WaitCtx::new();
     let [a, b, c] = keys();
     set(&ctx, a, 3);
-    ctx.set_wait_fd_with(number(4, b), Box::new("of another type"));
+    add_number(&ctx, number(b, 4), "of another type");
     set(&ctx, c, 5);
     let copies = ctx.copied_values::<RawFd>();
-    assert_eq!(copies, [(number(5, c), 5), (number(3, a), 3)]);
+    assert_eq!(copies, [(number(c, 5), 5), (number(a, 3), 3)]);
 }
 
 /// A key from an address is that address; a unique key is no address and no other key.
@@ -539,7 +522,7 @@ fn the_ctx_keeps_the_fd_open() {
     let ctx = WaitCtx::new();
     let key = WaitKey::unique();
     let number = reader.as_raw_fd();
-    ctx.set_wait_fd(key, reader);
+    ctx.add_wait_fd(key, reader);
     assert_eq!(ctx.fd(key), Some(number));
     use std::io::Write;
     writer.write_all(b"x").unwrap();
@@ -553,7 +536,7 @@ fn a_driver_reads_the_ctx_of_the_job() {
     let ctx = WaitCtx::new();
     let inside = ctx.clone();
     let Ok(Step::Paused(job)) = asyncjob::start_job(&ctx, move || {
-        inside.set_wait_fd(WaitKey::unique(), pipe().unwrap().0);
+        inside.add_wait_fd(WaitKey::unique(), pipe().unwrap().0);
         pause_job().unwrap();
     }) else {
         panic!()

@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::{JobState, JoinError, JoinHandle, Scheduler};
-use asyncjob::{JobBuilder, Status, WaitCtx, WaitFd, WaitKey, current_job, pause_job};
-use by_hand::Log;
+use asyncjob::{JobBuilder, PauseError, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, current_job, pause_job};
+use by_hand::{Log, add_number, number};
 
 fn ctx() -> WaitCtx {
     current_job().unwrap().wait_ctx().clone()
@@ -40,7 +40,7 @@ fn nothing_happens(scheduler: &Scheduler) {
 
 #[track_caller]
 fn result<T>(scheduler: &Scheduler, handle: JoinHandle<T>) -> T {
-    scheduler.run_until(handle).unwrap().unwrap()
+    scheduler.run_until(handle).unwrap()
 }
 
 /// A job that pauses, with what `prepare` put into its ctx, and counts how often it was resumed.
@@ -53,7 +53,11 @@ fn counts_resumes(scheduler: &Scheduler, prepare: impl FnOnce(&WaitCtx) + 'stati
             inside.set(inside.get() + 1);
         }
     };
-    drop(scheduler.spawn_with(JobBuilder::new(), ctx.clone(), job).unwrap());
+    JobBuilder::new()
+        .wait_ctx(&ctx)
+        .spawn_on(scheduler, job)
+        .unwrap()
+        .detach();
     settle(scheduler);
     (count, ctx)
 }
@@ -63,7 +67,7 @@ fn wait_for(fd: &impl AsRawFd) -> (WaitKey, RawFd) {
 }
 
 fn register(ctx: &WaitCtx, (key, fd): (WaitKey, RawFd)) {
-    ctx.set_wait_fd_with(WaitFd::new(key, fd), Box::new(()));
+    add_number(ctx, number(key, fd), ());
 }
 
 /// Level-triggered: an fd that the engine leaves undrained resumes its job again and again; the scheduler never reads it.
@@ -169,7 +173,7 @@ fn the_same_number_closed_and_reopened() {
     let (first, _first_writer) = pipe().unwrap();
     let (second, mut second_writer) = pipe().unwrap();
     let shared = WaitCtx::new();
-    let job = scheduler.spawn_with(JobBuilder::new(), shared.clone(), move || {
+    let job = JobBuilder::new().wait_ctx(&shared).spawn_on(&scheduler, move || {
         let ctx = ctx();
         let (key, number) = wait_for(&first);
         register(&ctx, (key, number));
@@ -200,7 +204,7 @@ fn the_same_number_registered_twice() {
     let (first, _first_writer) = pipe().unwrap();
     let (second, mut second_writer) = pipe().unwrap();
     let shared = WaitCtx::new();
-    let job = scheduler.spawn_with(JobBuilder::new(), shared.clone(), move || {
+    let job = JobBuilder::new().wait_ctx(&shared).spawn_on(&scheduler, move || {
         let (key, number) = wait_for(&first);
         register(&ctx(), (key, number));
         pause_job().unwrap();
@@ -304,11 +308,13 @@ fn a_callback_twice() {
 fn a_callback_after_the_end() {
     let scheduler = Scheduler::new().unwrap();
     let shared = WaitCtx::new();
-    let first = scheduler.spawn_with(JobBuilder::new(), shared.clone(), || ctx().callback().unwrap());
+    let first = JobBuilder::new()
+        .wait_ctx(&shared)
+        .spawn_on(&scheduler, || ctx().callback().unwrap());
     let late = result(&scheduler, first.unwrap());
     let count = Rc::new(Cell::new(0));
     let inside = count.clone();
-    let second = scheduler.spawn_with(JobBuilder::new(), shared.clone(), move || {
+    let second = JobBuilder::new().wait_ctx(&shared).spawn_on(&scheduler, move || {
         ctx().set_status(Status::Ok);
         pause_job().unwrap();
         inside.set(inside.get() + 1);
@@ -365,7 +371,7 @@ fn callbacks_from_a_thread_through_a_shutdown() {
                 sender.send(ctx.callback().unwrap()).unwrap();
                 while pause_job().is_ok() {}
             });
-            drop(job.unwrap());
+            job.unwrap().detach();
         }
         for _ in 0..5 {
             scheduler.turn(Some(Duration::ZERO)).unwrap();
@@ -400,9 +406,10 @@ fn wait_for_deadlines(scheduler: &Scheduler, log: &Log, deadlines: &[(&'static s
             .collect();
         settle(scheduler);
         if log.is_empty() {
+            jobs.into_iter().for_each(JoinHandle::detach);
             return;
         }
-        jobs.iter().for_each(JoinHandle::cancel);
+        jobs.iter().for_each(JoinHandle::request_cancel);
         scheduler.run().unwrap();
         log.take();
     }
@@ -474,7 +481,7 @@ fn status_eagain_is_resumed_after_the_others() {
                 pause_job().unwrap();
             }
         });
-        drop(job.unwrap());
+        job.unwrap().detach();
     }
     scheduler.run().unwrap();
     assert_eq!(log.take(), ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]);
@@ -491,9 +498,9 @@ fn status_err_cancels_the_job() {
         inside.set(Some(pause_job()));
         "what it returns is dropped"
     });
-    let error = scheduler.run_until(job.unwrap()).unwrap().unwrap_err();
+    let error = scheduler.run_until(job.unwrap()).unwrap_err();
     assert!(matches!(error, JoinError::EngineFailed), "{error}");
-    assert_eq!(seen.get(), Some(Err(asyncjob::Cancelled)));
+    assert_eq!(seen.get(), Some(Err(PauseError::Cancelled)));
     assert!(error.to_string().contains("end its session"), "{error}");
 }
 
@@ -584,11 +591,7 @@ fn an_fd_on_call_wakes_only_while_it_is_armed() {
     let (key, fd) = wait_for(&reader);
     let (count, ctx) = counts_resumes(&scheduler, move |ctx| {
         ctx.set_status(Status::Ok);
-        let on_call = WaitFd {
-            on_call: true,
-            ..WaitFd::new(key, fd)
-        };
-        ctx.set_wait_fd_with(on_call, Box::new(()));
+        add_number(ctx, WaitFd::new(key, fd, WaitFdOptions::new().only_when_armed()), ());
     });
     writer.write_all(b"x").unwrap();
     nothing_happens(&scheduler);

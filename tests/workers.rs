@@ -2,20 +2,20 @@
 //! is free, a job that has started stays where it is.
 
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread::{self, ThreadId};
 
-use asyncjob::scheduler::{JoinError, Workers};
+use asyncjob::scheduler::{JoinError, Scheduler, Workers};
 use asyncjob::waiting::await_or_block;
-use asyncjob::{SpawnError, Status, current_job, pause_job};
+use asyncjob::{JobBuilder, SpawnErrorKind, Status, current_job, pause_job};
 
 /// Four jobs that can only end together, on four workers: each worker runs one.
 #[test]
 fn jobs_run_at_the_same_time() {
     let workers = Workers::new(4).unwrap();
-    assert_eq!(workers.threads(), 4);
+    assert_eq!(workers.thread_count(), 4);
     let all = Arc::new(Barrier::new(4));
     let jobs: Vec<_> = (0..4)
         .map(|_| {
@@ -90,7 +90,7 @@ fn every_job_runs_once() {
                             pause_job().unwrap();
                         }
                     });
-                    drop(job.unwrap());
+                    job.unwrap().detach();
                 }
             })
         })
@@ -120,7 +120,7 @@ fn joined_across_workers() {
 /// The bound counts the jobs of all workers together; waiting for room works across them.
 #[test]
 fn one_bound_for_all() {
-    let workers = Workers::builder().max_jobs(4).workers(2).unwrap();
+    let workers = Workers::builder().max_jobs(4).threads(2).build().unwrap();
     let handle = workers.handle();
     let block = |_| {
         handle.spawn(|| {
@@ -129,9 +129,10 @@ fn one_bound_for_all() {
         })
     };
     let jobs: Vec<_> = (0..4).map(block).map(Result::unwrap).collect();
-    assert!(matches!(handle.spawn(|| ()), Err(SpawnError::Full { max_jobs: 4, .. })));
-    jobs.iter().for_each(|job| job.cancel());
-    await_or_block(handle.room()).unwrap();
+    let refused = handle.spawn(|| ()).unwrap_err();
+    assert_eq!(refused.kind(), &SpawnErrorKind::Full { max_jobs: 4 });
+    jobs.iter().for_each(|job| job.request_cancel());
+    await_or_block(handle.capacity()).unwrap();
     for job in jobs {
         assert!(matches!(job.join(), Err(JoinError::Cancelled)));
     }
@@ -146,30 +147,24 @@ fn panics_harm_no_worker() {
         let job = workers.handle().spawn(|| -> () { resume_unwind(Box::new("job")) });
         assert!(matches!(job.unwrap().join(), Err(JoinError::Panicked(_))));
     }
-    let each = catch_unwind(AssertUnwindSafe(|| {
-        workers.each(|_| -> () { resume_unwind(Box::new("each")) })
-    }));
-    assert_eq!(each.unwrap_err().downcast_ref(), Some(&"each"));
-    assert_eq!(
-        workers
-            .each(|scheduler| scheduler.stats().ended)
-            .into_iter()
-            .sum::<u64>(),
-        100
-    );
+    let results = workers.broadcast(|_| -> () { resume_unwind(Box::new("a call")) });
+    assert_eq!(results.unwrap(), [], "a call that panics has no result");
+    let ended = workers.broadcast(|scheduler| scheduler.stats().ended).unwrap();
+    assert_eq!(ended.into_iter().sum::<u64>(), 100);
 }
 
 /// A name is seen where the jobs are listed.
 #[test]
 fn named_jobs_are_listed() {
     let workers = Workers::new(2).unwrap();
-    let job = workers.handle().spawn_named("connection 3", || {
+    let job = JobBuilder::new().name("connection 3").submit_to(&workers.handle(), || {
         current_job().unwrap().wait_ctx().set_status(Status::Ok);
         while pause_job().is_ok() {}
     });
     let names = || {
         workers
-            .each(|scheduler| scheduler.jobs())
+            .broadcast(Scheduler::jobs)
+            .unwrap()
             .into_iter()
             .flatten()
             .filter_map(|job| job.name)
@@ -178,13 +173,13 @@ fn named_jobs_are_listed() {
         thread::yield_now();
     }
     assert_eq!(names().collect::<Vec<_>>(), ["connection 3"]);
-    job.unwrap().cancel();
+    job.unwrap().request_cancel();
 }
 
-/// Zero workers are one.
+/// Zero workers are an error that says so.
 #[test]
-fn at_least_one_worker() {
-    let workers = Workers::new(0).unwrap();
-    assert_eq!(workers.threads(), 1);
-    assert_eq!(workers.handle().spawn(|| 8).unwrap().join().unwrap(), 8);
+fn no_threads_are_no_workers() {
+    let error = Workers::new(0).err().unwrap();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    assert_eq!(error.to_string(), "workers need at least one thread");
 }

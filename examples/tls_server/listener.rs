@@ -5,11 +5,11 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncjob::SpawnError;
 use asyncjob::io::Pausing;
 use asyncjob::scheduler::Handle;
 use asyncjob::time::{sleep, with_timeout};
-use asyncjob::waiting::await_future;
+use asyncjob::waiting::{AwaitError, await_future};
+use asyncjob::{Interrupted, SpawnErrorKind};
 
 use super::service::Service;
 
@@ -35,7 +35,7 @@ pub(crate) fn accept_all(listener: &Pausing<TcpListener>, max: usize, service: &
                 let ended = service.connections.fewer_than(before);
                 !matches!(
                     with_timeout(FD_PATIENCE, || await_future(ended)),
-                    Err(asyncjob::waiting::AwaitError::Cancelled)
+                    Err(AwaitError::Interrupted(Interrupted::Cancelled))
                 )
             }
             Err(e) if is_the_connections(&e) => true,
@@ -57,7 +57,7 @@ fn take_on(stream: Pausing<std::net::TcpStream>, service: &Arc<Service>, jobs: &
             service.connections.started(id, handle);
             true
         }
-        Err(SpawnError::Full { .. }) => true, // the closure and with it the connection is dropped: cannot be, as we waited
+        Err(refused) if matches!(refused.kind(), SpawnErrorKind::Full { .. }) => true, // the closure and with it the connection is dropped: cannot be, as we waited
         Err(_) => false,
     }
 }

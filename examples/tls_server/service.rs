@@ -221,7 +221,7 @@ impl Connections {
         table.draining = true;
         for connection in table.live.values().filter(|connection| connection.idle) {
             if let Some(job) = &connection.job {
-                job.cancel();
+                job.request_cancel();
             }
         }
     }

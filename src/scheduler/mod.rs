@@ -138,6 +138,8 @@ pub struct Turn {
 pub struct ShutdownReport {
     /// Ended by themselves before the deadline.
     pub finished: usize,
+    /// Ended before the deadline because their handles, or the failure of an engine, had cancelled them.
+    pub cancelled_before: usize,
     /// Cancelled at the deadline, and ended then.
     pub cancelled: usize,
     /// Did not end when cancelled: their stacks are quarantined.
@@ -292,11 +294,12 @@ impl Scheduler {
         self.inner.cancel_all();
         let after = self.stats();
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let quarantined = after.quarantined - before.quarantined;
-        let cancelled_early = at_deadline.cancelled - before.cancelled;
+        let cancelled_before = at_deadline.cancelled - before.cancelled;
+        let quarantined = after.quarantined - at_deadline.quarantined;
         Ok(ShutdownReport {
-            finished: count(at_deadline.ended - before.ended - cancelled_early),
-            cancelled: count(after.cancelled - before.cancelled - quarantined),
+            finished: count(at_deadline.ended - before.ended - cancelled_before),
+            cancelled_before: count(cancelled_before),
+            cancelled: count(after.ended - at_deadline.ended - quarantined),
             quarantined: count(quarantined),
         })
     }

@@ -113,6 +113,7 @@ impl Workers {
             let one = thread.join().unwrap_or_default();
             ShutdownReport {
                 finished: sum.finished + one.finished,
+                cancelled_before: sum.cancelled_before + one.cancelled_before,
                 cancelled: sum.cancelled + one.cancelled,
                 quarantined: sum.quarantined + one.quarantined,
             }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::memory::fault;
 use super::*;
-use crate::{PoolConfig, StartError, Step, WaitCtx, cleanup_thread, init_thread, pause_job, pool_stats, start_job};
+use crate::{PoolConfig, StartErrorKind, Step, WaitCtx, cleanup_thread, init_thread, pause_job, pool_stats, start_job};
 
 fn spec(guard_pages: u32) -> Spec {
     Spec {
@@ -146,13 +146,15 @@ fn start_with_each_call_failing(guard: usize, secrets: Secrets) -> usize {
                 }
             }
             Ok(_) => panic!("the job returns 42"),
-            Err(StartError::NoStack { closure, source }) => {
+            Err(refused) => {
                 failed += 1;
-                assert_eq!(closure(), 42, "the closure comes back");
+                let StartErrorKind::NoStack(source) = refused.kind() else {
+                    panic!("a failed start still counts for the limit: {refused}")
+                };
                 assert_eq!(source.kind(), io::ErrorKind::OutOfMemory);
                 assert!(source.to_string().contains("stack"), "{source}");
+                assert_eq!(refused.into_closure()(), 42, "the closure comes back");
             }
-            Err(StartError::NoJobs { .. }) => panic!("a failed start still counts for the limit"),
         }
         assert_eq!(fault::mapped(), mapped, "after call {n} failed");
         assert_eq!(pool_stats().in_use, 0);
@@ -284,10 +286,8 @@ fn the_limit_counts_what_comes_from_the_depot() {
         paused.push(start_job(&ctx, || pause_job().is_ok()).unwrap());
     }
     assert_eq!((pool_stats().in_use, pool_stats().idle), (3, 0));
-    assert!(matches!(
-        start_job(&ctx, || ()),
-        Err(StartError::NoJobs { limit: 3, .. })
-    ));
+    let refused = start_job(&ctx, || ()).unwrap_err();
+    assert!(matches!(refused.kind(), StartErrorKind::NoJobs { limit: 3 }));
     drop(paused);
     assert_eq!((pool_stats().in_use, pool_stats().idle), (0, 3));
     cleanup_thread().unwrap();

@@ -94,8 +94,7 @@ impl<'a> WaitSpec<'a> {
 
     /// Waits for the deadline only.
     pub fn time() -> Self {
-        // Ok says that a callback will come, so that a driver does not poll the job. None comes: only time passes.
-        Self::by(Status::Ok, Blocking::Sleep)
+        Self::by(Status::Unsupported, Blocking::Sleep)
     }
 
     /// Gives up at `deadline`.
@@ -253,8 +252,11 @@ impl<'a> WaitScope<'a> {
     fn new(ctx: &'a WaitCtx, spec: &WaitSpec<'_>) -> Self {
         let (status_before, deadline_before) = (ctx.status(), ctx.deadline());
         let armed_before = ctx.arm(spec.armed);
-        ctx.set_status(spec.status);
         let deadline = earlier(deadline_before, spec.deadline);
+        // A wait for time without a deadline is a wait for a cancel. A driver would poll a job that waits for nothing, so this
+        // one says that a callback will come.
+        let is_endless = matches!(spec.blocking, Blocking::Sleep) && deadline.is_none();
+        ctx.set_status(if is_endless { Status::Ok } else { spec.status });
         if deadline != deadline_before {
             ctx.set_deadline(deadline);
         }

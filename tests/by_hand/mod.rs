@@ -5,7 +5,22 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use asyncjob::stack::set_shared_idle;
-use asyncjob::{Job, Step, WaitCtx, pool_stats, start_job};
+use asyncjob::{Job, Step, WaitCtx, WaitFd, WaitFdOptions, WaitKey, pool_stats, start_job};
+
+/// Adds a bare number as a wait fd, with any value.
+#[allow(
+    unsafe_code,
+    reason = "a test keeps its fds open, or uses numbers that no driver polls"
+)]
+pub(crate) fn add_number<V: Send + 'static>(ctx: &WaitCtx, fd: WaitFd, value: V) {
+    // SAFETY: as the reason says.
+    unsafe { ctx.add_raw_wait_fd(fd, Box::new(value)) };
+}
+
+/// A wait fd for readable, at every pause.
+pub(crate) fn number(key: WaitKey, fd: std::os::fd::RawFd) -> WaitFd {
+    WaitFd::new(key, fd, WaitFdOptions::new())
+}
 
 /// Starts a job that is to pause.
 #[track_caller]

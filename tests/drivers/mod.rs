@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::{JoinHandle, Scheduler};
-use asyncjob::{Interest, Job, JobBuilder, Status, Step, WaitCtx, callback, start_job};
+use asyncjob::{Interest, Job, JobBuilder, Status, Step, WaitCtx, start_job, waker_fn};
 
 /// When a driver resumes a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Drivers {
     pub(crate) fn start(&mut self, f: impl FnOnce() + 'static) -> WaitCtx {
         let ctx = WaitCtx::new();
         if self.rule == Rule::Scheduler {
-            let handle = self.scheduler.0.spawn_with(JobBuilder::new(), ctx.clone(), f);
+            let handle = JobBuilder::new().wait_ctx(&ctx).spawn_on(&self.scheduler.0, f);
             self.scheduler.1.push(handle.unwrap());
             return ctx;
         }
@@ -72,7 +72,7 @@ impl Drivers {
         if self.rule == Rule::Callback {
             let bell = self.bell.0.try_clone().unwrap();
             let called = Arc::clone(&called);
-            ctx.set_callback(Some(callback(move || {
+            ctx.set_callback(Some(waker_fn(move || {
                 called.store(true, Ordering::Release);
                 let _ = (&bell).write(&[1]); // full is loud enough
             })));

@@ -1,103 +1,102 @@
 //! Runs synchronous-looking code asynchronously: OpenSSL's ASYNC_JOB model on guarded stacks.
 //!
 //! A **job** is a closure on a stack of its own. Somewhere deep inside it, code that has to wait (for a key in an HSM, a
-//! socket, another thread) writes the reason into the job's **wait ctx** and calls [`pause_job`]. Control goes back to
-//! whoever started the job, who does other things and resumes the job when the reason is gone. The code in between, a
-//! TLS library that signs synchronously, say, notices nothing.
+//! socket, another thread) pauses the job. Control goes back to the code that runs the job, which does other things and
+//! resumes the job when what it waits for has happened. The code in between, a TLS library that signs synchronously, say,
+//! notices nothing.
 //!
 //! ```
+//! use std::sync::{Arc, Barrier};
+//!
+//! use asyncjob::offload::Offload;
 //! use asyncjob::scheduler::Scheduler;
-//! use asyncjob::{current_job, pause_job};
-//! use std::sync::mpsc;
 //!
-//! // Something slow, on another thread: here, one that doubles what it gets.
-//! let (requests, slow) = mpsc::channel::<(u64, asyncjob::WaitCtx, mpsc::Sender<u64>)>();
-//! std::thread::spawn(move || {
-//!     for (number, ctx, reply) in slow {
-//!         reply.send(2 * number).unwrap();
-//!         ctx.callback().unwrap().wake(); // resumes the job
-//!     }
-//! });
-//!
-//! // Synchronous code, which does not know whether it runs in a job.
-//! let double = move |number: u64| {
-//!     let ctx = current_job().unwrap().wait_ctx().clone();
-//!     let (reply, result) = mpsc::channel();
-//!     ctx.set_status(asyncjob::Status::Ok); // a callback will come
-//!     requests.send((number, ctx, reply)).unwrap();
-//!     loop {
-//!         match result.try_recv() {
-//!             Ok(doubled) => return doubled,
-//!             Err(_) => pause_job().unwrap(),
-//!         };
-//!     }
-//! };
-//!
+//! let key_threads = Offload::new(3)?; // where the slow key lives: an HSM session each, say
+//! let barrier = Arc::new(Barrier::new(3)); // this "key" answers only when three ask at once
 //! let scheduler = Scheduler::new()?;
-//! let jobs: Vec<_> = (1..=3)
-//!     .map(|n| {
-//!         let double = double.clone();
-//!         scheduler.spawn(move || double(n)).unwrap()
-//!     })
-//!     .collect();
-//! scheduler.run()?; // three jobs at once, on this thread
-//! let doubled: Vec<u64> = jobs.into_iter().map(|job| job.join().unwrap()).collect();
-//! assert_eq!(doubled, [2, 4, 6]);
-//! # Ok::<(), std::io::Error>(())
+//!
+//! let mut jobs = Vec::new();
+//! for name in ["alice", "bob", "carol"] {
+//!     let (key, barrier) = (key_threads.clone(), Arc::clone(&barrier));
+//!     jobs.push(scheduler.spawn(move || {
+//!         // A plain blocking call, as deep in a TLS library as you like. It pauses this job and blocks no thread.
+//!         key.run(move || {
+//!             barrier.wait();
+//!             format!("signed for {name}")
+//!         })
+//!     })?);
+//! }
+//!
+//! scheduler.run()?; // three calls that block, at once, from one thread
+//! for (job, name) in jobs.into_iter().zip(["alice", "bob", "carol"]) {
+//!     assert_eq!(job.join()??, format!("signed for {name}"));
+//! }
+//! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 //! ```
+//!
+//! # What do you want to do?
+//!
+//! | to | use |
+//! |---|---|
+//! | call something that blocks, without blocking the thread | [`offload`] |
+//! | read and write sockets | [`io`] |
+//! | await a future in synchronous code | [`waiting::await_future`] |
+//! | wait for a device or a thread of your own, as an engine does | [`waiting::pause_until`] |
+//! | sleep, or put a deadline around a whole closure | [`time`] |
+//! | run many jobs on this thread, or on several | [`Scheduler`](scheduler::Scheduler), [`Workers`](scheduler::Workers) |
+//! | run a job on an async runtime | [`JobFuture`](job_future::JobFuture), [`in_job`], the crate `asyncjob-tokio` |
+//! | drive jobs by hand, as a C program does | [`start_job`], [`pause_job`], [`Job::resume`], [`WaitCtx`] |
+//! | bound the number of jobs, choose their stacks | [`pool`], [`stack`] |
+//! | have thread state travel with a job | [`hooks`] |
 //!
 //! # The one picture
 //!
 //! ```text
 //!    inside a job (pauses it)               |            outside (resumes it)
 //!                                           |
-//!    io   time   offload   future::await_   |  Scheduler   JobFuture   asyncjob-tokio   a C program
-//!             \     |      /                |          \       |        /          (crates/capi)
-//!              v    v     v                 |           v      v       v
-//!                             wait_ctx  +   job
-//!                                 |         |
-//!                                 |        pool -> stack
+//!       io   time   offload   yours         |   Scheduler   JobFuture   asyncjob-tokio   a C program
+//!         \     |      |      /              |       \        |         /          (crates/capi)
+//!          v    v      v     v              |        v       v        v
+//!               waiting                     |
+//!                  \                        |                /
+//!                   `---->    wait ctx   +  job   <---------'
+//!                                 |          |
+//!                                 |         pool -> stack
 //! ```
 //!
-//! The two sides meet in two places: the **job** (the switch) and the **wait ctx** (the reason). What pauses a job never
-//! knows who will resume it, and what resumes it never knows why it paused. So [`io`], [`time`], [`offload`] and [`waiting`]
-//! work under every driver: our scheduler, tokio, a loop around `poll(2)`, or a loop that just resumes.
+//! The two sides meet in two places: the **job** (the switch) and the **wait ctx** (what the job waits for). Code that pauses
+//! a job never knows what will resume it, and code that resumes a job never knows why it paused. So everything on the left
+//! works under every driver on the right: our scheduler, tokio, a loop around `poll(2)`, or a loop that just resumes.
 //!
-//! # The rooms, in the order in which to visit them
+//! [`docs::openssl_behaviour`] lists what OpenSSL's jobs do, number by number, and what this crate makes of each. Beside this
+//! crate there are `asyncjob-capi` (OpenSSL's C interface, for `LD_PRELOAD`), `asyncjob-tokio`, `asyncjob-rustls`, and
+//! `asyncjob-bench` (what a switch costs, next to its peers).
 //!
-//! | module | what it is | start with |
-//! |---|---|---|
-//! | [`job`] | code on a stack of its own, which can pause | [`start_job`], [`pause_job`], [`Job::resume`] |
-//! | [`wait_ctx`] | what a job waits for: fds, a callback, a status, a deadline | [`WaitCtx`] |
-//! | [`pool`] | the stacks that a thread keeps, and their limit | [`init_thread`] |
-//! | [`stack`] | the memory below: guards, overflow reports, secrets, depth | [`install_overflow_handler`] |
-//! | [`hooks`] | thread state that travels with a job | [`SwitchHooks`] |
-//! | [`scheduler`] | resumes each job when what it waits for happens | [`Scheduler`](scheduler::Scheduler) |
-//! | [`io`] | inside a job: sockets that pause instead of blocking | [`io::Pausing`] |
-//! | [`time`] | inside a job: sleep, and deadlines for a whole closure | [`time::sleep`] |
-//! | [`offload`] | inside a job: work on other threads | [`offload::Offload`] |
-//! | [`waiting`] | futures in jobs, jobs as futures | [`waiting::await_future`], [`job_future::in_job`] |
-//! | [`error`] | the ways to get no value, by who can act | |
+//! # What dropping does
 //!
-//! Two that are not public: `waiting` is the loop that everything of ours that pauses waits in, and `sys` is the system
-//! calls. `tests/layers.rs` holds which module may use which.
+//! Everything that stands for a job cancels the job when it is dropped: a [`Job`], a [`JoinHandle`](scheduler::JoinHandle), a
+//! [`JobFuture`](job_future::JobFuture), a [`Scheduler`](scheduler::Scheduler) with all of its jobs. A cancelled job's pause
+//! fails, and the job returns through its own code.
+//! [`JoinHandle::detach`](scheduler::JoinHandle::detach) lets a job go on by itself.
 //!
-//! Beside this crate: `asyncjob-capi` (OpenSSL's C interface, for `LD_PRELOAD`), `asyncjob-tokio`, `asyncjob-rustls`, and
-//! `asyncjob-bench` (what a switch costs, next to everybody else's).
+//! # What belongs to the whole process
+//!
+//! * The handler of `SIGSEGV` and `SIGBUS` that names a job whose stack overflows. A scheduler installs it unless its builder
+//!   [says no](scheduler::SchedulerBuilder::overflow_handler). [`stack::install_overflow_handler`] installs it by hand.
+//! * Idle stacks that threads have left for each other: [`stack::set_max_cached`].
 //!
 //! # What the compiler cannot check
 //!
-//! * **Thread-locals around a pause.** Other code runs on the thread while a job is paused. See [`pause_job`] for what that
-//!   means for lock guards, `RefCell`s and `scoped_tls`, and [`block_pause`] and [`SwitchHooks`] for what to do about it.
-//! * **Thread-locals of a job.** A job must end before its thread's locals are destroyed: do not keep a paused job in a
-//!   thread-local whose destructor runs last.
-//! * **The stack.** It is 256 KiB unless you choose, with a guard: deeper is a fault that
-//!   [`install_overflow_handler`] explains, not corruption.
+//! * **Thread-locals around a pause.** Other code runs on the thread while a job is paused. [`pause_job`] says what that
+//!   means for lock guards, `RefCell`s and `scoped_tls`. [`docs::soundness`] says what safe code could still do.
+//! * **The stack.** It has 256 KiB unless you choose, behind a guard. Deeper is a fault that the overflow handler explains, not
+//!   corruption.
 //! * No Miri (the switch is assembly) and no shadow stacks, as in corosensei.
 //!
 //! # Where unsafe is
 //!
-//! Denied in the crate, allowed in the modules that say why on their `mod` line below: `job`, `stack`, `sys`.
+//! Unsafe code is denied in the crate, and allowed in the modules that say why on their `mod` line below: `job`, `stack`,
+//! `sys`.
 
 #![warn(missing_debug_implementations)]
 

@@ -1,0 +1,86 @@
+//! Promise: a wait ctx serves one job of a driver at a time. One callback cannot wake two jobs, so a second job is refused with
+//! a sentence, and no wake is lost.
+
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use asyncjob::job_future::JobError;
+use asyncjob::scheduler::{Scheduler, Workers};
+use asyncjob::{JobBuilder, SpawnErrorKind, Status, WaitCtx, current_job, pause_job};
+
+fn wait_once() -> bool {
+    current_job().unwrap().wait_ctx().set_status(Status::Ok);
+    pause_job().is_ok()
+}
+
+#[test]
+fn a_second_job_is_refused_until_the_first_has_ended() {
+    let scheduler = Scheduler::new().unwrap();
+    let ctx = WaitCtx::new();
+    let with_ctx = || JobBuilder::new().wait_ctx(&ctx);
+    let first = with_ctx().spawn_on(&scheduler, wait_once).unwrap();
+
+    // Queued, then paused: the ctx is taken.
+    for _ in 0..2 {
+        let here = with_ctx().spawn_on(&scheduler, wait_once).unwrap_err();
+        assert_eq!(here.kind(), &SpawnErrorKind::WaitCtxInUse);
+        assert!(here.to_string().contains("give each job a ctx of its own"), "{here}");
+        let elsewhere = with_ctx().submit_to(&scheduler.handle(), wait_once).unwrap_err();
+        assert_eq!(elsewhere.kind(), &SpawnErrorKind::WaitCtxInUse);
+        scheduler.turn(Some(Duration::ZERO)).unwrap();
+    }
+    assert_eq!(scheduler.live_jobs(), 1, "a refused job is not counted");
+
+    ctx.callback().unwrap().wake();
+    assert!(scheduler.run_until(first).unwrap());
+    assert!(ctx.callback().is_none(), "the callback went with the job");
+    let next = with_ctx().spawn_on(&scheduler, || 7).unwrap();
+    assert_eq!(scheduler.run_until(next).unwrap(), 7);
+}
+
+#[test]
+fn a_future_is_refused_too() {
+    let scheduler = Scheduler::new().unwrap();
+    let ctx = WaitCtx::new();
+    let first = JobBuilder::new().wait_ctx(&ctx).spawn_on(&scheduler, wait_once).unwrap();
+    let mut task = Context::from_waker(Waker::noop());
+    let mut second = std::pin::pin!(JobBuilder::new().wait_ctx(&ctx).future(wait_once));
+    let refused = second.as_mut().poll(&mut task);
+    assert!(matches!(refused, Poll::Ready(Err(JobError::WaitCtxInUse))), "{refused:?}");
+    scheduler.turn(Some(Duration::ZERO)).unwrap();
+    ctx.callback().unwrap().wake();
+    assert!(scheduler.run_until(first).unwrap(), "the wake of the first job is its own");
+}
+
+/// Dropped before it was polled, and dropped while it is paused: a future lets go of its ctx.
+#[test]
+fn a_dropped_future_lets_go() {
+    let ctx = WaitCtx::new();
+    for polls in 0..2 {
+        let mut task = Context::from_waker(Waker::noop());
+        let mut job = Box::pin(JobBuilder::new().wait_ctx(&ctx).future(wait_once));
+        for _ in 0..polls {
+            assert!(job.as_mut().poll(&mut task).is_pending());
+        }
+        drop(job);
+        assert!(ctx.callback().is_none());
+    }
+    let scheduler = Scheduler::new().unwrap();
+    assert!(JobBuilder::new().wait_ctx(&ctx).spawn_on(&scheduler, || ()).is_ok());
+}
+
+/// However a job ends, its ctx is free afterwards: by a panic, by a cancel before its start, with its scheduler.
+#[test]
+fn every_end_lets_go() {
+    let ctx = WaitCtx::new();
+    let with_ctx = || JobBuilder::new().wait_ctx(&ctx);
+    let scheduler = Scheduler::new().unwrap();
+    let panics = with_ctx().spawn_on(&scheduler, || -> () { std::panic::resume_unwind(Box::new(1)) });
+    scheduler.run_until(panics.unwrap()).unwrap_err();
+    drop(with_ctx().spawn_on(&scheduler, || ()).unwrap());
+    scheduler.run().unwrap();
+    let _left = with_ctx().spawn_on(&scheduler, wait_once).unwrap();
+    drop(scheduler);
+    let workers = Workers::new(1).unwrap();
+    assert_eq!(with_ctx().submit_to(&workers.handle(), || 9).unwrap().join().unwrap(), 9);
+}

@@ -101,6 +101,7 @@
 #![warn(missing_debug_implementations)]
 
 mod bridge;
+pub mod docs;
 mod error;
 pub mod hooks;
 pub mod io;

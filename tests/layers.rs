@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Which modules a module may name. From bottom to top: a module names only modules above its row in this list.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("docs", &[]), // prose only
     ("sys", &[]),
     ("sync", &[]),
     ("hooks", &[]),

@@ -1,0 +1,5 @@
+//! Longer texts about this crate: prose only, no code.
+
+/// `docs/openssl-behaviour.md`, as it is in the repository.
+#[doc = include_str!("../../docs/openssl-behaviour.md")]
+pub mod openssl_behaviour {}

@@ -3,3 +3,6 @@
 /// `docs/openssl-behaviour.md`, as it is in the repository.
 #[doc = include_str!("../../docs/openssl-behaviour.md")]
 pub mod openssl_behaviour {}
+
+#[doc = include_str!("soundness.md")]
+pub mod soundness {}

@@ -11,6 +11,16 @@
 //!                    trace          ==          trace
 //! ```
 //!
+//! | compared | numbers |
+//! |---|---|
+//! | results, outputs and errors of each call | S1, S2, S4, S8, S25, S41, S46 |
+//! | the pool: limits, what is made in advance, exhaustion | S11, S12, S13, S16 |
+//! | the arguments of a job: copied, aligned, none | S22, S23 |
+//! | in which order a job and its caller run, and with which wait ctx | S24, S27, S29, S30 |
+//! | pauses outside a job and while blocked | S40, S43 |
+//! | wait fds: lists, changes, cleanups | S42, S52 to S60, S62 |
+//! | callback and status | S63, S65 |
+//!
 //! Sequences stay inside what OpenSSL defines: where it crashes, leaks or corrupts (the "fix" rows) there is nothing to compare;
 //! those have programs of their own (`fixes`). The interpreter leaves such a step out, on both sides, by looking at its own
 //! books: a wait ctx is not freed under a job, a pool is set up before its first job, blocks are taken back before a job ends, a

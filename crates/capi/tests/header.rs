@@ -55,6 +55,7 @@ const FUNCTIONS: [&str; 22] = [
     "ASYNC_set_mem_functions",
 ];
 
+/// S6: without versions, which `nm` would show behind the names.
 #[test]
 fn all_functions_are_exported_and_nothing_else() {
     let mut nm = Command::new("nm");

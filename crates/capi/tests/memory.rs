@@ -4,6 +4,7 @@ mod support;
 
 use support::{OPENSSL, On, compile, printed};
 
+/// S71.
 #[test]
 fn ten_thousand_paused_jobs_take_less_than_stock() {
     let program = compile("tests/c/paused_memory.c", OPENSSL);

@@ -1,4 +1,4 @@
-//! The installed `openssl` program, with our library in front: nothing else changes, and every call arrives here.
+//! The installed `openssl` program, with our library in front: nothing else changes, and every call arrives here (S7).
 
 mod support;
 

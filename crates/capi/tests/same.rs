@@ -12,7 +12,7 @@ fn programs() -> Vec<String> {
         .map(|file| file.unwrap().file_name().into_string().unwrap())
         .collect();
     programs.sort();
-    assert_eq!(programs.len(), 8);
+    assert_eq!(programs.len(), 9);
     programs
 }
 

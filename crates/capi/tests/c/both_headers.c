@@ -1,6 +1,7 @@
 /*
- * Our header and OpenSSL's in one program: every declaration is repeated, so a difference in a type or in a number is an error of
- * the compiler. (OpenSSL 3.0 does not declare the two memory functions; there is nothing to compare them with then.)
+ * S1, S2, S3, S8: our header and OpenSSL's in one program. Every declaration is repeated, so a difference in a type or
+ * in a number is an error of the compiler. (OpenSSL 3.0 does not declare the two memory functions; there is nothing to
+ * compare them with then.)
  */
 #include <openssl/async.h>
 #include <asyncjob.h>

@@ -3,6 +3,9 @@
  * get_fd of those jobs and call the callbacks, also of jobs that ended and wait ctxs that were freed meanwhile; wait ctxs are freed
  * under paused jobs; threads end and new ones come. Exits 0 if every job returned its own result.
  *
+ * S47: the engines ask on threads of their own. S61: they ask for wait ctxs that are gone, too. S64: nothing but an
+ * engine calls a callback.
+ *
  *     worker                                     engine
  *     job pauses; handle published in a slot ->  takes the handle, whenever it gets to it
  *     frees ctx, finishes job, forgets both      asks for ctx, callback, fd; calls the callback

@@ -1,6 +1,8 @@
 /*
- * S37: a job started inside a job. Stock: ASYNC_ERR and the running job put into the idle pool, then SIGSEGV when the outer
- * function returns. Ours: the inner job is a job of its own; its pause goes to the outer job, which resumes it.
+ * S37: a job started inside a job. Stock: ASYNC_ERR and the running job put into the idle pool, then SIGSEGV when the
+ * outer function returns. Ours: the inner job is a job of its own; its pause goes to the outer job, which resumes it.
+ *
+ * S26: each sees its own handle. S43: a job that blocks its pauses blocks no job inside it.
  */
 #include "fix.h"
 
@@ -31,6 +33,13 @@ static int outer(void *unused)
     CHECK(ASYNC_get_current_job() == outer_seen);
     STEP(&job, ctx, &ret, inner, ASYNC_FINISH);
     CHECK(job == NULL && ret == 21);
+
+    ASYNC_block_pause();                                /* S37c: the outer job has been resumed before */
+    STEP(&job, ctx, &ret, pause_once, ASYNC_PAUSE);
+    CHECK(ASYNC_pause_job() == 1);                      /* blocked: does nothing */
+    STEP(&job, ctx, &ret, pause_once, ASYNC_FINISH);
+    CHECK(job == NULL && ret == 7 && ASYNC_get_current_job() == outer_seen);
+    ASYNC_unblock_pause();
     ASYNC_WAIT_CTX_free(ctx);
     return 42;
 }

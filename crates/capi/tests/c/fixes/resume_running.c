@@ -1,6 +1,6 @@
 /*
- * A double resume: a job that runs is resumed (by itself here, with the handle that an earlier pause gave). Stock: the
- * job jumps to its own last pause on its own stack. Ours: ASYNC_ERR, an error raised, and the job carries on.
+ * S33, a double resume: a job that runs is resumed (by itself here, with the handle that an earlier pause gave). Stock:
+ * the job jumps to its own last pause on its own stack. Ours: ASYNC_ERR, an error raised, and the job carries on.
  */
 #include "fix.h"
 

@@ -1,6 +1,7 @@
 /*
- * S33, the worse half: the stale handle is used when its stack already belongs to the next job. Stock: resumes that job. Ours: the
- * handle names a job that ended, so ASYNC_ERR, and the new job has not moved.
+ * S33, the worse half: the stale handle is used when its stack already belongs to the next job. Stock: resumes that job.
+ * Ours: the handle names a job that ended, so ASYNC_ERR, and the new job has not moved. S31: the job that ended has no
+ * wait ctx.
  */
 #include "fix.h"
 

@@ -1,94 +1,602 @@
-//! Promise: every rule of the contract has a test that cites it.
+//! Promise: the contract defines every number that is cited, and each of its promises has a test.
 //!
-//! The rules are OpenSSL's behaviours, numbered S1 to S88, and what this crate makes of them. Those without a meaning in
-//! Rust (constants, versions, libssl) are the C interface's.
+//! `docs/openssl-behaviour.md` is the contract. It defines the numbers S1, S2 and so on, and says in fixed words
+//! whether the C drop-in and the Rust API promise something. These tests read it, and hold everything else against it:
+//!
+//! * A number that is cited anywhere in the repository is defined in the contract.
+//! * A link into the contract leads to an anchor that it has. A number links to its own anchor.
+//! * A number that promises something of the Rust API is cited by a test of this package. A number that promises
+//!   something of the C drop-in is cited by a test in `crates/capi/tests`.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// The numbers that the Rust API answers for, with the row of the contract that each run belongs to.
-const ANSWERED_FOR: &[(&str, &[u32])] = &[
-    ("constants as enums", &[2]),
-    ("the system is capable", &[8]),
-    ("the pool and its limit", &[11, 12, 13, 14, 15, 16, 17, 18, 19]),
-    ("starting: the closure owns its data", &[22, 23, 24]),
-    ("a value with the end only", &[25]),
-    ("the handle is the job", &[26]),
-    ("the ctx is bound at the start", &[27, 28, 31]),
-    ("pausing with nothing to wait for, resuming", &[29, 30]),
-    ("misuse that does not compile", &[33, 34]),
-    ("fork", &[35]),
-    ("nested jobs", &[37]),
-    ("pauses outside a job, or blocked", &[40, 41, 43, 44]),
-    ("changes are settled on resume", &[42]),
-    ("the current job, from any thread", &[46, 47]),
-    ("cleanup of a thread", &[48, 49, 50, 51]),
-    ("wait fds", &[52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62]),
-    ("callback and status", &[63, 64, 65, 66]),
-    ("memory of the program's own", &[67, 68, 69]),
-    ("no system calls, no allocations", &[71, 73]),
-    ("thread state", &[74, 75, 76, 77]),
-    ("a paused job nobody will resume", &[88]),
-];
+const CONTRACT: &str = "docs/openssl-behaviour.md";
+
+/// The words with which a row of the contract begins.
+const VERDICTS: [&str; 4] = ["Same", "Defined", "Different", NO_PROMISE];
+const NO_PROMISE: &str = "No promise";
+const ROWS: [&str; 4] = ["OpenSSL", "C drop-in", "Rust API", "Both"];
 
 #[test]
-fn every_rule_is_cited_by_a_test() {
+fn the_contract_is_kept() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut cited = BTreeSet::new();
-    collect(&root.join("tests"), &mut cited);
-    collect(&root.join("src"), &mut cited); // unit tests, and doc tests of what does not compile
-    let missing: Vec<_> = ANSWERED_FOR
-        .iter()
-        .flat_map(|(row, numbers)| numbers.iter().map(move |number| (*row, *number)))
-        .filter(|(_, number)| !cited.contains(number))
-        .map(|(row, number)| format!("S{number} ({row})"))
-        .collect();
-    assert!(missing.is_empty(), "no test cites {}", missing.join(", "));
+    let mut files = Vec::new();
+    collect(root, root, &mut files);
+    for part in [
+        "src/lib.rs",
+        "tests/wait_fds.rs",
+        "crates/capi/tests/c/fixes/nested_start.c",
+    ] {
+        assert!(files.iter().any(|file| file.path == part), "{part} was not read");
+    }
+    let text = fs::read_to_string(root.join(CONTRACT)).unwrap();
+    let problems = problems(&text, &files);
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+
+    let count = Contract::read(&text).sections.len();
+    assert!(
+        text.contains(&format!("It lists {count} behaviours")),
+        "{CONTRACT} does not list {count} behaviours"
+    );
 }
 
-/// Reads `S7`, `S7a` and `S7 to S9`, and nothing else.
-#[test]
-fn citations_are_read() {
-    let read = |text: &str| numbers_in(text).into_iter().collect::<Vec<_>>();
-    assert_eq!(read("/// S37a: as S16, or (S13 and S15)."), [13, 15, 16, 37]);
-    assert_eq!(read("/// S52 to S54, S60"), [52, 53, 54, 60]);
-    assert_eq!(read("TLS12 and 4S5, SHA256, S and Some"), [0; 0]);
+/// A file of the repository, with its path from the root.
+struct File {
+    path: String,
+    text: String,
 }
 
-fn collect(folder: &Path, cited: &mut BTreeSet<u32>) {
+/// Everything that may cite a number, but for this file, which cites what does not exist.
+fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) {
+    const KINDS: [&str; 6] = ["rs", "md", "c", "h", "cpp", "toml"];
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
         if path.is_dir() {
-            collect(&path, cited);
-        } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("citations.rs") {
-            cited.extend(numbers_in(&fs::read_to_string(&path).unwrap()));
+            if name != "target" && name != ".git" {
+                collect(root, &path, files);
+            }
+        } else if path
+            .extension()
+            .is_some_and(|kind| KINDS.iter().any(|one| kind == *one))
+            && name != "citations.rs"
+        {
+            let text = fs::read_to_string(&path).unwrap();
+            let path = path.strip_prefix(root).unwrap().to_str().unwrap().to_string();
+            files.push(File { path, text });
         }
     }
 }
 
-fn numbers_in(text: &str) -> BTreeSet<u32> {
-    let words: Vec<_> = text
-        .split(|c: char| !c.is_alphanumeric())
+/// What is wrong with the contract, with what cites it, or with what is to test it.
+fn problems(contract: &str, files: &[File]) -> Vec<String> {
+    let contract = Contract::read(contract);
+    let mut problems = contract.problems.clone();
+    let (mut of_drop_in, mut of_rust) = (BTreeSet::new(), BTreeSet::new());
+    for file in files {
+        let path = &file.path;
+        for number in citations(&file.text).difference(&contract.numbers()) {
+            problems.push(format!("{path} cites {number}, which {CONTRACT} does not define"));
+        }
+        problems.extend(
+            contract
+                .wrong_links(file)
+                .into_iter()
+                .map(|wrong| format!("{path} {wrong}")),
+        );
+        if path.starts_with("crates/capi/tests/") {
+            of_drop_in.extend(citations(&file.text));
+        } else if path.starts_with("tests/") {
+            of_rust.extend(citations(&file.text));
+        } else if path.starts_with("src/") {
+            of_rust.extend(citations(&tests_in(path, &file.text)));
+        }
+    }
+    for section in &contract.sections {
+        for number in &section.numbers {
+            if section.drop_in_promises && !of_drop_in.contains(number) {
+                problems.push(format!(
+                    "{number} promises something of the C drop-in: no test in crates/capi/tests cites it"
+                ));
+            }
+            if section.rust_promises && !of_rust.contains(number) {
+                problems.push(format!(
+                    "{number} promises something of the Rust API: no test of this package cites it"
+                ));
+            }
+        }
+    }
+    problems
+}
+
+/// What the contract defines.
+#[derive(Default)]
+struct Contract {
+    sections: Vec<Section>,
+    /// What links may lead to.
+    anchors: BTreeSet<String>,
+    problems: Vec<String>,
+}
+
+/// One behaviour.
+struct Section {
+    /// Its own number first, then those of its cases: S37, S37a, S37b.
+    numbers: Vec<String>,
+    rows: Vec<&'static str>,
+    drop_in_promises: bool,
+    rust_promises: bool,
+}
+
+impl Section {
+    fn new(number: &str) -> Self {
+        Section {
+            numbers: vec![number.into()],
+            rows: Vec::new(),
+            drop_in_promises: false,
+            rust_promises: false,
+        }
+    }
+}
+
+impl Contract {
+    fn read(text: &str) -> Contract {
+        let mut contract = Contract::default();
+        for line in text.lines() {
+            contract.read_line(line);
+        }
+        contract.end_section();
+        contract
+    }
+
+    fn read_line(&mut self, line: &str) {
+        let anchor = line
+            .split_once("<a id=\"")
+            .and_then(|(_, rest)| rest.split_once("\"></a>"));
+        if let Some((anchor, after)) = anchor {
+            if !self.anchors.insert(anchor.to_string()) {
+                self.problems.push(format!("the anchor {anchor} is there twice"));
+            }
+            self.read_definition(line, anchor, after);
+        } else if line.starts_with("### ") {
+            self.problems.push(format!("a behaviour without an anchor: {line}"));
+        } else if let Some((label, rest)) = line.strip_prefix("* **").and_then(|row| row.split_once(":** ")) {
+            self.read_row(label, rest);
+        }
+    }
+
+    /// A heading begins a section, and a list item below it is a case of it.
+    fn read_definition(&mut self, line: &str, anchor: &str, after: &str) {
+        let number = after.split_once(": ").map_or("", |(number, _)| number);
+        let is_heading = line.starts_with("### ");
+        if !is_heading && number_of(number).is_none() {
+            return; // an anchor for something else
+        }
+        if number.strip_prefix('S') != anchor.strip_prefix('s') {
+            self.problems
+                .push(format!("the anchor {anchor} is not that of its number: {line}"));
+        }
+        if is_heading {
+            self.end_section();
+            let before = self.sections.last().and_then(|section| number_of(&section.numbers[0]));
+            let next = format!("S{}", before.unwrap_or(0) + 1);
+            if number != next {
+                self.problems.push(format!("{next} is missing before {number}"));
+            }
+            self.sections.push(Section::new(number));
+        } else if let Some(section) = self.sections.last_mut() {
+            if number.trim_end_matches(|c: char| c.is_ascii_lowercase()) != section.numbers[0] {
+                self.problems
+                    .push(format!("{number} stands below {}", section.numbers[0]));
+            }
+            section.numbers.push(number.into());
+        }
+    }
+
+    fn read_row(&mut self, label: &str, rest: &str) {
+        let Some(section) = self.sections.last_mut() else {
+            return;
+        };
+        let number = &section.numbers[0];
+        let Some(label) = ROWS.into_iter().find(|row| *row == label) else {
+            self.problems.push(format!("{number} has a row \"{label}\""));
+            return;
+        };
+        section.rows.push(label);
+        if label == "OpenSSL" {
+            return;
+        }
+        let verdict = VERDICTS.into_iter().find(|word| {
+            let after = rest.strip_prefix(word).and_then(|rest| rest.chars().next());
+            after.is_some_and(|c| ".,: ".contains(c))
+        });
+        let Some(verdict) = verdict else {
+            let problem = format!("the row \"{label}\" of {number} begins with none of {VERDICTS:?}");
+            return self.problems.push(problem);
+        };
+        let promises = verdict != NO_PROMISE;
+        section.drop_in_promises |= promises && label != "Rust API";
+        section.rust_promises |= promises && label != "C drop-in";
+    }
+
+    fn end_section(&mut self) {
+        let Some(section) = self.sections.last() else { return };
+        let complete = section.rows == ["OpenSSL", "C drop-in", "Rust API"] || section.rows == ["OpenSSL", "Both"];
+        if !complete {
+            let number = &section.numbers[0];
+            self.problems.push(format!("{number} has the rows {:?}", section.rows));
+        }
+    }
+
+    fn numbers(&self) -> BTreeSet<String> {
+        self.sections
+            .iter()
+            .flat_map(|section| section.numbers.iter().cloned())
+            .collect()
+    }
+
+    /// Links of a file that lead to nothing here, or from a number to another one.
+    fn wrong_links(&self, file: &File) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (at, _) in file.text.match_indices('#') {
+            let link = Link::at(&file.text, at);
+            let is_local = file.path == CONTRACT && link.target.is_empty() && link.label.is_some();
+            if !is_local
+                && !["openssl_behaviour", "openssl-behaviour.md"]
+                    .iter()
+                    .any(|end| link.target.ends_with(end))
+            {
+                continue;
+            }
+            let (anchor, label) = (link.anchor, link.label.unwrap_or_default());
+            if !self.anchors.contains(anchor) {
+                wrong.push(format!("links to #{anchor}, which {CONTRACT} does not have"));
+            }
+            if number_of(label).is_some() && label.strip_prefix('S') != anchor.strip_prefix('s') {
+                wrong.push(format!("links {label} to #{anchor}"));
+            }
+            if file.path.ends_with(".md")
+                && link.target.ends_with(".md")
+                && resolve(&file.path, link.target) != CONTRACT
+            {
+                wrong.push(format!("links to {}, where {CONTRACT} is not", link.target));
+            }
+        }
+        wrong
+    }
+}
+
+/// A link, or what looks like one: `[label](target#anchor)` or `[label]: target#anchor`.
+struct Link<'a> {
+    label: Option<&'a str>,
+    target: &'a str,
+    anchor: &'a str,
+}
+
+impl<'a> Link<'a> {
+    /// The link whose `#` is here.
+    fn at(text: &'a str, hash: usize) -> Self {
+        let (before, after) = (&text[..hash], &text[hash + 1..]);
+        let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        let target = before
+            .rsplit(|c: char| c == '(' || c.is_whitespace())
+            .next()
+            .unwrap_or_default();
+        let prefix = before[..before.len() - target.len()].trim_end();
+        let label = prefix.strip_suffix("](").or_else(|| prefix.strip_suffix("]:"));
+        Link {
+            label: label.and_then(|before| before.rsplit('[').next()),
+            target,
+            anchor: &after[..end.unwrap_or(after.len())],
+        }
+    }
+}
+
+/// Where a relative link of a file leads, from the root.
+fn resolve(file: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = file.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
+    parts.join("/")
+}
+
+/// The numbers that a text cites: `S7`, `S7a`, and all from `S7 to S9`. A case counts for its behaviour too.
+fn citations(text: &str) -> BTreeSet<String> {
+    let words: Vec<&str> = text
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
         .filter(|word| !word.is_empty())
         .collect();
     let mut numbers = BTreeSet::new();
     for (at, word) in words.iter().enumerate() {
-        let Some(number) = citation(word) else { continue };
-        numbers.insert(number);
-        if let [_, "to", end] = words[at..(at + 3).min(words.len())]
-            && let Some(end) = citation(end)
+        let Some(number) = number_of(word) else { continue };
+        numbers.extend([word.to_string(), format!("S{number}")]);
+        if let Some(end) = words
+            .get(at + 2)
+            .filter(|_| words[at + 1] == "to")
+            .and_then(|end| number_of(end))
         {
-            numbers.extend(number..=end);
+            numbers.extend((number..=end).map(|number| format!("S{number}")));
         }
     }
     numbers
 }
 
 /// The number of a word such as `S37` or `S37a`.
-fn citation(word: &str) -> Option<u32> {
-    let digits = word
-        .strip_prefix('S')?
-        .trim_end_matches(|c: char| c.is_ascii_lowercase());
-    digits.parse().ok().filter(|number| (1..=88).contains(number))
+fn number_of(word: &str) -> Option<u32> {
+    let digits = word.strip_prefix('S')?;
+    let digits = digits.strip_suffix(|c: char| c.is_ascii_lowercase()).unwrap_or(digits);
+    digits
+        .parse()
+        .ok()
+        .filter(|_| digits.len() <= 3 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The part of a source file that is a test: a module of unit tests, which is the end of its file or a file of its own,
+/// and each documentation test together with the paragraph that introduces it.
+fn tests_in(path: &str, source: &str) -> String {
+    if path.ends_with("/tests.rs") {
+        return source.into();
+    }
+    let (source, unit_tests) = source.split_once("#[cfg(test)]\nmod tests {").unwrap_or((source, ""));
+    let (mut tests, mut paragraph) = (unit_tests.to_string(), String::new());
+    let mut block = Block::None;
+    let mut paragraph_has_ended = false;
+    for line in source.lines() {
+        let line = line.trim_start();
+        let Some(doc) = line.strip_prefix("///").or_else(|| line.strip_prefix("//!")) else {
+            paragraph.clear();
+            block = Block::None;
+            continue;
+        };
+        if let Some(kind) = doc.trim_start().strip_prefix("```") {
+            block = block.next(kind);
+            if block == Block::Test {
+                tests += &paragraph;
+            }
+            paragraph.clear();
+        } else if block == Block::Test {
+            tests += &format!("{doc}\n");
+        } else if doc.trim().is_empty() {
+            paragraph_has_ended = true;
+        } else if block == Block::None {
+            if std::mem::take(&mut paragraph_has_ended) {
+                paragraph.clear();
+            }
+            paragraph += &format!("{doc}\n");
+        }
+    }
+    tests
+}
+
+/// The code block of a documentation comment that a line is in.
+#[derive(Clone, Copy, PartialEq)]
+enum Block {
+    None,
+    Text,
+    Test,
+}
+
+impl Block {
+    /// At a line that begins a block of this kind, or ends one.
+    fn next(self, kind: &str) -> Block {
+        const NOT_RUN: [&str; 6] = ["text", "ignore", "no_run", "sh", "toml", "console"];
+        match self {
+            Block::None if NOT_RUN.iter().any(|word| kind.contains(word)) => Block::Text,
+            Block::None => Block::Test,
+            Block::Text | Block::Test => Block::None,
+        }
+    }
+}
+
+/// A contract of two behaviours, the second with a case, and files that keep it.
+const SOUND: &str = r#"
+### <a id="s1"></a>S1: One
+
+* **OpenSSL:** Does.
+* **C drop-in:** Same, as [S2](#s2).
+* **Rust API:** No promise. No.
+
+### <a id="s2"></a>S2: Two
+
+* **OpenSSL:** Does:
+  * <a id="s2a"></a>S2a: so.
+* **C drop-in:** Defined. Not.
+* **Rust API:** Different. So.
+
+## <a id="versions"></a>Versions
+"#;
+
+fn kept() -> Vec<File> {
+    let files = [
+        (
+            "src/lib.rs",
+            "/// [S2](crate::docs::openssl_behaviour#s2), [versions](openssl_behaviour#versions)",
+        ),
+        ("tests/two.rs", "/// S2a: so."),
+        ("crates/capi/tests/c/same/two.c", "/* S1 to S2, S2a */"),
+        ("README.md", "[S1](docs/openssl-behaviour.md#s1)"),
+        ("crates/capi/README.md", "[S1](../../docs/openssl-behaviour.md#s1)"),
+        (CONTRACT, SOUND),
+    ];
+    files
+        .map(|(path, text)| File {
+            path: path.into(),
+            text: text.into(),
+        })
+        .into()
+}
+
+#[test]
+fn a_contract_that_is_kept_has_no_problems() {
+    assert_eq!(problems(SOUND, &kept()), [""; 0]);
+}
+
+/// Each kind of fault in the contract itself is found.
+#[test]
+fn a_broken_contract_is_found() {
+    let cases = [
+        ("id=\"s2\"", "id=\"s3\"", "the anchor s3 is not that of its number"),
+        ("<a id=\"s2\"></a>", "", "a behaviour without an anchor: ### S2: Two"),
+        ("id=\"versions\"", "id=\"s1\"", "the anchor s1 is there twice"),
+        ("S2a: so", "S2b: so", "the anchor s2a is not that of its number"),
+        ("\"s2a\"></a>S2a", "\"s1a\"></a>S1a", "S1a stands below S2"),
+        ("\"s2\"></a>S2:", "\"s4\"></a>S4:", "S2 is missing before S4"),
+        (
+            "Defined. Not",
+            "Perhaps. Not",
+            "the row \"C drop-in\" of S2 begins with none of",
+        ),
+        (
+            "Same, as",
+            "Samely as",
+            "the row \"C drop-in\" of S1 begins with none of",
+        ),
+        (
+            "* **Rust API:** Different. So.\n",
+            "",
+            "S2 has the rows [\"OpenSSL\", \"C drop-in\"]",
+        ),
+        (
+            "* **Rust API:** No promise. No.",
+            "* **Both:** Same.",
+            "S1 has the rows [\"OpenSSL\", \"C drop-in\", \"Both\"]",
+        ),
+        ("**Rust API:** No", "**Rust:** No", "S1 has a row \"Rust\""),
+        ("[S2](#s2)", "[S2](#s20)", "links to #s20, which"),
+    ];
+    for (part, broken, expected) in cases {
+        let contract = SOUND.replacen(part, broken, 1);
+        assert_ne!(contract, SOUND, "{part}");
+        let mut files = kept();
+        files.last_mut().unwrap().text = contract.clone();
+        let problems = problems(&contract, &files);
+        assert!(
+            problems.iter().any(|problem| problem.contains(expected)),
+            "{broken}: {problems:?}"
+        );
+    }
+}
+
+/// Each kind of fault in what cites the contract is found.
+#[test]
+fn a_broken_citation_is_found() {
+    let cases = [
+        ("src/lib.rs", "/// As in S3.", "src/lib.rs cites S3, which"),
+        ("tests/two.rs", "/// S2a, S2b", "tests/two.rs cites S2b, which"),
+        ("README.md", "S1 to S9", "README.md cites S9, which"),
+        (
+            "README.md",
+            "[S1](docs/openssl-behaviour.md#s9)",
+            "README.md links to #s9, which",
+        ),
+        (
+            "README.md",
+            "[S1](docs/openssl-behaviour.md#s2)",
+            "README.md links S1 to #s2",
+        ),
+        (
+            "src/lib.rs",
+            "[so](crate::docs::openssl_behaviour#s2b)",
+            "src/lib.rs links to #s2b, which",
+        ),
+        (
+            "src/lib.rs",
+            "[S1](crate::docs::openssl_behaviour#s1) [S2]: crate::docs::openssl_behaviour#s1",
+            "src/lib.rs links S2 to #s1",
+        ),
+        (
+            "crates/capi/README.md",
+            "[S1](../docs/openssl-behaviour.md#s1)",
+            "crates/capi/README.md links to ../docs/openssl-behaviour.md, where",
+        ),
+        (
+            "tests/two.rs",
+            "/// S2, but no case",
+            "S2a promises something of the Rust API",
+        ),
+        ("tests/two.rs", "", "S2 promises something of the Rust API"),
+        (
+            "crates/capi/tests/c/same/two.c",
+            "/* S2a */",
+            "S1 promises something of the C drop-in",
+        ),
+    ];
+    for (path, text, expected) in cases {
+        let mut files = kept();
+        files.iter_mut().find(|file| file.path == path).unwrap().text = text.into();
+        let problems = problems(SOUND, &files);
+        assert!(
+            problems.iter().any(|problem| problem.starts_with(expected)),
+            "{text}: {problems:?}"
+        );
+    }
+}
+
+/// A row "Both" speaks for the two libraries.
+#[test]
+fn a_row_for_both_promises_for_both() {
+    let row = |verdict: &str| {
+        let text = format!("### <a id=\"s1\"></a>S1: One\n* **OpenSSL:** Does.\n* **Both:** {verdict}\n");
+        problems(&text, &[]).len()
+    };
+    assert_eq!((row("Same."), row("No promise. It is libssl's.")), (2, 0));
+}
+
+/// Numbers are read, and nothing else.
+#[test]
+fn citations_are_read() {
+    let read = |text: &str| citations(text).into_iter().collect::<Vec<_>>();
+    assert_eq!(
+        read("/// S37a: as S16, or (S13 and S15)."),
+        ["S13", "S15", "S16", "S37", "S37a"]
+    );
+    assert_eq!(read("S52 to S54, S60"), ["S52", "S53", "S54", "S60"]);
+    assert_eq!(
+        read("TLS12 and 4S5, SHA256, S_1, S1_2, S and Some, S1234, S+1, S1ab"),
+        [""; 0]
+    );
+}
+
+/// In a source file a citation counts where a test is: not in other documentation.
+#[test]
+fn tests_are_told_from_documentation() {
+    let source = r#"
+//! S1
+//!
+//! ```text
+//! S2
+//! ```
+
+/// S3
+///
+/// S4:
+///
+/// ```compile_fail
+/// // S5
+/// ```
+///
+/// S6
+/// ```no_run
+/// S7
+/// ```
+fn f() {} // S8
+/// S9
+#[cfg(test)]
+fn g() {} // S10
+
+#[cfg(test)]
+mod tests {
+    // S11
+}
+"#;
+    let read = |path| citations(&tests_in(path, source)).into_iter().collect::<Vec<_>>();
+    assert_eq!(read("src/pool/mod.rs"), ["S11", "S4", "S5"]);
+    assert_eq!(read("src/pool/tests.rs").len(), 11);
 }

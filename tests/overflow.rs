@@ -1,5 +1,5 @@
-//! A job that runs off its stack is named, on every kind of thread, and the process dies by the signal it would have died by.
-//! Every other fault is somebody else's: the handlers that were there before still get it.
+//! Promise: a job that runs off its stack meets a guard and is named, on every kind of thread (S70, fixed). The process
+//! dies by the signal that it would have died by. Every other fault goes to the handler that was there before.
 //!
 //! Each case is a process of its own: this test program again, running only [`child`].
 

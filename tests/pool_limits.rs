@@ -218,7 +218,8 @@ fn cleanup_frees_the_idle_stacks() {
     expect(1, 0, None);
 }
 
-/// S48 and S49, fixed: jobs that are paused at the cleanup stay valid, stay counted, and can finish.
+/// S32, S48 and S49, fixed: jobs that are paused at the cleanup stay valid, stay counted, and can finish. Their stacks
+/// are used again.
 #[test]
 fn paused_jobs_survive_a_cleanup() {
     let job = paused(|| {

@@ -9,7 +9,8 @@ use std::thread;
 use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::scheduler::Scheduler;
 use asyncjob::{
-    Interrupted, JobBuilder, PauseError, SpawnErrorKind, StartErrorKind, Step, WaitCtx, current_job, pause_job, start_job,
+    Interrupted, JobBuilder, PauseError, SpawnErrorKind, StartErrorKind, Step, WaitCtx, current_job, pause_job,
+    start_job,
 };
 
 type Anything = Box<dyn Error + Send + Sync>;
@@ -36,7 +37,10 @@ fn a_refused_start_composes() {
     let _job = full_pool();
     let value = Rc::new(7);
     let error = start(&value).unwrap_err();
-    assert!(error.to_string().contains("all 1 jobs of this thread's pool"), "{error}");
+    assert!(
+        error.to_string().contains("all 1 jobs of this thread's pool"),
+        "{error}"
+    );
     drop(error);
     assert_eq!(Rc::strong_count(&value), 1, "the closure went with the error");
 }
@@ -133,7 +137,10 @@ fn no_error_prints_its_source() {
 #[test]
 fn an_interrupted_wait_as_an_io_error() {
     assert_eq!(io::Error::from(Interrupted::TimedOut).kind(), io::ErrorKind::TimedOut);
-    let cancelled = [io::Error::from(Interrupted::Cancelled), io::Error::from(PauseError::Cancelled)];
+    let cancelled = [
+        io::Error::from(Interrupted::Cancelled),
+        io::Error::from(PauseError::Cancelled),
+    ];
     for error in cancelled {
         assert_ne!(error.kind(), io::ErrorKind::Interrupted);
         assert!(error.get_ref().unwrap().is::<asyncjob::Cancelled>());

@@ -116,7 +116,10 @@ fn a_join_that_could_never_end_is_refused() {
         first.join().is_ok()
     });
     let error = scheduler.run_until(second.unwrap()).unwrap_err();
-    assert!(error.to_string().contains("drop the block_pause guard first"), "{error}");
+    assert!(
+        error.to_string().contains("drop the block_pause guard first"),
+        "{error}"
+    );
 }
 
 /// The same on a worker, once the job has started on the thread of the job that waits.
@@ -131,7 +134,10 @@ fn a_join_on_a_workers_own_thread_is_refused() {
         other.join().is_ok()
     });
     let error = job.unwrap().join().unwrap_err();
-    assert!(error.to_string().contains("drop the block_pause guard first"), "{error}");
+    assert!(
+        error.to_string().contains("drop the block_pause guard first"),
+        "{error}"
+    );
 }
 
 /// From a thread that may block, the same wait is fine.

@@ -42,14 +42,23 @@ fn a_second_job_is_refused_until_the_first_has_ended() {
 fn a_future_is_refused_too() {
     let scheduler = Scheduler::new().unwrap();
     let ctx = WaitCtx::new();
-    let first = JobBuilder::new().wait_ctx(&ctx).spawn_on(&scheduler, wait_once).unwrap();
+    let first = JobBuilder::new()
+        .wait_ctx(&ctx)
+        .spawn_on(&scheduler, wait_once)
+        .unwrap();
     let mut task = Context::from_waker(Waker::noop());
     let mut second = std::pin::pin!(JobBuilder::new().wait_ctx(&ctx).future(wait_once));
     let refused = second.as_mut().poll(&mut task);
-    assert!(matches!(refused, Poll::Ready(Err(JobError::WaitCtxInUse))), "{refused:?}");
+    assert!(
+        matches!(refused, Poll::Ready(Err(JobError::WaitCtxInUse))),
+        "{refused:?}"
+    );
     scheduler.turn(Some(Duration::ZERO)).unwrap();
     ctx.callback().unwrap().wake();
-    assert!(scheduler.run_until(first).unwrap(), "the wake of the first job is its own");
+    assert!(
+        scheduler.run_until(first).unwrap(),
+        "the wake of the first job is its own"
+    );
 }
 
 /// Dropped before it was polled, and dropped while it is paused: a future lets go of its ctx.
@@ -82,5 +91,8 @@ fn every_end_lets_go() {
     let _left = with_ctx().spawn_on(&scheduler, wait_once).unwrap();
     drop(scheduler);
     let workers = Workers::new(1).unwrap();
-    assert_eq!(with_ctx().submit_to(&workers.handle(), || 9).unwrap().join().unwrap(), 9);
+    assert_eq!(
+        with_ctx().submit_to(&workers.handle(), || 9).unwrap().join().unwrap(),
+        9
+    );
 }

@@ -51,8 +51,7 @@ impl SchedulerBuilder {
     pub fn build(self) -> io::Result<Scheduler> {
         install_handler(self.overflow_handler)?;
         let inbox = Arc::new(Inbox::new()?);
-        let home = Some(thread::current().id());
-        let shared = Shared::new(vec![Arc::clone(&inbox)], self.max_jobs, home);
+        let shared = Shared::new(vec![Arc::clone(&inbox)], self.max_jobs);
         Scheduler::with(inbox, Arc::new(shared))
     }
 }

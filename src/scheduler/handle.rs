@@ -80,7 +80,7 @@ impl Handle {
             Ok(ctx) => ctx,
             Err(kind) => return Err((kind, builder, f)),
         };
-        let state = JoinState::new(self.shared.home);
+        let state = JoinState::new(self.shared.home.get().copied());
         let in_job = Arc::clone(&state);
         let hooks = boxed(builder.hooks);
         self.shared.submit(Submission {

@@ -316,6 +316,9 @@ impl Scheduler {
 
     fn with(inbox: Arc<Inbox>, shared: Arc<Shared>) -> io::Result<Scheduler> {
         let reactor = Reactor::new(inbox.raw_notifier())?;
+        if shared.inboxes.len() == 1 {
+            let _is_new = shared.home.set(thread::current().id());
+        }
         Ok(Scheduler {
             inner: Rc::new(Inner {
                 epoll: reactor.fd(),

@@ -11,8 +11,8 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread::ThreadId;
 
@@ -69,8 +69,8 @@ pub(super) struct Shared {
     open: AtomicUsize,
     /// Those who wait for capacity.
     waiting: WaitQueue,
-    /// The thread of the scheduler, if there is just one.
-    pub(super) home: Option<ThreadId>,
+    /// The thread of the scheduler or worker, if there is just one.
+    pub(super) home: OnceLock<ThreadId>,
 }
 
 /// Jobs on their way to a scheduler.
@@ -82,7 +82,7 @@ struct Queue {
 }
 
 impl Shared {
-    pub(super) fn new(inboxes: Vec<Arc<Inbox>>, max_jobs: usize, home: Option<ThreadId>) -> Self {
+    pub(super) fn new(inboxes: Vec<Arc<Inbox>>, max_jobs: usize) -> Self {
         Shared {
             open: AtomicUsize::new(inboxes.len()),
             inboxes,
@@ -93,7 +93,7 @@ impl Shared {
             max_jobs,
             closed: AtomicBool::new(false),
             waiting: WaitQueue::new(),
-            home,
+            home: OnceLock::new(),
         }
     }
 

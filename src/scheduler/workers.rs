@@ -84,7 +84,7 @@ impl Workers {
         let inboxes = (0..builder.threads).map(|_| Inbox::new().map(Arc::new));
         let inboxes = inboxes.collect::<io::Result<Vec<_>>>()?;
         let mut workers = Workers {
-            shared: Arc::new(Shared::new(inboxes.clone(), builder.max_jobs, None)),
+            shared: Arc::new(Shared::new(inboxes.clone(), builder.max_jobs)),
             threads: Vec::new(),
         };
         for (number, inbox) in inboxes.into_iter().enumerate() {

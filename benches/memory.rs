@@ -33,7 +33,7 @@ use std::hint::black_box;
 use std::process::Command;
 use std::time::Instant;
 
-use asyncjob::{PoolConfig, Secrets, StackSize, Step, WaitCtx, init_thread, pause_job, start_job};
+use asyncjob::{PoolConfig, SecretPolicy, StackSize, Step, WaitCtx, init_thread, pause_job, start_job};
 
 const FRAMES: u32 = 8;
 /// Lines of 64 bytes that a round trip of ours touches on a job's stack: two of header and coroutine, two of frames. (Traced
@@ -453,10 +453,10 @@ mod options {
         let size = PoolConfig::new().stack_size(StackSize::at_least(64 << 10));
         let kinds = [
             ("plain", size),
-            ("scrub", size.secrets(Secrets::new().scrub())),
-            ("dont_dump", size.secrets(Secrets::new().dont_dump())),
-            ("lock", size.secrets(Secrets::new().lock())),
-            ("scrub and lock", size.secrets(Secrets::new().scrub().lock())),
+            ("scrub", size.secrets(SecretPolicy::new().scrub())),
+            ("dont_dump", size.secrets(SecretPolicy::new().dont_dump())),
+            ("mlock", size.secrets(SecretPolicy::new().mlock())),
+            ("scrub and mlock", size.secrets(SecretPolicy::new().scrub().mlock())),
             ("exact high water", size.exact_high_water(true)),
         ];
         let mut cases = Vec::new();

@@ -38,8 +38,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use asyncjob::{
-    Job, PoolConfig, StackSize, StartErrorKind, Step, WaitCtx, init_thread, install_overflow_handler, pause_job,
-    stack_stats,
+    Job, PoolConfig, StackSize, StartErrorKind, Step, WaitCtx, init_thread, install_overflow_handler, pause_job, stack,
 };
 
 /// Round trips of each job in each order.
@@ -107,8 +106,8 @@ fn run(options: &Options) -> Result<(), String> {
     let random_ns = round_trips(&mut jobs, options, "resuming at random", at_random.clone(), false);
     let prefetched_ns = round_trips(&mut jobs, options, "resuming with a look ahead", at_random, true);
 
-    let slabs: usize = stack_stats().iter().map(|stats| stats.slabs).sum();
-    let high_water = stack_stats().iter().map(|stats| stats.high_water).max().unwrap_or(0);
+    let slabs: usize = stack::stats().iter().map(|stats| stats.slabs).sum();
+    let high_water = stack::stats().iter().map(|stats| stats.high_water).max().unwrap_or(0);
     let ended = Instant::now();
     let mut sum = 0;
     for (done, &index) in order.iter().enumerate() {

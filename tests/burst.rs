@@ -3,8 +3,8 @@
 //! One test: it reads the numbers of the whole process. Its jobs share one wait ctx: what jobs allocate on the heap is freed to
 //! the allocator, and glibc keeps small blocks until `malloc_trim(3)` (with a ctx for each job, 26 MiB stay).
 
-use asyncjob::stack::set_shared_idle;
-use asyncjob::{Job, PoolConfig, StackSize, Step, WaitCtx, cleanup_thread, init_thread, pause_job, stack_stats};
+use asyncjob::stack::{self, set_max_cached};
+use asyncjob::{Job, PoolConfig, StackSize, Step, WaitCtx, cleanup_thread, init_thread, pause_job};
 
 const STEADY: usize = 10_000;
 const BURST: usize = 200_000;
@@ -49,9 +49,9 @@ fn resident_memory_returns_within_ten_percent() {
     }
     steady.drain(..).for_each(finish);
     cleanup_thread().unwrap();
-    set_shared_idle(0);
+    set_max_cached(0);
     drop(start(&ctx, 0));
-    let reserved: usize = stack_stats().iter().map(|stats| stats.reserved).sum();
+    let reserved: usize = stack::stats().iter().map(|stats| stats.reserved).sum();
     assert!(
         reserved <= BURST / 100 * (32 << 10) * 2,
         "the large slabs are unmapped: {reserved} bytes are left"

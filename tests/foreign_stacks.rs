@@ -7,7 +7,7 @@
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use asyncjob::stack::{TooLate, set_stack_memory};
+use asyncjob::stack::{SetStackMemoryError, set_stack_memory};
 use asyncjob::{PoolConfig, StartErrorKind, Step, WaitCtx, cleanup_thread, init_thread, pause_job, start_job};
 
 static GIVEN: AtomicUsize = AtomicUsize::new(0);
@@ -43,7 +43,7 @@ fn the_programs_own_memory_carries_jobs_and_comes_back() {
     let ctx = WaitCtx::new();
     init_thread(PoolConfig::new().precreate(2).limit(3)).unwrap();
     assert_eq!(GIVEN.load(Relaxed), 2);
-    assert_eq!(set(), Err(TooLate));
+    assert_eq!(set(), Err(SetStackMemoryError));
 
     let deep = || {
         let page = [1u8; 40_000]; // more than 32 KiB: all that was given is used
@@ -67,7 +67,7 @@ fn the_programs_own_memory_carries_jobs_and_comes_back() {
         assert!(matches!(job.resume(), Step::Finished(40_000)));
     }
     assert!(
-        asyncjob::stack_stats().iter().all(|stats| stats.stacks == 0),
+        asyncjob::stack::stats().iter().all(|stats| stats.stacks == 0),
         "no slab was touched"
     );
     cleanup_thread().unwrap();

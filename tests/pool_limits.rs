@@ -302,4 +302,7 @@ fn stack_sizes_are_rounded_up() {
     assert_eq!(StackSize::at_least(65_537).bytes(), 128 << 10);
     assert_eq!(StackSize::at_least(8 << 20), StackSize::MAX);
     assert!(std::panic::catch_unwind(|| StackSize::at_least((8 << 20) + 1)).is_err());
+    assert_eq!(StackSize::try_at_least(8 << 20), Some(StackSize::MAX));
+    assert_eq!(StackSize::try_at_least((8 << 20) + 1), None);
+    assert_eq!(StackSize::try_at_least(usize::MAX), None);
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use asyncjob::{Job, PoolConfig, Secrets, StackSize, Step, WaitCtx, init_thread, pause_job};
+use asyncjob::{Job, PoolConfig, SecretPolicy, StackSize, Step, WaitCtx, init_thread, pause_job};
 
 /// The secret, each byte inverted, so that what searches for it does not contain it.
 const INVERTED: [u8; 32] = *b"\x91\x03\x7f\xaa\x10\xfe\x5c\x22\x81\x39\xd7\x64\x0b\xc5\x9e\xf1\x13\x48\xe6\x2d\xb0\x77\xca\x5f\x08\xd2\x96\x31\xeb\x4c\xa7\x80";
@@ -67,7 +67,7 @@ fn count_between(memory: &File, start: usize, end: usize) -> usize {
 }
 
 /// Starts and finishes one job that uses the secret, on a thread of its own, and counts what is left while its pool exists.
-fn left_after(secrets: Secrets, guard: usize) -> usize {
+fn left_after(secrets: SecretPolicy, guard: usize) -> usize {
     let config = PoolConfig::new()
         .stack_size(StackSize::at_least(64 << 10))
         .guard(guard)
@@ -89,10 +89,10 @@ fn a_scrubbed_stack_holds_nothing_of_the_job_before() {
 
 /// Each case searches the memory of the whole process, and the control comes last: what it leaves stays.
 fn search_after_scrubbing() {
-    assert_eq!(left_after(Secrets::new().scrub(), 4096), 0);
-    assert_eq!(left_after(Secrets::new().scrub().lock().dont_dump(), 4096), 0);
+    assert_eq!(left_after(SecretPolicy::new().scrub(), 4096), 0);
+    assert_eq!(left_after(SecretPolicy::new().scrub().mlock().dont_dump(), 4096), 0);
     assert!(
-        left_after(Secrets::new(), 8192) >= 48,
+        left_after(SecretPolicy::new(), 8192) >= 48,
         "the search finds what is not scrubbed"
     );
 }
@@ -146,14 +146,14 @@ fn child(case: &str) -> Command {
 #[ignore = "not a test: what the others run in a process of its own"]
 fn in_child() {
     match std::env::var("SECRETS_CASE").expect("run by the other tests").as_str() {
-        "dumped" => dump_core(Secrets::new()),
-        "left out" => dump_core(Secrets::new().dont_dump()),
+        "dumped" => dump_core(SecretPolicy::new()),
+        "left out" => dump_core(SecretPolicy::new().dont_dump()),
         "scrubbed" => search_after_scrubbing(),
         _ => compare_flags(),
     }
 }
 
-fn dump_core(secrets: Secrets) {
+fn dump_core(secrets: SecretPolicy) {
     let all = libc::rlimit {
         rlim_cur: 256 << 20,
         rlim_max: 256 << 20,
@@ -167,13 +167,13 @@ fn dump_core(secrets: Secrets) {
 fn compare_flags() {
     let counts = || ["lo", "dd", "nh"].map(mapped_with);
     let none = counts();
-    let _plain = pause_with_secret(Secrets::new());
+    let _plain = pause_with_secret(SecretPolicy::new());
     let plain = counts();
     assert_eq!([plain[0] - none[0], plain[1] - none[1], plain[2] - none[2]], [0, 0, 1]);
-    let _locked = pause_with_secret(Secrets::new().lock());
+    let _locked = pause_with_secret(SecretPolicy::new().mlock());
     let locked = counts();
     assert_eq!([locked[0] - plain[0], locked[1] - plain[1]], [1, 0]);
-    let _left_out = pause_with_secret(Secrets::new().dont_dump());
+    let _left_out = pause_with_secret(SecretPolicy::new().dont_dump());
     let left_out = counts();
     assert_eq!([left_out[0] - locked[0], left_out[1] - locked[1]], [0, 1]);
 }
@@ -187,7 +187,7 @@ fn mapped_with(flag: &str) -> usize {
         .count()
 }
 
-fn pause_with_secret(secrets: Secrets) -> Job<()> {
+fn pause_with_secret(secrets: SecretPolicy) -> Job<()> {
     init_thread(
         PoolConfig::new()
             .stack_size(StackSize::at_least(64 << 10))

@@ -19,7 +19,7 @@ use super::{Job, JobId, Step};
 use crate::error::PauseError;
 use crate::hooks::SwitchHooks;
 use crate::pool;
-use crate::stack::Stack;
+use crate::stack::{MAX_ABOVE_TOP, Stack, StackSize};
 use crate::wait_ctx::WaitCtx;
 
 /// The job is to end: its pauses fail.
@@ -67,6 +67,10 @@ pub(super) struct TypedBlock<T> {
 const _: () = assert!(
     offset_of!(TypedBlock<()>, control) == 0,
     "a block is cast to its control"
+);
+const _: () = assert!(
+    MAX_ABOVE_TOP + size_of::<TypedBlock<()>>() <= StackSize::MAX_RESERVED,
+    "the documentation of `StackSize::bytes` has the figure"
 );
 
 /// A job's stack, as corosensei sees it: everything below the frame.

@@ -31,16 +31,16 @@ use std::task::{Context, Poll, Waker};
 
 use crate::job::is_in_job;
 use crate::stack::depot::{Depot, newest};
-use crate::stack::{Secrets, Spec, Stack, StackSize, overflow};
+use crate::stack::{SecretPolicy, Spec, Stack, StackSize, overflow};
 
 /// What [`init_thread`] sets up: how many jobs, on which stacks.
 ///
 /// ```
-/// use asyncjob::{PoolConfig, Secrets, StackSize};
+/// use asyncjob::{PoolConfig, SecretPolicy, StackSize};
 /// let config = PoolConfig::new()
 ///     .limit(10_000)
 ///     .stack_size(StackSize::at_least(64 << 10))
-///     .secrets(Secrets::new().scrub().dont_dump());
+///     .secrets(SecretPolicy::new().scrub().dont_dump());
 /// assert_eq!(config.guard, 64 << 10);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +57,12 @@ pub struct PoolConfig {
     /// without stack probes does not, and a frame larger than the guard can step over it. 64 KiB unless set.
     pub guard: usize,
     /// What may be left of a job's data after it has ended. Nothing is done unless set.
-    pub secrets: Secrets,
+    pub secrets: SecretPolicy,
     /// Measure how deep jobs get to the word instead of to the page, by keeping unused stack zero. Each end of a job then
-    /// costs about what [`Secrets::scrub`] costs. Frames that contain only zeros are not seen.
+    /// costs about what [`SecretPolicy::scrub`] costs. Frames that contain only zeros are not seen.
     pub exact_high_water: bool,
     /// How many idle stacks this thread keeps: 256 unless set, and at least `precreate`. What exceeds it goes to the depot
-    /// of all threads, and what exceeds that ([`set_shared_idle`](crate::stack::set_shared_idle)) gives its memory back.
+    /// of all threads, and what exceeds that ([`set_max_cached`](crate::stack::set_max_cached)) gives its memory back.
     pub idle: usize,
 }
 
@@ -78,7 +78,7 @@ impl PoolConfig {
         precreate: 0,
         stack_size: StackSize::DEFAULT,
         guard: Spec::DEFAULT_GUARD as usize,
-        secrets: Secrets::new(),
+        secrets: SecretPolicy::new(),
         exact_high_water: false,
         idle: 256,
     };
@@ -113,7 +113,7 @@ impl PoolConfig {
     }
 
     /// Sets [`secrets`](Self::secrets).
-    pub fn secrets(mut self, secrets: Secrets) -> Self {
+    pub fn secrets(mut self, secrets: SecretPolicy) -> Self {
         self.secrets = secrets;
         self
     }

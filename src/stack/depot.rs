@@ -43,7 +43,7 @@ struct State {
     retired: Vec<&'static Slab>,
 }
 
-/// What one size and configuration takes of the process: see [`stack_stats`](super::stack_stats).
+/// What one size and configuration takes of the process: see [`stats`](super::stats).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StackStats {
@@ -73,7 +73,7 @@ static MAX_CACHED: AtomicUsize = AtomicUsize::new(512);
 
 /// Bounds the idle stacks that are kept with their memory for any thread, of each size: 512 unless set. What threads keep
 /// for themselves is [`PoolConfig::idle`](crate::PoolConfig::idle).
-pub fn set_shared_idle(stacks: usize) {
+pub fn set_max_cached(stacks: usize) {
     MAX_CACHED.store(stacks, Ordering::Relaxed);
 }
 
@@ -191,7 +191,7 @@ impl Depot {
 
     /// Turns a claimed slot into a stack, or puts it back.
     fn make_stack(&'static self, slab: &'static Slab, index: usize) -> io::Result<Stack> {
-        if self.spec.secrets.lock {
+        if self.spec.secrets.mlock {
             memory::lock(slab.whole(index)).map_err(|error| {
                 self.state.lock().release(slab, index);
                 memory::explain(
@@ -246,7 +246,7 @@ impl Depot {
     }
 
     fn give_back(&self, ranges: &[Range]) {
-        let advice = if self.spec.secrets.lock {
+        let advice = if self.spec.secrets.mlock {
             memory::DONTNEED_LOCKED
         } else {
             libc::MADV_DONTNEED
@@ -254,7 +254,7 @@ impl Depot {
         // A refusal leaves the pages as they are: resident, and scrubbed if that was asked for.
         // SAFETY: the stacks in the ranges have been given up; guards between them survive this advice.
         let _ = unsafe { memory::advise_all(ranges, advice) };
-        if self.spec.secrets.lock {
+        if self.spec.secrets.mlock {
             ranges.iter().copied().for_each(memory::unlock);
         }
     }

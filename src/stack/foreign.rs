@@ -37,33 +37,33 @@ struct Source {
 
 /// Stacks have been made already: [`set_stack_memory`] comes too late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooLate;
+pub struct SetStackMemoryError;
 
-impl std::fmt::Display for TooLate {
+impl std::fmt::Display for SetStackMemoryError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("the source of stacks is set once, before the first job or pool of the process asks for one")
     }
 }
 
-impl std::error::Error for TooLate {}
+impl std::error::Error for SetStackMemoryError {}
 
 /// Takes the stacks of this process from these functions, or from slabs again (`ASYNC_set_mem_functions(3)`).
 ///
 /// 32 KiB are asked for, whatever [`PoolConfig`](crate::PoolConfig) says, and whatever comes is used if it is at least
-/// 16 KiB. [`Secrets`](super::Secrets), the depot and [`stack_stats`](super::stack_stats) do not know these stacks.
+/// 16 KiB. [`SecretPolicy`](super::SecretPolicy), the depot and [`stats`](super::stats) do not know these stacks.
 ///
 /// # Errors
 ///
-/// [`TooLate`] once a stack has been asked for, successfully or not (S68).
+/// [`SetStackMemoryError`] once a stack has been asked for, successfully or not (S68).
 ///
 /// # Safety
 ///
 /// `allocate` gives memory that nobody else uses until it comes to `free`; both may be called from any thread. The caller
 /// promises that no job uses more than it gave: **there is no guard**, and what lies below a stack is overwritten.
-pub unsafe fn set_stack_memory(functions: Option<(AllocateStack, FreeStack)>) -> Result<(), TooLate> {
+pub unsafe fn set_stack_memory(functions: Option<(AllocateStack, FreeStack)>) -> Result<(), SetStackMemoryError> {
     let mut source = SOURCE.lock();
     if source.is_fixed {
-        return Err(TooLate);
+        return Err(SetStackMemoryError);
     }
     source.functions = functions;
     Ok(())

@@ -40,12 +40,15 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use corosensei::stack::valgrind::ValgrindStackRegistration;
 
 use depot::Depot;
-pub use depot::{StackStats, set_shared_idle};
-pub use foreign::{AllocateStack, FreeStack, TooLate, set_stack_memory};
+pub use depot::{StackStats, set_max_cached};
+// Hidden: these four exist for `asyncjob-capi`, which implements `ASYNC_set_mem_functions(3)` with them.
+#[doc(hidden)]
+pub use foreign::{AllocateStack, FreeStack, SetStackMemoryError, set_stack_memory};
 use memory::Range;
 pub use overflow::install as install_overflow_handler;
 pub(crate) use size::Spec;
-pub use size::{Secrets, StackSize};
+pub use size::{SecretPolicy, StackSize};
+pub(crate) use slab::MAX_ABOVE_TOP;
 use slab::Slab;
 
 /// What is known of a stack without knowing its job, and what the overflow report knows of the job. It lies in the slot
@@ -239,7 +242,7 @@ impl Slot {
         let depot = self.header().depot;
         if let Some(stack) = self.memory().filter(|_| depot.spec.wipes()) {
             // SAFETY: the slot is owned and no job is on it; the plate is where its highest page is.
-            let used = unsafe { scrub::scrub(stack, self.0.as_ptr() as usize, depot.spec.secrets.lock) };
+            let used = unsafe { scrub::scrub(stack, self.0.as_ptr() as usize, depot.spec.secrets.mlock) };
             depot.note_depth(used);
         }
     }
@@ -267,7 +270,7 @@ impl Slot {
 ///
 /// Choose sizes from its [`high_water`](StackStats::high_water). Each row of 64 stacks that exist costs a system call, made
 /// under the lock at which pools get new stacks: call it now and then, not for each job.
-pub fn stack_stats() -> Vec<StackStats> {
+pub fn stats() -> Vec<StackStats> {
     depot::all().map(Depot::stats).collect()
 }
 

@@ -1,42 +1,59 @@
-//! How large a stack is, and what makes two stacks interchangeable.
+//! The size of a stack, and what makes two stacks interchangeable.
 
-/// How large a stack is: 16 KiB to 8 MiB, in powers of two.
+/// The size of a stack: a power of two from 16 KiB to 8 MiB.
 ///
 /// ```
 /// use asyncjob::StackSize;
 /// assert_eq!(StackSize::at_least(100_000).bytes(), 128 << 10);
 /// assert_eq!(StackSize::at_least(1), StackSize::MIN);
+/// assert_eq!(StackSize::try_at_least(9 << 20), None);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StackSize(u32);
 
 impl StackSize {
-    /// The smallest: 16 KiB. Enough for plain calls; a panic that prints a backtrace overflows it.
+    /// The smallest stack: 16 KiB. It is enough for plain calls. A panic that prints a backtrace overflows it.
     pub const MIN: StackSize = StackSize(16 << 10);
-    /// The largest: 8 MiB, what a process gets for its main thread.
+    /// The largest stack: 8 MiB, the usual size of a program's main stack.
     pub const MAX: StackSize = StackSize(8 << 20);
-    /// What a job gets when nobody says anything: 256 KiB of address space, of which a job pays for the pages that it
-    /// touches. A panic with a full backtrace in a debug build fits several times (`tests/stack_sizes.rs` measures it).
+    /// The stack of a job that asks for no other size: 256 KiB of address space. The job pays for the pages that it
+    /// touches. A panic with a full backtrace in a debug build takes less than a quarter of it (`tests/stack_sizes.rs`
+    /// measures this).
     pub const DEFAULT: StackSize = StackSize(256 << 10);
 
-    /// The smallest size that has at least `bytes` bytes.
+    /// The smallest size of at least `bytes` bytes.
     ///
     /// # Panics
     ///
-    /// When `bytes` is more than 8 MiB.
+    /// When `bytes` is more than 8 MiB. For a number that comes from outside the program, use
+    /// [`try_at_least`](Self::try_at_least).
     pub const fn at_least(bytes: usize) -> StackSize {
-        assert!(bytes <= 8 << 20, "a stack has at most 8 MiB");
-        if bytes <= 16 << 10 {
-            return Self::MIN;
+        match Self::try_at_least(bytes) {
+            Some(size) => size,
+            None => panic!("a stack has at most 8 MiB"),
         }
-        StackSize(bytes.next_power_of_two() as u32)
     }
 
-    /// In bytes. A hundred or so at the top belong to the job's header.
+    /// The smallest size of at least `bytes` bytes, or `None` when `bytes` is more than 8 MiB.
+    pub const fn try_at_least(bytes: usize) -> Option<StackSize> {
+        if bytes <= Self::MIN.bytes() {
+            return Some(Self::MIN);
+        }
+        if bytes > Self::MAX.bytes() {
+            return None;
+        }
+        Some(StackSize(bytes.next_power_of_two() as u32))
+    }
+
+    /// The size in bytes. At most 704 of them, at the top, hold what the library knows of the job. The others are for the
+    /// job's code.
     #[inline]
     pub const fn bytes(self) -> usize {
         self.0 as usize
     }
+
+    /// The figure in the documentation of [`bytes`](Self::bytes). `job::control_block` asserts that it is true.
+    pub(crate) const MAX_RESERVED: usize = 704;
 }
 
 impl Default for StackSize {
@@ -45,63 +62,63 @@ impl Default for StackSize {
     }
 }
 
-/// What may be left of a job's data in memory after it has ended.
+/// What is done so that a job's data does not stay in memory after the job has ended.
 ///
-/// By default nothing is done: a stack is handed to the next job as the last one left it, and a core dump contains it. Each
-/// option has a price, measured in `benches/memory.rs`. Registers, and whatever a job copied elsewhere, are not covered.
+/// By default nothing is done: the next job gets a stack as the last job left it, and a core dump contains it. Each
+/// option has a price, which `benches/memory.rs` measures. No option covers registers, or what a job copied elsewhere.
 ///
 /// ```
-/// use asyncjob::{PoolConfig, Secrets, init_thread, start_job, Step, WaitCtx};
-/// init_thread(PoolConfig::new().secrets(Secrets::new().scrub().dont_dump()))?;
+/// use asyncjob::{PoolConfig, SecretPolicy, init_thread, start_job, Step, WaitCtx};
+/// init_thread(PoolConfig::new().secrets(SecretPolicy::new().scrub().dont_dump()))?;
 /// let step = start_job(&WaitCtx::new(), || std::hint::black_box([7u8; 32])[0]).map_err(|_| "no stack")?;
 /// assert!(matches!(step, Step::Finished(7)));   // and the 32 bytes are zero again
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Secrets {
+pub struct SecretPolicy {
     pub(crate) scrub: bool,
     pub(crate) dont_dump: bool,
-    pub(crate) lock: bool,
+    pub(crate) mlock: bool,
 }
 
-impl Secrets {
-    /// Nothing is done.
+impl SecretPolicy {
+    /// A policy that does nothing.
     pub const fn new() -> Self {
         Self {
             scrub: false,
             dont_dump: false,
-            lock: false,
+            mlock: false,
         }
     }
 
-    /// What a job has used of its stack is overwritten with zeros when the job ends, before another job can have it.
+    /// Overwrites what a job has used of its stack with zeros when the job ends, before another job can have the stack.
     pub const fn scrub(mut self) -> Self {
         self.scrub = true;
         self
     }
 
-    /// The stacks are left out of core dumps (`MADV_DONTDUMP`, `madvise(2)`).
+    /// Leaves the stacks out of core dumps (`MADV_DONTDUMP` of `madvise(2)`).
     pub const fn dont_dump(mut self) -> Self {
         self.dont_dump = true;
         self
     }
 
-    /// The stacks are never written to swap (`mlock2(2)` with `MLOCK_ONFAULT`: pages are locked as they are touched).
-    /// `RLIMIT_MEMLOCK` counts the whole size of each stack with its guard.
-    pub const fn lock(mut self) -> Self {
-        self.lock = true;
+    /// Keeps the stacks out of swap (`mlock2(2)` with `MLOCK_ONFAULT`: each page is locked when it is first touched).
+    /// `RLIMIT_MEMLOCK` counts the whole size of each stack and its guard.
+    pub const fn mlock(mut self) -> Self {
+        self.mlock = true;
         self
     }
 }
 
-/// What makes two stacks interchangeable: each `Spec` has its own [`Depot`](super::depot::Depot).
+/// What makes two stacks interchangeable. Each `Spec` has its own [`Depot`](super::depot::Depot).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spec {
     pub(crate) size: StackSize,
-    /// Bytes of guard below the stack: whole pages.
+    /// Bytes of the guard below the stack. `slab` rounds it up to whole pages.
     pub(crate) guard: u32,
-    pub(crate) secrets: Secrets,
-    /// The high-water mark is exact to the word, by keeping unused stack zero.
+    pub(crate) secrets: SecretPolicy,
+    /// The high-water mark is exact to the word. Unused stack is kept zero for that.
     pub(crate) exact: bool,
 }
 
@@ -112,12 +129,12 @@ impl Spec {
         Self {
             size,
             guard: Self::DEFAULT_GUARD,
-            secrets: Secrets::new(),
+            secrets: SecretPolicy::new(),
             exact: false,
         }
     }
 
-    /// A stack that has been used must be zeroed before it is used again.
+    /// Whether a used stack must be zeroed before another job uses it.
     pub(crate) const fn wipes(self) -> bool {
         self.secrets.scrub || self.exact
     }

@@ -43,6 +43,8 @@ const MOST_BYTES: usize = 1 << 40;
 /// set of the cache: with 10,000 jobs a round trip in random order took 567 ns instead of 266. Twice as many steps made it 233
 /// at the cost of 512 more bytes of the page that a job may use. (With 1,000 jobs and 1 MiB of L2, nothing changed.)
 const STAGGER: usize = 8;
+/// The most bytes from the end of a slot to the top of its stack.
+pub(crate) const MAX_ABOVE_TOP: usize = size_of::<StackHeader>() + 64 * (STAGGER - 1);
 
 /// The shape of a slot: what a [`Spec`] becomes on a machine whose pages have the size that they have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

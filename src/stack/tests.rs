@@ -115,7 +115,7 @@ fn a_slab_is_one_mapping_with_advised_guards_and_two_a_stack_without() {
 }
 
 /// Every system call on the way to a stack fails once, one after the other.
-fn start_with_each_call_failing(guard: usize, secrets: Secrets) -> usize {
+fn start_with_each_call_failing(guard: usize, secrets: SecretPolicy) -> usize {
     let depot = Depot::of(Spec {
         guard: guard as u32,
         secrets,
@@ -171,10 +171,10 @@ fn start_with_each_call_failing(guard: usize, secrets: Secrets) -> usize {
 #[test]
 fn a_failing_call_gives_the_closure_back_and_leaks_nothing() {
     // mmap, MADV_NOHUGEPAGE, the first guard; the batch of guards has a way around its first failure.
-    assert_eq!(start_with_each_call_failing(11 << 12, Secrets::new()), 3);
+    assert_eq!(start_with_each_call_failing(11 << 12, SecretPolicy::new()), 3);
     // and MADV_DONTDUMP, mlock2
     assert_eq!(
-        start_with_each_call_failing(11 << 12, Secrets::new().dont_dump().lock()),
+        start_with_each_call_failing(11 << 12, SecretPolicy::new().dont_dump().mlock()),
         5
     );
     cleanup_thread().unwrap();
@@ -184,7 +184,7 @@ fn a_failing_call_gives_the_closure_back_and_leaks_nothing() {
 fn a_failing_mprotect_gives_the_closure_back_and_leaks_nothing() {
     fault::without_guard_advice(true);
     // mmap, MADV_NOHUGEPAGE, 64 calls of mprotect
-    let failed = start_with_each_call_failing(13 << 12, Secrets::new());
+    let failed = start_with_each_call_failing(13 << 12, SecretPolicy::new());
     fault::without_guard_advice(false);
     assert_eq!(failed, 66);
     cleanup_thread().unwrap();

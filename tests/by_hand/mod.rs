@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use asyncjob::stack::set_shared_idle;
+use asyncjob::stack::set_max_cached;
 use asyncjob::{Job, Step, WaitCtx, WaitFd, WaitFdOptions, WaitKey, pool_stats, start_job};
 
 /// Adds a bare number as a wait fd, with any value.
@@ -68,7 +68,7 @@ pub(crate) fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
 
 /// Tests that count stacks run side by side: what a thread has left warm for the others would change their counts.
 fn count_own_stacks_only() {
-    set_shared_idle(0);
+    set_max_cached(0);
 }
 
 /// Stacks of this thread: (idle, in use).

@@ -15,10 +15,12 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::header::{Slot, Stack, StackHeader};
 use super::memory::{self, Range};
 use super::size::Spec;
-use super::slab::{Geometry, Slab, SlotBitmap};
-use super::{Slot, Stack, StackHeader, depth, foreign};
+use super::slab::{Geometry, Slab};
+use super::slots::SlotBitmap;
+use super::{depth, foreign};
 
 /// The memory of all stacks of one [`Spec`].
 pub(crate) struct Depot {

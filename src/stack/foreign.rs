@@ -14,7 +14,8 @@ use std::ptr::NonNull;
 
 use parking_lot::Mutex;
 
-use super::{StackHeader, StackSize};
+use super::StackSize;
+use super::header::StackHeader;
 
 /// Gets memory of at least the size behind the pointer, and writes there how much it is; null if there is none.
 pub type AllocateStack = unsafe extern "C" fn(size: *mut usize) -> *mut c_void;

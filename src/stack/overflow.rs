@@ -25,9 +25,10 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use corosensei::stack::StackPointer;
 use parking_lot::Mutex;
 
+use super::depth;
+use super::header::StackHeader;
 use super::memory::{self, Range, page};
 use super::slab::{self, Slab};
-use super::{StackHeader, depth};
 
 /// Installs the handler for `SIGSEGV` and `SIGBUS` that names a job whose stack has overflowed, once for the process.
 ///

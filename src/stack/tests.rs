@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::header::StackHeader;
 use super::memory::fault;
 use super::*;
 use crate::{PoolConfig, StartErrorKind, Step, WaitCtx, cleanup_thread, init_thread, pause_job, pool_stats, start_job};

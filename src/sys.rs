@@ -272,7 +272,8 @@ fn milliseconds(timeout: Duration) -> i32 {
     i32::try_from(rounded).unwrap_or(i32::MAX)
 }
 
-fn check(result: i32) -> io::Result<i32> {
+/// The result of a system call that returns -1 and sets `errno` when it fails.
+pub(crate) fn check(result: i32) -> io::Result<i32> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

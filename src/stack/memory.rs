@@ -5,6 +5,8 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::sys::check;
+
 /// Bytes of a page. The smallest that Linux has on our targets is also the only one on `x86_64`; with larger pages
 /// (`aarch64` may have 16 and 64 KiB), sizes and guards are rounded up to them.
 pub(super) fn page() -> usize {
@@ -76,7 +78,7 @@ pub(super) unsafe fn unmap(range: Range) {
 pub(super) unsafe fn advise(range: Range, advice: i32) -> io::Result<()> {
     injected()?;
     // SAFETY: the caller's promise.
-    checked(unsafe { libc::madvise(range.start as *mut _, range.len, advice) })
+    check(unsafe { libc::madvise(range.start as *mut _, range.len, advice) }).map(drop)
 }
 
 /// `madvise(2)` on many ranges, in as few calls as the kernel allows (`process_madvise(2)` on ourselves, Linux 6.14, does
@@ -167,14 +169,14 @@ pub(super) unsafe fn protect(range: Range, access: bool) -> io::Result<()> {
         libc::PROT_NONE
     };
     // SAFETY: the caller's promise.
-    checked(unsafe { libc::mprotect(range.start as *mut _, range.len, protection) })
+    check(unsafe { libc::mprotect(range.start as *mut _, range.len, protection) }).map(drop)
 }
 
 /// Keeps the range out of swap: what is touched stays in memory. Nothing is read, written or populated by it.
 pub(super) fn lock(range: Range) -> io::Result<()> {
     injected()?;
     // SAFETY: locking changes no contents.
-    checked(unsafe { libc::syscall(libc::SYS_mlock2, range.start, range.len, libc::MLOCK_ONFAULT) } as i32)
+    check(unsafe { libc::syscall(libc::SYS_mlock2, range.start, range.len, libc::MLOCK_ONFAULT) } as i32).map(drop)
 }
 
 /// Undoes [`lock`].
@@ -183,12 +185,13 @@ pub(super) fn unlock(range: Range) {
     unsafe { libc::munlock(range.start as *const _, range.len) };
 }
 
-fn checked(result: i32) -> io::Result<()> {
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+/// Writes for each page of the range, from the lowest on, a byte whose lowest bit says whether the page is resident
+/// (`mincore(2)`). Usable in a signal handler.
+pub(super) fn residency(range: Range, pages: &mut [u8]) -> io::Result<()> {
+    assert!(range.len <= pages.len() * page());
+    // SAFETY: the call writes a byte for each page of the range, for which there is room. It reads no memory, and refuses
+    // a range that is not mapped.
+    check(unsafe { libc::mincore(range.start as *mut _, range.len, pages.as_mut_ptr()) }).map(drop)
 }
 
 /// The error with what was tried, and what the reader can do.

@@ -29,6 +29,7 @@ use super::depth;
 use super::header::StackHeader;
 use super::memory::{self, Range, page};
 use super::slab::{self, Slab};
+use crate::sys::check;
 
 /// Installs the handler for `SIGSEGV` and `SIGBUS` that names a job whose stack has overflowed, once for the process.
 ///
@@ -75,10 +76,7 @@ fn replace(signal: c_int, before: &OnceLock<libc::sigaction>) -> io::Result<()> 
     // SA_NODEFER: a handler called by ours may itself fault, and expects to hear of it.
     ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
     // SAFETY: a handler of the right shape, which keeps to what a handler may do.
-    if unsafe { libc::sigaction(signal, &ours, ptr::null_mut()) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    check(unsafe { libc::sigaction(signal, &ours, ptr::null_mut()) }).map(drop)
 }
 
 fn action(signal: c_int) -> libc::sigaction {

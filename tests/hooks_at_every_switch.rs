@@ -133,6 +133,36 @@ fn around_a_backtrace() {
     calls.expect(3, 3);
 }
 
+/// A hook that panics in a backtrace leaves the job as it was: the job does not report to a place that is gone.
+#[test]
+fn a_panic_in_a_backtrace_leaves_the_job_paused() {
+    struct Panics {
+        calls_left: [u32; 2],
+    }
+    impl Panics {
+        fn call(&mut self, hook: usize) {
+            self.calls_left[hook] = self.calls_left[hook].wrapping_sub(1);
+            if self.calls_left[hook] == 0 {
+                resume_unwind(Box::new("in a hook"));
+            }
+        }
+    }
+    impl SwitchHooks for Panics {
+        fn enter(&mut self) {
+            self.call(0);
+        }
+        fn leave(&mut self) {
+            self.call(1);
+        }
+    }
+    for calls_left in [[2, 0], [0, 2]] {
+        let hooks = JobBuilder::new().hooks(Panics { calls_left });
+        let mut job = still_paused(hooks.start(|| pause_job().unwrap()).unwrap());
+        assert!(catch_unwind(AssertUnwindSafe(|| job.backtrace())).is_err());
+        finished(job.resume());
+    }
+}
+
 /// An inner job's switches are not the outer one's.
 #[test]
 fn each_job_has_its_own() {

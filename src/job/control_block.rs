@@ -1,13 +1,24 @@
-//! What lies on a job's stack above its code, and every switch into it and out of it.
+//! The control block of a job, which lies on the job's stack above its code, and every switch into a job and out of it.
 //!
-//! [`start`] writes a [`TypedBlock`] to the top of a stack; [`Running`] is the job while it runs, as its resumer sees it; the
+//! [`start`] writes a [`TypedBlock`] to the top of a stack. [`Running`] is a job that runs, as its resumer sees it. The
 //! methods of [`ControlBlock`] are the job's own side. The drawing is in the documentation of the parent module.
+//!
+//! # Who may reach a control block
+//!
+//! A control block exists from [`start`] until [`ControlBlock::release`]. Three parties reach it, one at a time:
+//!
+//! * the [`Job`], which is the only handle of a paused job;
+//! * the [`Running`] guard, which the resumer of a running job holds in place of the `Job`;
+//! * the code of the job itself, by way of [`CURRENT`].
+//!
+//! All of them are on one thread, as no handle is `Send`. The fields that they share are cells.
 
 use std::backtrace::Backtrace;
 use std::borrow::Cow;
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
-use std::mem::{ManuallyDrop, offset_of};
+use std::mem::{self, ManuallyDrop, offset_of};
+use std::panic::catch_unwind;
 use std::ptr::{self, NonNull};
 use std::thread;
 
@@ -22,26 +33,26 @@ use crate::pool;
 use crate::stack::{MAX_ABOVE_TOP, Stack, StackSize};
 use crate::wait_ctx::WaitCtx;
 
-/// The job is to end: its pauses fail.
+/// The job has been cancelled: its pauses fail.
 pub(super) const CANCELLED: u32 = 1;
-/// `blocked` is not 0: its pauses do nothing.
+/// `blocked` is not 0: the job's pauses do nothing.
 pub(super) const BLOCKED: u32 = 2;
-/// It has hooks, to be called at each switch.
+/// The job has hooks, which are called at each switch.
 const HOOKS: u32 = 4;
-/// It was resumed to report where it is, and pauses again.
+/// `Job::backtrace` has resumed the job: the job captures a backtrace, clears the flag and pauses again.
 pub(super) const REPORT: u32 = 8;
-/// It holds a count of its ctx. Until its first pause it borrows the one of `start_job`'s caller instead, so that a job
-/// that never pauses costs no atomic operation.
+/// The control block holds a count of the wait ctx. Until its first pause a job borrows the handle of `start_job`'s caller
+/// instead, so that a job that never pauses costs no atomic operation.
 const OWNS_CTX: u32 = 16;
-/// It has a name, which the plate of its stack points to.
+/// The job has a name, to which the header of its stack points.
 const NAMED: u32 = 32;
-/// Whoever cancelled it was panicking, so that its own stack need not be.
+/// The thread was panicking when the job was cancelled, so `thread::panicking` does not say that the job itself panics.
 pub(super) const ENTERED_PANICKING: u32 = 64;
 
-/// How many pauses a cancelled job may still try before it is given up.
+/// How many pauses a cancelled job may still try before it is quarantined.
 pub(super) const CANCELLED_PAUSES: usize = 1000;
 
-/// What this module knows of a job, at the top of its slot.
+/// What the library knows of a job.
 #[repr(C, align(16))]
 pub(super) struct ControlBlock {
     pub(super) flags: Cell<u32>,
@@ -57,7 +68,7 @@ pub(super) struct ControlBlock {
     pub(super) name: UnsafeCell<Option<Cow<'static, str>>>,
 }
 
-/// A header and the coroutine whose result is a `T`. The size is the same for every `T`.
+/// A control block, and the coroutine whose result is a `T`. The size is the same for every `T`.
 #[repr(C)]
 pub(super) struct TypedBlock<T> {
     control: ControlBlock,
@@ -73,14 +84,15 @@ const _: () = assert!(
     "the documentation of `StackSize::bytes` has the figure"
 );
 
-/// A job's stack, as corosensei sees it: everything below the frame.
+/// The stack of a job as corosensei sees it: everything below the [`TypedBlock`].
 pub(super) struct Bounds {
     base: StackPointer,
     limit: StackPointer,
 }
 
-// SAFETY: the range is part of a `Stack`, which has a guard at its lower end and at least 16 KiB above it, less one
-// frame; `start_on` makes the only `Bounds` of a stack and keeps the stack until the coroutine has ended.
+// SAFETY: the range is part of a `Stack`. It has a guard at its lower end, but for foreign memory, whose provider promised
+// to do without (`stack::set_stack_memory`). Above the guard it has at least 16 KiB less `StackSize::MAX_RESERVED` bytes.
+// `start_on` makes the only `Bounds` of a stack, and the control block keeps the stack until the coroutine has ended.
 unsafe impl corosensei::stack::Stack for Bounds {
     #[inline]
     fn base(&self) -> StackPointer {
@@ -93,7 +105,7 @@ unsafe impl corosensei::stack::Stack for Bounds {
     }
 }
 
-/// What a builder sets.
+/// What a builder sets beside the stack size.
 #[derive(Default)]
 pub(super) struct Attributes {
     pub(super) name: Option<Cow<'static, str>>,
@@ -107,10 +119,10 @@ impl Attributes {
     };
 }
 
-/// A closure that is larger than this goes to the heap: it would move to the job's stack, which has other uses for the room.
+/// The size in bytes above which a closure goes to the heap. A smaller one moves to the job's stack.
 const LARGEST_CLOSURE_ON_STACK: usize = 4096;
 
-/// Runs `f` as a job on this stack for the first time.
+/// Runs `f` as a job on `stack` until its first pause or its end.
 #[inline]
 pub(super) fn start<F, T>(stack: Stack, ctx: &WaitCtx, attributes: Attributes, f: F) -> Step<T>
 where
@@ -124,14 +136,14 @@ where
     }
 }
 
-/// Writes the frame of a job to the top of its stack and switches to it.
+/// Writes the control block of a job to the top of its stack and switches to the job.
 #[inline]
 fn start_on<F, T>(stack: Stack, ctx: &WaitCtx, attributes: Attributes, f: F) -> Step<T>
 where
     F: FnOnce() -> T + 'static,
     T: 'static,
 {
-    // SAFETY: `top` is one past the end of memory that the stack owns, at least 16 KiB of it.
+    // SAFETY: `top` is one past the end of memory that `stack` owns, of which there is much more than a block.
     let block = unsafe { stack.top().byte_sub(size_of::<TypedBlock<T>>()) }.cast::<TypedBlock<T>>();
     let bounds = Bounds {
         base: block.addr(),
@@ -146,15 +158,18 @@ where
     }
     if let Some(name) = &attributes.name {
         flags |= NAMED;
-        stack.header().set_name(name);
+        // SAFETY: the control block takes the name below. Moving a `Cow` does not move the bytes of the string, and nothing
+        // changes them. `release` clears the name before it drops the string.
+        unsafe { stack.header().set_name(name) };
     }
     let control = ControlBlock {
         flags: Cell::new(flags),
         blocked: Cell::new(0),
         yielder: Cell::new(ptr::null()),
         parent: Cell::new(None),
-        // SAFETY: a second handle without a count of its own: `switch_to` adds the count before the caller's borrow ends, and
-        // `release` drops the handle only if it did.
+        // SAFETY: this is a second handle without a count of its own. The caller's borrow of `ctx` lasts as long as this
+        // call. A job that outlives the call is one for which `switch_to` returned `Paused`: then the code below adds the
+        // count and sets OWNS_CTX before it returns. Without that flag `release` does not drop the handle.
         ctx: ManuallyDrop::new(unsafe { ptr::read(ctx) }),
         id,
         stack: ManuallyDrop::new(stack),
@@ -169,41 +184,42 @@ where
         f: ManuallyDrop::new(f),
     };
     let from = &raw const args;
-    // SAFETY: `switch_to` below enters the closure, once, while `takeoff` is still here.
+    // SAFETY: the coroutine calls its closure once, in the call of `switch_to` below, while `args` still exists.
     let coroutine = Coroutine::with_stack(bounds, move |yielder, ()| unsafe { job_main(from, yielder) });
     let coroutine = ManuallyDrop::new(coroutine);
-    // SAFETY: aligned, as top and the frame's size are multiples of 16, and within the stack, whose first frame starts
-    // below it.
+    // SAFETY: the block is aligned, as `top` and the size of the block are multiples of 16. It is memory of the stack, and
+    // the coroutine uses only what lies below it.
     unsafe { block.write(TypedBlock { control, coroutine }) };
-    // SAFETY: the frame was just written and nobody else knows of it.
+    // SAFETY: the block was written above, its job has not run yet, and no other pointer to it exists.
     let step = unsafe { switch_to(block) };
     if let Step::Paused(job) = &step {
-        // From here on the job outlives the caller's borrow.
+        // The job may outlive the caller's borrow of `ctx`, so its handle gets a count.
         std::mem::forget(job.control().wait_ctx().clone());
         job.control().set_flag(OWNS_CTX);
     }
     step
 }
 
-/// What a job starts with, on the stack of whoever starts it and waits for its first pause.
+/// What a job starts with. It lies on the stack of `start_on`, which does not return before the job's first pause.
 ///
-/// One pointer to it is all that corosensei moves to the new stack. It would move the closure itself, but in pieces of 16 bytes
-/// that were stored in pieces of 8, and each such load waits for the stores to reach the cache.
+/// corosensei moves one pointer to the new stack. It could move the closure itself, but it would load pieces of 16 bytes
+/// that were stored in pieces of 8, and each such load waits until the stores have reached the cache.
 struct StartArgs<F> {
     control: NonNull<ControlBlock>,
     f: ManuallyDrop<F>,
 }
 
-/// The first thing that runs on a job's stack.
+/// The first function on a job's stack.
 ///
 /// # Safety
 ///
-/// `from` points to the job's takeoff, whose closure is taken.
+/// `from` must point to the [`StartArgs`] of the job whose coroutine calls this. The caller must not use the closure in them
+/// after this call, which takes it.
 #[inline]
 unsafe fn job_main<F: FnOnce() -> T, T>(from: *const StartArgs<F>, yielder: &Yielder<(), ()>) -> T {
     // SAFETY: the caller's promise.
     let args = unsafe { from.read() };
-    // SAFETY: the header lies above this very frame, until the coroutine has ended.
+    // SAFETY: the control block lies above the frame of this function, and exists until the coroutine has ended.
     unsafe { args.control.as_ref() }.yielder.set(yielder);
     ManuallyDrop::into_inner(args.f)()
 }
@@ -212,97 +228,137 @@ unsafe fn job_main<F: FnOnce() -> T, T>(from: *const StartArgs<F>, yielder: &Yie
 ///
 /// # Safety
 ///
-/// `frame` is the frame of a job that is paused or has not run yet, and the caller owns it.
+/// `block` must belong to a job that is paused or has not run yet. The caller must own the job: no [`Job`] of it may be used
+/// after this call but the one that this function returns.
 #[inline(always)] // as a call, it returns with a guess that the job has used up, in every switch
 pub(super) unsafe fn switch_to<T>(block: NonNull<TypedBlock<T>>) -> Step<T> {
-    let mut running = Running::enter(block);
+    // SAFETY: the caller's promise.
+    let mut running = unsafe { Running::enter(block) };
     match running.coroutine().resume(()) {
         CoroutineResult::Return(value) => {
-            running.finished();
+            // SAFETY: the coroutine has returned.
+            unsafe { running.finished() };
             Step::Finished(value)
         }
-        CoroutineResult::Yield(()) => Step::Paused(running.paused()),
+        // SAFETY: the coroutine has yielded.
+        CoroutineResult::Yield(()) => Step::Paused(unsafe { running.paused() }),
     }
 }
 
-/// A job that is running, as its resumer sees it. Every switch goes through this guard: it puts the job into the chain
-/// of [`CURRENT`] and takes it out again, calls the hooks, and when the job has ended, by return, panic or unwinding,
-/// takes its frame apart.
+/// A job that runs, as its resumer sees it.
+///
+/// Every switch goes through this guard. It puts the job into the chain of [`CURRENT`] and takes it out again, and calls the
+/// hooks. When the job has ended, by return, panic or unwinding, the guard releases its control block.
+///
+/// From [`enter`](Self::enter) to [`finish`](Self::finish), `block` points to a block that exists.
 pub(super) struct Running<T> {
     block: NonNull<TypedBlock<T>>,
 }
 
 impl<T> Running<T> {
+    /// Makes the job the current one. A panic of the hooks leaves the job as it was.
+    ///
+    /// # Safety
+    ///
+    /// `block` must belong to a job that is paused or has not run yet. As long as the guard exists, the caller must not use
+    /// a [`Job`] of it. When the coroutine has ended, the guard releases the block, and the caller must not use a `Job` of it
+    /// ever again.
     #[inline]
-    pub(super) fn enter(block: NonNull<TypedBlock<T>>) -> Self {
+    pub(super) unsafe fn enter(block: NonNull<TypedBlock<T>>) -> Self {
         let at = block.cast::<ControlBlock>();
-        // SAFETY: the frame exists until `drop` takes it apart.
+        // SAFETY: the caller's promise: a job that has not ended has a control block.
         let control = unsafe { at.as_ref() };
         if control.flags.get() & HOOKS != 0 {
-            control.call_hooks(|hooks| hooks.enter());
+            // SAFETY: this is the job's guard, or will be.
+            unsafe { control.call_hooks(|hooks| hooks.enter()) };
         }
         control.parent.set(CURRENT.replace(Some(at)));
         Running { block }
     }
 
-    /// The job has paused: what `drop` would do, without looking whether it has ended.
+    /// Turns the guard into the handle of a paused job. It does what `drop` does, without asking whether the job has ended.
     ///
-    /// Its address comes from [`CURRENT`], not from `self`: that one is read from the stack that was just switched to, so
-    /// everything after this switch, the next one included, would wait for it (2.5 instead of 1.9 times corosensei).
+    /// The address of the block comes from [`CURRENT`], not from `self`. The compiler would read `self` from the stack that
+    /// was just switched to, and everything after this switch, the next one included, would wait for that load (2.5 instead
+    /// of 1.9 times corosensei).
+    ///
+    /// # Safety
+    ///
+    /// The coroutine must have yielded to this guard.
     #[inline(always)]
-    fn paused(self) -> Job<T> {
+    unsafe fn paused(self) -> Job<T> {
         // SAFETY: `enter` set it, and every guard since then has put back what it found.
         let at = unsafe { CURRENT.get().unwrap_unchecked() };
         debug_assert_eq!(at, self.block.cast());
         let block = at.cast();
-        std::mem::forget(self);
+        mem::forget(self);
         let job = Job {
             block,
             _not_send: PhantomData,
         };
-        ManuallyDrop::new(Running { block }).leave(); // if a hook panics, `job` is cancelled
+        // If a hook panics, `job` is dropped, which cancels the job.
+        // SAFETY: the guard that entered is forgotten, and this one takes its place for one call.
+        unsafe { ManuallyDrop::new(Running { block }).leave() };
         job
     }
 
-    /// The job has returned: what `drop` would do, in line.
+    /// Ends the guard of a job that has returned. It does what `drop` does, in line.
+    ///
+    /// # Safety
+    ///
+    /// The coroutine must have returned.
     #[inline(always)]
-    fn finished(self) {
+    unsafe fn finished(self) {
         let mut running = ManuallyDrop::new(self);
-        running.leave();
-        running.finish();
+        // SAFETY: the coroutine is not resumed after this.
+        unsafe { running.leave() };
+        // SAFETY: the caller's promise; the guard goes out of scope here, without its `drop`.
+        unsafe { running.finish() };
     }
 
-    /// The coroutine has ended: its stack goes back to the pool. Nothing uses the guard afterwards.
+    /// Gives the stack of a job that has ended back to the pool. The guard dangles after this call.
+    ///
+    /// # Safety
+    ///
+    /// The coroutine must have ended. The caller must not use the guard after this call, nor drop it.
     #[inline(always)]
-    fn finish(&mut self) {
+    unsafe fn finish(&mut self) {
         let ended = self.field();
-        // SAFETY: a coroutine that is done owns nothing; its drop undoes what a sanitizer was told of the stack.
+        // SAFETY: a coroutine that has ended owns nothing. Its drop undoes what a sanitizer was told of the stack.
         unsafe { ptr::drop_in_place(ended) };
-        // SAFETY: the job has ended, so nobody else reaches its frame, and the guard is not used after this.
+        // SAFETY: the job has ended, so only this guard reaches the control block, and the guard is not used after this.
         unsafe { ControlBlock::release(self.block.cast(), pool::give) };
     }
 
-    /// The job does not run any more.
+    /// Makes the job that was current before this one current again.
+    ///
+    /// # Safety
+    ///
+    /// The caller must call this once for each guard. It must not resume the coroutine after this call: the job would take
+    /// its parent for itself.
     #[inline]
-    fn leave(&self) {
-        // SAFETY: the frame exists until `drop` takes it apart.
+    unsafe fn leave(&self) {
+        // SAFETY: the block exists until `finish`.
         let control = unsafe { self.block.cast::<ControlBlock>().as_ref() };
         CURRENT.set(control.parent.get());
         if control.flags.get() & HOOKS != 0 {
-            control.call_hooks(|hooks| hooks.leave());
+            // SAFETY: this is the job's guard.
+            unsafe { control.call_hooks(|hooks| hooks.leave()) };
         }
     }
 
+    /// The coroutine of the job, to resume or to unwind it.
     #[inline]
     pub(super) fn coroutine(&mut self) -> &mut Coroutine<(), (), T, Bounds> {
         let coroutine = self.field();
-        // SAFETY: only the guard reaches the coroutine of a running job; the job reaches its header and its yielder.
+        // SAFETY: only the guard reaches the coroutine of a running job. The job reaches its control block and its yielder.
         unsafe { &mut *coroutine }
     }
 
     #[inline]
     fn field(&self) -> *mut Coroutine<(), (), T, Bounds> {
-        // SAFETY: the frame exists; no reference to the whole of it is made, as the header is shared with the job.
+        // SAFETY: the block exists until `finish`. This makes no reference to the whole block, as the guard shares the
+        // control block with the job.
         let coroutine = unsafe { &raw mut (*self.block.as_ptr()).coroutine };
         coroutine.cast() // ManuallyDrop is transparent
     }
@@ -311,10 +367,13 @@ impl<T> Running<T> {
 impl<T> Drop for Running<T> {
     #[cold]
     fn drop(&mut self) {
-        self.leave();
-        // `done` is also true while the job runs, but this is outside.
+        // SAFETY: `paused` and `finished`, which leave as well, keep a guard from being dropped. The coroutine is not
+        // resumed after this.
+        unsafe { self.leave() };
+        // `done` is also true while the job runs, but this code runs outside the job.
         if self.coroutine().done() {
-            self.finish();
+            // SAFETY: the coroutine has ended, and a guard is not used after its drop.
+            unsafe { self.finish() };
         }
     }
 }
@@ -333,28 +392,45 @@ impl ControlBlock {
         self.flags.set(self.flags.get() & !flag);
     }
 
+    /// Switches from the job to its resumer. Returns when the job is resumed.
+    ///
+    /// # Safety
+    ///
+    /// The caller must run on this job's stack, in the innermost job: [`CURRENT`] must point to `self`.
     #[inline]
-    pub(super) fn suspend(&self) {
+    pub(super) unsafe fn suspend(&self) {
         let yielder = self.yielder.get();
-        // SAFETY: `job_main` stored the yielder, which lives as long as the coroutine, and this runs inside it.
+        // SAFETY: `job_main` stored the yielder, which exists until the coroutine has ended. The caller is code of that
+        // coroutine, so the coroutine has not ended.
         unsafe { &*yielder }.suspend(());
     }
 
+    /// Calls a hook of the job.
+    ///
+    /// # Safety
+    ///
+    /// The caller must hold or make the [`Running`] guard of this job: no other call of the job's hooks may be in progress.
     #[cold]
-    fn call_hooks(&self, call: impl FnOnce(&mut dyn SwitchHooks)) {
+    unsafe fn call_hooks(&self, call: impl FnOnce(&mut dyn SwitchHooks)) {
         let hooks = self.hooks.get();
-        // SAFETY: only the guard of a running job calls its hooks, one at a time: a job runs in one place.
+        // SAFETY: the caller's promise. A hook cannot call a hook of its own job, because the guard stands in place of the
+        // only handle.
         if let Some(hooks) = unsafe { &mut *hooks } {
             call(hooks.as_mut());
         }
     }
 
-    /// A pause that does not switch, or does for the last time.
+    /// A pause that does not switch, or that switches for the last time.
+    ///
+    /// # Safety
+    ///
+    /// As [`suspend`](Self::suspend).
     #[cold]
     #[inline(never)]
-    pub(super) fn pause_cold(&self) -> Result<(), PauseError> {
+    pub(super) unsafe fn pause_cold(&self) -> Result<(), PauseError> {
         if self.flags.get() & CANCELLED != 0 {
-            return self.cancelled_pause();
+            // SAFETY: the caller's promise.
+            return unsafe { self.cancelled_pause() };
         }
         if self.flags.get() & BLOCKED != 0 {
             return Err(PauseError::Blocked);
@@ -362,28 +438,44 @@ impl ControlBlock {
         Err(PauseError::Panicking)
     }
 
-    fn cancelled_pause(&self) -> Result<(), PauseError> {
+    /// # Safety
+    ///
+    /// As [`suspend`](Self::suspend).
+    unsafe fn cancelled_pause(&self) -> Result<(), PauseError> {
         match self.pauses_left.get().checked_sub(1) {
             Some(left) => self.pauses_left.set(left),
-            // A panic of the job's own forbids the switch: the canceller would inherit it. Then the job spins, as it would
-            // have without us.
+            // The job itself panics, so it may not switch: `thread::panicking` would stay true for the code that cancelled
+            // the job. The job then loops for as long as its own code does.
             None if thread::panicking() && self.flags.get() & ENTERED_PANICKING == 0 => {}
-            // The canceller abandons a job that comes back here.
-            None => self.suspend(),
+            // `Job::cancel` quarantines a job that comes back here.
+            // SAFETY: the caller's promise.
+            None => unsafe { self.suspend() },
         }
         Err(PauseError::Cancelled)
     }
 
-    /// A resume with a purpose other than "go on".
+    /// The end of a pause after which the job does not simply go on: it reports where it is, or it has been cancelled.
+    ///
+    /// # Safety
+    ///
+    /// As [`suspend`](Self::suspend).
     #[cold]
     #[inline(never)]
-    pub(super) fn resumed_cold(&self) -> Result<(), PauseError> {
+    pub(super) unsafe fn resumed_cold(&self) -> Result<(), PauseError> {
         while self.flags.get() & REPORT != 0 {
+            // No panic may leave this loop. `Job::backtrace` keeps its handle of the job while its guard exists. A panic
+            // would unwind the job's stack, the coroutine would end, the guard would release the control block, and the
+            // handle would dangle. Neither the capture nor a drop of the payload, which is leaked, can unwind from here.
+            let backtrace = catch_unwind(Backtrace::force_capture).unwrap_or_else(|payload| {
+                mem::forget(payload);
+                Backtrace::disabled()
+            });
             let report = self.report.get();
-            let backtrace = Backtrace::force_capture();
-            // SAFETY: `Job::backtrace` waits for this on its resumer's stack, with the pointer to a value of its own.
+            // SAFETY: `Job::backtrace` set the flag. It waits on its resumer's stack, where the pointer leads to a value of
+            // its own, and withdraws the request before that value is gone.
             unsafe { *report = backtrace };
-            self.suspend();
+            // SAFETY: the caller's promise.
+            unsafe { self.suspend() };
         }
         if self.flags.get() & CANCELLED != 0 {
             return Err(PauseError::Cancelled);
@@ -391,35 +483,46 @@ impl ControlBlock {
         Ok(())
     }
 
-    /// Hands the stack that the header stands on to `receive`, then drops what the header owned: a destructor of the
-    /// user's that panics, or uses jobs, finds everything in order.
+    /// Hands the stack on which the control block lies to `receive`, then drops what the control block owned. A destructor
+    /// of the user's that panics, or that uses jobs, finds the pool in order.
     ///
     /// # Safety
     ///
-    /// The job has ended or will never run again, and nothing uses the header afterwards.
+    /// The job must have ended, or never run again. The caller must not use the control block after this call, and `receive`
+    /// must not let another job have the stack unless the job has ended.
     #[inline(always)] // see `switch_to`
-    pub(super) unsafe fn release(control: NonNull<ControlBlock>, receive: impl FnOnce(Stack)) {
-        // SAFETY: the caller's promise: nobody else uses it.
-        let control = unsafe { &mut *control.as_ptr() };
-        // SAFETY: as above; the header's own handle is not used again.
+    pub(super) unsafe fn release(at: NonNull<ControlBlock>, receive: impl FnOnce(Stack)) {
+        // SAFETY: the caller's promise: nothing else reaches the control block.
+        let control = unsafe { &mut *at.as_ptr() };
+        // SAFETY: the handle in the control block is not used again.
         let stack = unsafe { ManuallyDrop::take(&mut control.stack) };
         let flags = control.flags.get();
-        // SAFETY: the flag says that this handle has a count, and the header is not used again.
+        // SAFETY: the flag says that this handle has a count, and the handle is not used again.
         let ctx = (flags & OWNS_CTX != 0).then(|| unsafe { ManuallyDrop::take(&mut control.ctx) });
         if flags & (HOOKS | NAMED) == 0 {
             receive(stack);
         } else {
-            control.give_with_attributes(stack, receive);
+            // SAFETY: the caller's promise.
+            unsafe { ControlBlock::release_with_attributes(at, stack, receive) };
         }
         drop(ctx);
     }
 
+    /// The rest of [`release`](Self::release) for a job with a name or hooks.
+    ///
+    /// It takes a pointer, as `receive` may unmap the memory of a `&mut self`.
+    ///
+    /// # Safety
+    ///
+    /// As [`release`](Self::release). `stack` must be the stack on which the control block lies.
     #[cold]
     #[inline(never)]
-    fn give_with_attributes(&mut self, stack: Stack, receive: impl FnOnce(Stack)) {
+    unsafe fn release_with_attributes(at: NonNull<ControlBlock>, stack: Stack, receive: impl FnOnce(Stack)) {
+        // SAFETY: the caller's promise: nothing else reaches the control block.
+        let control = unsafe { &mut *at.as_ptr() };
         let attributes = Attributes {
-            name: self.name.get_mut().take(),
-            hooks: self.hooks.get_mut().take(),
+            name: control.name.get_mut().take(),
+            hooks: control.hooks.get_mut().take(),
         };
         stack.header().clear_name();
         receive(stack);

@@ -164,11 +164,14 @@ pub fn pause_job() -> Result<(), PauseError> {
     // SAFETY: CURRENT points to the header of the job that runs this code, which lies on the job's own slot.
     let control = unsafe { control.as_ref() };
     if control.flags.get() & (CANCELLED | BLOCKED) != 0 || thread::panicking() {
-        return control.pause_cold();
+        // SAFETY: this code runs on the stack of the job that CURRENT points to.
+        return unsafe { control.pause_cold() };
     }
-    control.suspend();
+    // SAFETY: as above.
+    unsafe { control.suspend() };
     if control.flags.get() & (CANCELLED | REPORT) != 0 {
-        return control.resumed_cold();
+        // SAFETY: as above.
+        return unsafe { control.resumed_cold() };
     }
     Ok(())
 }
@@ -279,7 +282,8 @@ impl<T> Job<T> {
     pub fn force_unwind(self) {
         self.control().wait_ctx().settle(); // it runs again
         let block = ManuallyDrop::new(self).block;
-        let mut running = Running::enter(block);
+        // SAFETY: a Job points to the block of a paused job, and this consumed the only one that does.
+        let mut running = unsafe { Running::enter(block) };
         running.coroutine().force_unwind();
     }
 
@@ -374,7 +378,7 @@ impl<T> Job<T> {
         // A panic can leave these lines from a hook only: the job catches its own while it reports. Then the guard marks the
         // job as not running, the request is withdrawn, and the job is as paused as it was.
         // SAFETY: the block is that of a paused job, which `self` keeps paused and alone reaches.
-        let mut running = Running::enter(self.block);
+        let mut running = unsafe { Running::enter(self.block) };
         let result = running.coroutine().resume(());
         debug_assert!(matches!(result, CoroutineResult::Yield(())), "a report pauses again");
         drop(running);

@@ -127,7 +127,8 @@ impl Depot {
     /// What the kernel refused, and what can be done about it.
     pub(crate) fn take(&'static self) -> io::Result<Stack> {
         if let Some((allocate, free)) = foreign::functions() {
-            return StackHeader::write_foreign(self, allocate, free).map(Stack);
+            // SAFETY: the pair comes from `functions`.
+            return unsafe { StackHeader::write_foreign(self, allocate, free) }.map(Stack);
         }
         let mut state = self.state.lock();
         if let Some(slot) = state.cached.pop() {
@@ -135,14 +136,16 @@ impl Depot {
         }
         let (slab, index) = state.claim(self)?;
         drop(state);
-        self.make_stack(slab, index)
+        // SAFETY: claimed above.
+        unsafe { self.make_stack(slab, index) }
     }
 
     /// Takes stacks that a pool has too many of. What is above the bound loses its memory here and now.
     pub(crate) fn give_all(&'static self, stacks: impl Iterator<Item = Stack>) {
         let mut slots: Vec<Slot> = stacks.map(Stack::into_slot).collect();
         for foreign in slots.extract_if(.., |slot| slot.memory().is_none()) {
-            foreign.release_memory();
+            // SAFETY: the slot came from a `Stack`, whose owner has left it.
+            unsafe { foreign.release_memory() };
         }
         self.keep_cached(&mut slots);
         if !slots.is_empty() {
@@ -151,8 +154,13 @@ impl Depot {
     }
 
     /// Takes one stack that may not have been wiped.
-    pub(super) fn give(&'static self, mut slot: Slot) {
-        slot.wipe();
+    ///
+    /// # Safety
+    ///
+    /// No code may run on the stack any more, and nothing that lies on it may be used after this call.
+    pub(super) unsafe fn give(&'static self, mut slot: Slot) {
+        // SAFETY: the caller's promise.
+        unsafe { slot.wipe() };
         self.give_all(std::iter::once(Stack(slot)));
     }
 
@@ -192,10 +200,15 @@ impl Depot {
     }
 
     /// Turns a claimed slot into a stack, or puts it back.
-    fn make_stack(&'static self, slab: &'static Slab, index: usize) -> io::Result<Stack> {
+    ///
+    /// # Safety
+    ///
+    /// As [`StackHeader::write`].
+    unsafe fn make_stack(&'static self, slab: &'static Slab, index: usize) -> io::Result<Stack> {
         if self.spec.secrets.mlock {
             memory::lock(slab.whole(index)).map_err(|error| {
-                self.state.lock().release(slab, index);
+                // SAFETY: the caller's claim ends here.
+                unsafe { self.state.lock().release(slab, index) };
                 memory::explain(
                     error,
                     "a stack could not be locked in memory (mlock2): raise RLIMIT_MEMLOCK (ulimit -l), or ask for smaller \
@@ -203,7 +216,8 @@ impl Depot {
                 )
             })?;
         }
-        Ok(Stack(StackHeader::write(slab, index)))
+        // SAFETY: the caller's promise.
+        Ok(Stack(unsafe { StackHeader::write(slab, index) }))
     }
 
     /// Of what is warm and what has come, the stacks from the oldest slabs stay.
@@ -235,26 +249,35 @@ impl Depot {
     #[cold]
     fn retire(&self, mut slots: Vec<Slot>) {
         slots.sort_unstable_by_key(Slot::start);
-        let places: Vec<(&'static Slab, usize)> = slots.into_iter().filter_map(Slot::release_memory).collect();
+        let places: Vec<(&'static Slab, usize)> = slots
+            .into_iter()
+            // SAFETY: each slot came from a `Stack`, whose owner has left it.
+            .filter_map(|slot| unsafe { slot.release_memory() })
+            .collect();
         let ranges = merged(places.iter().map(|(slab, index)| slab.whole(*index)));
         if !self.spec.exact {
             self.note_depth(depth::deepest(ranges.iter().copied(), Geometry::of(self.spec)));
         }
-        self.give_back(&ranges);
+        // SAFETY: the ranges are those of the slots, which no stack uses any more.
+        unsafe { self.give_back(&ranges) };
         let mut state = self.state.lock();
         for (slab, index) in places {
-            state.release(slab, index);
+            // SAFETY: the slot was claimed for the stack that is gone.
+            unsafe { state.release(slab, index) };
         }
     }
 
-    fn give_back(&self, ranges: &[Range]) {
+    /// # Safety
+    ///
+    /// The ranges must be claimed slots of this depot that no stack uses any more.
+    unsafe fn give_back(&self, ranges: &[Range]) {
         let advice = if self.spec.secrets.mlock {
             memory::DONTNEED_LOCKED
         } else {
             libc::MADV_DONTNEED
         };
         // A refusal leaves the pages as they are: resident, and scrubbed if that was asked for.
-        // SAFETY: the stacks in the ranges have been given up; guards between them survive this advice.
+        // SAFETY: the caller's promise; guards between the stacks survive this advice.
         let _ = unsafe { memory::advise_all(ranges, advice) };
         if self.spec.secrets.mlock {
             ranges.iter().copied().for_each(memory::unlock);
@@ -285,22 +308,28 @@ impl State {
                 Ok((slab, index.expect("a new slab has free slots")))
             }
             Err(error) => {
-                self.retired.push(bitmap.unmap());
+                // SAFETY: the only claim has failed.
+                self.retired.push(unsafe { bitmap.unmap() });
                 Err(error)
             }
         }
     }
 
-    fn release(&mut self, slab: &'static Slab, index: usize) {
+    /// # Safety
+    ///
+    /// As [`SlotBitmap::release`].
+    unsafe fn release(&mut self, slab: &'static Slab, index: usize) {
         let at = self
             .bitmaps
             .iter()
             .position(|bitmap| ptr::eq(bitmap.slab, slab))
             .expect("a slot belongs to a mapped slab of its depot");
-        self.bitmaps[at].release(index);
+        // SAFETY: the caller's promise.
+        unsafe { self.bitmaps[at].release(index) };
         if self.bitmaps[at].out() == 0 {
             let bitmap = self.bitmaps.remove(at);
-            self.retired.push(bitmap.unmap());
+            // SAFETY: no slot is out: each one that was claimed has been released.
+            self.retired.push(unsafe { bitmap.unmap() });
         }
     }
 }

@@ -78,9 +78,16 @@ pub(super) fn functions() -> Option<(AllocateStack, FreeStack)> {
 }
 
 /// Asks for the memory of a stack: where it begins, and where its plate goes.
-pub(super) fn allocate(allocate: AllocateStack, free: FreeStack) -> io::Result<(NonNull<u8>, NonNull<StackHeader>)> {
+///
+/// # Safety
+///
+/// `allocate` and `free` must be the pair that [`functions`] returns.
+pub(super) unsafe fn allocate(
+    allocate: AllocateStack,
+    free: FreeStack,
+) -> io::Result<(NonNull<u8>, NonNull<StackHeader>)> {
     let mut size = SIZE;
-    // SAFETY: the promise that `set_stack_memory` was given.
+    // SAFETY: the promise that `set_stack_memory` was given for this pair.
     let memory = unsafe { allocate(&mut size) }.cast::<u8>();
     let Some(start) = NonNull::new(memory) else {
         return Err(io::Error::new(
@@ -102,8 +109,12 @@ pub(super) fn allocate(allocate: AllocateStack, free: FreeStack) -> io::Result<(
     Ok((start, header.cast()))
 }
 
-/// Gives it back.
-pub(super) fn free(start: NonNull<u8>) {
+/// Gives the memory of a stack back.
+///
+/// # Safety
+///
+/// `start` must have come from [`allocate`]. The caller must not use the memory after this call.
+pub(super) unsafe fn free(start: NonNull<u8>) {
     let functions = SOURCE.lock().functions;
     if let Some((_, free)) = functions {
         // SAFETY: `allocate` gave it, of the same pair: it is fixed once there is a stack. Nobody uses it any more.

@@ -1,4 +1,12 @@
 //! What lies at the top of a stack, and the handles to a stack.
+//!
+//! # Who may use the memory of a stack
+//!
+//! A [`Stack`] owns its memory as a `Box` does. There is one handle for each claimed slot, so nothing else reaches the
+//! memory, and it is safe to wipe a stack, to give it to the depot or to drop it. Other code writes to the memory through
+//! [`Stack::top`], which is a raw pointer. Code that does so must keep the handle for as long as anything uses what it has
+//! written. `job::control_block` is the one that does: it keeps the handle of a job's stack in a `ManuallyDrop` in the
+//! control block. To take the handle out again is unsafe, and allowed when the job has ended or will never run again.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -34,11 +42,16 @@ const _: () = assert!(size_of::<StackHeader>() == 64);
 
 impl StackHeader {
     /// Makes a stack of a slot that has been claimed.
-    pub(super) fn write(slab: &'static Slab, index: usize) -> Slot {
+    ///
+    /// # Safety
+    ///
+    /// The caller must have claimed slot `index` of `slab`, and must not use the claim after this call: the handle that this
+    /// returns has it.
+    pub(super) unsafe fn write(slab: &'static Slab, index: usize) -> Slot {
         let whole = slab.whole(index);
         let limit = NonNull::new(whole.start as *mut u8).expect("a slab is not at address 0");
         let header = NonNull::new(slab.header(index)).expect("a slab is not at address 0");
-        // SAFETY: the slot has been claimed, so this memory is ours alone; `slab` aligns it.
+        // SAFETY: the claim makes the memory of the slot the caller's; `slab` aligns it.
         unsafe { StackHeader::put(header, limit, slab.depot, Some((slab, index))) }
     }
 
@@ -47,8 +60,17 @@ impl StackHeader {
     /// # Errors
     ///
     /// What the allocator refused.
-    pub(super) fn write_foreign(depot: &'static Depot, allocate: AllocateStack, free: FreeStack) -> io::Result<Slot> {
-        let (limit, header) = foreign::allocate(allocate, free)?;
+    ///
+    /// # Safety
+    ///
+    /// As [`foreign::allocate`].
+    pub(super) unsafe fn write_foreign(
+        depot: &'static Depot,
+        allocate: AllocateStack,
+        free: FreeStack,
+    ) -> io::Result<Slot> {
+        // SAFETY: the caller's promise.
+        let (limit, header) = unsafe { foreign::allocate(allocate, free)? };
         // SAFETY: just allocated, and `foreign` aligns it.
         Ok(unsafe { StackHeader::put(header, limit, depot, None) })
     }
@@ -83,9 +105,13 @@ impl StackHeader {
         self.id.store(id, Ordering::Relaxed);
     }
 
-    /// The name must stay where it is until [`clear_name`](Self::clear_name).
+    /// Stores where the name of the job is, for an overflow report. The report reads it in a signal handler.
+    ///
+    /// # Safety
+    ///
+    /// The caller must not move, change or free the bytes of `name` before it calls [`clear_name`](Self::clear_name).
     #[inline]
-    pub(crate) fn set_name(&self, name: &str) {
+    pub(crate) unsafe fn set_name(&self, name: &str) {
         self.name.store(name.as_ptr().cast_mut(), Ordering::Relaxed);
         self.name_len.store(name.len(), Ordering::Relaxed);
     }
@@ -146,7 +172,8 @@ impl Stack {
 
     /// Overwrites what has been used, if that was asked for. No job is on the stack any more.
     pub(crate) fn wipe(&mut self) {
-        self.0.wipe();
+        // SAFETY: this is the only handle of the stack, and code that uses the stack keeps it: see the module.
+        unsafe { self.0.wipe() };
     }
 
     /// Keeps the memory as it is for ever, and counts it.
@@ -163,7 +190,9 @@ impl Stack {
 impl Drop for Stack {
     #[inline]
     fn drop(&mut self) {
-        self.depot().give(Slot(self.0.0));
+        let slot = Slot(self.0.0);
+        // SAFETY: this was the only handle of the stack, and code that uses the stack keeps it: see the module.
+        unsafe { self.depot().give(slot) };
     }
 }
 
@@ -200,17 +229,24 @@ impl Slot {
         self.0.as_ptr() as usize - lowest
     }
 
-    pub(super) fn wipe(&mut self) {
+    /// # Safety
+    ///
+    /// No code may run on the stack any more, and nothing that lies on it may be used after this call.
+    pub(super) unsafe fn wipe(&mut self) {
         let depot = self.header().depot;
         if let Some(stack) = self.memory().filter(|_| depot.spec.wipes()) {
-            // SAFETY: the slot is owned and no job is on it; the plate is where its highest page is.
+            // SAFETY: the caller's promise; the header lies in the highest page of the slot.
             let used = unsafe { scrub::scrub(stack, self.0.as_ptr() as usize, depot.spec.secrets.mlock) };
             depot.note_depth(used);
         }
     }
 
     /// Ends the plate. What remains is a claimed slot; or nothing, as somebody else's memory is given back.
-    pub(super) fn release_memory(self) -> Option<(&'static Slab, usize)> {
+    ///
+    /// # Safety
+    ///
+    /// No code may run on the stack any more, and nothing that lies on it may be used after this call.
+    pub(super) unsafe fn release_memory(self) -> Option<(&'static Slab, usize)> {
         // SAFETY: the plate is not used after this.
         let header = unsafe { self.0.read() };
         let StackHeader {
@@ -222,7 +258,9 @@ impl Slot {
         } = header;
         drop(ManuallyDrop::into_inner(valgrind));
         if slab.is_none() {
-            foreign::free(limit);
+            // SAFETY: a header without a slab is that of foreign memory, which begins at its limit. The caller does not
+            // use the memory after this.
+            unsafe { foreign::free(limit) };
         }
         Some((slab?, index as usize))
     }

@@ -87,7 +87,10 @@ fn action(signal: c_int) -> libc::sigaction {
     unsafe { now.assume_init() }
 }
 
-extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+/// # Safety
+///
+/// Only the kernel may call this, as the handler of a signal.
+unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel hands a valid one to a handler with SA_SIGINFO.
     let fault = unsafe { &*info };
     // Positive codes are faults; anything else is a signal that somebody sent, whose address means nothing.
@@ -95,7 +98,8 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         // SAFETY: a fault has an address.
         let address = unsafe { fault.si_addr() } as usize;
         if let Some(hit) = Hit::at(address) {
-            report(&hit, stack_pointer(context));
+            // SAFETY: the kernel hands a valid context to a handler with SA_SIGINFO.
+            report(&hit, unsafe { stack_pointer(context) });
             die_by(signal);
             return;
         }
@@ -106,7 +110,8 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         &BEFORE_SEGV
     };
     match before.get() {
-        Some(before) => chain(before, signal, info, context),
+        // SAFETY: this is the handler of `signal` that ours has replaced, and these are the arguments of the kernel.
+        Some(before) => unsafe { chain(before, signal, info, context) },
         None => die_by(signal),
     }
 }
@@ -158,7 +163,12 @@ fn die_by(signal: c_int) {
     unsafe { libc::sigaction(signal, &default, ptr::null_mut()) };
 }
 
-fn chain(before: &libc::sigaction, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+/// Calls the handler that was installed before ours.
+///
+/// # Safety
+///
+/// `before` must be what `sigaction(2)` said of `signal`, and `info` and `context` what the kernel has handed to our handler.
+unsafe fn chain(before: &libc::sigaction, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     match before.sa_sigaction {
         // The kernel does not let a fault be ignored either.
         libc::SIG_DFL | libc::SIG_IGN => die_by(signal),
@@ -250,8 +260,12 @@ impl Hit {
 const MOST_PEERS: usize = 4096;
 
 /// Where the stack pointer stood at the fault.
-fn stack_pointer(context: *mut c_void) -> usize {
-    // SAFETY: the kernel hands a valid one to a handler with SA_SIGINFO.
+///
+/// # Safety
+///
+/// `context` must be what the kernel has handed to a handler with SA_SIGINFO.
+unsafe fn stack_pointer(context: *mut c_void) -> usize {
+    // SAFETY: the caller's promise.
     let context = unsafe { &*context.cast::<libc::ucontext_t>() };
     #[cfg(target_arch = "x86_64")]
     return context.uc_mcontext.gregs[libc::REG_RSP as usize] as usize;

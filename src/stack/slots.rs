@@ -94,7 +94,11 @@ impl SlotBitmap {
     }
 
     /// Puts a slot back whose memory has been given back.
-    pub(super) fn release(&mut self, slot: usize) {
+    ///
+    /// # Safety
+    ///
+    /// The caller must have claimed the slot, and must not use the slot after this call.
+    pub(super) unsafe fn release(&mut self, slot: usize) {
         let row = slot / AT_ONCE;
         debug_assert!(self.out[row] & (1 << (slot % AT_ONCE)) != 0, "a slot released twice");
         self.out[row] &= !(1 << (slot % AT_ONCE));
@@ -110,9 +114,13 @@ impl SlotBitmap {
     }
 
     /// Gives the mapping back. The record stays for the next one.
-    pub(super) fn unmap(self) -> &'static Slab {
+    ///
+    /// # Safety
+    ///
+    /// The caller must have released every slot that was claimed.
+    pub(super) unsafe fn unmap(self) -> &'static Slab {
         debug_assert_eq!(self.count, 0, "a slab with stacks out is unmapped");
-        // SAFETY: no slot is out, so nobody has a pointer into it.
+        // SAFETY: the caller's promise.
         unsafe { self.slab.unmap() };
         self.slab
     }

@@ -1,6 +1,7 @@
-//! System calls as safe functions.
+//! System calls on file descriptors and clocks, as safe functions.
 //!
-//! Each takes and returns std's types, so that nobody above needs `unsafe` or a raw errno.
+//! Each function takes and returns types of std, so that its callers need neither `unsafe` nor a raw `errno`. The
+//! system calls on memory and signals are in `stack`.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,7 +21,7 @@ impl EventFd {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the call takes no pointers.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        // SAFETY: the fd is new and nobody else's.
+        // SAFETY: the fd is new, so nothing else owns it.
         Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }.into()))
     }
 
@@ -28,12 +29,12 @@ impl EventFd {
         self.0.as_raw_fd()
     }
 
-    /// Makes it readable. Cannot fail in a way that matters: a full counter is readable already.
+    /// Makes the fd readable. The one possible failure does not matter: a full counter is readable already.
     pub(crate) fn notify(&self) {
         let _ = (&self.0).write(&1u64.to_ne_bytes());
     }
 
-    /// Makes it unreadable, and says whether it was readable.
+    /// Makes the fd unreadable, and returns whether it was readable.
     pub(crate) fn drain(&self) -> bool {
         (&self.0).read(&mut [0; 8]).is_ok()
     }
@@ -65,21 +66,21 @@ impl Epoll {
         // SAFETY: the call takes no pointers.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         Ok(Epoll {
-            // SAFETY: the fd is new and nobody else's.
+            // SAFETY: the fd is new, so nothing else owns it.
             fd: Rc::new(unsafe { OwnedFd::from_raw_fd(fd) }),
             buffer: vec![libc::epoll_event { events: 0, u64: 0 }; 256],
         })
     }
 
-    /// The fd, readable when an event is there. It stays the same one for the life of the instance.
+    /// The fd of the instance, which is readable when an fd of the instance is ready. It never changes.
     pub(crate) fn fd(&self) -> Rc<OwnedFd> {
         Rc::clone(&self.fd)
     }
 
-    /// Forgets every registration: a new instance takes the place, and the fd number, of the old one.
+    /// Drops every registration. A new epoll instance takes the fd number of the old one.
     pub(crate) fn replace(&mut self) -> io::Result<()> {
         let new = Epoll::new()?;
-        // SAFETY: both fds are open and ours; the old instance is closed by the call.
+        // SAFETY: this value owns both fds. The call closes the old instance, which has no other fd.
         check(unsafe { libc::dup3(new.fd.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) })?;
         Ok(())
     }
@@ -108,14 +109,15 @@ impl Epoll {
             events: events as u32,
             u64: fd as u64,
         };
-        // SAFETY: the event is a valid value for the length of the call.
+        // SAFETY: the event is valid during the call.
         check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), op, fd, &mut event) })?;
         Ok(())
     }
 
-    /// Waits up to `timeout` (`None`: for ever) and calls `each` with every ready fd. A signal counts as no event.
+    /// Waits until an fd is ready or `timeout` (`None`: no limit) has passed, and calls `each` with every ready fd.
+    /// Returns how many there are. A signal ends the wait with none.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, mut each: impl FnMut(Readiness)) -> io::Result<usize> {
-        // SAFETY: the buffer is valid for writes of the length given.
+        // SAFETY: the buffer may be written to, and the length is that of the buffer.
         let waited = unsafe {
             libc::epoll_wait(
                 self.fd.as_raw_fd(),
@@ -131,19 +133,20 @@ impl Epoll {
         };
         for event in &self.buffer[..count] {
             let events = event.events as i32;
-            // An error or a hang-up makes every operation return, which is what "ready" means.
-            let over = events & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
+            // After an error or a hang-up every operation returns at once, so the fd is ready for all of them.
+            let ended = events & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
             each(Readiness {
                 fd: event.u64 as RawFd,
-                readable: over || events & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0,
-                writable: over || events & libc::EPOLLOUT != 0,
+                readable: ended || events & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0,
+                writable: ended || events & libc::EPOLLOUT != 0,
             });
         }
         Ok(count)
     }
 }
 
-/// Blocks the thread until `fd` is ready or `timeout` (`None`: never) is over, and says which.
+/// Blocks the thread until `fd` is ready or `timeout` (`None`: no limit) has passed. Returns whether `fd` is ready. A
+/// signal ends the wait with `false`.
 pub(crate) fn poll_one(
     fd: BorrowedFd<'_>,
     readable: bool,
@@ -162,7 +165,7 @@ pub(crate) fn poll_one(
         events,
         revents: 0,
     };
-    // SAFETY: one valid pollfd, and a count of one.
+    // SAFETY: the pollfd is valid during the call, and the count is one.
     match check(unsafe { libc::poll(&mut poll, 1, timeout.map_or(-1, milliseconds)) }) {
         Ok(ready) => Ok(ready > 0),
         Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(false),
@@ -170,15 +173,15 @@ pub(crate) fn poll_one(
     }
 }
 
-/// Makes what `fd` refers to non-blocking, in one system call where `fcntl` needs two.
+/// Makes the file of `fd` non-blocking, in one system call. `fcntl` would need two.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     let mut yes: libc::c_int = 1;
-    // SAFETY: FIONBIO reads one int.
+    // SAFETY: FIONBIO reads one int, which is valid during the call.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &mut yes) })?;
     Ok(())
 }
 
-/// A non-blocking socket on its way to `address`: writable when it is there, or has failed.
+/// A non-blocking socket that connects to `address`. The socket is writable when it is connected or has failed.
 pub(crate) fn start_connect(address: &SocketAddr) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() {
         libc::AF_INET
@@ -188,7 +191,7 @@ pub(crate) fn start_connect(address: &SocketAddr) -> io::Result<TcpStream> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: the call takes no pointers.
     let fd = check(unsafe { libc::socket(family, kind, 0) })?;
-    // SAFETY: the fd is new and nobody else's.
+    // SAFETY: the fd is new, so nothing else owns it.
     let stream = TcpStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
     match connect(fd, address) {
         Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) || e.kind() == io::ErrorKind::Interrupted => Ok(stream),
@@ -208,7 +211,7 @@ fn connect(fd: RawFd, address: &SocketAddr) -> io::Result<()> {
                 sin_zero: [0; 8],
             };
             let length = size_of_val(&name) as libc::socklen_t;
-            // SAFETY: a valid name, and its length.
+            // SAFETY: the name is valid during the call, and the length is that of the name.
             unsafe { libc::connect(fd, (&raw const name).cast(), length) }
         }
         SocketAddr::V6(v6) => {
@@ -233,7 +236,7 @@ fn connect(fd: RawFd, address: &SocketAddr) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::WouldBlock`] while the listener's queue is full, and what the system says otherwise.
+/// [`io::ErrorKind::WouldBlock`] while the queue of the listener is full, and every other error of `connect(2)`.
 pub(crate) fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let bytes = path.as_os_str().as_bytes();
     let mut name = libc::sockaddr_un {
@@ -241,8 +244,8 @@ pub(crate) fn connect_unix(path: &Path) -> io::Result<UnixStream> {
         sun_path: [0; 108],
     };
     if bytes.len() >= name.sun_path.len() || bytes.contains(&0) {
-        let sentence = "the path of a socket has at most 107 bytes, and no zero byte";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
+        let what = "the path of a socket has at most 107 bytes, and no zero byte";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     for (to, from) in name.sun_path.iter_mut().zip(bytes) {
         *to = *from as libc::c_char;
@@ -250,23 +253,25 @@ pub(crate) fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: the call takes no pointers.
     let fd = check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
-    // SAFETY: the fd is new and nobody else's.
+    // SAFETY: the fd is new, so nothing else owns it.
     let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
     let length = size_of_val(&name) as libc::socklen_t;
-    // SAFETY: a valid name, and its length.
+    // SAFETY: the name is valid during the call, and the length is that of the name.
     check(unsafe { libc::connect(fd, (&raw const name).cast(), length) })?;
     Ok(stream)
 }
 
-/// The kernel's clock tick: moves every few milliseconds, and reading it is several times cheaper than `Instant::now`.
+/// The monotonic clock of the kernel's timer tick, in nanoseconds. It moves every few milliseconds, and to read it
+/// costs much less than `Instant::now`.
 pub(crate) fn clock_tick() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the timespec is valid for the length of the call.
+    // SAFETY: the timespec may be written to during the call.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Rounded up: to be woken just before a deadline, to find that it is not over, would be a busy loop.
+/// The time-out in whole milliseconds, rounded up. A time-out that is rounded down ends just before its deadline, and
+/// the caller would wait again and again until the deadline has passed.
 fn milliseconds(timeout: Duration) -> i32 {
     let rounded = timeout.as_nanos().div_ceil(1_000_000);
     i32::try_from(rounded).unwrap_or(i32::MAX)

@@ -5,11 +5,11 @@
 //!
 //! # Who may reach a control block
 //!
-//! A control block exists from [`start`] until [`ControlBlock::release`]. Three parties reach it, one at a time:
+//! A control block exists from [`start`] until [`ControlBlock::release`]. Three parties reach it:
 //!
 //! * the [`Job`], which is the only handle of a paused job;
 //! * the [`Running`] guard, which the resumer of a running job holds in place of the `Job`;
-//! * the code of the job itself, by way of [`CURRENT`].
+//! * code that runs in the job, or in another job that runs inside it, by way of [`CURRENT`].
 //!
 //! All of them are on one thread, as no handle is `Send`. The fields that they share are cells.
 
@@ -33,16 +33,23 @@ use crate::pool;
 use crate::stack::{MAX_ABOVE_TOP, Stack, StackSize};
 use crate::wait_ctx::WaitCtx;
 
+// The flags of a control block. HOOKS and NAMED are set at the start. OWNS_CTX is set after the first pause. CANCELLED
+// is set when a paused job is cancelled, and with it perhaps ENTERED_PANICKING. None of these is cleared.
+//
+// BLOCKED and REPORT come and go. They exclude each other, and REPORT excludes CANCELLED: REPORT is set only while a
+// `Job::backtrace` has the handle of a paused job, and a job with BLOCKED does not pause.
+
 /// The job has been cancelled: its pauses fail.
 pub(super) const CANCELLED: u32 = 1;
 /// `blocked` is not 0: the job's pauses do nothing.
 pub(super) const BLOCKED: u32 = 2;
 /// The job has hooks, which are called at each switch.
 const HOOKS: u32 = 4;
-/// `Job::backtrace` has resumed the job: the job captures a backtrace, clears the flag and pauses again.
+/// `Job::backtrace` has resumed the job: the job captures a backtrace and pauses again. `Job::backtrace` clears the
+/// flag.
 pub(super) const REPORT: u32 = 8;
-/// The control block holds a count of the wait ctx. Until its first pause a job borrows the handle of `start_job`'s caller
-/// instead, so that a job that never pauses costs no atomic operation.
+/// The control block holds a count of the wait ctx. Until its first pause a job borrows the handle of `start_job`'s
+/// caller instead, so that a job that never pauses costs no atomic operation.
 const OWNS_CTX: u32 = 16;
 /// The job has a name, to which the header of its stack points.
 const NAMED: u32 = 32;
@@ -56,13 +63,18 @@ pub(super) const CANCELLED_PAUSES: usize = 1000;
 #[repr(C, align(16))]
 pub(super) struct ControlBlock {
     pub(super) flags: Cell<u32>,
+    /// How many `BlockPause` guards the job has.
     pub(super) blocked: Cell<u32>,
+    /// The way out of the job. `job_main` stores it.
     yielder: Cell<*const Yielder<(), ()>>,
+    /// The job that was current when this one was last started or resumed.
     pub(super) parent: Cell<Option<NonNull<ControlBlock>>>,
     ctx: ManuallyDrop<WaitCtx>,
     pub(super) id: JobId,
     pub(super) stack: ManuallyDrop<Stack>,
+    /// How many pauses a cancelled job may still try.
     pub(super) pauses_left: Cell<usize>,
+    /// Where the job writes its backtrace while REPORT is set.
     pub(super) report: Cell<*mut Backtrace>,
     hooks: UnsafeCell<Option<Box<dyn SwitchHooks>>>,
     pub(super) name: UnsafeCell<Option<Cow<'static, str>>>,
@@ -90,9 +102,10 @@ pub(super) struct Bounds {
     limit: StackPointer,
 }
 
-// SAFETY: the range is part of a `Stack`. It has a guard at its lower end, but for foreign memory, whose provider promised
-// to do without (`stack::set_stack_memory`). Above the guard it has at least 16 KiB less `StackSize::MAX_RESERVED` bytes.
-// `start_on` makes the only `Bounds` of a stack, and the control block keeps the stack until the coroutine has ended.
+// SAFETY: the range is part of a `Stack`. It has a guard at its lower end, but for foreign memory, whose provider
+// promised to do without (`stack::set_stack_memory`). Above the guard it has at least 16 KiB less
+// `StackSize::MAX_RESERVED` bytes. `start_on` makes the only `Bounds` of a stack, and the control block keeps the stack
+// until the coroutine has ended.
 unsafe impl corosensei::stack::Stack for Bounds {
     #[inline]
     fn base(&self) -> StackPointer {
@@ -158,8 +171,8 @@ where
     }
     if let Some(name) = &attributes.name {
         flags |= NAMED;
-        // SAFETY: the control block takes the name below. Moving a `Cow` does not move the bytes of the string, and nothing
-        // changes them. `release` clears the name before it drops the string.
+        // SAFETY: the control block takes the name below. Moving a `Cow` does not move the bytes of the string, and
+        // nothing changes them. `release` clears the name before it drops the string.
         unsafe { stack.header().set_name(name) };
     }
     let control = ControlBlock {
@@ -167,9 +180,9 @@ where
         blocked: Cell::new(0),
         yielder: Cell::new(ptr::null()),
         parent: Cell::new(None),
-        // SAFETY: this is a second handle without a count of its own. The caller's borrow of `ctx` lasts as long as this
-        // call. A job that outlives the call is one for which `switch_to` returned `Paused`: then the code below adds the
-        // count and sets OWNS_CTX before it returns. Without that flag `release` does not drop the handle.
+        // SAFETY: this is a second handle without a count of its own. The caller's borrow of `ctx` lasts as long as
+        // this call. A job that outlives the call is one for which `switch_to` returned `Paused`: then the code below
+        // adds the count and sets OWNS_CTX before it returns. Without that flag `release` does not drop the handle.
         ctx: ManuallyDrop::new(unsafe { ptr::read(ctx) }),
         id,
         stack: ManuallyDrop::new(stack),
@@ -187,8 +200,8 @@ where
     // SAFETY: the coroutine calls its closure once, in the call of `switch_to` below, while `args` still exists.
     let coroutine = Coroutine::with_stack(bounds, move |yielder, ()| unsafe { job_main(from, yielder) });
     let coroutine = ManuallyDrop::new(coroutine);
-    // SAFETY: the block is aligned, as `top` and the size of the block are multiples of 16. It is memory of the stack, and
-    // the coroutine uses only what lies below it.
+    // SAFETY: the block is aligned, as `top` and the size of the block are multiples of 16. It is memory of the stack,
+    // and the coroutine uses only what lies below it.
     unsafe { block.write(TypedBlock { control, coroutine }) };
     // SAFETY: the block was written above, its job has not run yet, and no other pointer to it exists.
     let step = unsafe { switch_to(block) };
@@ -202,8 +215,8 @@ where
 
 /// What a job starts with. It lies on the stack of `start_on`, which does not return before the job's first pause.
 ///
-/// corosensei moves one pointer to the new stack. It could move the closure itself, but it would load pieces of 16 bytes
-/// that were stored in pieces of 8, and each such load waits until the stores have reached the cache.
+/// corosensei moves one pointer to the new stack. It could move the closure itself, but it would load pieces of 16
+/// bytes that were stored in pieces of 8, and each such load waits until the stores have reached the cache.
 struct StartArgs<F> {
     control: NonNull<ControlBlock>,
     f: ManuallyDrop<F>,
@@ -213,8 +226,8 @@ struct StartArgs<F> {
 ///
 /// # Safety
 ///
-/// `from` must point to the [`StartArgs`] of the job whose coroutine calls this. The caller must not use the closure in them
-/// after this call, which takes it.
+/// `from` must point to the [`StartArgs`] of the job whose coroutine calls this. The caller must not use the closure in
+/// them after this call, which takes it.
 #[inline]
 unsafe fn job_main<F: FnOnce() -> T, T>(from: *const StartArgs<F>, yielder: &Yielder<(), ()>) -> T {
     // SAFETY: the caller's promise.
@@ -228,8 +241,8 @@ unsafe fn job_main<F: FnOnce() -> T, T>(from: *const StartArgs<F>, yielder: &Yie
 ///
 /// # Safety
 ///
-/// `block` must belong to a job that is paused or has not run yet. The caller must own the job: no [`Job`] of it may be used
-/// after this call but the one that this function returns.
+/// `block` must belong to a job that is paused or has not run yet. The caller must own the job: no [`Job`] of it may be
+/// used after this call but the one that this function returns.
 #[inline(always)] // as a call, it returns with a guess that the job has used up, in every switch
 pub(super) unsafe fn switch_to<T>(block: NonNull<TypedBlock<T>>) -> Step<T> {
     // SAFETY: the caller's promise.
@@ -247,8 +260,8 @@ pub(super) unsafe fn switch_to<T>(block: NonNull<TypedBlock<T>>) -> Step<T> {
 
 /// A job that runs, as its resumer sees it.
 ///
-/// Every switch goes through this guard. It puts the job into the chain of [`CURRENT`] and takes it out again, and calls the
-/// hooks. When the job has ended, by return, panic or unwinding, the guard releases its control block.
+/// Every switch goes through this guard. It puts the job into the chain of [`CURRENT`] and takes it out again, and
+/// calls the hooks. When the job has ended, by return, panic or unwinding, the guard releases its control block.
 ///
 /// From [`enter`](Self::enter) to [`finish`](Self::finish), `block` points to a block that exists.
 pub(super) struct Running<T> {
@@ -260,9 +273,9 @@ impl<T> Running<T> {
     ///
     /// # Safety
     ///
-    /// `block` must belong to a job that is paused or has not run yet. As long as the guard exists, the caller must not use
-    /// a [`Job`] of it. When the coroutine has ended, the guard releases the block, and the caller must not use a `Job` of it
-    /// ever again.
+    /// `block` must belong to a job that is paused or has not run yet. As long as the guard exists, the caller must not
+    /// use a [`Job`] of it. When the coroutine has ended, the guard releases the block, and the caller must not use a
+    /// `Job` of it ever again.
     #[inline]
     pub(super) unsafe fn enter(block: NonNull<TypedBlock<T>>) -> Self {
         let at = block.cast::<ControlBlock>();
@@ -276,11 +289,12 @@ impl<T> Running<T> {
         Running { block }
     }
 
-    /// Turns the guard into the handle of a paused job. It does what `drop` does, without asking whether the job has ended.
+    /// Turns the guard into the handle of a paused job. It does what `drop` does, without asking whether the job has
+    /// ended.
     ///
-    /// The address of the block comes from [`CURRENT`], not from `self`. The compiler would read `self` from the stack that
-    /// was just switched to, and everything after this switch, the next one included, would wait for that load (2.5 instead
-    /// of 1.9 times corosensei).
+    /// The address of the block comes from [`CURRENT`], not from `self`. The compiler would read `self` from the stack
+    /// that was just switched to, and everything after this switch, the next one included, would wait for that load
+    /// (2.5 instead of 1.9 times corosensei).
     ///
     /// # Safety
     ///
@@ -326,7 +340,8 @@ impl<T> Running<T> {
         let ended = self.field();
         // SAFETY: a coroutine that has ended owns nothing. Its drop undoes what a sanitizer was told of the stack.
         unsafe { ptr::drop_in_place(ended) };
-        // SAFETY: the job has ended, so only this guard reaches the control block, and the guard is not used after this.
+        // SAFETY: the job has ended, so only this guard reaches the control block, and the guard is not used after
+        // this.
         unsafe { ControlBlock::release(self.block.cast(), pool::give) };
     }
 
@@ -334,8 +349,8 @@ impl<T> Running<T> {
     ///
     /// # Safety
     ///
-    /// The caller must call this once for each guard. It must not resume the coroutine after this call: the job would take
-    /// its parent for itself.
+    /// The caller must call this once for each guard. It must not resume the coroutine after this call: the job would
+    /// take its parent for itself.
     #[inline]
     unsafe fn leave(&self) {
         // SAFETY: the block exists until `finish`.
@@ -351,7 +366,8 @@ impl<T> Running<T> {
     #[inline]
     pub(super) fn coroutine(&mut self) -> &mut Coroutine<(), (), T, Bounds> {
         let coroutine = self.field();
-        // SAFETY: only the guard reaches the coroutine of a running job. The job reaches its control block and its yielder.
+        // SAFETY: only the guard reaches the coroutine of a running job. The job reaches its control block and its
+        // yielder.
         unsafe { &mut *coroutine }
     }
 
@@ -409,12 +425,13 @@ impl ControlBlock {
     ///
     /// # Safety
     ///
-    /// The caller must hold or make the [`Running`] guard of this job: no other call of the job's hooks may be in progress.
+    /// The caller must hold or make the [`Running`] guard of this job: no other call of the job's hooks may be in
+    /// progress.
     #[cold]
     unsafe fn call_hooks(&self, call: impl FnOnce(&mut dyn SwitchHooks)) {
         let hooks = self.hooks.get();
-        // SAFETY: the caller's promise. A hook cannot call a hook of its own job, because the guard stands in place of the
-        // only handle.
+        // SAFETY: the caller's promise. A hook cannot call a hook of its own job, because the guard stands in place of
+        // the only handle.
         if let Some(hooks) = unsafe { &mut *hooks } {
             call(hooks.as_mut());
         }
@@ -444,8 +461,8 @@ impl ControlBlock {
     unsafe fn cancelled_pause(&self) -> Result<(), PauseError> {
         match self.pauses_left.get().checked_sub(1) {
             Some(left) => self.pauses_left.set(left),
-            // The job itself panics, so it may not switch: `thread::panicking` would stay true for the code that cancelled
-            // the job. The job then loops for as long as its own code does.
+            // The job itself panics, so it may not switch: `thread::panicking` would stay true for the code that
+            // cancelled the job. The job then loops for as long as its own code does.
             None if thread::panicking() && self.flags.get() & ENTERED_PANICKING == 0 => {}
             // `Job::cancel` quarantines a job that comes back here.
             // SAFETY: the caller's promise.
@@ -463,16 +480,17 @@ impl ControlBlock {
     #[inline(never)]
     pub(super) unsafe fn resumed_cold(&self) -> Result<(), PauseError> {
         while self.flags.get() & REPORT != 0 {
-            // No panic may leave this loop. `Job::backtrace` keeps its handle of the job while its guard exists. A panic
-            // would unwind the job's stack, the coroutine would end, the guard would release the control block, and the
-            // handle would dangle. Neither the capture nor a drop of the payload, which is leaked, can unwind from here.
+            // No panic may leave this loop. `Job::backtrace` keeps its handle of the job while its guard exists. A
+            // panic would unwind the job's stack, the coroutine would end, the guard would release the control block,
+            // and the handle would dangle. Neither the capture nor a drop of the payload, which is leaked, can unwind
+            // from here.
             let backtrace = catch_unwind(Backtrace::force_capture).unwrap_or_else(|payload| {
                 mem::forget(payload);
                 Backtrace::disabled()
             });
             let report = self.report.get();
-            // SAFETY: `Job::backtrace` set the flag. It waits on its resumer's stack, where the pointer leads to a value of
-            // its own, and withdraws the request before that value is gone.
+            // SAFETY: `Job::backtrace` set the flag. It waits on its resumer's stack, where the pointer leads to a
+            // value of its own, and withdraws the request before that value is gone.
             unsafe { *report = backtrace };
             // SAFETY: the caller's promise.
             unsafe { self.suspend() };
@@ -483,13 +501,13 @@ impl ControlBlock {
         Ok(())
     }
 
-    /// Hands the stack on which the control block lies to `receive`, then drops what the control block owned. A destructor
-    /// of the user's that panics, or that uses jobs, finds the pool in order.
+    /// Hands the stack on which the control block lies to `receive`, then drops what the control block owned. A
+    /// destructor of the user's that panics, or that uses jobs, finds the pool in order.
     ///
     /// # Safety
     ///
-    /// The job must have ended, or never run again. The caller must not use the control block after this call, and `receive`
-    /// must not let another job have the stack unless the job has ended.
+    /// The job must have ended, or never run again. The caller must not use the control block after this call, and
+    /// `receive` must not let another job have the stack unless the job has ended.
     #[inline(always)] // see `switch_to`
     pub(super) unsafe fn release(at: NonNull<ControlBlock>, receive: impl FnOnce(Stack)) {
         // SAFETY: the caller's promise: nothing else reaches the control block.

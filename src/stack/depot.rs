@@ -1,13 +1,17 @@
-//! The depot: where all threads get stacks from, and where they leave those that they have too many of.
+//! The depot: the stacks that threads share.
 //!
 //! ```text
-//!   pool of thread 1 --+                      +-- warm: stacks as their last job left them, a bounded number
+//!   pool of thread 1 --+                      +-- cached: stacks as their last jobs left them, a bounded number
 //!   pool of thread 2 --+-- take / give_all -- |
-//!   pool of thread 3 --+   (one lock)         +-- slabs: slots without memory, see `slab`
+//!   pool of thread 3 --+   (one lock)         +-- slabs: free slots, without memory (`slots`)
 //! ```
 //!
-//! There is one depot for each [`Spec`], for the life of the process. Pools come here when theirs is empty or full only,
-//! and leave many stacks at a time: the lock is rarely taken and never held while memory is given back.
+//! The pools of the threads and the depot are the magazines and the depot of Bonwick and Adams, "Magazines and Vmem:
+//! Extending the Slab Allocator to Many CPUs and Arbitrary Resources" (USENIX ATC 2001). A pool comes here only when it
+//! is empty or full, and gives many stacks at a time. The lock is therefore rarely taken. It is never held while memory
+//! is given back to the kernel.
+//!
+//! There is one depot for each [`Spec`], for the life of the process.
 
 use std::io;
 use std::ptr;
@@ -22,11 +26,11 @@ use super::slab::{Geometry, Slab};
 use super::slots::SlotBitmap;
 use super::{depth, foreign};
 
-/// The memory of all stacks of one [`Spec`].
+/// The stacks of one [`Spec`].
 pub(crate) struct Depot {
     pub(super) spec: Spec,
     state: Mutex<State>,
-    /// The most bytes that a job on one of these stacks was seen to use.
+    /// The most bytes that a job was seen to use on one of these stacks.
     pub(super) deepest: AtomicUsize,
     quarantined: AtomicUsize,
     next: AtomicPtr<Depot>,
@@ -37,50 +41,55 @@ pub(crate) struct Depot {
 #[derive(Default)]
 struct State {
     cached: Vec<Slot>,
-    /// Oldest first, which is where slots are taken from.
+    /// The mapped slabs, oldest first. Slots are claimed from the oldest slab that has one.
     bitmaps: Vec<SlotBitmap>,
-    /// Slabs mapped so far.
-    mapped: usize,
-    /// Records of slabs that were unmapped.
+    /// How many slabs have been mapped so far.
+    mappings: usize,
+    /// Slabs that were unmapped, to be used again.
     retired: Vec<&'static Slab>,
 }
 
-/// What one size and configuration takes of the process: see [`stats`](super::stats).
+/// What the stacks of one size and configuration take of the process: see [`stats`](super::stats).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StackStats {
-    /// Usable bytes of each stack.
+    /// The usable bytes of each stack.
     pub size: usize,
-    /// Bytes of the guard below each.
+    /// The bytes of the guard below each stack.
     pub guard: usize,
-    /// Mappings made for them.
+    /// How many slabs are mapped. A slab is one mapping that holds many stacks.
     pub slabs: usize,
-    /// Address space of those, in bytes: not memory.
+    /// The address space of those slabs, in bytes. Only pages that were touched take memory.
     pub reserved: usize,
-    /// Stacks that exist: under a job, idle in the pool of a thread, idle in the depot, or in quarantine.
+    /// How many stacks exist: under a job, idle in the pool of a thread, idle in the depot that threads share, or in
+    /// quarantine.
     pub stacks: usize,
-    /// Of those: idle in the depot.
+    /// How many of the stacks are idle in the depot.
     pub in_depot: usize,
-    /// Of those: kept out of reuse because somebody may still write to them.
+    /// How many of the stacks are in quarantine: see [`quarantined`](super::quarantined).
     pub quarantined: usize,
-    /// The most bytes of stack that any job has used: in whole pages, or in words where
-    /// [`exact_high_water`](crate::PoolConfig::exact_high_water) was asked for.
+    /// The most bytes of stack that any job has used. The figure is in whole pages, or in words if the pool measures
+    /// [exactly](crate::PoolConfig::exact_high_water).
     pub high_water: usize,
 }
 
+/// The list of all depots, newest first. Depots are only added, at its front.
 static DEPOTS: AtomicPtr<Depot> = AtomicPtr::new(ptr::null_mut());
 
 /// How many idle stacks each depot keeps with their memory.
 static MAX_CACHED: AtomicUsize = AtomicUsize::new(512);
 
-/// Bounds the idle stacks that are kept with their memory for any thread, of each size: 512 unless set. What threads keep
-/// for themselves is [`PoolConfig::idle`](crate::PoolConfig::idle).
+/// Sets how many idle stacks of each size and configuration stay in memory for all threads: 512 unless you set it.
+///
+/// A stack that exceeds the number gives its memory back to the kernel. Stacks that a thread keeps for itself do not
+/// count: [`PoolConfig::idle`](crate::PoolConfig::idle) bounds those.
 pub fn set_max_cached(stacks: usize) {
     MAX_CACHED.store(stacks, Ordering::Relaxed);
 }
 
+/// All depots of the process.
 pub(super) fn all() -> impl Iterator<Item = &'static Depot> {
-    // SAFETY: depots are leaked boxes, published whole.
+    // SAFETY: depots are leaked boxes, and are written before they are published.
     let mut next = unsafe { DEPOTS.load(Ordering::Acquire).as_ref() };
     std::iter::from_fn(move || {
         let depot = next?;
@@ -91,7 +100,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Depot> {
 }
 
 impl Depot {
-    /// The depot of a [`Spec`], made at its first use. A program uses few of them, so a list is enough.
+    /// The depot of a [`Spec`], which is made at its first use. A program uses few of them, so a list is enough.
     pub(crate) fn of(spec: Spec) -> &'static Depot {
         if let Some(depot) = all().find(|depot| depot.spec == spec) {
             return depot;
@@ -119,12 +128,14 @@ impl Depot {
         self.spec
     }
 
-    /// A stack: a warm one if there is any, or the lowest free slot. One at a time: what a pool has is what its thread has
-    /// used, and the lock is held for a few instructions.
+    /// A cached stack, or a new one in the lowest free slot.
+    ///
+    /// A pool takes one stack at a time, and so gets no more stacks than its thread uses. The lock is held for a few
+    /// instructions, unless a slab or guards have to be made.
     ///
     /// # Errors
     ///
-    /// What the kernel refused, and what can be done about it.
+    /// When the kernel refuses memory. The error says what the reader can do.
     pub(crate) fn take(&'static self) -> io::Result<Stack> {
         if let Some((allocate, free)) = foreign::functions() {
             // SAFETY: the pair comes from `functions`.
@@ -136,24 +147,25 @@ impl Depot {
         }
         let (slab, index) = state.claim(self)?;
         drop(state);
-        // SAFETY: claimed above.
+        // SAFETY: the slot was claimed above.
         unsafe { self.make_stack(slab, index) }
     }
 
-    /// Takes stacks that a pool has too many of. What is above the bound loses its memory here and now.
+    /// Takes back stacks that need no wiping. The depot keeps up to its maximum, and gives the memory of the others
+    /// back to the kernel before this call returns.
     pub(crate) fn give_all(&'static self, stacks: impl Iterator<Item = Stack>) {
         let mut slots: Vec<Slot> = stacks.map(Stack::into_slot).collect();
         for foreign in slots.extract_if(.., |slot| slot.memory().is_none()) {
-            // SAFETY: the slot came from a `Stack`, whose owner has left it.
+            // SAFETY: the slot was a `Stack`. Code that uses a stack keeps its handle.
             unsafe { foreign.release_memory() };
         }
         self.keep_cached(&mut slots);
         if !slots.is_empty() {
-            self.retire(slots);
+            self.release_all(slots);
         }
     }
 
-    /// Takes one stack that may not have been wiped.
+    /// Takes back one stack, and wipes it if the `Spec` asks for it.
     ///
     /// # Safety
     ///
@@ -164,7 +176,7 @@ impl Depot {
         self.give_all(std::iter::once(Stack(slot)));
     }
 
-    /// The slot stays out for ever.
+    /// Counts a stack whose slot stays in use for ever.
     pub(super) fn quarantine(&self, slot: &Slot) {
         self.note_depth(slot.high_water());
         self.quarantined.fetch_add(1, Ordering::Relaxed);
@@ -178,12 +190,12 @@ impl Depot {
         self.deepest.fetch_max(bytes, Ordering::Relaxed);
     }
 
-    /// Counts everything, and looks at every stack that exists.
+    /// Counts the stacks, and measures each of them.
     pub(super) fn stats(&self) -> StackStats {
         let state = self.state.lock();
         if !self.spec.exact {
             for bitmap in &state.bitmaps {
-                let slots = merged(bitmap.slots_in_use().map(|slot| bitmap.slab.whole(slot)));
+                let slots = merged(bitmap.slots_in_use().map(|index| bitmap.slab.whole(index)));
                 self.note_depth(depth::deepest(slots.into_iter(), Geometry::of(self.spec)));
             }
         }
@@ -192,14 +204,14 @@ impl Depot {
             guard: self.spec.guard as usize,
             slabs: state.bitmaps.len(),
             reserved: state.bitmaps.iter().map(|bitmap| bitmap.slab.bytes()).sum(),
-            stacks: state.bitmaps.iter().map(SlotBitmap::out).sum(),
+            stacks: state.bitmaps.iter().map(SlotBitmap::in_use_count).sum(),
             in_depot: state.cached.len(),
             quarantined: self.quarantined(),
             high_water: self.deepest.load(Ordering::Relaxed),
         }
     }
 
-    /// Turns a claimed slot into a stack, or puts it back.
+    /// Makes a stack of a claimed slot, or releases the slot.
     ///
     /// # Safety
     ///
@@ -207,12 +219,12 @@ impl Depot {
     unsafe fn make_stack(&'static self, slab: &'static Slab, index: usize) -> io::Result<Stack> {
         if self.spec.secrets.mlock {
             memory::lock(slab.whole(index)).map_err(|error| {
-                // SAFETY: the caller's claim ends here.
+                // SAFETY: the claim is the caller's, which gave it to this function. No stack was made of the slot.
                 unsafe { self.state.lock().release(slab, index) };
                 memory::explain(
                     error,
-                    "a stack could not be locked in memory (mlock2): raise RLIMIT_MEMLOCK (ulimit -l), or ask for smaller \
-                     stacks and guards",
+                    "a stack could not be locked in memory (mlock2): raise RLIMIT_MEMLOCK (ulimit -l), or ask for \
+                     smaller stacks and guards",
                 )
             })?;
         }
@@ -220,7 +232,8 @@ impl Depot {
         Ok(Stack(unsafe { StackHeader::write(slab, index) }))
     }
 
-    /// Of what is warm and what has come, the stacks from the oldest slabs stay.
+    /// Caches `slots` and takes the surplus out again, which is then in `slots`. Stacks from the oldest slabs stay
+    /// cached.
     fn keep_cached(&self, slots: &mut Vec<Slot>) {
         let mut state = self.state.lock();
         state.cached.append(slots);
@@ -238,46 +251,48 @@ impl Depot {
         MAX_CACHED.load(Ordering::Relaxed)
     }
 
-    /// Other tests of this process keep theirs.
+    /// As `set_max_cached(0)`, for this depot only: other tests run in the same process.
     #[cfg(test)]
     pub(super) fn cache_nothing(&self) {
         self.caches_nothing.store(true, Ordering::Relaxed);
     }
 
-    /// Gives the memory of these stacks back, then their slots. Neighbours are done in one call: what was used together is
-    /// mostly given back together.
+    /// Gives the memory of stacks back to the kernel, then releases their slots. The memory of neighbours is given back
+    /// in one call. Most slots have neighbours here, as stacks that were used together are given together.
     #[cold]
-    fn retire(&self, mut slots: Vec<Slot>) {
+    fn release_all(&self, mut slots: Vec<Slot>) {
         slots.sort_unstable_by_key(Slot::start);
-        let places: Vec<(&'static Slab, usize)> = slots
+        let claims: Vec<(&'static Slab, usize)> = slots
             .into_iter()
-            // SAFETY: each slot came from a `Stack`, whose owner has left it.
+            // SAFETY: each slot was a `Stack`. Code that uses a stack keeps its handle.
             .filter_map(|slot| unsafe { slot.release_memory() })
             .collect();
-        let ranges = merged(places.iter().map(|(slab, index)| slab.whole(*index)));
+        let ranges = merged(claims.iter().map(|(slab, index)| slab.whole(*index)));
         if !self.spec.exact {
             self.note_depth(depth::deepest(ranges.iter().copied(), Geometry::of(self.spec)));
         }
-        // SAFETY: the ranges are those of the slots, which no stack uses any more.
-        unsafe { self.give_back(&ranges) };
+        // SAFETY: the ranges are the claimed slots, whose stacks are gone.
+        unsafe { self.release_pages(&ranges) };
         let mut state = self.state.lock();
-        for (slab, index) in places {
-            // SAFETY: the slot was claimed for the stack that is gone.
+        for (slab, index) in claims {
+            // SAFETY: this is the claim of a stack that is gone.
             unsafe { state.release(slab, index) };
         }
     }
 
+    /// Gives the pages of claimed slots back to the kernel.
+    ///
     /// # Safety
     ///
-    /// The ranges must be claimed slots of this depot that no stack uses any more.
-    unsafe fn give_back(&self, ranges: &[Range]) {
+    /// The caller must own the slots in the ranges, and no stack may be in them.
+    unsafe fn release_pages(&self, ranges: &[Range]) {
         let advice = if self.spec.secrets.mlock {
             memory::DONTNEED_LOCKED
         } else {
             libc::MADV_DONTNEED
         };
-        // A refusal leaves the pages as they are: resident, and scrubbed if that was asked for.
-        // SAFETY: the caller's promise; guards between the stacks survive this advice.
+        // A refusal leaves the pages as they are: resident, and wiped if the `Spec` asks for it.
+        // SAFETY: the caller's promise. Guards in the ranges survive this advice.
         let _ = unsafe { memory::advise_all(ranges, advice) };
         if self.spec.secrets.mlock {
             ranges.iter().copied().for_each(memory::unlock);
@@ -286,6 +301,7 @@ impl Depot {
 }
 
 impl State {
+    /// Claims the lowest free slot of the oldest slab that has one, or of a new slab.
     fn claim(&mut self, depot: &'static Depot) -> io::Result<(&'static Slab, usize)> {
         for bitmap in &mut self.bitmaps {
             if let Some(index) = bitmap.claim()? {
@@ -293,8 +309,8 @@ impl State {
             }
         }
         let retired = self.retired.pop();
-        self.mapped += 1;
-        let mut bitmap = match SlotBitmap::map(depot, self.bitmaps.len(), self.mapped, retired) {
+        self.mappings += 1;
+        let mut bitmap = match SlotBitmap::map(depot, self.bitmaps.len(), self.mappings, retired) {
             Ok(bitmap) => bitmap,
             Err(error) => {
                 self.retired.extend(retired);
@@ -326,9 +342,9 @@ impl State {
             .expect("a slot belongs to a mapped slab of its depot");
         // SAFETY: the caller's promise.
         unsafe { self.bitmaps[at].release(index) };
-        if self.bitmaps[at].out() == 0 {
+        if self.bitmaps[at].in_use_count() == 0 {
             let bitmap = self.bitmaps.remove(at);
-            // SAFETY: no slot is out: each one that was claimed has been released.
+            // SAFETY: no slot is in use, so each slot that was claimed has been released.
             self.retired.push(unsafe { bitmap.unmap() });
         }
     }
@@ -346,7 +362,7 @@ pub(crate) fn newest<T>(items: &mut Vec<T>, count: usize, order: impl Fn(&T) -> 
     items.extract_if(.., |item| order(item) > last_kept).collect()
 }
 
-/// Neighbouring ranges made one. The argument is sorted.
+/// The ranges, with neighbours joined. The argument must be sorted by address.
 fn merged(ranges: impl Iterator<Item = Range>) -> Vec<Range> {
     let mut merged: Vec<Range> = Vec::new();
     for range in ranges {

@@ -4,8 +4,8 @@
 //! therefore shows how deep the deepest of its jobs got, and no job has to keep a record. `mincore(2)` answers for many
 //! stacks in one call. Pages that were swapped out do not count.
 //!
-//! A page is too coarse for some uses. [`lowest_used_word`] is exact: it looks for the lowest word that is not zero, on a
-//! stack whose unused part is kept zero.
+//! A page is too coarse for some uses. [`lowest_used_word`] is exact: it looks for the lowest word that is not zero, on
+//! a stack whose unused part is kept zero.
 
 use std::io;
 
@@ -15,8 +15,8 @@ use super::slab::Geometry;
 /// Pages that one call of [`memory::residency`] asks for. The answers lie on the caller's stack.
 const PAGES_PER_CALL: usize = 1024;
 
-/// Calls `visit` with the address of each page of the range and whether the page is resident, lowest first, until `visit`
-/// returns false. Usable in a signal handler if `visit` is.
+/// Calls `visit` with the address of each page of the range and whether the page is resident, lowest first, until
+/// `visit` returns false. Usable in a signal handler if `visit` is.
 pub(super) fn visit_pages(range: Range, mut visit: impl FnMut(usize, bool) -> bool) -> io::Result<()> {
     let mut pages = [0u8; PAGES_PER_CALL];
     let mut start = range.start;

@@ -1,12 +1,13 @@
-//! Stacks from somebody else's memory, as `ASYNC_set_mem_functions(3)` of OpenSSL 3.2 allows (S67 to S69).
+//! Foreign stacks: stacks in memory that the program provides, as `ASYNC_set_mem_functions(3)` of OpenSSL 3.2 allows
+//! (S67 to S69).
 //!
 //! ```text
-//!   | stack ........................................ | Header | StackHeader | 0 to 63 bytes |
-//!   what `allocate` gave (= limit)                            top
+//!   | stack ........................................ | TypedBlock | StackHeader | 0 to 63 bytes |
+//!   what `allocate` gave (= limit)                                top
 //! ```
 //!
-//! There is no guard, no slab and no depot behind such a stack: it is asked for when a pool has none, and given back when
-//! a pool does not want it.
+//! Such a stack has no guard and no slab, and no depot caches it. It is allocated when a pool has no stack, and freed
+//! when a pool gives it to its depot.
 
 use std::ffi::c_void;
 use std::io;
@@ -17,13 +18,13 @@ use parking_lot::Mutex;
 use super::StackSize;
 use super::header::StackHeader;
 
-/// Gets memory of at least the size behind the pointer, and writes there how much it is; null if there is none.
+/// Returns memory of at least `*size` bytes, and writes its size to `*size`. Returns null when there is no memory.
 pub type AllocateStack = unsafe extern "C" fn(size: *mut usize) -> *mut c_void;
-/// Takes it back. May be called with null.
+/// Frees what an [`AllocateStack`] has returned. It may be called with null.
 pub type FreeStack = unsafe extern "C" fn(memory: *mut c_void);
 
-/// What is asked for, as by OpenSSL (S69).
-const SIZE: usize = 32 << 10;
+/// How many bytes an [`AllocateStack`] is asked for, as by OpenSSL (S69).
+const ASKED_SIZE: usize = 32 << 10;
 
 static SOURCE: Mutex<Source> = Mutex::new(Source {
     functions: None,
@@ -32,35 +33,37 @@ static SOURCE: Mutex<Source> = Mutex::new(Source {
 
 struct Source {
     functions: Option<(AllocateStack, FreeStack)>,
-    /// A stack has been asked for, so some may exist: no more changes (S68).
+    /// A stack has been asked for, so stacks may exist and the functions may not change any more (S68).
     is_fixed: bool,
 }
 
-/// Stacks have been made already: [`set_stack_memory`] comes too late.
+/// The functions were not set, because a stack has been asked for already: see [`set_stack_memory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetStackMemoryError;
 
 impl std::fmt::Display for SetStackMemoryError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the source of stacks is set once, before the first job or pool of the process asks for one")
+        f.write_str("the memory functions of stacks cannot change after a job or a pool has asked for a stack")
     }
 }
 
 impl std::error::Error for SetStackMemoryError {}
 
-/// Takes the stacks of this process from these functions, or from slabs again (`ASYNC_set_mem_functions(3)`).
+/// Takes the stacks of this process from these functions, or for `None` from slabs (`ASYNC_set_mem_functions(3)`).
 ///
-/// 32 KiB are asked for, whatever [`PoolConfig`](crate::PoolConfig) says, and whatever comes is used if it is at least
-/// 16 KiB. [`SecretPolicy`](super::SecretPolicy), the depot and [`stats`](super::stats) do not know these stacks.
+/// The library asks for 32 KiB, whatever the [`PoolConfig`](crate::PoolConfig) says. It uses all that it gets, if that
+/// is at least 16 KiB. A [`SecretPolicy`](super::SecretPolicy) has no effect on these stacks, and
+/// [`stats`](super::stats) does not count them.
 ///
 /// # Errors
 ///
-/// [`SetStackMemoryError`] once a stack has been asked for, successfully or not (S68).
+/// [`SetStackMemoryError`] after a stack has been asked for, successfully or not (S68).
 ///
 /// # Safety
 ///
-/// `allocate` gives memory that nobody else uses until it comes to `free`; both may be called from any thread. The caller
-/// promises that no job uses more than it gave: **there is no guard**, and what lies below a stack is overwritten.
+/// `allocate` must return memory that nothing else uses until `free` gets it. The library calls both functions from any
+/// thread. The caller must make sure that no job uses more stack than `allocate` returned: **there is no guard**, and a
+/// deeper job overwrites what lies below its stack.
 pub unsafe fn set_stack_memory(functions: Option<(AllocateStack, FreeStack)>) -> Result<(), SetStackMemoryError> {
     let mut source = SOURCE.lock();
     if source.is_fixed {
@@ -70,14 +73,14 @@ pub unsafe fn set_stack_memory(functions: Option<(AllocateStack, FreeStack)>) ->
     Ok(())
 }
 
-/// The functions in force, and from now on for ever: a stack is asked for.
+/// The functions for the stack that the caller asks for. They cannot change any more after this call.
 pub(super) fn functions() -> Option<(AllocateStack, FreeStack)> {
     let mut source = SOURCE.lock();
     source.is_fixed = true;
     source.functions
 }
 
-/// Asks for the memory of a stack: where it begins, and where its plate goes.
+/// Allocates the memory of a stack. Returns its start and the address for its header.
 ///
 /// # Safety
 ///
@@ -86,7 +89,7 @@ pub(super) unsafe fn allocate(
     allocate: AllocateStack,
     free: FreeStack,
 ) -> io::Result<(NonNull<u8>, NonNull<StackHeader>)> {
-    let mut size = SIZE;
+    let mut size = ASKED_SIZE;
     // SAFETY: the promise that `set_stack_memory` was given for this pair.
     let memory = unsafe { allocate(&mut size) }.cast::<u8>();
     let Some(start) = NonNull::new(memory) else {
@@ -96,7 +99,7 @@ pub(super) unsafe fn allocate(
         ));
     };
     if size < StackSize::MIN.bytes() {
-        // SAFETY: it came from `allocate`.
+        // SAFETY: the memory came from `allocate`, and nothing uses it.
         unsafe { free(memory.cast()) };
         return Err(io::Error::other(format!(
             "the program's own stack allocator gave {size} bytes: a stack needs {}",
@@ -104,12 +107,12 @@ pub(super) unsafe fn allocate(
         )));
     }
     let header = (start.as_ptr() as usize + size - size_of::<StackHeader>()) & !(align_of::<StackHeader>() - 1);
-    // SAFETY: within the memory, as it is larger than a plate and its alignment.
+    // SAFETY: the address is within the memory, which is larger than a header and its alignment together.
     let header = unsafe { start.byte_add(header - start.as_ptr() as usize) };
     Ok((start, header.cast()))
 }
 
-/// Gives the memory of a stack back.
+/// Frees the memory of a stack.
 ///
 /// # Safety
 ///
@@ -117,7 +120,8 @@ pub(super) unsafe fn allocate(
 pub(super) unsafe fn free(start: NonNull<u8>) {
     let functions = SOURCE.lock().functions;
     if let Some((_, free)) = functions {
-        // SAFETY: `allocate` gave it, of the same pair: it is fixed once there is a stack. Nobody uses it any more.
+        // SAFETY: the memory came from `allocate` of the same pair, as the pair cannot change after the first stack.
+        // The caller does not use the memory any more.
         unsafe { free(start.as_ptr().cast()) };
     }
 }

@@ -5,14 +5,14 @@
 //!   mprotect(PROT_NONE)               splits the mapping: two for each stack, and vm.max_map_count (65,530) ends it
 //! ```
 //!
-//! The first is tried on each new slab, and nothing asks for the version of the kernel: `EINVAL` means that the kernel
-//! does not have it, or that the process has locked all its memory (`mlockall(2)`), which excludes it.
+//! Each new slab tries the first, and nothing asks for the version of the kernel. `EINVAL` means that the kernel does
+//! not have it, or that the process has locked all its memory (`mlockall(2)`), which excludes it.
 
 use std::io;
 
 use super::memory::{self, GUARD_INSTALL, GUARD_REMOVE, Range};
 
-/// How the guards of a slab are made.
+/// The kind of guard that a slab has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Guards {
     /// By `MADV_GUARD_INSTALL`.
@@ -22,11 +22,12 @@ pub(super) enum Guards {
 }
 
 impl Guards {
-    /// Which kind the kernel has for the memory at `guard`, which becomes the first one.
+    /// Makes a guard of `guard`, and returns which kind the kernel has for this memory. For `Protected`, the guard is
+    /// not made yet.
     ///
     /// # Safety
     ///
-    /// `guard` is memory of ours that nobody uses.
+    /// `guard` must be mapped memory of a slab, and no slot in it may be in use.
     pub(super) unsafe fn probe(guard: Range) -> io::Result<Guards> {
         #[cfg(test)]
         if memory::fault::lacks_guard_advice() {
@@ -44,7 +45,7 @@ impl Guards {
     ///
     /// # Safety
     ///
-    /// The ranges are memory of ours that nobody uses.
+    /// The ranges must be mapped memory of a slab, and no slot in them may be in use.
     pub(super) unsafe fn install(self, guards: &[Range]) -> io::Result<()> {
         match self {
             // SAFETY: the caller's promise.
@@ -64,7 +65,7 @@ impl Guards {
     ///
     /// # Safety
     ///
-    /// Nobody uses a stack in the range.
+    /// `range` must be mapped memory of a slab, and no slot in it may be in use.
     pub(super) unsafe fn remove(self, range: Range) -> io::Result<()> {
         match self {
             // SAFETY: the caller's promise.
@@ -82,7 +83,7 @@ fn explain(error: io::Error, call: &str) -> io::Error {
 fn too_many_mappings(error: io::Error) -> io::Error {
     memory::explain(
         error,
-        "the guard of a stack could not be made (mprotect): without MADV_GUARD_INSTALL (Linux 6.13, memory not locked by \
-         mlockall) each stack takes two mappings: raise the sysctl vm.max_map_count, or lower the limit of the pool",
+        "the guard of a stack could not be made (mprotect): without MADV_GUARD_INSTALL (Linux 6.13, memory not locked \
+         by mlockall) each stack takes two mappings: raise the sysctl vm.max_map_count, or lower the limit of the pool",
     )
 }

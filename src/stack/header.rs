@@ -3,10 +3,12 @@
 //! # Who may use the memory of a stack
 //!
 //! A [`Stack`] owns its memory as a `Box` does. There is one handle for each claimed slot, so nothing else reaches the
-//! memory, and it is safe to wipe a stack, to give it to the depot or to drop it. Other code writes to the memory through
-//! [`Stack::top`], which is a raw pointer. Code that does so must keep the handle for as long as anything uses what it has
-//! written. `job::control_block` is the one that does: it keeps the handle of a job's stack in a `ManuallyDrop` in the
-//! control block. To take the handle out again is unsafe, and allowed when the job has ended or will never run again.
+//! memory, and it is safe to wipe a stack, to give it to the depot or to drop it.
+//!
+//! Other code writes to the memory through [`Stack::top`], which is a raw pointer. Code that does so must keep the
+//! handle for as long as anything uses what it has written. Only `job::control_block` does so: it keeps the handle of a
+//! job's stack in a `ManuallyDrop` in the control block. To take the handle out again is unsafe, and allowed when the
+//! job has ended or will never run again.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -21,19 +23,21 @@ use super::memory::Range;
 use super::slab::Slab;
 use super::{depth, scrub};
 
-/// What is known of a stack without knowing its job, and what the overflow report knows of the job. It lies in the slot
-/// itself, right above the job's header, and is one line of the cache.
+/// What the library knows of a stack without its job, and what an overflow report says of the job.
+///
+/// The header lies in the slot itself, right above the control block of the job, and is one line of the cache.
 #[repr(C, align(64))]
 pub(crate) struct StackHeader {
     pub(super) id: AtomicU64,
     pub(super) name: AtomicPtr<u8>,
     pub(super) name_len: AtomicUsize,
-    /// The rest is written once, when the slot is furnished with memory.
+    /// This and the following fields are written once, when the stack is made.
     limit: NonNull<u8>,
     depot: &'static Depot,
-    /// `None`: the memory is somebody else's, see `foreign`.
+    /// `None` for foreign memory: see `foreign`.
     slab: Option<&'static Slab>,
-    /// Without it, Valgrind takes each switch for a frame of megabytes. Outside Valgrind it costs a few instructions.
+    /// Without a registration, Valgrind takes each switch for a stack frame of megabytes. Outside Valgrind it costs a
+    /// few instructions.
     valgrind: ManuallyDrop<ValgrindStackRegistration>,
     index: u32,
 }
@@ -41,25 +45,25 @@ pub(crate) struct StackHeader {
 const _: () = assert!(size_of::<StackHeader>() == 64);
 
 impl StackHeader {
-    /// Makes a stack of a slot that has been claimed.
+    /// Makes a stack of a claimed slot.
     ///
     /// # Safety
     ///
-    /// The caller must have claimed slot `index` of `slab`, and must not use the claim after this call: the handle that this
-    /// returns has it.
+    /// The caller must have claimed slot `index` of `slab`, and must not use the claim after this call: the handle that
+    /// this returns has it.
     pub(super) unsafe fn write(slab: &'static Slab, index: usize) -> Slot {
         let whole = slab.whole(index);
         let limit = NonNull::new(whole.start as *mut u8).expect("a slab is not at address 0");
         let header = NonNull::new(slab.header(index)).expect("a slab is not at address 0");
-        // SAFETY: the claim makes the memory of the slot the caller's; `slab` aligns it.
+        // SAFETY: the claim makes the memory of the slot the caller's. `slab` aligns the address of the header.
         unsafe { StackHeader::put(header, limit, slab.depot, Some((slab, index))) }
     }
 
-    /// Makes a stack of memory that is somebody else's.
+    /// Makes a stack of foreign memory.
     ///
     /// # Errors
     ///
-    /// What the allocator refused.
+    /// When the allocator gives no memory, or too little.
     ///
     /// # Safety
     ///
@@ -71,13 +75,13 @@ impl StackHeader {
     ) -> io::Result<Slot> {
         // SAFETY: the caller's promise.
         let (limit, header) = unsafe { foreign::allocate(allocate, free)? };
-        // SAFETY: just allocated, and `foreign` aligns it.
+        // SAFETY: the memory was just allocated. `foreign` aligns the address of the header.
         Ok(unsafe { StackHeader::put(header, limit, depot, None) })
     }
 
     /// # Safety
     ///
-    /// From `limit` to the end of `plate` the memory is the caller's, and `plate` is aligned.
+    /// The caller must own the memory from `limit` to the end of the header, and `header` must be aligned.
     unsafe fn put(
         header: NonNull<StackHeader>,
         limit: NonNull<u8>,
@@ -100,12 +104,13 @@ impl StackHeader {
         Slot(header)
     }
 
+    /// Stores the id of the job, for an overflow report.
     #[inline]
     pub(crate) fn set_id(&self, id: u64) {
         self.id.store(id, Ordering::Relaxed);
     }
 
-    /// Stores where the name of the job is, for an overflow report. The report reads it in a signal handler.
+    /// Stores where the name of the job is, for an overflow report, which reads the name in a signal handler.
     ///
     /// # Safety
     ///
@@ -116,27 +121,32 @@ impl StackHeader {
         self.name_len.store(name.len(), Ordering::Relaxed);
     }
 
+    /// Ends what [`set_name`](Self::set_name) has begun.
     #[inline]
     pub(crate) fn clear_name(&self) {
         self.name_len.store(0, Ordering::Relaxed);
     }
 }
 
-/// A stack, owned: dropping it leaves it in the depot. Whoever drops it has left it.
+/// An owned stack. Dropping it gives the stack to the depot.
 ///
-/// One pointer, so that it moves in a register: a pair with a small second half is stored in parts and loaded whole, and
-/// each such load waits for the stores (11 ns a start, measured).
+/// It is one pointer, so that it moves in a register. A pair with a small second half is stored in parts and loaded
+/// whole, and each such load waits for the stores (11 ns a start, measured).
 #[repr(transparent)]
 pub(crate) struct Stack(pub(super) Slot);
 
-/// The pointer in a [`Stack`]. It does nothing when it is dropped: the depot keeps these.
+/// An owned stack of which dropping the handle does nothing, as the depot keeps it. A dropped `Slot` stays in use for
+/// ever.
 pub(crate) struct Slot(NonNull<StackHeader>);
 
-// SAFETY: a slot belongs to whoever holds it and to no thread; what it points to is atomic or written once.
+// SAFETY: the handle is the only one of its slot, and no thread is special to a slot. The fields of the header that
+// change are atomic.
 unsafe impl Send for Slot {}
 
 impl Stack {
-    /// One past the highest byte that the job may use, aligned to 64 bytes. The plate lies there.
+    /// One past the highest byte that the job may use, aligned to 64 bytes. The header lies there.
+    ///
+    /// Code that writes below it must keep the handle: see the documentation of the module.
     #[inline]
     pub(crate) fn top(&self) -> NonNull<u8> {
         self.0.0.cast()
@@ -153,30 +163,30 @@ impl Stack {
         self.header().limit
     }
 
-    /// Where this stack came from, which says everything that it has in common with others.
+    /// The depot that the stack came from. It has the [`Spec`](super::Spec) of the stack.
     #[inline]
     pub(crate) fn depot(&self) -> &'static Depot {
         self.header().depot
     }
 
-    /// How many bytes of this stack have been used, by its job or by one before it: whole pages, unless the stack is of an
-    /// exact kind. One system call.
+    /// How many bytes of the stack its present and earlier jobs have used: in whole pages, unless the `Spec` is exact.
+    /// One system call.
     pub(crate) fn high_water(&self) -> usize {
         self.0.high_water()
     }
 
-    /// Stacks from older slabs come first.
+    /// A key to sort stacks by. The stacks of older slabs come first.
     pub(crate) fn order(&self) -> u64 {
         self.0.order()
     }
 
-    /// Overwrites what has been used, if that was asked for. No job is on the stack any more.
+    /// Zeroes what has been used of the stack, if the `Spec` asks for it.
     pub(crate) fn wipe(&mut self) {
-        // SAFETY: this is the only handle of the stack, and code that uses the stack keeps it: see the module.
+        // SAFETY: this is the only handle of the stack. Code that uses the stack keeps the handle: see the module.
         unsafe { self.0.wipe() };
     }
 
-    /// Keeps the memory as it is for ever, and counts it.
+    /// Keeps the memory as it is for ever, and counts the stack as quarantined.
     pub(crate) fn quarantine(self) {
         self.depot().quarantine(&self.into_slot());
     }
@@ -191,7 +201,7 @@ impl Drop for Stack {
     #[inline]
     fn drop(&mut self) {
         let slot = Slot(self.0.0);
-        // SAFETY: this was the only handle of the stack, and code that uses the stack keeps it: see the module.
+        // SAFETY: this was the only handle of the stack. Code that uses the stack keeps the handle: see the module.
         unsafe { self.depot().give(slot) };
     }
 }
@@ -199,7 +209,7 @@ impl Drop for Stack {
 impl Slot {
     #[inline]
     fn header(&self) -> &StackHeader {
-        // SAFETY: a plate was written there, and stays for as long as the slot is out.
+        // SAFETY: a `Slot` is made with its header, which exists until `release_memory` takes the `Slot`.
         unsafe { self.0.as_ref() }
     }
 
@@ -212,7 +222,7 @@ impl Slot {
         header.slab.map_or(0, |slab| slab.order(header.index as usize))
     }
 
-    /// `None` for somebody else's memory, of which we know nothing.
+    /// The stack without its guard. `None` for foreign memory, of which the library knows nothing.
     pub(super) fn memory(&self) -> Option<Range> {
         let header = self.header();
         Some(header.slab?.stack(header.index as usize))
@@ -220,11 +230,12 @@ impl Slot {
 
     pub(super) fn high_water(&self) -> usize {
         let Some(stack) = self.memory() else { return 0 };
-        if !self.header().depot.spec.exact {
-            return depth::resident_depth(stack);
-        }
         let resident = depth::resident_depth(stack);
-        // SAFETY: readable memory of this stack. A job that runs on it is this thread's, and stands still meanwhile.
+        if !self.header().depot.spec.exact {
+            return resident;
+        }
+        // SAFETY: the range is readable memory of this stack. A job on it belongs to this thread, so it does not run
+        // now.
         let lowest = unsafe { depth::lowest_used_word(stack.start + stack.len - resident, self.0.as_ptr() as usize) };
         self.0.as_ptr() as usize - lowest
     }
@@ -235,19 +246,20 @@ impl Slot {
     pub(super) unsafe fn wipe(&mut self) {
         let depot = self.header().depot;
         if let Some(stack) = self.memory().filter(|_| depot.spec.wipes()) {
-            // SAFETY: the caller's promise; the header lies in the highest page of the slot.
+            // SAFETY: the caller's promise. The header lies in the highest page of the slot.
             let used = unsafe { scrub::scrub(stack, self.0.as_ptr() as usize, depot.spec.secrets.mlock) };
             depot.note_depth(used);
         }
     }
 
-    /// Ends the plate. What remains is a claimed slot; or nothing, as somebody else's memory is given back.
+    /// Ends the header. Gives foreign memory back to its allocator, and returns the claim of any other slot, whose
+    /// memory the caller gives back to the kernel.
     ///
     /// # Safety
     ///
     /// No code may run on the stack any more, and nothing that lies on it may be used after this call.
     pub(super) unsafe fn release_memory(self) -> Option<(&'static Slab, usize)> {
-        // SAFETY: the plate is not used after this.
+        // SAFETY: the header exists until here, and is not used after this.
         let header = unsafe { self.0.read() };
         let StackHeader {
             limit,
@@ -258,8 +270,7 @@ impl Slot {
         } = header;
         drop(ManuallyDrop::into_inner(valgrind));
         if slab.is_none() {
-            // SAFETY: a header without a slab is that of foreign memory, which begins at its limit. The caller does not
-            // use the memory after this.
+            // SAFETY: foreign memory begins at its limit. The caller does not use the memory after this.
             unsafe { foreign::free(limit) };
         }
         Some((slab?, index as usize))

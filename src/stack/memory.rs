@@ -1,5 +1,6 @@
-//! The system calls of this module, each with the sentence that its failure becomes, and the place where tests make them
-//! fail.
+//! The system calls of `stack` on memory, and the place where tests make them fail.
+//!
+//! The calls on signals are in `overflow`.
 
 use std::io;
 use std::ptr;
@@ -7,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::sys::check;
 
-/// Bytes of a page. The smallest that Linux has on our targets is also the only one on `x86_64`; with larger pages
-/// (`aarch64` may have 16 and 64 KiB), sizes and guards are rounded up to them.
+/// The bytes of a page: 4 KiB on `x86_64`, and 4, 16 or 64 KiB on `aarch64`. Sizes and guards are rounded up to whole
+/// pages.
 pub(super) fn page() -> usize {
     static PAGE: AtomicUsize = AtomicUsize::new(0);
     match PAGE.load(Ordering::Relaxed) {
@@ -29,16 +30,17 @@ pub(super) struct Range {
     pub(super) len: usize,
 }
 
-/// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE` of `madvise(2)`, Linux 6.13: names that libc does not have everywhere.
+/// `MADV_GUARD_INSTALL` of `madvise(2)`, Linux 6.13. The crate `libc` does not have it for every target.
 pub(super) const GUARD_INSTALL: i32 = 102;
+/// `MADV_GUARD_REMOVE` of `madvise(2)`, Linux 6.13. As above.
 pub(super) const GUARD_REMOVE: i32 = 103;
-/// `MADV_DONTNEED_LOCKED`, Linux 5.18.
+/// `MADV_DONTNEED_LOCKED` of `madvise(2)`, Linux 5.18. As above.
 pub(super) const DONTNEED_LOCKED: i32 = 24;
 
-/// Reserves `len` bytes of zeroed memory. Only the pages that are touched cost anything.
+/// Maps `len` bytes of zeroed memory. Only pages that are touched take memory.
 pub(super) fn map(len: usize) -> io::Result<usize> {
     injected()?;
-    // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of anybody.
+    // SAFETY: an anonymous mapping at an address of the kernel's choice changes no memory that exists.
     let start = unsafe {
         libc::mmap(
             ptr::null_mut(),
@@ -57,15 +59,15 @@ pub(super) fn map(len: usize) -> io::Result<usize> {
     Ok(start as usize)
 }
 
-/// Gives a whole mapping back.
+/// Gives a whole mapping back to the kernel.
 ///
 /// # Safety
 ///
-/// The range is a mapping of ours that nobody uses any more.
+/// The range must be what [`map`] returned, and the caller must not use it after this call.
 pub(super) unsafe fn unmap(range: Range) {
     // SAFETY: the caller's promise.
     let result = unsafe { libc::munmap(range.start as *mut _, range.len) };
-    debug_assert_eq!(result, 0, "munmap of a range of ours");
+    debug_assert_eq!(result, 0, "munmap of a whole mapping");
     #[cfg(test)]
     fault::count(-(range.len as isize));
 }
@@ -74,15 +76,15 @@ pub(super) unsafe fn unmap(range: Range) {
 ///
 /// # Safety
 ///
-/// The range is memory of ours, and nobody relies on what the advice takes away.
+/// The caller must own the memory in the range, and nothing may rely on what the advice takes away.
 pub(super) unsafe fn advise(range: Range, advice: i32) -> io::Result<()> {
     injected()?;
     // SAFETY: the caller's promise.
     check(unsafe { libc::madvise(range.start as *mut _, range.len, advice) }).map(drop)
 }
 
-/// `madvise(2)` on many ranges, in as few calls as the kernel allows (`process_madvise(2)` on ourselves, Linux 6.14, does
-/// 64 in one: half the cost of a call for each).
+/// `madvise(2)` on many ranges, in as few calls as the kernel allows. `process_madvise(2)` does [`RANGES_PER_CALL`] in
+/// one call for the calling process since Linux 6.14, at half the cost of a call for each.
 ///
 /// # Safety
 ///
@@ -90,7 +92,7 @@ pub(super) unsafe fn advise(range: Range, advice: i32) -> io::Result<()> {
 pub(super) unsafe fn advise_all(ranges: &[Range], advice: i32) -> io::Result<()> {
     let done = if ranges.len() > 1 {
         // SAFETY: the caller's promise.
-        unsafe { advise_at_once(ranges, advice) }
+        unsafe { advise_batches(ranges, advice) }
     } else {
         0
     };
@@ -101,29 +103,29 @@ pub(super) unsafe fn advise_all(ranges: &[Range], advice: i32) -> io::Result<()>
     Ok(())
 }
 
-/// How many of the ranges, from the first on, one call could do. A range that was done in part is not counted: all advice
-/// used here may be repeated.
+/// Advises ranges by `process_madvise(2)` for as long as the kernel does whole batches, and returns how many ranges it
+/// has done. The caller may repeat the advice for ranges that were done but do not count.
 ///
 /// # Safety
 ///
 /// As [`advise`], for each range.
-unsafe fn advise_at_once(ranges: &[Range], advice: i32) -> usize {
+unsafe fn advise_batches(ranges: &[Range], advice: i32) -> usize {
     static REFUSED: AtomicBool = AtomicBool::new(false);
     if injected().is_err() || REFUSED.load(Ordering::Relaxed) {
         return 0;
     }
     let mut done = 0;
-    for batch in ranges.chunks(MOST_AT_ONCE) {
+    for batch in ranges.chunks(RANGES_PER_CALL) {
         let mut vectors = [libc::iovec {
             iov_base: ptr::null_mut(),
             iov_len: 0,
-        }; MOST_AT_ONCE];
+        }; RANGES_PER_CALL];
         for (vector, range) in vectors.iter_mut().zip(batch) {
             vector.iov_base = range.start as *mut _;
             vector.iov_len = range.len;
         }
         let wanted: usize = batch.iter().map(|range| range.len).sum();
-        // SAFETY: the vectors outlive the call; the ranges are the caller's promise.
+        // SAFETY: the vectors outlive the call. For the ranges, the caller's promise.
         let bytes = unsafe {
             libc::syscall(
                 libc::SYS_process_madvise,
@@ -135,7 +137,8 @@ unsafe fn advise_at_once(ranges: &[Range], advice: i32) -> usize {
             )
         };
         if bytes < 0 && done == 0 {
-            // An older kernel (EBADF, EPERM, ENOSYS), or Valgrind, which complains of each call that it does not know.
+            // An older kernel fails with EBADF, EPERM or ENOSYS. So does Valgrind, which also complains of each call
+            // that it does not know, so the first such failure is the last call.
             let error = io::Error::last_os_error().raw_os_error();
             REFUSED.store(
                 error != Some(libc::EAGAIN) && error != Some(libc::ENOMEM),
@@ -150,17 +153,18 @@ unsafe fn advise_at_once(ranges: &[Range], advice: i32) -> usize {
     done
 }
 
-/// `PIDFD_SELF` of `pidfd_open(2)`, Linux 6.14. A descriptor would have to be opened for each call: one that is kept advises,
-/// after a fork, the memory of the parent.
+/// `PIDFD_SELF` of `pidfd_open(2)`, Linux 6.14. A descriptor that is kept would refer to the parent after a fork, so
+/// without this constant each call would have to open one.
 const PIDFD_SELF: i32 = -10000;
 
-const MOST_AT_ONCE: usize = 64;
+/// Ranges that one call of `process_madvise(2)` gets.
+const RANGES_PER_CALL: usize = 64;
 
-/// `mprotect(2)`: no access, or reading and writing.
+/// `mprotect(2)`: forbids access to the range, or allows reading and writing.
 ///
 /// # Safety
 ///
-/// The range is memory of ours that nobody uses.
+/// The caller must own the memory in the range, and must not touch it while access is forbidden.
 pub(super) unsafe fn protect(range: Range, access: bool) -> io::Result<()> {
     injected()?;
     let protection = if access {
@@ -172,16 +176,16 @@ pub(super) unsafe fn protect(range: Range, access: bool) -> io::Result<()> {
     check(unsafe { libc::mprotect(range.start as *mut _, range.len, protection) }).map(drop)
 }
 
-/// Keeps the range out of swap: what is touched stays in memory. Nothing is read, written or populated by it.
+/// Keeps the range out of swap: each page is locked in memory when it is first touched.
 pub(super) fn lock(range: Range) -> io::Result<()> {
     injected()?;
-    // SAFETY: locking changes no contents.
+    // SAFETY: locking changes no contents of memory.
     check(unsafe { libc::syscall(libc::SYS_mlock2, range.start, range.len, libc::MLOCK_ONFAULT) } as i32).map(drop)
 }
 
 /// Undoes [`lock`].
 pub(super) fn unlock(range: Range) {
-    // SAFETY: unlocking changes no contents. It fails only for ranges that are not mapped.
+    // SAFETY: unlocking changes no contents of memory. It fails only for ranges that are not mapped.
     unsafe { libc::munlock(range.start as *const _, range.len) };
 }
 
@@ -189,12 +193,12 @@ pub(super) fn unlock(range: Range) {
 /// (`mincore(2)`). Usable in a signal handler.
 pub(super) fn residency(range: Range, pages: &mut [u8]) -> io::Result<()> {
     assert!(range.len <= pages.len() * page());
-    // SAFETY: the call writes a byte for each page of the range, for which there is room. It reads no memory, and refuses
-    // a range that is not mapped.
+    // SAFETY: the call writes a byte for each page of the range, for which there is room. It reads no memory, and
+    // refuses a range that is not mapped.
     check(unsafe { libc::mincore(range.start as *mut _, range.len, pages.as_mut_ptr()) }).map(drop)
 }
 
-/// The error with what was tried, and what the reader can do.
+/// The error, with `what` failed and what the reader can do about it.
 pub(super) fn explain(error: io::Error, what: impl std::fmt::Display) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
@@ -208,7 +212,7 @@ fn injected() -> io::Result<()> {
 #[cfg(test)]
 use fault::injected;
 
-/// Failures on request, for the tests of this crate: the n-th call from now on fails, on this thread.
+/// Failures on request, for the unit tests. They concern the calls of one thread.
 #[cfg(test)]
 pub(crate) mod fault {
     use std::cell::Cell;
@@ -224,22 +228,23 @@ pub(crate) mod fault {
         MAPPED.set(MAPPED.get() + bytes);
     }
 
-    /// Bytes that this thread has mapped and not given back.
+    /// How many bytes this thread has mapped and not given back.
     pub(crate) fn mapped() -> isize {
         MAPPED.get()
     }
 
-    /// The `n`-th call from here on fails with `ENOMEM` (0: the next one), and all later ones work. `None`: none does.
+    /// Lets the `n`-th call from here on fail with `ENOMEM` (the next one for 0), and all later calls work. For `None`,
+    /// all calls work.
     pub(crate) fn fail_at(n: Option<usize>) {
         UNTIL.set(n);
     }
 
-    /// Whether the failure asked for has not happened yet.
+    /// Whether the failure that was asked for has not happened yet.
     pub(crate) fn is_pending() -> bool {
         UNTIL.get().is_some()
     }
 
-    /// This thread behaves as under a kernel before 6.13.
+    /// Lets this thread behave as on a kernel before 6.13.
     pub(crate) fn without_guard_advice(yes: bool) {
         NO_GUARD_ADVICE.set(yes);
     }

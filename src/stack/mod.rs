@@ -1,24 +1,38 @@
-//! The memory of a stack.
+//! The memory of stacks: how large stacks are, what guards them, and what stays in them after a job has ended.
+//!
+//! * [`StackSize`] is the size of a stack, for a whole pool or for one job.
+//! * [`SecretPolicy`] says what is done so that a job's data does not stay in memory.
+//! * [`stats`] and [`quarantined`] count the stacks of the process, and [`set_max_cached`] bounds the idle ones.
+//! * [`install_overflow_handler`] makes the process name the job whose stack has overflowed.
+//!
+//! # How stacks are made
 //!
 //! ```text
 //!   pool (one a thread)  <--->  depot (one for each size)  <--->  slabs  <--->  the kernel
-//!     Vec of Stack                 warm stacks, a bounded            guard, memory,
-//!                                  number, and cold slots            overflow, scrub, depth
+//!     Vec of Stack                 cached stacks, a bounded         guard, memory,
+//!                                  number, and free slots           overflow, scrub, depth
 //!
 //!   one slot of a slab, addresses growing to the right:
 //!
-//!   | guard: faults | stack: pages appear when touched ......... | Header | StackHeader | 0 to 7 lines |
-//!   limit           limit + guard                                         top                    next slot
-//!                                      <--- grows --- corosensei ^        job.rs   this module
+//!   | guard: faults | stack: pages appear when touched ....... | TypedBlock | StackHeader | 0 to 7 lines |
+//!   limit           limit + guard                                           top                 next slot
+//!                                    <--- grows --- corosensei ^ job        header        slab
 //! ```
 //!
-//! A `Stack` is one pointer, to its `StackHeader`. The plate says where the slot begins and whose it is, in memory that lies
-//! beside the header which the job touches anyway: taking a stack and putting it back reads nothing else. A slot without
-//! memory has no plate; everything about it follows from its number (`slab`).
-//!
-//! What the kernel is asked for is in `memory`, so that tests can make each of those calls fail. Overflow is recognised and
-//! reported by `overflow`, which may look at everything here from a signal handler: slabs, plates and depots are leaked, and
-//! what it reads is atomic.
+//! A pool holds a stack by a handle of one pointer, which points to the `StackHeader`. The header lies beside the
+//! control block of the job, which a switch touches anyway. Taking a stack from a pool and giving it back reads nothing
+//! else. A slot without memory has no header: what there is to know of it follows from its number.
+
+// What is in which file:
+//
+// * `size` has the choices of the user, and the `Spec` by which two stacks are interchangeable.
+// * `header` has the `StackHeader` and the handles of a stack.
+// * `depot` has the stacks that threads share, `slots` the bookkeeping of a slab, `slab` the mapping and its geometry.
+// * `guard`, `scrub` and `depth` have one operation on a stack each, and `foreign` the stacks of a program's own
+//   allocator.
+// * `memory` has the system calls, so that tests can make each of them fail.
+// * `overflow` recognises an overflow and reports it, in a signal handler. It may look at everything here: slabs and
+//   depots are never freed, and what it reads is atomic.
 
 pub(crate) mod depot;
 mod depth;
@@ -45,15 +59,26 @@ pub(crate) use size::Spec;
 pub use size::{SecretPolicy, StackSize};
 pub(crate) use slab::MAX_ABOVE_TOP;
 
-/// What the stacks of this process take and have used, one entry for each size and kind that has been used.
+/// How many stacks this process has and how deep its jobs got, with one entry for each size and configuration in use.
 ///
-/// Choose sizes from its [`high_water`](StackStats::high_water). Each row of 64 stacks that exist costs a system call, made
-/// under the lock at which pools get new stacks: call it now and then, not for each job.
+/// Choose your sizes by [`high_water`](StackStats::high_water). The call makes a system call for each group of
+/// neighbouring stacks, and holds a lock that a pool needs to get new stacks. Call it now and then, not for each job.
+///
+/// ```
+/// use asyncjob::stack::{self, StackSize};
+/// use asyncjob::{WaitCtx, start_job};
+///
+/// assert!(start_job(&WaitCtx::new(), || ()).is_ok());
+/// let stats = stack::stats();
+/// assert_eq!(stats[0].size, StackSize::DEFAULT.bytes());
+/// assert!(stats[0].high_water > 0);
+/// ```
 pub fn stats() -> Vec<StackStats> {
     depot::all().map(Depot::stats).collect()
 }
 
-/// How many stacks of this process are kept out of reuse because somebody may still write to them.
+/// How many stacks of this process are in quarantine. No job gets such a stack again, because something outside the
+/// library may still write to it.
 pub fn quarantined() -> usize {
     depot::all().map(Depot::quarantined).sum()
 }

@@ -1,17 +1,18 @@
-//! What happens when a job runs off the end of its stack.
+//! The report of a stack overflow.
 //!
 //! ```text
-//!   touch of a guard --> SIGSEGV --> on_fault, on the alternate stack of the thread
-//!                                      in a guard of ours? --> name the job on stderr (on a stack of the report's
-//!                                                              own), die by the same signal
-//!                                      anything else       --> the handler that was there before (std's, a JVM's, ...)
+//!   touch of a guard --> SIGSEGV --> on_fault, on the alternate signal stack of the thread
+//!                                      in a guard of a slab? --> name the job on stderr (on the report's own stack),
+//!                                                                die by the same signal
+//!                                      anywhere else         --> the handler that was installed before
 //! ```
 //!
-//! The handler is installed by [`install`] and nowhere else: a library that is merely linked changes no signal. The alternate
-//! stack belongs to a thread: [`arm_thread`] gives one to threads that run jobs and have none (std gives one to its own
-//! threads only).
+//! Only [`install`] installs the handler: a program that links this library keeps its signals as they are.
+//! [`arm_thread`] gives an alternate signal stack to each thread that runs jobs and has none. std gives one to the
+//! threads that it starts.
 //!
-//! Everything below [`on_fault`] runs in a signal handler: no allocation, no lock, no thread-local with a destructor.
+//! Everything that [`on_fault`] calls runs in a signal handler: it may not allocate, lock, or use a thread-local that
+//! has a destructor.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -31,25 +32,25 @@ use super::memory::{self, Range, page};
 use super::slab::{self, Slab};
 use crate::sys::check;
 
-/// Installs the handler for `SIGSEGV` and `SIGBUS` that names a job whose stack has overflowed, once for the process.
+/// Installs a handler for `SIGSEGV` and `SIGBUS` that names the job whose stack has overflowed. It is process-wide.
 ///
-/// The process still dies, by the signal and with the core dump that it would have had without us. Faults that are not in the
-/// guard of a stack of ours go to the handler that was installed before, with its own signal mask. A scheduler calls this when
-/// it is built; a program that drives jobs itself calls it once, before or after its threads are started.
-///
-/// # Errors
-///
-/// When there is no memory for the stack on which the report is made (64 KiB).
+/// The process still dies by the signal, with the core dump that it would have without the handler. A fault that is not
+/// in the guard of a job's stack goes to the handler that was installed before, with the signal mask of that handler. A
+/// second call does nothing. Call the function once, before or after your threads are started.
 ///
 /// ```
 /// asyncjob::install_overflow_handler()?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// # Errors
+///
+/// When there is no memory for the stack on which the report is made (64 KiB), or the kernel refuses the handler.
 pub fn install() -> io::Result<()> {
     static INSTALLED: Mutex<bool> = Mutex::new(false);
     let mut installed = INSTALLED.lock();
     if !*installed {
-        page(); // so that the handler does not have to ask
+        page(); // asks the system now, so that the handler does not have to
         if REPORT_STACK.get().is_none() {
             let start = memory::map(REPORT_STACK_SIZE)?;
             let _ = REPORT_STACK.set(Range {
@@ -64,41 +65,44 @@ pub fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// What was installed before us. Filled before our handler can run, read by it.
+/// The actions that were installed before this handler. They are set before the handler can run, which reads them.
 static BEFORE_SEGV: OnceLock<libc::sigaction> = OnceLock::new();
 static BEFORE_BUS: OnceLock<libc::sigaction> = OnceLock::new();
 
 fn replace(signal: c_int, before: &OnceLock<libc::sigaction>) -> io::Result<()> {
-    before.get_or_init(|| action(signal));
-    // SAFETY: all zero is a valid value of this struct of numbers and optional pointers.
-    let mut ours: libc::sigaction = unsafe { zeroed() };
-    ours.sa_sigaction = on_fault as *const () as usize;
-    // SA_NODEFER: a handler called by ours may itself fault, and expects to hear of it.
-    ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-    // SAFETY: a handler of the right shape, which keeps to what a handler may do.
-    check(unsafe { libc::sigaction(signal, &ours, ptr::null_mut()) }).map(drop)
+    before.get_or_init(|| current_action(signal));
+    // SAFETY: the struct has numbers and optional pointers, for which all zero is valid.
+    let mut action: libc::sigaction = unsafe { zeroed() };
+    action.sa_sigaction = on_fault as *const () as usize;
+    // SA_NODEFER: the handler that `on_fault` calls may fault itself, and expects to get that signal as well.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+    // SAFETY: the handler has the type that SA_SIGINFO asks for, and does only what a signal handler may do.
+    check(unsafe { libc::sigaction(signal, &action, ptr::null_mut()) }).map(drop)
 }
 
-fn action(signal: c_int) -> libc::sigaction {
+/// What is installed for the signal.
+fn current_action(signal: c_int) -> libc::sigaction {
     let mut now = MaybeUninit::zeroed();
-    // SAFETY: asks only; zeros, which mean the default action, stay if it should fail.
+    // SAFETY: the call writes `now` and changes no action. If it fails, the zeros stay, which mean the default action.
     unsafe { libc::sigaction(signal, ptr::null(), now.as_mut_ptr()) };
-    // SAFETY: zeroed, then perhaps filled: valid either way.
+    // SAFETY: all zero is valid, and so is what the kernel writes.
     unsafe { now.assume_init() }
 }
 
+/// The handler.
+///
 /// # Safety
 ///
-/// Only the kernel may call this, as the handler of a signal.
+/// Only the kernel may call this, as the handler of a signal with SA_SIGINFO.
 unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel hands a valid one to a handler with SA_SIGINFO.
+    // SAFETY: the kernel hands a valid `info` to a handler with SA_SIGINFO.
     let fault = unsafe { &*info };
-    // Positive codes are faults; anything else is a signal that somebody sent, whose address means nothing.
+    // Positive codes are faults. With any other code a process has sent the signal, and the address means nothing.
     if fault.si_code > 0 {
-        // SAFETY: a fault has an address.
+        // SAFETY: the signal is a fault, which has an address.
         let address = unsafe { fault.si_addr() } as usize;
         if let Some(hit) = Hit::at(address) {
-            // SAFETY: the kernel hands a valid context to a handler with SA_SIGINFO.
+            // SAFETY: the kernel hands a valid `context` to a handler with SA_SIGINFO.
             report(&hit, unsafe { stack_pointer(context) });
             die_by(signal);
             return;
@@ -110,17 +114,17 @@ unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context
         &BEFORE_SEGV
     };
     match before.get() {
-        // SAFETY: this is the handler of `signal` that ours has replaced, and these are the arguments of the kernel.
+        // SAFETY: this action was installed for `signal` before, and the arguments are those of the kernel.
         Some(before) => unsafe { chain(before, signal, info, context) },
         None => die_by(signal),
     }
 }
 
-/// Makes the report on a stack of its own: std gives its threads an alternate stack of 8 KiB, of which the kernel takes a half
-/// for the registers of a large processor.
+/// Prints the report, on a stack of its own. The alternate stack of a thread of std has 8 KiB, and the kernel needs
+/// half of it for the registers of a large processor.
 fn report(hit: &Hit, stack_pointer: usize) {
     static REPORTER: AtomicI32 = AtomicI32::new(0);
-    // SAFETY: asks for a number.
+    // SAFETY: the call returns a number and does nothing else.
     let myself = unsafe { libc::gettid() };
     match REPORTER.compare_exchange(0, myself, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
@@ -128,23 +132,25 @@ fn report(hit: &Hit, stack_pointer: usize) {
                 corosensei::on_stack(ReportStack(*memory), || hit.print(stack_pointer));
             }
         }
-        Err(reporter) if reporter == myself => {} // the report itself has faulted: die without one
+        Err(reporter) if reporter == myself => {} // the report itself has faulted, so there is none
         Err(_) => loop {
-            // Another thread is about to end the process.
-            // SAFETY: waits for a signal.
+            // Another thread makes its report and ends the process.
+            // SAFETY: the call waits for a signal and does nothing else.
             unsafe { libc::pause() };
         },
     }
 }
 
+/// The stack of the one report of the process.
 static REPORT_STACK: OnceLock<Range> = OnceLock::new();
+/// The bytes of that stack.
 const REPORT_STACK_SIZE: usize = 64 << 10;
 
-/// Memory that only the one report of the process uses.
+/// [`REPORT_STACK`], as corosensei sees it.
 struct ReportStack(Range);
 
-// SAFETY: a mapping that is never unmapped, used once, much larger than what is done on it. It needs no guard: the report does
-// not recurse, and what lies below it matters to nobody in a process that dies.
+// SAFETY: the range is a mapping that is never unmapped, that one thread uses once, and that is much larger than a
+// report needs. It has no guard, which the report does not need: it does not recurse.
 unsafe impl corosensei::stack::Stack for ReportStack {
     fn base(&self) -> StackPointer {
         StackPointer::new(self.0.start + self.0.len).expect("a mapping is not at address 0")
@@ -155,34 +161,36 @@ unsafe impl corosensei::stack::Stack for ReportStack {
     }
 }
 
-/// Lets the signal do what it does by default: on return from the handler, the same instruction faults again.
+/// Restores the default action of the signal. When the handler returns, the same instruction faults again and ends the
+/// process.
 fn die_by(signal: c_int) {
-    // SAFETY: all zero: the default action, no flags, no mask.
+    // SAFETY: all zero is valid. It means the default action, without flags and mask.
     let default: libc::sigaction = unsafe { zeroed() };
-    // SAFETY: the default action needs nothing.
+    // SAFETY: the default action runs no code of the process.
     unsafe { libc::sigaction(signal, &default, ptr::null_mut()) };
 }
 
-/// Calls the handler that was installed before ours.
+/// Does what the action that was installed before does.
 ///
 /// # Safety
 ///
-/// `before` must be what `sigaction(2)` said of `signal`, and `info` and `context` what the kernel has handed to our handler.
+/// `before` must be an action that was installed for `signal`. `info` and `context` must be what the kernel has handed
+/// to the handler of this signal.
 unsafe fn chain(before: &libc::sigaction, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     match before.sa_sigaction {
-        // The kernel does not let a fault be ignored either.
+        // To ignore a fault means to die by it, as the kernel does not let a fault be ignored.
         libc::SIG_DFL | libc::SIG_IGN => die_by(signal),
         handler => {
-            // The mask that the handler asked for; the kernel restores the thread's on return.
-            // SAFETY: a valid set, kept for ever.
+            // The signals that the handler asked to block. The kernel restores the mask of the thread on return.
+            // SAFETY: the set is valid and is never freed.
             unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &before.sa_mask, ptr::null_mut()) };
             if before.sa_flags & libc::SA_SIGINFO != 0 {
                 type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
-                // SAFETY: SA_SIGINFO says that it has this shape.
+                // SAFETY: SA_SIGINFO says that the handler has this type.
                 let handler: Handler = unsafe { std::mem::transmute(handler) };
                 handler(signal, info, context);
             } else {
-                // SAFETY: without SA_SIGINFO it has this one.
+                // SAFETY: a handler without SA_SIGINFO has this type.
                 let handler: extern "C" fn(c_int) = unsafe { std::mem::transmute(handler) };
                 handler(signal);
             }
@@ -190,36 +198,36 @@ unsafe fn chain(before: &libc::sigaction, signal: c_int, info: *mut libc::siginf
     }
 }
 
-/// A guard of ours that was touched.
+/// A guard that was touched.
 struct Hit {
     slab: &'static Slab,
-    slot: usize,
+    index: usize,
 }
 
 impl Hit {
     fn at(address: usize) -> Option<Hit> {
         slab::all().find_map(|slab| {
-            let slot = slab.slot_of(address)?;
-            (address - slab.guard(slot).start < slab.guard(slot).len).then_some(Hit { slab, slot })
+            let index = slab.index_at(address)?;
+            (address - slab.guard(index).start < slab.guard(index).len).then_some(Hit { slab, index })
         })
     }
 
-    /// One message on stderr.
+    /// Writes one message to stderr.
     fn print(&self, stack_pointer: usize) {
         let mut text = Text::new();
-        let whole = self.slab.whole(self.slot);
+        let whole = self.slab.whole(self.index);
         let size = self.slab.depot.spec.size.bytes();
-        // A little below the slot as well: the frame that skipped the guard may have moved the pointer already.
+        // The thread runs on this stack if its stack pointer is in the slot, the guard included.
         let overflowed = stack_pointer.wrapping_sub(whole.start) <= whole.len;
         let _ = if overflowed {
-            // SAFETY: its job is running, so the slot is out and its plate is written.
-            let header = unsafe { &*self.slab.header(self.slot) };
+            // SAFETY: the thread runs on this stack, so the slot is in use and its header exists.
+            let header = unsafe { &*self.slab.header(self.index) };
             self.overflow(&mut text, header, size)
         } else {
             writeln!(
                 text,
-                "\nasyncjob: something other than its job touched the guard of a stack of {size} bytes: a stray pointer, not an \
-                 overflow."
+                "\nasyncjob: something other than its job touched the guard of a stack of {size} bytes: a stray \
+                 pointer, not an overflow."
             )
         };
         text.print();
@@ -230,36 +238,39 @@ impl Hit {
         let name_len = header.name_len.load(Ordering::Relaxed).min(100);
         if name_len > 0 {
             text.write_str("\"")?;
-            // SAFETY: the job set both and clears the length before the name goes; it is running.
+            // SAFETY: `set_name` stored both. The job runs, and its name is not freed before `clear_name` has cleared
+            // the length.
             text.bytes(unsafe { std::slice::from_raw_parts(header.name.load(Ordering::Relaxed), name_len) });
             text.write_str("\" ")?;
         }
         writeln!(
             text,
-            "has overflowed its stack of {size} bytes (thread \"{}\"). Other jobs on stacks of this size have used at most {} bytes. \
-             Give it a larger StackSize.",
+            "has overflowed its stack of {size} bytes (thread \"{}\"). Other jobs on stacks of this size have used at \
+             most {} bytes. Give it a larger StackSize.",
             ThreadName::current(),
             self.deepest_peer(),
         )
     }
 
-    /// The high-water mark of the others on stacks of this kind.
+    /// The high-water mark of other jobs on stacks of this size and configuration.
     fn deepest_peer(&self) -> usize {
         let past = self.slab.depot.deepest.load(Ordering::Relaxed);
         let peers = slab::all().filter(|slab| ptr::eq(slab.depot, self.slab.depot));
-        let slots = peers.flat_map(|slab| (0..slab.slots()).map(move |slot| (slab, slot)));
+        let slots = peers.flat_map(|slab| (0..slab.slots()).map(move |index| (slab, index)));
         let others = slots
-            .take(MOST_PEERS)
-            .filter(|(slab, slot)| !(ptr::eq(*slab, self.slab) && *slot == self.slot));
-        let now = others.map(|(slab, slot)| depth::resident_depth(slab.stack(slot))).max();
+            .take(MAX_PEERS)
+            .filter(|(slab, index)| !(ptr::eq(*slab, self.slab) && *index == self.index));
+        let now = others
+            .map(|(slab, index)| depth::resident_depth(slab.stack(index)))
+            .max();
         past.max(now.unwrap_or(0))
     }
 }
 
-/// A dying process looks at no more stacks than this.
-const MOST_PEERS: usize = 4096;
+/// How many stacks a report looks at. It bounds the time that a dying process takes.
+const MAX_PEERS: usize = 4096;
 
-/// Where the stack pointer stood at the fault.
+/// The stack pointer at the fault.
 ///
 /// # Safety
 ///
@@ -273,7 +284,7 @@ unsafe fn stack_pointer(context: *mut c_void) -> usize {
     return context.uc_mcontext.sp as usize;
 }
 
-/// A message of bounded length, in no memory but the handler's.
+/// A message of bounded length, on the stack of the report.
 struct Text {
     bytes: [u8; 640],
     len: usize,
@@ -294,7 +305,8 @@ impl Text {
     }
 
     fn print(&self) {
-        // SAFETY: the bytes exist. What could not be written is lost: there is nobody to tell.
+        // The result does not matter: a dying process has no other place for its message.
+        // SAFETY: the pointer and the length are those of initialised bytes.
         unsafe { libc::write(libc::STDERR_FILENO, self.bytes.as_ptr().cast(), self.len) };
     }
 }
@@ -306,13 +318,13 @@ impl Write for Text {
     }
 }
 
-/// As the kernel knows it.
+/// The name of a thread, as the kernel knows it.
 struct ThreadName([u8; 16]);
 
 impl ThreadName {
     fn current() -> Self {
         let mut name = [0; 16];
-        // SAFETY: PR_GET_NAME writes at most 16 bytes, the last of them 0.
+        // SAFETY: PR_GET_NAME writes at most 16 bytes, with a 0 at the end.
         unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
         Self(name)
     }
@@ -325,8 +337,8 @@ impl fmt::Display for ThreadName {
     }
 }
 
-/// Gives this thread an alternate signal stack if it has none, until it exits. A pool calls this when it makes its first stack;
-/// a thread whose locals are gone already goes without.
+/// Gives this thread an alternate signal stack until it exits, if it has none. A pool calls this when it takes its
+/// first stack. A thread that exits and has destroyed its thread-locals gets none.
 pub(crate) fn arm_thread() {
     let _ = ALTERNATE.try_with(AlternateStack::arm);
 }
@@ -335,7 +347,7 @@ thread_local! {
     static ALTERNATE: AlternateStack = const { AlternateStack { mapping: Cell::new(None) } };
 }
 
-/// The alternate stack of a thread that had none.
+/// The alternate signal stack of a thread that had none.
 struct AlternateStack {
     mapping: Cell<Option<Range>>,
 }
@@ -360,10 +372,11 @@ impl Drop for AlternateStack {
                 ss_flags: libc::SS_DISABLE,
                 ss_size: 0,
             };
-            // SAFETY: takes the stack away from this thread, which is not in a handler.
+            // SAFETY: the thread does not run on its alternate stack, as no signal handler runs thread-local
+            // destructors.
             unsafe { libc::sigaltstack(&none, ptr::null_mut()) };
         }
-        // SAFETY: ours, and no longer the thread's.
+        // SAFETY: `make_alternate_stack` mapped the range, and it is not the alternate stack of the thread any more.
         unsafe { memory::unmap(mapping) };
     }
 }
@@ -378,37 +391,39 @@ fn alternate_stack() -> libc::stack_t {
         ss_flags: libc::SS_DISABLE,
         ss_size: 0,
     };
-    // SAFETY: asks only.
+    // SAFETY: the call writes `now` and changes no stack.
     unsafe { libc::sigaltstack(ptr::null(), &mut now) };
     now
 }
 
-/// A guard below, and room for the frame that the kernel writes (larger with wide vector registers) and for our handler or the
-/// one before it. Without memory for it there is none: then an overflow kills the process without a message.
+/// Maps an alternate signal stack with a guard below it, and gives it to this thread. It is large enough for the frame
+/// that the kernel writes, whose size depends on the vector registers, and for the handler that runs there.
+///
+/// Returns `None` when there is no memory. An overflow then kills the process without a message.
 fn make_alternate_stack() -> Option<Range> {
-    // SAFETY: getauxval reads a constant of the process.
+    // SAFETY: the call reads a constant of the process.
     let frame = unsafe { libc::getauxval(AT_MINSIGSTKSZ) } as usize;
-    let room = (frame + (32 << 10)).next_multiple_of(page());
+    let size = (frame + (32 << 10)).next_multiple_of(page());
     let mapping = Range {
-        start: memory::map(page() + room).ok()?,
-        len: page() + room,
+        start: memory::map(page() + size).ok()?,
+        len: page() + size,
     };
     let guard = Range { len: page(), ..mapping };
-    // SAFETY: just mapped, used by nobody.
+    // SAFETY: the range was just mapped, and nothing uses it.
     let guarded = unsafe { memory::protect(guard, false) };
     let stack = libc::stack_t {
         ss_sp: (mapping.start + page()) as *mut _,
         ss_flags: 0,
-        ss_size: room,
+        ss_size: size,
     };
-    // SAFETY: the memory is writable and stays mapped until the thread has given it up.
+    // SAFETY: the memory is writable and stays mapped until `drop` has taken it away from the thread.
     if guarded.is_err() || unsafe { libc::sigaltstack(&stack, ptr::null_mut()) } != 0 {
-        // SAFETY: mapped above, and not in use.
+        // SAFETY: the range was mapped above, and is not the alternate stack of the thread.
         unsafe { memory::unmap(mapping) };
         return None;
     }
     Some(mapping)
 }
 
-/// From `linux/auxvec.h`.
+/// The entry of `getauxval(3)` with the size of the frame that the kernel writes. From `linux/auxvec.h`.
 const AT_MINSIGSTKSZ: libc::c_ulong = 51;

@@ -1,19 +1,22 @@
-//! Scrubbing: zeros over what a job has used of its stack.
+//! Scrubbing: overwriting with zeros what a job has used of its stack.
 
 use super::depth;
 use super::memory::{self, Range, page};
 
-/// Zeroes the stack from its lowest byte to `top`, and says how many bytes below `top` were not zero.
+/// Zeroes the stack from its lowest byte to `top`, and returns how many bytes below `top` had been used.
 ///
-/// Only what is in memory is written to: pages that were never touched read as zero and stay untouched. A page below an
-/// absent one may have been swapped out, where writing zeros would first read it back: unless the stack is `locked`, all
-/// from there down is given back to the kernel instead.
+/// The function writes only to pages that are in memory. A page that was never touched reads as zero and stays
+/// untouched. A page below an absent one may have been swapped out, and to write zeros there would first read it back.
+/// Unless the stack is `locked`, everything from the highest absent page down is therefore given back to the kernel
+/// instead.
 ///
 /// # Safety
 ///
-/// `stack` is the memory of a stack on which no job is, and `top` lies in its highest page.
+/// `stack` must be the memory of a stack. No code may run on the stack, and nothing that lies on it may be used after
+/// this call. `top` must lie in the highest page of the stack.
 pub(super) unsafe fn scrub(stack: Range, top: usize, locked: bool) -> usize {
     let mut lowest = None;
+    // All pages from this address up are resident.
     let mut together = stack.start + stack.len;
     let mut known = depth::visit_pages(stack, |address, resident| {
         if resident {
@@ -26,7 +29,7 @@ pub(super) unsafe fn scrub(stack: Range, top: usize, locked: bool) -> usize {
     })
     .is_ok();
     if together > top {
-        known = false; // not even the page of the plate is said to be there
+        known = false; // the page of the header is there, whatever the kernel says
     }
     if !known || locked {
         together = if known {
@@ -36,16 +39,16 @@ pub(super) unsafe fn scrub(stack: Range, top: usize, locked: bool) -> usize {
         };
     }
     let from = lowest.filter(|_| known).unwrap_or(stack.start);
-    // SAFETY: within the stack, on which no job is.
+    // SAFETY: the range is within the stack, on which no code runs.
     let used = top - unsafe { depth::lowest_used_word(from, top) };
-    // SAFETY: within the stack, on which no job is.
+    // SAFETY: the range is within the stack, on which no code runs.
     unsafe { zero(together.min(top), top) };
     if together > stack.start && !locked {
         let below = Range {
             start: stack.start,
             len: together - stack.start,
         };
-        // SAFETY: no job is on this stack.
+        // SAFETY: no code runs on the stack, and its contents are to go.
         if unsafe { memory::advise(below, libc::MADV_DONTNEED) }.is_err() {
             // SAFETY: as above.
             unsafe { zero(below.start, together) };
@@ -56,11 +59,11 @@ pub(super) unsafe fn scrub(stack: Range, top: usize, locked: bool) -> usize {
 
 /// # Safety
 ///
-/// The range is memory of ours that nobody uses.
+/// The caller must own the memory in the range.
 unsafe fn zero(start: usize, end: usize) {
     debug_assert!(end - start <= (8 << 20) + page());
     // SAFETY: the caller's promise.
     unsafe { (start as *mut u8).write_bytes(0, end - start) };
-    // The compiler may not conclude that nobody will read this.
+    // The compiler must not drop the write because it sees no read.
     std::hint::black_box(start as *mut u8);
 }

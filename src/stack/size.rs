@@ -45,8 +45,8 @@ impl StackSize {
         Some(StackSize(bytes.next_power_of_two() as u32))
     }
 
-    /// The size in bytes. At most 704 of them, at the top, hold what the library knows of the job. The others are for the
-    /// job's code.
+    /// The size in bytes. At most 704 of them, at the top, hold what the library knows of the job. The others are for
+    /// the job's code.
     #[inline]
     pub const fn bytes(self) -> usize {
         self.0 as usize

@@ -1,16 +1,17 @@
-//! A slab: one mapping that holds many stacks.
+//! A slab: one mapping that holds many stacks. The word is from Bonwick, "The Slab Allocator: An Object-Caching Kernel
+//! Memory Allocator" (USENIX Summer 1994).
 //!
 //! ```text
 //!   base                                                                                  base + slots * stride
 //!   | guard | stack 0        | guard | stack 1        | ...                    | guard | stack n-1 |
 //!           |<---- size ---->|<----- stride ----->|
 //!                          ^ ^
-//!                          | one StackHeader, then up to 7 lines of 64 bytes: tops are staggered, see [`Geometry::plate`]
-//!                          top: the job's header lies right below
+//!                          | one StackHeader, then 0 to 7 lines of 64 bytes (STAGGER_STEPS)
+//!                          top: the control block of the job lies right below
 //! ```
 //!
-//! Whose guard an address is in is arithmetic on the four numbers of a [`Slab`], which never move and are never freed: the
-//! overflow handler reads them from a signal frame.
+//! The overflow handler has to find the guard that contains an address. It computes that from the numbers in a
+//! [`Slab`], which neither moves nor is freed, so it can do so in a signal handler.
 
 use std::io;
 use std::ptr;
@@ -23,22 +24,25 @@ use super::memory::page;
 use super::memory::{self, Range};
 use super::size::Spec;
 
-/// Slots of one row: the unit in which guards are made and taken back.
-pub(super) const AT_ONCE: usize = 64;
-/// Slots of the first slab of a depot. Each further one has four times as many, so that a million need eight.
-const FIRST: usize = AT_ONCE;
-const GROWTH: usize = 4;
-const MOST: usize = 1 << 20;
-/// No slab takes more address space than this (a 47-bit address space has 128 of them).
-const MOST_BYTES: usize = 1 << 40;
-/// Steps of 64 bytes by which the tops of neighbours differ. Without them, the same line of every stack falls into the same
-/// set of the cache: with 10,000 jobs a round trip in random order took 567 ns instead of 266. Twice as many steps made it 233
-/// at the cost of 512 more bytes of the page that a job may use. (With 1,000 jobs and 1 MiB of L2, nothing changed.)
-const STAGGER: usize = 8;
-/// The most bytes from the end of a slot to the top of its stack.
-pub(crate) const MAX_ABOVE_TOP: usize = size_of::<StackHeader>() + 64 * (STAGGER - 1);
+/// Neighbouring slots whose guards are made and removed together.
+pub(super) const GROUP_SLOTS: usize = 64;
+/// Slots of the first slab of a depot.
+const FIRST_SLAB_SLOTS: usize = GROUP_SLOTS;
+/// Each further slab of a depot has this many times the slots of the one before it. Eight slabs hold a million stacks.
+const SLAB_GROWTH: usize = 4;
+/// The most slots of a slab.
+const MAX_SLAB_SLOTS: usize = 1 << 20;
+/// The most address space of a slab, in bytes. A 47-bit address space has 128 times as much.
+const MAX_SLAB_BYTES: usize = 1 << 40;
+/// The tops of neighbouring stacks differ by up to this many steps of 64 bytes. Without the steps, the same line of
+/// every stack falls into the same set of the cache: with 10,000 jobs a round trip in random order took 567 ns instead
+/// of 266. Sixteen steps made it 233, at the cost of 512 more bytes of the page that a job may use. With 1,000 jobs and
+/// 1 MiB of L2 the steps made no difference.
+const STAGGER_STEPS: usize = 8;
+/// The most bytes from the top of a stack to the end of its slot.
+pub(crate) const MAX_ABOVE_TOP: usize = size_of::<StackHeader>() + 64 * (STAGGER_STEPS - 1);
 
-/// The shape of a slot: what a [`Spec`] becomes on a machine whose pages have the size that they have.
+/// The shape of a slot: a [`Spec`] in whole pages of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Geometry {
     pub(super) guard: usize,
@@ -54,15 +58,17 @@ impl Geometry {
         }
     }
 
-    /// Where the plate of slot `index` lies, from the start of the slab.
+    /// The distance of the header of slot `index` from the start of the slab.
     fn header(self, index: usize) -> usize {
-        (index + 1) * self.stride - size_of::<StackHeader>() - 64 * (index % STAGGER)
+        (index + 1) * self.stride - size_of::<StackHeader>() - 64 * (index % STAGGER_STEPS)
     }
 }
 
-/// One mapping, as the overflow handler sees it. Never freed: a depot uses it again for another mapping.
+/// One mapping, as the overflow handler sees it.
+///
+/// A `Slab` is never freed. When its mapping is gone it is retired, and its depot uses it again for another mapping.
 pub(super) struct Slab {
-    /// 0: not mapped.
+    /// 0 when the slab is retired.
     base: AtomicUsize,
     len: AtomicUsize,
     /// The number of the mapping in its depot: higher is newer.
@@ -72,13 +78,13 @@ pub(super) struct Slab {
     next: AtomicPtr<Slab>,
 }
 
-/// Every slab of the process, newest first. Only ever prepended to.
+/// The list of all slabs of the process, newest first. Slabs are only added, at its front.
 static SLABS: AtomicPtr<Slab> = AtomicPtr::new(ptr::null_mut());
 
-/// Every slab of the process, mapped or not. Usable in a signal handler.
+/// All slabs of the process, mapped and retired. Usable in a signal handler.
 pub(super) fn all() -> impl Iterator<Item = &'static Slab> {
     let first = SLABS.load(Ordering::Acquire);
-    // SAFETY: slabs are leaked boxes, published whole.
+    // SAFETY: slabs are leaked boxes, and are written before they are published.
     let mut next = unsafe { first.as_ref() };
     std::iter::from_fn(move || {
         let slab = next?;
@@ -89,8 +95,13 @@ pub(super) fn all() -> impl Iterator<Item = &'static Slab> {
 }
 
 impl Slab {
-    /// Maps a slab for the depot that has `before` mapped ones, the `number`-th of all. Where address space is limited it
-    /// settles for a smaller slab.
+    /// Maps a slab for a depot that has mapped `before` slabs at present. Where address space is limited, the slab is
+    /// smaller than it would be otherwise. `number` counts all mappings of the depot so far. A `retired` slab is used
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the memory, or what has to be prepared in it.
     pub(super) fn map(
         depot: &'static Depot,
         before: usize,
@@ -102,7 +113,7 @@ impl Slab {
         let base = loop {
             match memory::map(slots * geometry.stride) {
                 Ok(base) => break base,
-                Err(_) if slots > FIRST => slots /= GROWTH,
+                Err(_) if slots > FIRST_SLAB_SLOTS => slots /= SLAB_GROWTH,
                 Err(error) => return Err(no_memory(error, slots * geometry.stride)),
             }
         };
@@ -111,7 +122,7 @@ impl Slab {
             len: slots * geometry.stride,
         };
         let guards = prepare(range, geometry, depot.spec).inspect_err(|_| {
-            // SAFETY: mapped above, and nobody has seen it.
+            // SAFETY: the range was mapped above, and nothing else knows of it.
             unsafe { memory::unmap(range) }
         })?;
         let slab = retired.unwrap_or_else(|| Slab::publish(depot, geometry));
@@ -121,11 +132,11 @@ impl Slab {
         Ok((slab, guards))
     }
 
-    /// Gives the mapping back. The record stays for the next one.
+    /// Gives the mapping back to the kernel, which makes this a retired slab.
     ///
     /// # Safety
     ///
-    /// No slot is out.
+    /// No slot of the slab may be in use.
     pub(super) unsafe fn unmap(&self) {
         let range = Range {
             start: self.base.load(Ordering::Acquire),
@@ -133,7 +144,7 @@ impl Slab {
         };
         self.len.store(0, Ordering::Release);
         self.base.store(0, Ordering::Release);
-        // SAFETY: no slot is out, so nobody has a pointer into it.
+        // SAFETY: the range is the mapping of this slab. The caller's promise: no slot of it is in use.
         unsafe { memory::unmap(range) };
     }
 
@@ -157,8 +168,8 @@ impl Slab {
         }
     }
 
-    /// The slot whose range, guard included, contains `address`. Usable in a signal handler.
-    pub(super) fn slot_of(&self, address: usize) -> Option<usize> {
+    /// The index of the slot whose range, guard included, contains `address`. Usable in a signal handler.
+    pub(super) fn index_at(&self, address: usize) -> Option<usize> {
         let offset = address.checked_sub(self.base.load(Ordering::Acquire))?;
         (offset < self.len.load(Ordering::Acquire)).then(|| offset / self.geometry.stride)
     }
@@ -171,56 +182,62 @@ impl Slab {
         self.len.load(Ordering::Acquire)
     }
 
-    /// Guard and stack of a slot.
-    pub(super) fn whole(&self, slot: usize) -> Range {
+    /// The guard and the stack of a slot.
+    pub(super) fn whole(&self, index: usize) -> Range {
         Range {
-            start: self.base.load(Ordering::Acquire) + slot * self.geometry.stride,
+            start: self.base.load(Ordering::Acquire) + index * self.geometry.stride,
             len: self.geometry.stride,
         }
     }
 
-    pub(super) fn guard(&self, slot: usize) -> Range {
+    pub(super) fn guard(&self, index: usize) -> Range {
         Range {
             len: self.geometry.guard,
-            ..self.whole(slot)
+            ..self.whole(index)
         }
     }
 
-    pub(super) fn stack(&self, slot: usize) -> Range {
-        let whole = self.whole(slot);
+    pub(super) fn stack(&self, index: usize) -> Range {
+        let whole = self.whole(index);
         Range {
             start: whole.start + self.geometry.guard,
             len: whole.len - self.geometry.guard,
         }
     }
 
-    /// Where the plate of a slot lies. It may be read only if the slot is out.
-    pub(super) fn header(&self, slot: usize) -> *mut StackHeader {
-        (self.base.load(Ordering::Acquire) + self.geometry.header(slot)) as *mut StackHeader
+    /// The address of the header of a slot. The header exists only if the slot is in use.
+    pub(super) fn header(&self, index: usize) -> *mut StackHeader {
+        (self.base.load(Ordering::Acquire) + self.geometry.header(index)) as *mut StackHeader
     }
 
-    /// Slots of an older slab, and lower ones of the same, come first.
-    pub(super) fn order(&self, slot: usize) -> u64 {
-        (self.number.load(Ordering::Relaxed) as u64) << 32 | slot as u64
+    /// A key to sort slots by. The slots of older slabs come first, and lower slots of a slab before higher ones.
+    pub(super) fn order(&self, index: usize) -> u64 {
+        (self.number.load(Ordering::Relaxed) as u64) << 32 | index as u64
     }
 
-    pub(super) fn row(&self, row: usize) -> Range {
+    /// All slots of a group.
+    pub(super) fn group(&self, group: usize) -> Range {
         Range {
-            start: self.base.load(Ordering::Acquire) + row * AT_ONCE * self.geometry.stride,
-            len: AT_ONCE * self.geometry.stride,
+            start: self.whole(group * GROUP_SLOTS).start,
+            len: GROUP_SLOTS * self.geometry.stride,
         }
     }
 }
 
 fn wanted_slots(before: usize, geometry: Geometry) -> usize {
-    let growth = GROWTH.saturating_pow(before.min(16) as u32);
-    let most = (MOST_BYTES / geometry.stride / AT_ONCE).max(1) * AT_ONCE;
-    FIRST.saturating_mul(growth).min(MOST).min(most)
+    let growth = SLAB_GROWTH.saturating_pow(before.min(16) as u32);
+    let affordable = (MAX_SLAB_BYTES / geometry.stride / GROUP_SLOTS).max(1) * GROUP_SLOTS;
+    FIRST_SLAB_SLOTS
+        .saturating_mul(growth)
+        .min(MAX_SLAB_SLOTS)
+        .min(affordable)
 }
 
+/// Sets up a fresh mapping, and finds out which kind of guard it can have.
 fn prepare(range: Range, geometry: Geometry, spec: Spec) -> io::Result<Guards> {
-    // A huge page would make 2 MiB resident for the first byte touched. A kernel without them refuses: then all is well.
-    // SAFETY: a fresh mapping.
+    // A huge page would make 2 MiB resident for the first byte that is touched. A kernel without huge pages refuses the
+    // advice with EINVAL and needs none.
+    // SAFETY: no slot of a fresh mapping is in use.
     if let Err(error) = unsafe { memory::advise(range, libc::MADV_NOHUGEPAGE) }
         && error.raw_os_error() != Some(libc::EINVAL)
     {
@@ -228,7 +245,7 @@ fn prepare(range: Range, geometry: Geometry, spec: Spec) -> io::Result<Guards> {
         return Err(memory::explain(error, what));
     }
     if spec.secrets.dont_dump {
-        // SAFETY: a fresh mapping.
+        // SAFETY: as above.
         unsafe { memory::advise(range, libc::MADV_DONTDUMP) }
             .map_err(|error| memory::explain(error, "stacks could not be left out of core dumps (MADV_DONTDUMP)"))?;
     }
@@ -236,7 +253,7 @@ fn prepare(range: Range, geometry: Geometry, spec: Spec) -> io::Result<Guards> {
         len: geometry.guard,
         ..range
     };
-    // SAFETY: a fresh mapping. Should the row's guards not follow, this one harms nobody.
+    // SAFETY: as above. If the other guards of the group cannot be made, this one does no harm.
     unsafe { Guards::probe(first) }
 }
 
@@ -244,8 +261,8 @@ fn no_memory(error: io::Error, bytes: usize) -> io::Error {
     memory::explain(
         error,
         format_args!(
-            "no address space for {AT_ONCE} more stacks ({} KiB): see RLIMIT_AS (ulimit -v), vm.overcommit_memory and \
-             vm.max_map_count, or lower the limit of the pool",
+            "no address space for {GROUP_SLOTS} more stacks ({} KiB): see RLIMIT_AS (ulimit -v), vm.overcommit_memory \
+             and vm.max_map_count, or lower the limit of the pool",
             bytes / 1024
         ),
     )

@@ -1,41 +1,49 @@
 //! The slots of a slab: which are in use, and which have guards.
 //!
-//! Guards are made for [`AT_ONCE`] slots in one call, when the first of them is needed. Slots are handed out lowest first,
-//! so that what remains after a burst is together, and the rest of the slab goes back to the kernel with its page tables.
+//! A slot is in one of three states, which its [`SlotBitmap`] keeps under the lock of the depot:
 //!
-//! A slot is in one of three states, kept by its [`SlotBitmap`] under the lock of the depot:
+//! | state | guard | memory | entered by |
+//! |---|---|---|---|
+//! | unguarded | no | no | a new slab, or `release` of the last slot of a group |
+//! | free | yes | no | `claim` of another slot of the group, or `release` |
+//! | in use | yes | yes | `claim` |
 //!
-//! * **raw**: no guard, no memory. All 64 of a row are, or none.
-//! * **free**: guarded, no memory.
-//! * **out**: a [`Stack`](super::Stack) exists: idle in a pool or the depot, or under a job, or in quarantine.
+//! For each slot in use there is a [`Stack`](super::Stack): under a job, idle in a pool or the depot, or in quarantine.
+//!
+//! Guards are made and removed for a group of [`GROUP_SLOTS`] neighbours at a time, so either all slots of a group are
+//! unguarded or none is. Claims take the lowest slot that is not in use. The slots that remain in use after a burst are
+//! therefore neighbours, and the rest of the slab goes back to the kernel, page tables included.
 
 use std::io;
 
 use super::depot::Depot;
 use super::guard::Guards;
 use super::memory::{self, Range};
-use super::slab::{AT_ONCE, Slab};
+use super::slab::{GROUP_SLOTS, Slab};
 
-/// Which slots of a slab are raw, free and out.
+/// Which slots of a slab are unguarded, free and in use.
 pub(super) struct SlotBitmap {
     pub(super) slab: &'static Slab,
     guards: Guards,
-    /// A word for each row, a bit for each slot: set when it is out. All zero at first, so that a large slab pays for the
-    /// words that it has used.
-    out: Vec<u64>,
-    /// A bit for each row: none of it is free or raw.
+    /// One word for each group, one bit for each slot: the slot is in use. All words are 0 at first, so that a large
+    /// slab pays only for the words that have been written.
+    in_use: Vec<u64>,
+    /// One bit for each group: all its slots are in use.
     full: Vec<u64>,
-    /// A bit for each row: its guards exist.
+    /// One bit for each group: its guards exist.
     guarded: Vec<u64>,
-    /// Words of `full` below this one are all ones.
-    lowest: usize,
-    count: usize,
-    /// Rows with guards and nothing out. A few are kept, so that a job more and a job less do not make and remove guards.
-    spare_rows: usize,
+    /// All words of `full` below this index are all ones.
+    lowest_word: usize,
+    in_use_count: usize,
+    /// How many groups have guards and no slot in use.
+    spare_groups: usize,
 }
 
-/// How many rows may be kept with nothing out.
-const SPARE_ROWS: usize = 4;
+const _: () = assert!(GROUP_SLOTS == u64::BITS as usize, "a group is a word of `in_use`");
+
+/// How many groups may keep their guards with no slot in use. Without spare groups, a number of jobs that changes by
+/// one could make and remove the guards of a group each time.
+const MAX_SPARE_GROUPS: usize = 4;
 
 impl SlotBitmap {
     /// Maps a slab: see [`Slab::map`].
@@ -46,114 +54,120 @@ impl SlotBitmap {
         retired: Option<&'static Slab>,
     ) -> io::Result<SlotBitmap> {
         let (slab, guards) = Slab::map(depot, before, number, retired)?;
-        let rows = slab.slots() / AT_ONCE;
+        let groups = slab.slots() / GROUP_SLOTS;
         Ok(SlotBitmap {
             slab,
             guards,
-            out: vec![0; rows],
-            full: vec![0; rows.div_ceil(64)],
-            guarded: vec![0; rows.div_ceil(64)],
-            lowest: 0,
-            count: 0,
-            spare_rows: 0,
+            in_use: vec![0; groups],
+            full: vec![0; groups.div_ceil(64)],
+            guarded: vec![0; groups.div_ceil(64)],
+            lowest_word: 0,
+            in_use_count: 0,
+            spare_groups: 0,
         })
     }
 
-    /// How many slots are out.
-    pub(super) fn out(&self) -> usize {
-        self.count
+    /// How many slots are in use.
+    pub(super) fn in_use_count(&self) -> usize {
+        self.in_use_count
     }
 
-    /// The slots that are out.
+    /// The indices of the slots in use, lowest first.
     pub(super) fn slots_in_use(&self) -> impl Iterator<Item = usize> + '_ {
-        let rows = self.out.iter().enumerate().filter(|(_, bits)| **bits != 0);
-        rows.flat_map(|(row, bits)| {
-            (0..AT_ONCE)
+        let groups = self.in_use.iter().enumerate().filter(|(_, bits)| **bits != 0);
+        groups.flat_map(|(group, bits)| {
+            (0..GROUP_SLOTS)
                 .filter(move |slot| bits & (1 << slot) != 0)
-                .map(move |slot| row * AT_ONCE + slot)
+                .map(move |slot| group * GROUP_SLOTS + slot)
         })
     }
 
-    /// Takes the lowest slot that is not out; `None`: all are.
+    /// Takes the lowest slot that is not in use, and returns its index. `None` when all slots are in use.
+    ///
+    /// # Errors
+    ///
+    /// When the guards of its group could not be made.
     pub(super) fn claim(&mut self) -> io::Result<Option<usize>> {
-        let Some(row) = self.lowest_row() else {
+        let Some(group) = self.lowest_group() else {
             return Ok(None);
         };
-        if !bit(&self.guarded, row) {
-            self.install_guards(row)?;
-        } else if self.out[row] == 0 {
-            self.spare_rows -= 1;
+        if !bit(&self.guarded, group) {
+            self.install_guards(group)?;
+        } else if self.in_use[group] == 0 {
+            self.spare_groups -= 1;
         }
-        let slot = self.out[row].trailing_ones() as usize;
-        self.out[row] |= 1 << slot;
-        if self.out[row] == u64::MAX {
-            set(&mut self.full, row, true);
+        let slot = self.in_use[group].trailing_ones() as usize;
+        self.in_use[group] |= 1 << slot;
+        if self.in_use[group] == u64::MAX {
+            set(&mut self.full, group, true);
         }
-        self.count += 1;
-        Ok(Some(row * AT_ONCE + slot))
+        self.in_use_count += 1;
+        Ok(Some(group * GROUP_SLOTS + slot))
     }
 
-    /// Puts a slot back whose memory has been given back.
+    /// Makes a slot free whose memory has been given back to the kernel.
     ///
     /// # Safety
     ///
     /// The caller must have claimed the slot, and must not use the slot after this call.
-    pub(super) unsafe fn release(&mut self, slot: usize) {
-        let row = slot / AT_ONCE;
-        debug_assert!(self.out[row] & (1 << (slot % AT_ONCE)) != 0, "a slot released twice");
-        self.out[row] &= !(1 << (slot % AT_ONCE));
-        set(&mut self.full, row, false);
-        self.lowest = self.lowest.min(row / 64);
-        self.count -= 1;
-        if self.out[row] == 0 {
-            self.spare_rows += 1;
-            if self.spare_rows > SPARE_ROWS {
-                self.remove_guards(row);
+    pub(super) unsafe fn release(&mut self, index: usize) {
+        let (group, slot) = (index / GROUP_SLOTS, index % GROUP_SLOTS);
+        debug_assert!(self.in_use[group] & (1 << slot) != 0, "a slot released twice");
+        self.in_use[group] &= !(1 << slot);
+        set(&mut self.full, group, false);
+        self.lowest_word = self.lowest_word.min(group / 64);
+        self.in_use_count -= 1;
+        if self.in_use[group] == 0 {
+            self.spare_groups += 1;
+            if self.spare_groups > MAX_SPARE_GROUPS {
+                self.remove_guards(group);
             }
         }
     }
 
-    /// Gives the mapping back. The record stays for the next one.
+    /// Unmaps the slab. What remains is a retired slab, for the next mapping of the depot.
     ///
     /// # Safety
     ///
-    /// The caller must have released every slot that was claimed.
+    /// The caller must have released every slot that it has claimed.
     pub(super) unsafe fn unmap(self) -> &'static Slab {
-        debug_assert_eq!(self.count, 0, "a slab with stacks out is unmapped");
+        debug_assert_eq!(self.in_use_count, 0, "a slab with slots in use is unmapped");
         // SAFETY: the caller's promise.
         unsafe { self.slab.unmap() };
         self.slab
     }
 
-    fn lowest_row(&mut self) -> Option<usize> {
-        let ahead = self.full[self.lowest..].iter().position(|word| *word != u64::MAX)?;
-        self.lowest += ahead;
-        let row = self.lowest * 64 + self.full[self.lowest].trailing_ones() as usize;
-        (row < self.out.len()).then_some(row)
+    /// The lowest group that has a slot which is not in use.
+    fn lowest_group(&mut self) -> Option<usize> {
+        self.lowest_word += self.full[self.lowest_word..]
+            .iter()
+            .position(|word| *word != u64::MAX)?;
+        let group = self.lowest_word * 64 + self.full[self.lowest_word].trailing_ones() as usize;
+        (group < self.in_use.len()).then_some(group)
     }
 
     #[cold]
-    fn install_guards(&mut self, row: usize) -> io::Result<()> {
-        let guards: [Range; AT_ONCE] = std::array::from_fn(|slot| self.slab.guard(row * AT_ONCE + slot));
-        // SAFETY: the row is raw: nobody has a pointer into it.
+    fn install_guards(&mut self, group: usize) -> io::Result<()> {
+        let guards: [Range; GROUP_SLOTS] = std::array::from_fn(|slot| self.slab.guard(group * GROUP_SLOTS + slot));
+        // SAFETY: the group is unguarded, so no slot of it is in use.
         unsafe { self.guards.install(&guards)? };
-        set(&mut self.guarded, row, true);
+        set(&mut self.guarded, group, true);
         Ok(())
     }
 
-    /// Makes a row raw again, which also gives its page tables back where the kernel can (Linux 6.14). If it fails, the row
-    /// stays free, which costs only those.
+    /// Makes the slots of a group unguarded, which also gives its page tables back where the kernel can (Linux 6.14).
+    /// When that fails, the slots stay free, which costs only the page tables.
     #[cold]
-    fn remove_guards(&mut self, row: usize) {
-        let range = self.slab.row(row);
-        // SAFETY: no slot of the row is out: nobody has a pointer into it.
+    fn remove_guards(&mut self, group: usize) {
+        let range = self.slab.group(group);
+        // SAFETY: no slot of the group is in use.
         if unsafe { self.guards.remove(range) }.is_err() {
             return;
         }
         // SAFETY: as above.
         let _ = unsafe { memory::advise(range, libc::MADV_DONTNEED) };
-        set(&mut self.guarded, row, false);
-        self.spare_rows -= 1;
+        set(&mut self.guarded, group, false);
+        self.spare_groups -= 1;
     }
 }
 

@@ -1,4 +1,5 @@
-//! What other modules rely on, with system calls that fail. Each test has a guard size of its own, and so a depot of its own.
+//! The promises that `stack` makes to other modules, with system calls that fail. Each test uses another guard size,
+//! and therefore has a depot for itself.
 
 use std::io;
 
@@ -18,7 +19,7 @@ fn take(depot: &'static Depot) -> Stack {
     depot.take().expect("memory for a stack")
 }
 
-/// Mappings of this process that the slabs of a depot lie in, and their rights.
+/// The lines of `/proc/self/maps` for the slabs of a depot.
 fn mappings(depot: &'static Depot) -> Vec<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("proc is mounted");
     let in_slab = |line: &&str| {
@@ -80,7 +81,7 @@ fn slots_are_taken_lowest_first_and_empty_slabs_are_unmapped() {
     assert_eq!(
         depot.stats().slabs,
         3,
-        "slot 320, the first of the third slab, is still out"
+        "slot 320, the first of the third slab, is still in use"
     );
     depot.give_all(stacks.drain(..));
     let stats = depot.stats();
@@ -115,7 +116,8 @@ fn a_slab_is_one_mapping_with_advised_guards_and_two_a_stack_without() {
     assert!(limits.into_iter().all(is_guard));
 }
 
-/// Every system call on the way to a stack fails once, one after the other.
+/// Starts a job again and again. Each time, the next one of the system calls that make a stack fails. Returns how many
+/// failures became errors.
 fn start_with_each_call_failing(guard: usize, secrets: SecretPolicy) -> usize {
     let depot = Depot::of(Spec {
         guard: guard as u32,
@@ -140,7 +142,7 @@ fn start_with_each_call_failing(guard: usize, secrets: SecretPolicy) -> usize {
         fault::fail_at(None);
         match started {
             Ok(Step::Finished(42)) => {
-                // Either there is no n-th call, or one failed that can be done without.
+                // Either there is no n-th call, or the call that failed has an alternative.
                 assert_eq!(depot.stats().stacks, 0);
                 if !reached {
                     break;
@@ -171,9 +173,9 @@ fn start_with_each_call_failing(guard: usize, secrets: SecretPolicy) -> usize {
 
 #[test]
 fn a_failing_call_gives_the_closure_back_and_leaks_nothing() {
-    // mmap, MADV_NOHUGEPAGE, the first guard; the batch of guards has a way around its first failure.
+    // mmap, MADV_NOHUGEPAGE and the first guard. If process_madvise fails for the other guards, madvise makes them.
     assert_eq!(start_with_each_call_failing(11 << 12, SecretPolicy::new()), 3);
-    // and MADV_DONTDUMP, mlock2
+    // also MADV_DONTDUMP and mlock2
     assert_eq!(
         start_with_each_call_failing(11 << 12, SecretPolicy::new().dont_dump().mlock()),
         5
@@ -184,7 +186,7 @@ fn a_failing_call_gives_the_closure_back_and_leaks_nothing() {
 #[test]
 fn a_failing_mprotect_gives_the_closure_back_and_leaks_nothing() {
     fault::without_guard_advice(true);
-    // mmap, MADV_NOHUGEPAGE, 64 calls of mprotect
+    // mmap, MADV_NOHUGEPAGE and 64 calls of mprotect
     let failed = start_with_each_call_failing(13 << 12, SecretPolicy::new());
     fault::without_guard_advice(false);
     assert_eq!(failed, 66);
@@ -217,7 +219,7 @@ fn the_mark_is_the_deepest_page_touched_and_survives_the_stack() {
     let stack = take(depot);
     assert_eq!(stack.high_water(), 4096, "the page of the header");
     let deep = stack.top().as_ptr() as usize - 9000;
-    // SAFETY: 9000 bytes below the top of a stack of 16 KiB that nobody else uses.
+    // SAFETY: the address is 9000 bytes below the top of a stack of 16 KiB, which this test owns.
     unsafe { (deep as *mut u8).write_volatile(1) };
     assert_eq!(stack.high_water(), 12288);
     assert_eq!(depot.stats().high_water, 12288, "of a stack in use");
@@ -235,7 +237,7 @@ fn the_exact_mark_is_the_deepest_word() {
     let stack = take(depot);
     assert_eq!(stack.high_water(), 0);
     let deep = stack.top().as_ptr() as usize - 5000;
-    // SAFETY: 5000 bytes below the top of a stack of 16 KiB that nobody else uses.
+    // SAFETY: the address is 5000 bytes below the top of a stack of 16 KiB, which this test owns.
     unsafe { (deep as *mut u64).write_volatile(1) };
     assert_eq!(stack.high_water(), 5000);
     drop(stack);

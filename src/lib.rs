@@ -100,6 +100,13 @@
 
 #![warn(missing_debug_implementations)]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("asyncjob supports Linux only: stacks, waiting and overflow reports use system calls of Linux");
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("asyncjob supports 64-bit targets only: slabs of stacks and wait keys need a 64-bit address space");
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("asyncjob supports x86_64 and aarch64 only: overflow reports read registers of these processors");
+
 mod bridge;
 pub mod docs;
 mod error;

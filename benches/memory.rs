@@ -33,7 +33,8 @@ use std::hint::black_box;
 use std::process::Command;
 use std::time::Instant;
 
-use asyncjob::{PoolConfig, SecretPolicy, StackSize, Step, WaitCtx, init_thread, pause_job, start_job};
+use asyncjob::stack::{SecretPolicy, StackSize};
+use asyncjob::{PoolConfig, Step, WaitCtx, init_thread, pause_job, start_job};
 
 const FRAMES: u32 = 8;
 /// Lines of 64 bytes that a round trip of ours touches on a job's stack: two of header and coroutine, two of frames. (Traced

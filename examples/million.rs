@@ -37,9 +37,8 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use asyncjob::{
-    Job, PoolConfig, StackSize, StartErrorKind, Step, WaitCtx, init_thread, install_overflow_handler, pause_job, stack,
-};
+use asyncjob::stack::{self, StackSize, install_overflow_handler};
+use asyncjob::{Job, PoolConfig, StartErrorKind, Step, WaitCtx, init_thread, pause_job};
 
 /// Round trips of each job in each order.
 const ROUNDS: usize = 2;

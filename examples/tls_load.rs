@@ -34,8 +34,9 @@ use std::time::{Duration, Instant};
 
 use asyncjob::io::Pausing;
 use asyncjob::scheduler::Scheduler;
+use asyncjob::stack::StackSize;
 use asyncjob::time::with_timeout;
-use asyncjob::{PoolConfig, StackSize, init_thread};
+use asyncjob::{PoolConfig, init_thread};
 use clap::Parser;
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};

@@ -40,7 +40,8 @@ use std::time::Duration;
 
 use asyncjob::io::Pausing;
 use asyncjob::scheduler::{Handle, Scheduler, ShutdownReport, Workers};
-use asyncjob::{PoolConfig, StackSize, init_thread};
+use asyncjob::stack::StackSize;
+use asyncjob::{PoolConfig, init_thread};
 use clap::{Parser, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};

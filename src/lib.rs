@@ -141,7 +141,6 @@ pub use job::{
 };
 pub use pool::{FreeJob, PoolConfig, PoolError, PoolStats, cleanup_thread, free_job, init_thread, pool_stats};
 pub use returned::Returned;
-pub use stack::{SecretPolicy, StackSize, StackStats, install_overflow_handler};
 pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, Wants, waker_fn};
 
 /// The README's program compiles and runs.

@@ -7,7 +7,8 @@ mod by_hand;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use asyncjob::{JobBuilder, PauseError, StackSize, Step, WaitCtx, block_pause, current_job_id, pause_job, start_job};
+use asyncjob::stack::StackSize;
+use asyncjob::{JobBuilder, PauseError, Step, WaitCtx, block_pause, current_job_id, pause_job, start_job};
 use by_hand::{finished, paused_with, run};
 
 thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });

@@ -13,7 +13,8 @@ use std::ffi::{c_int, c_void};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
-use asyncjob::{JobBuilder, PoolConfig, StackSize, Step, WaitCtx, init_thread, install_overflow_handler, pause_job};
+use asyncjob::stack::{StackSize, install_overflow_handler};
+use asyncjob::{JobBuilder, PoolConfig, Step, WaitCtx, init_thread, pause_job};
 
 /// What became of the child, and what it said.
 fn run(case: &str) -> (Output, String) {

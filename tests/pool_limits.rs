@@ -8,9 +8,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::thread;
 
+use asyncjob::stack::StackSize;
 use asyncjob::{
-    JobBuilder, PoolConfig, PoolError, StackSize, StartErrorKind, Step, WaitCtx, cleanup_thread, current_job,
-    init_thread, pause_job, pool_stats, start_job,
+    JobBuilder, PoolConfig, PoolError, StartErrorKind, Step, WaitCtx, cleanup_thread, current_job, init_thread,
+    pause_job, pool_stats, start_job,
 };
 use by_hand::{finished, paused};
 

@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use asyncjob::{Job, PoolConfig, SecretPolicy, StackSize, Step, WaitCtx, init_thread, pause_job};
+use asyncjob::stack::{SecretPolicy, StackSize};
+use asyncjob::{Job, PoolConfig, Step, WaitCtx, init_thread, pause_job};
 
 /// The secret, each byte inverted, so that what searches for it does not contain it.
 const INVERTED: [u8; 32] = *b"\x91\x03\x7f\xaa\x10\xfe\x5c\x22\x81\x39\xd7\x64\x0b\xc5\x9e\xf1\x13\x48\xe6\x2d\xb0\x77\xca\x5f\x08\xd2\x96\x31\xeb\x4c\xa7\x80";

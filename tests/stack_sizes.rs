@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use asyncjob::{StackSize, Step, WaitCtx, pause_job, start_job};
+use asyncjob::stack::StackSize;
+use asyncjob::{Step, WaitCtx, pause_job, start_job};
 
 #[test]
 fn a_panic_with_a_full_backtrace_fits_the_default_four_times() {

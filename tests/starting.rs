@@ -6,9 +6,9 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
+use asyncjob::stack::StackSize;
 use asyncjob::{
-    Job, JobBuilder, JobId, PauseError, StackSize, Step, WaitCtx, current_job, current_job_id, is_capable, pause_job,
-    start_job,
+    Job, JobBuilder, JobId, PauseError, Step, WaitCtx, current_job, current_job_id, is_capable, pause_job, start_job,
 };
 use by_hand::{Log, finished, in_use, paused, run};
 

@@ -36,7 +36,8 @@ use crate::stack::{SecretPolicy, Spec, Stack, StackSize, overflow};
 /// What [`init_thread`] sets up: how many jobs, on which stacks.
 ///
 /// ```
-/// use asyncjob::{PoolConfig, SecretPolicy, StackSize};
+/// use asyncjob::stack::{SecretPolicy, StackSize};
+/// use asyncjob::PoolConfig;
 /// let config = PoolConfig::new()
 ///     .limit(10_000)
 ///     .stack_size(StackSize::at_least(64 << 10))

@@ -57,7 +57,8 @@ impl std::error::Error for SetStackMemoryError {}
 ///
 /// # Errors
 ///
-/// [`SetStackMemoryError`] after a stack has been asked for, successfully or not (S68).
+/// [`SetStackMemoryError`] after a stack has been asked for, successfully or not
+/// ([S68](crate::docs::openssl_behaviour#s68)).
 ///
 /// # Safety
 ///

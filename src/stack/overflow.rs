@@ -39,7 +39,7 @@ use crate::sys::check;
 /// second call does nothing. Call the function once, before or after your threads are started.
 ///
 /// ```
-/// asyncjob::install_overflow_handler()?;
+/// asyncjob::stack::install_overflow_handler()?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///

@@ -3,7 +3,7 @@
 /// The size of a stack: a power of two from 16 KiB to 8 MiB.
 ///
 /// ```
-/// use asyncjob::StackSize;
+/// use asyncjob::stack::StackSize;
 /// assert_eq!(StackSize::at_least(100_000).bytes(), 128 << 10);
 /// assert_eq!(StackSize::at_least(1), StackSize::MIN);
 /// assert_eq!(StackSize::try_at_least(9 << 20), None);
@@ -68,7 +68,8 @@ impl Default for StackSize {
 /// option has a price, which `benches/memory.rs` measures. No option covers registers, or what a job copied elsewhere.
 ///
 /// ```
-/// use asyncjob::{PoolConfig, SecretPolicy, init_thread, start_job, Step, WaitCtx};
+/// use asyncjob::stack::SecretPolicy;
+/// use asyncjob::{PoolConfig, init_thread, start_job, Step, WaitCtx};
 /// init_thread(PoolConfig::new().secrets(SecretPolicy::new().scrub().dont_dump()))?;
 /// let step = start_job(&WaitCtx::new(), || std::hint::black_box([7u8; 32])[0]).map_err(|_| "no stack")?;
 /// assert!(matches!(step, Step::Finished(7)));   // and the 32 bytes are zero again

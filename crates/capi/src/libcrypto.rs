@@ -81,7 +81,7 @@ pub(crate) fn is_stopped() -> bool {
 fn first_use() -> bool {
     look_again(ptr::null());
     // A program may refuse signal handlers; then an overflow is an ordinary crash.
-    let _ = asyncjob::install_overflow_handler();
+    let _ = asyncjob::stack::install_overflow_handler();
     let _ = STATE.compare_exchange(UNUSED, READY, Ordering::Relaxed, Ordering::Relaxed);
     !is_stopped()
 }

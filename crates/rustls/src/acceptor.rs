@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use asyncjob::StackSize;
 use asyncjob::job_future::JobFuture;
+use asyncjob::stack::StackSize;
 use asyncjob_tokio::WorkersHandle;
 use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};

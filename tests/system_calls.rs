@@ -20,6 +20,7 @@ use std::thread;
 
 use asyncjob::scheduler::Scheduler;
 use asyncjob::{Status, Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
+use asyncjob_testing::tools::{STRACE, missing};
 
 /// How many jobs of a kind a turn runs at most, as documented at `Scheduler::turn`.
 const BATCH: usize = 64;
@@ -38,8 +39,8 @@ fn rounds() -> usize {
         .unwrap()
 }
 
-/// System calls by name, of one run of a workload; `None` without strace.
-fn trace(workload: &str, rounds: usize) -> Option<BTreeMap<String, usize>> {
+/// System calls by name, of one run of a workload.
+fn trace(workload: &str, rounds: usize) -> BTreeMap<String, usize> {
     let counts = env::temp_dir().join(format!("asyncjob-{workload}-{rounds}-{}", std::process::id()));
     let run = Command::new("strace")
         .args(["-f", "-c", "-o"])
@@ -47,14 +48,8 @@ fn trace(workload: &str, rounds: usize) -> Option<BTreeMap<String, usize>> {
         .arg(env::current_exe().unwrap())
         .args(["--exact", "--ignored", workload])
         .env(ROUNDS, rounds.to_string())
-        .output();
-    let run = match run {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            println!("skipped: strace is not installed (Debian: apt-get install strace)");
-            return None;
-        }
-        run => run.unwrap(),
-    };
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&run.stdout);
     assert!(
         run.status.success() && said.contains("1 passed"),
@@ -65,7 +60,7 @@ fn trace(workload: &str, rounds: usize) -> Option<BTreeMap<String, usize>> {
     std::fs::remove_file(&counts).unwrap();
     let calls = parse(&table);
     assert!(calls.contains_key("execve"), "not a table of strace: {table}");
-    Some(calls)
+    calls
 }
 
 /// Reads lines such as ` 12.50    0.000123           4        31         2 futex`.
@@ -79,13 +74,13 @@ fn parse(table: &str) -> BTreeMap<String, usize> {
 }
 
 /// What `MORE` rounds cost: the calls that are more than chance.
-fn cost(workload: &str) -> Option<BTreeMap<String, usize>> {
-    let (few, more) = (trace(workload, FEW)?, trace(workload, FEW + MORE)?);
+fn cost(workload: &str) -> BTreeMap<String, usize> {
+    let (few, more) = (trace(workload, FEW), trace(workload, FEW + MORE));
     let difference = more.into_iter().map(|(name, count)| {
         let before = few.get(&name).copied().unwrap_or_default();
         (name, count.saturating_sub(before))
     });
-    Some(difference.filter(|(_, count)| *count > CHANCE).collect())
+    difference.filter(|(_, count)| *count > CHANCE).collect()
 }
 
 /// Nothing but these, each at most so often.
@@ -102,9 +97,10 @@ fn expect_at_most(cost: BTreeMap<String, usize>, allowed: &[(&str, usize)]) {
 
 #[test]
 fn a_job_from_a_warm_pool_costs_none() {
-    let Some(cost) = cost("jobs_from_a_warm_pool") else {
+    if missing(&[STRACE]) {
         return;
-    };
+    }
+    let cost = cost("jobs_from_a_warm_pool");
     expect_at_most(cost, &[]);
 }
 
@@ -122,9 +118,10 @@ fn jobs_from_a_warm_pool() {
 
 #[test]
 fn a_callback_on_a_busy_scheduler_costs_none() {
-    let Some(cost) = cost("callbacks_on_a_busy_scheduler") else {
+    if missing(&[STRACE]) {
         return;
-    };
+    }
+    let cost = cost("callbacks_on_a_busy_scheduler");
     // Three resumes a round: the job that is woken, and twice the one that calls, whose second call finds the first latched.
     expect_at_most(cost, &[("epoll_wait", 3 * MORE / BATCH + 2 * CHANCE)]);
 }
@@ -162,9 +159,10 @@ fn callbacks_on_a_busy_scheduler() {
 
 #[test]
 fn a_callback_from_a_thread_to_a_busy_scheduler_rings_no_bell() {
-    let Some(cost) = cost("callbacks_from_a_thread") else {
+    if missing(&[STRACE]) {
         return;
-    };
+    }
+    let cost = cost("callbacks_from_a_thread");
     let bell = |name: &str| cost.get(name).copied().unwrap_or_default();
     assert_eq!((bell("write"), bell("read")), (0, 0), "{cost:?}");
 }
@@ -202,9 +200,10 @@ const TOGETHER: usize = 16;
 
 #[test]
 fn a_wait_on_a_stable_fd_costs_one_epoll_wait_for_all_and_no_epoll_ctl() {
-    let Some(cost) = cost("waits_on_stable_fds") else {
+    if missing(&[STRACE]) {
         return;
-    };
+    }
+    let cost = cost("waits_on_stable_fds");
     // The jobs' own reads and the feeder's writes; of waits, one that finds all ready and one that finds them drained.
     let own = MORE * TOGETHER;
     let waits = 2 * MORE + 2 * CHANCE;

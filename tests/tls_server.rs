@@ -12,9 +12,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use asyncjob_testing::tools::{CURL, OPENSSL, PRLIMIT, Tool, missing};
 use programs::program;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Pid, Signal, kill_process};
+
+/// The programs that the server's clients are.
+const CLIENTS: &[Tool] = &[CURL, OPENSSL];
 
 /// For waits that end as soon as what is waited for happens: how long until the test fails instead.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -57,7 +61,7 @@ impl Server {
 
     #[track_caller]
     fn curl(&self, args: &[&str], path: &str) -> String {
-        text(&self.curl_command(args, path).output().expect("curl is installed"))
+        text(&self.curl_command(args, path).output().expect("curl starts"))
     }
 
     /// The counters, over a connection of their own, which they include.
@@ -133,7 +137,7 @@ impl Client {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .expect("openssl is installed");
+            .expect("openssl starts");
         let to = child.stdin.take().unwrap();
         let from = BufReader::new(child.stdout.take().unwrap());
         Client { child, to, from }
@@ -211,6 +215,9 @@ fn is_long() -> bool {
 
 #[test]
 fn curl_is_served_whatever_the_key_the_mode_and_the_threads() {
+    if missing(CLIENTS) {
+        return;
+    }
     for (key, mode, threads) in [
         ("ecdsa", "offload", "1"),
         ("rsa", "offload", "1"),
@@ -250,6 +257,9 @@ fn curl_is_served_whatever_the_key_the_mode_and_the_threads() {
 
 #[test]
 fn openssl_is_served_in_both_versions_on_a_connection_that_stays() {
+    if missing(CLIENTS) {
+        return;
+    }
     let server = Server::start(&[]);
     for (version, name) in [("-tls1_2", "TLSv1_2"), ("-tls1_3", "TLSv1_3")] {
         let mut client = Client::connect(&server, &[version]);
@@ -266,6 +276,9 @@ fn openssl_is_served_in_both_versions_on_a_connection_that_stays() {
 
 #[test]
 fn many_clients_at_once_share_the_threads() {
+    if missing(CLIENTS) {
+        return;
+    }
     for threads in ["1", "3"] {
         let server = Server::start(&["--threads", threads, "--sign-latency", "5"]);
         let url = server.url("/");
@@ -286,6 +299,9 @@ fn many_clients_at_once_share_the_threads() {
 
 #[test]
 fn requests_that_are_no_good_are_answered_and_counted() {
+    if missing(CLIENTS) {
+        return;
+    }
     let server = Server::start(&[]);
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(10_000));
     let cases = [
@@ -316,6 +332,9 @@ fn requests_that_are_no_good_are_answered_and_counted() {
 
 #[test]
 fn garbage_fails_its_own_handshake_and_nothing_else() {
+    if missing(CLIENTS) {
+        return;
+    }
     let server = Server::start(&[]);
     let mut witness = Client::connect(&server, &[]);
     let noise: Vec<u8> = (0..=255).cycle().take(5000).collect();
@@ -336,6 +355,9 @@ fn garbage_fails_its_own_handshake_and_nothing_else() {
 
 #[test]
 fn resets_at_any_moment_end_their_own_connection_and_nothing_else() {
+    if missing(CLIENTS) {
+        return;
+    }
     let server = Server::start(&[]);
     let mut witness = Client::connect(&server, &[]);
     for sent in 0..40 {
@@ -359,6 +381,9 @@ fn resets_at_any_moment_end_their_own_connection_and_nothing_else() {
 
 #[test]
 fn who_stalls_is_dropped_when_the_handshake_takes_too_long() {
+    if missing(CLIENTS) {
+        return;
+    }
     let server = Server::start(&["--handshake-timeout", "0.3", "--idle-timeout", "60"]);
     let mut witness = Client::connect(&server, &[]);
     witness.get("/");
@@ -380,6 +405,9 @@ fn who_stalls_is_dropped_when_the_handshake_takes_too_long() {
 
 #[test]
 fn who_says_nothing_after_the_handshake_is_dropped_too() {
+    if missing(CLIENTS) {
+        return;
+    }
     let server = Server::start(&["--idle-timeout", "0.2"]);
     let mut silent = Client::connect(&server, &[]);
     silent.wait_for_close();
@@ -389,6 +417,9 @@ fn who_says_nothing_after_the_handshake_is_dropped_too() {
 
 #[test]
 fn a_signer_that_takes_too_long_fails_its_handshake_and_nothing_else() {
+    if missing(CLIENTS) {
+        return;
+    }
     let server = Server::start(&["--sign-latency", "1500", "--signers", "1", "--handshake-timeout", "0.2"]);
     let url = server.url("/");
     let late = Command::new("curl")
@@ -416,6 +447,9 @@ fn a_signer_that_takes_too_long_fails_its_handshake_and_nothing_else() {
 
 #[test]
 fn more_connections_than_jobs_wait_in_the_kernels_queue() {
+    if missing(CLIENTS) {
+        return;
+    }
     let server = Server::start(&["--max-jobs", "8"]);
     let mut witness = Client::connect(&server, &[]);
     witness.get("/");
@@ -435,6 +469,9 @@ fn more_connections_than_jobs_wait_in_the_kernels_queue() {
 
 #[test]
 fn without_fds_accepting_pauses_and_recovers() {
+    if missing(&[CURL, OPENSSL, PRLIMIT]) {
+        return;
+    }
     let mut limited = Command::new("prlimit");
     limited.arg("--nofile=40:40").arg(program("tls_server"));
     let server = Server::spawn(&mut limited);
@@ -464,6 +501,9 @@ fn without_fds_accepting_pauses_and_recovers() {
 
 #[test]
 fn a_flood_of_connections_leaves_no_memory_behind() {
+    if missing(CLIENTS) {
+        return;
+    }
     let rounds = if is_long() { 40 } else { 4 };
     let server = Server::start(&["--max-jobs", "200"]);
     let mut witness = Client::connect(&server, &[]);
@@ -499,6 +539,9 @@ fn a_flood_of_connections_leaves_no_memory_behind() {
 
 #[test]
 fn ctrl_c_lets_go_of_the_idle_finishes_the_busy_and_cuts_off_the_rest() {
+    if missing(CLIENTS) {
+        return;
+    }
     let server = Server::start(&["--sign-latency", "700", "--drain", "2", "--handshake-timeout", "60"]);
     let mut idle = Client::connect(&server, &[]);
     assert_eq!(idle.get("/").0, "HTTP/1.1 200 OK");
@@ -533,6 +576,9 @@ fn ctrl_c_lets_go_of_the_idle_finishes_the_busy_and_cuts_off_the_rest() {
 
 #[test]
 fn ctrl_c_drains_the_workers_too() {
+    if missing(CLIENTS) {
+        return;
+    }
     let server = Server::start(&["--threads", "3", "--drain", "5"]);
     let mut clients: Vec<Client> = (0..6).map(|_| Client::connect(&server, &[])).collect();
     clients
@@ -551,6 +597,9 @@ fn ctrl_c_drains_the_workers_too() {
 
 #[test]
 fn a_second_ctrl_c_does_not_wait_for_anybody() {
+    if missing(CLIENTS) {
+        return;
+    }
     let mut server = Server::start(&["--drain", "3600"]);
     let mut stalled = server.connect();
     stalled.write_all(&[0x16]).unwrap();

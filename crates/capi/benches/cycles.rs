@@ -18,11 +18,15 @@ use std::process::Command;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use asyncjob_testing::tools::{self, CC, OPENSSL_HEADERS, TASKSET, missing};
 use support::{OPENSSL, On, compile, printed};
 
 const ROUNDS: usize = 15;
 
 fn main() {
+    if missing(&[CC, OPENSSL_HEADERS, tools::OPENSSL, TASKSET]) {
+        return;
+    }
     let quick = env::args().any(|argument| argument == "--test"); // as `cargo test --benches` calls it
     let rounds = if quick { 1 } else { ROUNDS };
     let cycles = compile("benches/cycles.c", &[&["-O2"], OPENSSL].concat());

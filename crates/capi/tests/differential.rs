@@ -40,6 +40,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::ptr;
 
+use asyncjob_testing::tools::{LIBCRYPTO, missing};
 use libloading::Library;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -47,6 +48,9 @@ use proptest::test_runner::{Config, TestRunner};
 
 #[test]
 fn no_sequence_of_calls_tells_us_from_openssl() {
+    if missing(&[LIBCRYPTO]) {
+        return;
+    }
     let libcrypto = Path::new("libcrypto.so.3");
     let theirs = Api::open(libcrypto, libcrypto);
     let ours = Api::open(&support::shared_object(), libcrypto);

@@ -7,7 +7,8 @@ mod support;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 
-use support::{OPENSSL, On, compile, describe, is_installed, source};
+use asyncjob_testing::tools::missing;
+use support::{C_WITH_OPENSSL, OPENSSL, On, VALGRIND_WITH_OPENSSL, compile, describe, source};
 
 /// `overflow` dies on purpose and has a test of its own.
 fn programs() -> Vec<String> {
@@ -23,6 +24,9 @@ fn programs() -> Vec<String> {
 
 #[test]
 fn go_well_with_us_and_wrong_on_stock() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
     for name in programs() {
         let program = compile(&format!("tests/c/fixes/{name}"), OPENSSL);
         let ours = On::Ours.command(&program).output().unwrap();
@@ -37,7 +41,7 @@ fn go_well_with_us_and_wrong_on_stock() {
 
 #[test]
 fn touch_no_memory_that_is_not_theirs_and_leak_nothing() {
-    if !is_installed("valgrind") {
+    if missing(VALGRIND_WITH_OPENSSL) {
         return;
     }
     for name in programs() {
@@ -52,6 +56,9 @@ fn touch_no_memory_that_is_not_theirs_and_leak_nothing() {
 
 #[test]
 fn an_overflow_meets_a_guard_and_names_the_job() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
     let program = compile("tests/c/fixes/overflow.c", OPENSSL);
     let output = On::Ours.command(&program).output().unwrap();
     let ended_by = output.status.signal().or(output.status.code().map(|code| code - 128));

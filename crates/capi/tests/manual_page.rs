@@ -5,7 +5,8 @@ mod support;
 
 use std::process::Command;
 
-use support::{On, archive, compile, printed, shared_object, source};
+use asyncjob_testing::tools::{CC, PKG_CONFIG, missing};
+use support::{C_WITH_OPENSSL, On, archive, compile, printed, shared_object, source};
 
 const OUTPUT: &str = "\
 Starting...
@@ -19,6 +20,9 @@ Finishing
 
 #[test]
 fn on_our_library_alone() {
+    if missing(&[CC, PKG_CONFIG]) {
+        return;
+    }
     let program = compile("examples/manual_page.c", &flags());
     assert_eq!(printed(Command::new(&program)), OUTPUT);
 
@@ -33,6 +37,9 @@ fn on_our_library_alone() {
 
 #[test]
 fn on_stacks_of_its_own() {
+    if missing(&[CC, PKG_CONFIG]) {
+        return;
+    }
     let program = compile("tests/c/own_stacks.c", &flags());
     assert_eq!(printed(Command::new(&program)), "well\n");
 }
@@ -52,6 +59,9 @@ fn flags() -> Vec<&'static str> {
 
 #[test]
 fn linked_statically() {
+    if missing(&[CC]) {
+        return;
+    }
     let include = format!("-I{}", source("include").display());
     let archive = archive().display().to_string();
     let system = ["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl"]; // rustc --print native-static-libs
@@ -62,6 +72,9 @@ fn linked_statically() {
 
 #[test]
 fn on_stock_and_in_front_of_it() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
     let program = compile("tests/c/manual_page_openssl.c", support::OPENSSL);
     for on in [On::Stock, On::Ours] {
         assert_eq!(printed(on.command(&program)), OUTPUT, "{on:?}");

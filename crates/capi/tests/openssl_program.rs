@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use asyncjob_testing::tools::{OPENSSL, missing};
 use support::{On, describe, printed};
 
 /// A new, empty directory for one test.
@@ -49,6 +50,9 @@ fn assert_bound_to_us(log: &Path, at_least: &[&str]) {
 
 #[test]
 fn speed_with_async_jobs() {
+    if missing(&[OPENSSL]) {
+        return;
+    }
     let log = directory("speed");
     for jobs in ["1", "8", "64"] {
         let mut command = openssl(&log);
@@ -80,11 +84,17 @@ fn speed_with_async_jobs() {
 
 #[test]
 fn s_server_and_s_client_over_tls_1_2() {
+    if missing(&[OPENSSL]) {
+        return;
+    }
     four_megabytes_each_way("-tls1_2");
 }
 
 #[test]
 fn s_server_and_s_client_over_tls_1_3() {
+    if missing(&[OPENSSL]) {
+        return;
+    }
     four_megabytes_each_way("-tls1_3");
 }
 

@@ -4,7 +4,8 @@ mod support;
 
 use std::fs;
 
-use support::{OPENSSL, On, compile, describe, is_installed, printed, source};
+use asyncjob_testing::tools::missing;
+use support::{C_WITH_OPENSSL, OPENSSL, On, VALGRIND_WITH_OPENSSL, compile, describe, printed, source};
 
 fn programs() -> Vec<String> {
     let files = fs::read_dir(source("tests/c/same")).expect("the programs");
@@ -18,6 +19,9 @@ fn programs() -> Vec<String> {
 
 #[test]
 fn programs_print_what_they_print_on_stock() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
     for name in programs() {
         let program = compile(&format!("tests/c/same/{name}"), OPENSSL);
         let stock = printed(On::Stock.command(&program));
@@ -28,7 +32,7 @@ fn programs_print_what_they_print_on_stock() {
 
 #[test]
 fn and_do_nothing_that_valgrind_minds() {
-    if !is_installed("valgrind") {
+    if missing(VALGRIND_WITH_OPENSSL) {
         return;
     }
     // `lazy` and the library contexts leave things to the end of the process, on stock too: leaks are not looked at.
@@ -44,6 +48,9 @@ fn and_do_nothing_that_valgrind_minds() {
 
 #[test]
 fn a_libcrypto_that_no_name_reaches_is_found() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
     let module = compile("tests/c/module.c", &["-shared", "-fPIC", "-lcrypto"]);
     let program = compile("tests/c/loads_module.c", &["-ldl"]);
     let run = |on: On| {

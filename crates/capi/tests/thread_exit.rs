@@ -2,10 +2,14 @@
 
 mod support;
 
-use support::{OPENSSL, On, compile, describe, is_installed, printed};
+use asyncjob_testing::tools::missing;
+use support::{C_WITH_OPENSSL, OPENSSL, On, VALGRIND_WITH_OPENSSL, compile, describe, printed};
 
 #[test]
 fn two_thousand_threads_leave_nothing_behind() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
     let program = compile("tests/c/thread_churn.c", OPENSSL);
     let left: i64 = printed(On::Ours.command(&program)).trim().parse().unwrap();
     println!("{left} bytes a thread");
@@ -17,7 +21,7 @@ fn two_thousand_threads_leave_nothing_behind() {
 
 #[test]
 fn nothing_is_lost() {
-    if !is_installed("valgrind") {
+    if missing(VALGRIND_WITH_OPENSSL) {
         return;
     }
     let program = compile("tests/c/thread_churn.c", OPENSSL);

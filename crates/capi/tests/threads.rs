@@ -13,10 +13,14 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use support::{OPENSSL, On, compile, describe, is_installed, printed};
+use asyncjob_testing::tools::missing;
+use support::{C_WITH_OPENSSL, OPENSSL, On, VALGRIND_WITH_OPENSSL, compile, describe, printed};
 
 #[test]
 fn every_job_returns_its_own_result() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
     let program = compile("tests/c/threads.c", OPENSSL);
     let output = printed(On::Ours.command(&program));
     assert_eq!(
@@ -27,7 +31,7 @@ fn every_job_returns_its_own_result() {
 
 #[test]
 fn memcheck_has_nothing_to_say() {
-    if !is_installed("valgrind") {
+    if missing(VALGRIND_WITH_OPENSSL) {
         return;
     }
     let program = compile("tests/c/threads.c", OPENSSL);
@@ -39,6 +43,9 @@ fn memcheck_has_nothing_to_say() {
 #[test]
 #[ignore = "builds the library once more, with an option that a stable compiler refuses unless RUSTC_BOOTSTRAP is set"]
 fn thread_sanitizer_sees_no_race_and_would() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
     let directory = build_sanitized();
     let (search, find) = (format!("-L{directory}"), format!("-Wl,-rpath,{directory}"));
     let ours = ["-fsanitize=thread", "-rdynamic", &search, "-lasyncjob", &find];

@@ -2,10 +2,14 @@
 
 mod support;
 
-use support::{OPENSSL, On, compile, printed};
+use asyncjob_testing::tools::missing;
+use support::{C_WITH_OPENSSL, OPENSSL, On, compile, printed};
 
 #[test]
 fn handshakes_that_pause_see_no_difference() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
     let program = compile("tests/c/tls_pause.c", OPENSSL);
     let transcript = |on: On| {
         let mut command = on.command(&program);

@@ -5,6 +5,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+#[cfg(feature = "pkcs11")]
+use asyncjob_testing::tools::SOFTHSM;
+use asyncjob_testing::tools::{SSH_AGENT, missing};
+
 /// Beside this test: cargo builds the examples with it.
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this test");
@@ -37,6 +41,9 @@ fn serves(name: &str, arguments: &[&str]) -> String {
 
 #[test]
 fn a_server_with_its_key_in_an_agent_needs_no_thread_for_it() {
+    if missing(&[SSH_AGENT]) {
+        return;
+    }
     for driver in ["tokio", "scheduler"] {
         for key in ["ecdsa", "ed25519"] {
             let said = serves("tls_agent", &["--driver", driver, "--key", key]);
@@ -48,6 +55,9 @@ fn a_server_with_its_key_in_an_agent_needs_no_thread_for_it() {
 #[cfg(feature = "pkcs11")]
 #[test]
 fn a_server_with_its_key_in_a_token_serves_in_every_mode() {
+    if missing(&[SOFTHSM]) {
+        return;
+    }
     for mode in ["inline", "spawn_blocking", "block_in_place", "job"] {
         serves("tls_hsm", &["--mode", mode]);
     }

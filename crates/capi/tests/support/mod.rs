@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, OnceLock};
 
+use asyncjob_testing::tools::{CC, OPENSSL_HEADERS, Tool, VALGRIND};
+
 /// The shared object.
 pub(crate) fn shared_object() -> PathBuf {
     built("libasyncjob.so")
@@ -49,14 +51,11 @@ pub(crate) fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Whether a program is installed that a check can do without.
-pub(crate) fn is_installed(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        eprintln!("{program} is not installed: this check is left out");
-    }
-    found
-}
+/// What the C programs need that use OpenSSL: a compiler, its headers, and what they link with.
+pub(crate) const C_WITH_OPENSSL: &[Tool] = &[CC, OPENSSL_HEADERS];
+
+/// The same and Valgrind.
+pub(crate) const VALGRIND_WITH_OPENSSL: &[Tool] = &[CC, OPENSSL_HEADERS, VALGRIND];
 
 /// A C program, compiled with warnings as errors: once, as another test may be running it.
 pub(crate) fn compile(path: &str, arguments: &[&str]) -> PathBuf {
@@ -83,7 +82,7 @@ fn call_cc(path: &str, arguments: &[&str]) -> PathBuf {
         .arg(&program)
         .args(arguments)
         .output()
-        .expect("cc is installed");
+        .expect("cc starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     program
 }

@@ -57,12 +57,12 @@ pub(crate) enum Mode {
     Offload,
 }
 
-/// Which kind of key the server makes itself.
+/// Which kind of key the server has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KeyKind {
-    /// P-256.
+    /// P-256, made at each start.
     Ecdsa,
-    /// RSA-2048.
+    /// RSA-2048, a demonstration key that is part of the program.
     Rsa,
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct Options {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
-    /// The key, made at each start.
+    /// The kind of key.
     #[arg(long, value_enum, default_value = "ecdsa")]
     key: KeyKind,
     /// Where signatures are made.

@@ -1,10 +1,9 @@
-//! The key and the certificate that the server makes itself, for `localhost`.
+//! The key of the server, and the certificate for `localhost` that the server makes of it.
 
 use std::error::Error;
 
-use getrandom::SysRng;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
-use rsa::pkcs8::EncodePrivateKey;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::KeyKind;
@@ -29,10 +28,8 @@ impl Identity {
     }
 }
 
-/// ring signs with RSA keys and makes none.
+/// The provider, ring, signs with RSA keys and makes none. So this one lies beside the program, for everybody to see.
 fn rsa_2048() -> Result<KeyPair, Box<dyn Error>> {
-    let key = rsa::PrivateKey::new(&mut SysRng, 2048)?;
-    let der = key.to_pkcs8_der()?;
-    let der = PrivatePkcs8KeyDer::from(der.as_bytes());
+    let der = PrivatePkcs8KeyDer::from_pem_slice(include_bytes!("demonstration-key.pem"))?;
     Ok(KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_RSA_SHA256)?)
 }

@@ -23,7 +23,7 @@ mod tls_server;
 use std::cell::{Cell, RefCell};
 use std::env;
 use std::error::Error;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
@@ -39,7 +39,6 @@ use asyncjob::time::with_timeout;
 use asyncjob::{PoolConfig, init_thread};
 use clap::Parser;
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -177,7 +176,7 @@ fn measure(options: &Options, target: &Target) -> Result<Row, Box<dyn Error>> {
     }
     scheduler.run()?;
     let seconds = load.begin.elapsed().as_secs_f64();
-    load.progress.finish_and_clear();
+    load.clear();
     let unrelated = probe.finish()?;
     let load = Rc::into_inner(load).ok_or("a job is left")?;
     Ok(Row {
@@ -195,6 +194,7 @@ fn measure(options: &Options, target: &Target) -> Result<Row, Box<dyn Error>> {
 struct Load {
     address: SocketAddr,
     client: Arc<ClientConfig>,
+    handshakes: u64,
     to_begin: Cell<u64>,
     done: Cell<u64>,
     failed: Cell<u64>,
@@ -202,19 +202,19 @@ struct Load {
     latency: RefCell<Histogram<u64>>,
     begin: Instant,
     limit: Duration,
-    progress: ProgressBar,
-    is_shown: Cell<bool>,
+    /// When the line of progress was last written.
+    shown: Cell<Option<Instant>>,
 }
+
+/// How often the line of progress is written, and how long a run takes that has none.
+const BETWEEN_LINES: Duration = Duration::from_secs(1);
 
 impl Load {
     fn new(options: &Options, address: SocketAddr, client: Arc<ClientConfig>) -> Result<Self, Box<dyn Error>> {
-        let progress = ProgressBar::with_draw_target(Some(options.handshakes), ProgressDrawTarget::hidden());
-        progress.set_style(ProgressStyle::with_template(
-            "{bar:40} {pos}/{len} handshakes, {per_sec}, {eta} left",
-        )?);
         Ok(Load {
             address,
             client,
+            handshakes: options.handshakes,
             to_begin: Cell::new(options.handshakes),
             done: Cell::new(0),
             failed: Cell::new(0),
@@ -222,8 +222,7 @@ impl Load {
             latency: RefCell::new(new_histogram()?),
             begin: Instant::now(),
             limit: Duration::from_secs_f64(options.limit),
-            progress,
-            is_shown: Cell::new(false),
+            shown: Cell::new(None),
         })
     }
 
@@ -262,13 +261,25 @@ impl Load {
         Ok(took)
     }
 
-    /// A bar, on a run that takes longer than two seconds.
+    /// A line on a terminal, on a run that takes its time.
     fn show(&self) {
-        if !self.is_shown.get() && self.begin.elapsed() > Duration::from_secs(2) {
-            self.progress.set_draw_target(ProgressDrawTarget::stderr());
-            self.is_shown.set(true);
+        let last = self.shown.get().unwrap_or(self.begin);
+        if last.elapsed() < BETWEEN_LINES || !io::stderr().is_terminal() {
+            return;
         }
-        self.progress.set_position(self.done.get() + self.failed.get());
+        self.shown.set(Some(Instant::now()));
+        let ended = self.done.get() + self.failed.get();
+        let a_second = ended as f64 / self.begin.elapsed().as_secs_f64();
+        eprint!(
+            "\r{ended} of {} handshakes, {a_second:.0} a second{:10}",
+            self.handshakes, ""
+        );
+    }
+
+    fn clear(&self) {
+        if self.shown.get().is_some() {
+            eprint!("\r{:60}\r", "");
+        }
     }
 }
 
@@ -380,6 +391,8 @@ fn client_config() -> Result<ClientConfig, rustls::Error> {
     Ok(config)
 }
 
+/// `crates/rustls/examples/support/visitors.rs` has one like it, for TLS 1.3 alone. They are two, because they belong to two
+/// packages: a published package has no files outside its directory, and a reader copies an example as it is.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -65,7 +65,8 @@ impl Default for StackSize {
 /// What is done so that a job's data does not stay in memory after the job has ended.
 ///
 /// By default nothing is done: the next job gets a stack as the last job left it, and a core dump contains it. Each
-/// option has a price, which `benches/memory.rs` measures. No option covers registers, or what a job copied elsewhere.
+/// option has a price, which the part `options` of `crates/bench` measures. No option covers registers, or what a job
+/// copied elsewhere.
 ///
 /// ```
 /// use asyncjob::stack::SecretPolicy;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::measure::Candidate;
-use crate::parts;
+use crate::parts::{self, memory};
 use crate::peer::{Absent, Crowd, Peer, crowd};
 use crate::peers::bare::Bare;
 use crate::peers::generator::Gen;
@@ -26,23 +26,43 @@ pub(crate) fn count_words(part: &str, name: &str, n: u64) -> Vec<String> {
 
 /// Runs a crowd of jobs in a process of its own. The peer is one of [`crowd_peers`].
 pub(crate) fn run_crowd(peer: &str, live: usize, sweeps: u64) -> Result<Crowd, Absent> {
+    let [start, round_trip, end, resident] = numbers(&["crowd", peer, &live.to_string(), &sweeps.to_string()])?;
+    Ok(Crowd {
+        start,
+        round_trip,
+        end,
+        resident,
+    })
+}
+
+/// The numbers that this program prints when it is called with `--child` and these words.
+pub(crate) fn numbers<const N: usize>(words: &[&str]) -> Result<[f64; N], Absent> {
     let exe = std::env::current_exe().map_err(|e| Absent::new(e.to_string()))?;
-    let words = ["--child", "crowd", peer, &live.to_string(), &sweeps.to_string()];
     let mut command = Command::new(exe);
-    command.args(words).env("RUST_BACKTRACE", "0"); // a backtrace needs memory, which is what ends there
+    command.arg("--child").args(words);
+    command.env("RUST_BACKTRACE", "0"); // a backtrace needs memory, which is what ends there
     let output = within(CROWD_TIME, command).map_err(|e| Absent::new(e.to_string()))?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_string();
     let numbers: Vec<f64> = said.split(' ').filter_map(|word| word.parse().ok()).collect();
-    match (output.status.success(), &numbers[..]) {
-        (true, &[start, round_trip, end, resident]) => Ok(Crowd {
-            start,
-            round_trip,
-            end,
-            resident,
-        }),
-        (true, _) => Err(Absent(said)),
+    match (output.status.success(), <[f64; N]>::try_from(numbers)) {
+        (true, Ok(numbers)) => Ok(numbers),
+        (true, Err(_)) => Err(Absent(said)),
         (false, _) => Err(Absent::new(last_words(&output))),
     }
+}
+
+/// The first size that each peer could not hold, and why.
+pub(crate) fn refusals(
+    peers: &[String],
+    sizes: &[usize],
+    why_not: impl Fn(String, usize) -> Option<Absent>,
+) -> Vec<(String, Absent)> {
+    let first = |peer: &String| {
+        let refused = |live: &usize| Some((*live, why_not(peer.clone(), *live)?));
+        let (live, why) = sizes.iter().find_map(refused)?;
+        Some((format!("{peer}, {live} live jobs and more"), why))
+    };
+    peers.iter().filter_map(first).collect()
 }
 
 /// A crowd that takes longer hangs.
@@ -82,6 +102,10 @@ pub(crate) fn run(setup: &Setup, words: &[String]) {
             Ok(c) => println!("{} {} {} {}", c.start, c.round_trip, c.end, c.resident),
             Err(why) => println!("{why}"),
         },
+        ["memory", peer, live, sweeps] => match memory::measure(setup, peer, number(live) as usize, number(sweeps)) {
+            Ok([round_trip, resident]) => println!("{round_trip} {resident}"),
+            Err(why) => println!("{why}"),
+        },
         _ => panic!("`--child` is for this program's own use, not with {words:?}"),
     }
 }
@@ -117,15 +141,7 @@ fn measure_crowd(setup: &Setup, name: &str, live: usize, sweeps: u64) -> Result<
         "corosensei" => fresh(&mut Bare::default(), live, sweeps),
         "asyncjob" => fresh(&mut Ours::<Inlined>::default(), live, sweeps),
         "generator" => fresh(&mut Gen::default(), live, sweeps),
-        _ => {
-            let found = setup
-                .c_libraries()
-                .into_iter()
-                .flatten()
-                .find(|found| found.name == name);
-            let found = found.ok_or_else(|| Absent::new(format!("no peer is called {name}")))?;
-            fresh(&mut Async::new(&found)?, live, sweeps)
-        }
+        _ => fresh(&mut Async::new(&setup.c_library(name)?)?, live, sweeps),
     }
 }
 

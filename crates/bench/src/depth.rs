@@ -48,6 +48,16 @@ pub(crate) fn pause_often<const FRAMES: u32>(pauses: u64, mut pause: impl FnMut(
     }
 }
 
+/// Goes down `FRAMES` frames once, and pauses there for ever: what it touches on its stack is the same at each pause.
+#[inline(always)]
+pub(crate) fn pause_for_ever<const FRAMES: u32>(mut pause: impl FnMut()) {
+    descend::<FRAMES, _>(&mut || {
+        loop {
+            pause();
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::mem::MaybeUninit;
 
+use crate::peer::Absent;
+
 /// The processors of a run.
 #[derive(Clone, Copy)]
 pub(crate) struct Cores {
@@ -108,10 +110,25 @@ fn memory() -> String {
 }
 
 /// Bytes that the kernel believes it could give out without swapping.
-pub(crate) fn available_memory() -> u64 {
+fn available_memory() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = field(&text, "MemAvailable").and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
+}
+
+/// Whether so many times `each` bytes are in this machine's memory, with a fifth of what is free to spare.
+pub(crate) fn has_room_for(live: usize, each: f64) -> Result<(), Absent> {
+    let needed = (each * live as f64) as u64;
+    let free = available_memory() / 10 * 8;
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    match needed > free {
+        true => Err(Absent(format!(
+            "needs {:.0} GiB of RAM, {:.0} are free",
+            gib(needed),
+            gib(free)
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn mitigation(name: &str) -> String {

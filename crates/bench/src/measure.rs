@@ -95,7 +95,8 @@ fn calibrate(run: &mut Run, batch: Duration) -> u64 {
     }
 }
 
-fn summarise(own: &[f64], floor: &[f64]) -> Summary {
+/// What the times of one candidate say, beside those of the floor in the same rounds.
+pub(crate) fn summarise(own: &[f64], floor: &[f64]) -> Summary {
     let ratios: Vec<f64> = own.iter().zip(floor).map(|(own, floor)| own / floor).collect();
     Summary {
         median: quantile(own, 0.5),

@@ -61,6 +61,14 @@ impl Setup {
             Err(why) => vec![ours, Err(("libcrypto", why.clone()))],
         }
     }
+
+    /// The one of them that is called so.
+    pub(crate) fn c_library(&self, name: &str) -> Result<Found, Absent> {
+        let mut found = self.c_libraries().into_iter().flatten();
+        found
+            .find(|found| found.name == name)
+            .ok_or_else(|| Absent::new(format!("no peer is called {name}")))
+    }
 }
 
 /// Candidates that are measured against each other. The first one is their floor.

@@ -2,6 +2,8 @@
 
 pub(crate) mod counts;
 pub(crate) mod life;
+pub(crate) mod memory;
+pub(crate) mod options;
 pub(crate) mod scale;
 pub(crate) mod switch;
 pub(crate) mod wake;

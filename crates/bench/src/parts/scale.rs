@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::child::{crowd_peers, run_crowd};
-use crate::machine::available_memory;
+use crate::child::{crowd_peers, refusals, run_crowd};
+use crate::machine::has_room_for;
 use crate::measure::quantile;
 use crate::peer::{Absent, Crowd};
 use crate::progress::Progress;
@@ -60,18 +60,10 @@ pub(crate) fn run(setup: &Setup) -> Section {
             table("start", "The start of one of n jobs", "ns", |c| c.start),
             table("end", "The end of one of n jobs", "ns", |c| c.end),
         ],
-        skipped: refusals(&peers, sizes, &results),
+        skipped: refusals(&peers, sizes, |peer, live| {
+            results[&(peer, live)].as_ref().err().cloned()
+        }),
     }
-}
-
-/// The first size that each peer could not hold, and why.
-fn refusals(peers: &[String], sizes: &[usize], results: &Results) -> Vec<(String, Absent)> {
-    let first = |peer: &String| {
-        let refused = |live: &usize| results[&(peer.clone(), *live)].clone().err().map(|why| (*live, why));
-        let (live, why) = sizes.iter().find_map(refused)?;
-        Some((format!("{peer}, {live} live jobs and more"), why))
-    };
-    peers.iter().filter_map(first).collect()
 }
 
 /// A crowd of a million takes half a minute.
@@ -119,22 +111,8 @@ fn too_much(peer: &str, live: usize, before: &Results) -> Option<Absent> {
     let largest = sizes.max()?;
     match &before[&(peer.to_string(), largest)] {
         Err(why) => Some(why.clone()),
-        Ok(crowd) if live < 10_000 || largest < 1000 => {
-            let _ = crowd; // one job's memory is lost in the noise
-            None
-        }
-        Ok(crowd) => {
-            let needed = (crowd.resident * live as f64) as u64;
-            let free = available_memory() / 10 * 8;
-            let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-            (needed > free).then(|| {
-                Absent(format!(
-                    "needs {:.0} GiB of RAM, {:.0} are free",
-                    gib(needed),
-                    gib(free)
-                ))
-            })
-        }
+        Ok(_) if live < 10_000 || largest < 1000 => None, // one job's memory is lost in the noise
+        Ok(crowd) => has_room_for(live, crowd.resident).err(),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::depth::pause_often;
 use crate::measure::Candidate;
 use crate::peer::{Absent, Peer};
 
-/// Bytes of each stack: what our jobs get by default.
+/// Bytes of each stack. More than is ever touched here, so that it makes no difference.
 pub(crate) const STACK: usize = 64 * 1024;
 
 /// corosensei, and the stacks that it is not using.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use libloading::Library;
 
-use crate::depth::pause_often;
+use crate::depth::{pause_for_ever, pause_often};
 use crate::peer::{Absent, Peer};
 
 type Start = unsafe extern "C" fn(*mut *mut c_void, *mut c_void, *mut c_int, Body, *mut c_void, usize) -> c_int;
@@ -21,12 +21,16 @@ pub(crate) struct Async {
     start: Start,
     pause: unsafe extern "C" fn() -> c_int,
     free_ctx: unsafe extern "C" fn(*mut c_void),
+    new_ctx: unsafe extern "C" fn() -> *mut c_void,
     ctx: *mut c_void,
     _library: Rc<Library>,
 }
 
 /// A paused job, by its C handle.
 pub(crate) struct Handle(*mut c_void);
+
+/// A job that pauses for ever, by its C handle, and its wait ctx. Neither is freed.
+pub(crate) struct Endless(*mut c_void, *mut c_void);
 
 /// What a job is given: copied by `ASYNC_start_job`.
 #[repr(C)]
@@ -129,6 +133,7 @@ impl Async {
             start: symbol(library, c"ASYNC_start_job")?,
             pause: symbol(library, c"ASYNC_pause_job")?,
             free_ctx: symbol(library, c"ASYNC_WAIT_CTX_free")?,
+            new_ctx,
             // SAFETY: it takes nothing and may be called on any thread.
             ctx: unsafe { new_ctx() },
             _library: Rc::clone(library),
@@ -138,10 +143,37 @@ impl Async {
     /// Starts (`job` null) or resumes a job, and says what `ASYNC_start_job` said.
     #[inline(always)]
     fn run(&self, job: &mut *mut c_void, body: Body, args: *mut c_void, size: usize) -> c_int {
+        self.run_with(self.ctx, job, body, args, size)
+    }
+
+    /// The same with another wait ctx of this library.
+    #[inline(always)]
+    fn run_with(&self, ctx: *mut c_void, job: &mut *mut c_void, body: Body, args: *mut c_void, size: usize) -> c_int {
         let mut ret = 0;
-        // SAFETY: the ctx is live, `job` is null or a handle that this thread got and that has not finished, and `args` points
-        // to `size` bytes.
-        unsafe { (self.start)(job, self.ctx, &mut ret, body, args, size) }
+        // SAFETY: the ctx is live, `job` is null or a handle that this thread got and that has not finished, and `args`
+        // points to `size` bytes.
+        unsafe { (self.start)(job, ctx, &mut ret, body, args, size) }
+    }
+
+    /// Starts a job that pauses for ever, `FRAMES` frames deep, with a wait ctx of its own.
+    pub(crate) fn start_endless<const FRAMES: u32>(&self) -> Result<Endless, Absent> {
+        let mut args = Args {
+            pauses: u64::MAX,
+            pause: self.pause,
+        };
+        // SAFETY: it takes nothing and may be called on any thread.
+        let mut job = Endless(ptr::null_mut(), unsafe { (self.new_ctx)() });
+        let (args, size) = ((&raw mut args).cast(), size_of::<Args>());
+        match self.run_with(job.1, &mut job.0, endless::<FRAMES>, args, size) {
+            PAUSE => Ok(job),
+            other => Err(Absent::new(format!("ASYNC_start_job said {other}"))),
+        }
+    }
+
+    /// Resumes it until its next pause.
+    #[inline(always)]
+    pub(crate) fn resume_endless(&self, job: &mut Endless) {
+        self.run_with(job.1, &mut job.0, nothing, ptr::null_mut(), 0);
     }
 }
 
@@ -179,6 +211,16 @@ impl Peer for Async {
 }
 
 unsafe extern "C" fn nothing(_: *mut c_void) -> c_int {
+    1
+}
+
+unsafe extern "C" fn endless<const FRAMES: u32>(args: *mut c_void) -> c_int {
+    // SAFETY: `start_endless` passed an `Args`, copied for this job.
+    let Args { pause, .. } = unsafe { ptr::read(args.cast()) };
+    pause_for_ever::<FRAMES>(|| {
+        // SAFETY: it may be called in any job.
+        unsafe { pause() };
+    });
     1
 }
 

@@ -1,0 +1,348 @@
+//! What caches, address translation and page tables make of many live jobs.
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::Instant;
+
+use asyncjob::stack::StackSize;
+use asyncjob::{Job, PoolConfig, Step, WaitCtx, init_thread, pause_job, start_job};
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+
+use crate::child;
+use crate::depth::pause_for_ever;
+use crate::machine::has_room_for;
+use crate::measure::{quantile, summarise};
+use crate::peer::Absent;
+use crate::peers::libcrypto::Async;
+use crate::peers::pages::Pages;
+use crate::progress::Progress;
+use crate::report::{Cell, Chart, Row, Section, Table};
+use crate::setup::Setup;
+
+const TEXT: &str = "\
+So many jobs live at once, as under *Scale*, and what that leaves out: they are resumed in an order without a pattern, the
+same for all; each pauses 8 frames deep, on a stack of 16 KiB (libcrypto: 32 KiB), with a wait ctx of its own; and their
+memory includes page tables. Ratios are to libcrypto.
+
+*asyncjob, prefetched*: each job is prefetched 4 round trips ahead (`Job::prefetch`), as a queue of ready jobs allows.
+*asyncjob, one ctx*: one wait ctx for all. *memory, 4 KiB pages* is the control, without any job: a write to each of the
+lines that a round trip touches, in pages 32 KiB apart. *2 MiB pages*: the same lines without gaps and in huge pages; the
+difference is address translation. *same lines*: the lines are the same ones in each page; the difference is what
+staggered stacks save.";
+
+/// How many frames deep each job pauses.
+const FRAMES: u32 = 8;
+/// Bytes of a stack, and of the guard below ours.
+const STACK: usize = 16 << 10;
+/// How many round trips ahead a job is prefetched.
+const AHEAD: usize = 4;
+
+/// The peers without jobs come last.
+const CONTROLS: [&str; 3] = ["memory, 4 KiB pages", "memory, 2 MiB pages", "memory, same lines"];
+
+/// What each of some live jobs cost.
+#[derive(Clone, Copy)]
+struct Numbers {
+    /// Nanoseconds of a round trip in random order.
+    round_trip: f64,
+    /// Bytes of memory with page tables.
+    resident: f64,
+}
+
+/// Of each peer at each size: one for each round, or why not.
+type Results = HashMap<(String, usize), Result<Vec<Numbers>, Absent>>;
+
+/// Measures every peer, at every size.
+pub(crate) fn run(setup: &Setup) -> Section {
+    let peers = peers(setup);
+    let sizes: &[usize] = setup.length.pick(
+        &[1, 1000],
+        &[1, 100, 10_000, 100_000],
+        &[1, 10, 100, 1000, 10_000, 100_000, 1_000_000],
+    );
+    let rounds = setup.length.pick(1, 1, 3);
+    let resumes = setup.length.pick(10_000, 1_000_000, 2_000_000);
+    let progress = Progress::new("memory", (sizes.len() * rounds * peers.len()) as u64);
+    let mut results = Results::new();
+    for (at, &live) in sizes.iter().enumerate() {
+        let before = at.checked_sub(1).map(|at| sizes[at]);
+        for peer in &peers {
+            let result = before.map_or(Ok(Vec::new()), |before| fits(&results[&(peer.clone(), before)], live));
+            results.insert((peer.clone(), live), result);
+        }
+        for round in 0..rounds {
+            for turn in 0..peers.len() {
+                let peer = &peers[(turn + round) % peers.len()];
+                progress.tick(peer);
+                measure_once(peer, live, resumes, &mut results);
+            }
+        }
+    }
+    let jobs: Vec<String> = peers.iter().filter(|peer| !is_control(peer)).cloned().collect();
+    let many: Vec<usize> = sizes.iter().copied().filter(|&live| live >= 1000).collect();
+    Section {
+        name: "memory",
+        title: "Memory: live jobs in random order",
+        text: TEXT,
+        tables: vec![
+            table(
+                "random",
+                "A round trip of one of n live jobs, in random order",
+                "ns",
+                &peers,
+                sizes,
+                |peer, live| round_trip(peer, live, &results),
+            ),
+            table(
+                "with-page-tables",
+                "Memory of one of n live jobs, with page tables",
+                "bytes",
+                &jobs,
+                &many,
+                |peer, live| resident(peer, live, &results),
+            ),
+        ],
+        skipped: child::refusals(&peers, sizes, |peer, live| {
+            results[&(peer, live)].as_ref().err().cloned()
+        }),
+    }
+}
+
+fn is_control(peer: &str) -> bool {
+    CONTROLS.contains(&peer)
+}
+
+/// The peers in the order of their columns.
+fn peers(setup: &Setup) -> Vec<String> {
+    let ours = ["asyncjob", "asyncjob, prefetched", "asyncjob, one ctx", "corosensei"];
+    let libraries = setup.c_libraries().into_iter().flatten().map(|found| found.name);
+    let names = ours.map(String::from).into_iter().chain(libraries);
+    let mut names: Vec<String> = names.filter(|name| setup.wants(name)).collect();
+    names.extend(CONTROLS.map(String::from));
+    names
+}
+
+/// Nothing measured yet at this size; or why it cannot be, judged by the size before.
+fn fits(before: &Result<Vec<Numbers>, Absent>, live: usize) -> Result<Vec<Numbers>, Absent> {
+    let numbers = before.as_ref().map_err(Absent::clone)?;
+    let each = numbers.first().map_or(0.0, |numbers| numbers.resident);
+    if live > 10_000 {
+        has_room_for(live, each)?; // the memory of a few jobs is lost in the noise
+    }
+    Ok(Vec::new())
+}
+
+/// One more round of a peer, unless it has failed.
+fn measure_once(peer: &str, live: usize, resumes: usize, results: &mut Results) {
+    let result = results.get_mut(&(peer.to_string(), live)).expect("made for every peer");
+    if let Ok(rounds) = result {
+        let sweeps = (resumes / live).max(2);
+        match child::numbers(&["memory", peer, &live.to_string(), &sweeps.to_string()]) {
+            Ok([round_trip, resident]) => rounds.push(Numbers { round_trip, resident }),
+            Err(why) => *result = Err(why),
+        }
+    }
+}
+
+fn table(
+    name: &'static str,
+    title: &str,
+    unit: &'static str,
+    peers: &[String],
+    sizes: &[usize],
+    cell: impl Fn(&str, usize) -> Cell,
+) -> Table {
+    let row = |&live: &usize| Row {
+        name: live.to_string(),
+        cells: peers.iter().map(|peer| cell(peer, live)).collect(),
+    };
+    Table {
+        name,
+        title: title.into(),
+        unit,
+        columns: peers.to_vec(),
+        rows: sizes.iter().map(row).collect(),
+        chart: Chart::Lines,
+    }
+}
+
+/// The median, with the ratio to the first libcrypto, round by round, if there is one.
+fn round_trip(peer: &str, live: usize, results: &Results) -> Cell {
+    let of = |peer: &str| -> Option<Vec<f64>> {
+        let rounds = results[&(peer.to_owned(), live)].as_ref().ok()?;
+        Some(rounds.iter().map(|numbers| numbers.round_trip).collect())
+    };
+    let theirs = results
+        .keys()
+        .map(|(peer, _)| peer)
+        .filter(|peer| peer.starts_with("libcrypto"))
+        .min();
+    match (of(peer), theirs.and_then(|peer| of(peer))) {
+        (Some(own), Some(theirs)) if own.len() == theirs.len() => Cell::Rounds(summarise(&own, &theirs)),
+        (Some(own), _) => Cell::Number(quantile(&own, 0.5)),
+        (None, _) => Cell::Text("none".into()),
+    }
+}
+
+fn resident(peer: &str, live: usize, results: &Results) -> Cell {
+    match &results[&(peer.to_owned(), live)] {
+        Ok(rounds) => {
+            let bytes: Vec<f64> = rounds.iter().map(|numbers| numbers.resident).collect();
+            Cell::Number(quantile(&bytes, 0.5))
+        }
+        Err(_) => Cell::Text("none".into()),
+    }
+}
+
+/// In a process of its own: starts so many jobs of a peer and visits them. A round trip, and the memory of one.
+pub(crate) fn measure(setup: &Setup, peer: &str, live: usize, sweeps: u64) -> Result<[f64; 2], Absent> {
+    let own_ctx = |_| start_ours(&WaitCtx::new());
+    match peer {
+        "asyncjob" => {
+            small_stacks()?;
+            visit(live, sweeps, own_ctx, resume_ours, |_| ())
+        }
+        "asyncjob, prefetched" => {
+            small_stacks()?;
+            let prefetch = |job: &Ours| job.iter().for_each(Job::prefetch);
+            visit(live, sweeps, own_ctx, resume_ours, prefetch)
+        }
+        "asyncjob, one ctx" => {
+            small_stacks()?;
+            let ctx = WaitCtx::new();
+            visit(live, sweeps, |_| start_ours(&ctx), resume_ours, |_| ())
+        }
+        "corosensei" => visit(live, sweeps, |_| start_bare(), resume_bare, |_| ()),
+        "memory, 4 KiB pages" => visit_pages(live, sweeps, Pages::small(live)?),
+        "memory, 2 MiB pages" => visit_pages(live, sweeps, Pages::huge(live)?),
+        "memory, same lines" => visit_pages(live, sweeps, Pages::same_lines(live)?),
+        _ => {
+            let library = Async::new(&setup.c_library(peer)?)?;
+            let start = |_| library.start_endless::<FRAMES>();
+            visit(live, sweeps, start, |job| library.resume_endless(job), |_| ())
+        }
+    }
+}
+
+fn small_stacks() -> Result<(), Absent> {
+    let config = PoolConfig::new().stack_size(StackSize::MIN).guard(STACK);
+    init_thread(config).map_err(|error| Absent::new(error.to_string()))
+}
+
+type Ours = Option<Job<()>>;
+
+fn start_ours(ctx: &WaitCtx) -> Result<Ours, Absent> {
+    let body = || {
+        pause_for_ever::<FRAMES>(|| {
+            let _ = pause_job(); // nobody cancels here
+        });
+    };
+    match start_job(ctx, body) {
+        Ok(Step::Paused(job)) => Ok(Some(job)),
+        Ok(Step::Finished(())) => Err(Absent::new("a job that pauses for ever has finished")),
+        Err(refused) => Err(Absent::new(refused.to_string())),
+    }
+}
+
+#[inline(always)]
+fn resume_ours(job: &mut Ours) {
+    let Some(Step::Paused(again)) = job.take().map(Job::resume) else {
+        panic!("a job that pauses for ever has finished")
+    };
+    *job = Some(again);
+}
+
+type Bare = Coroutine<(), (), (), DefaultStack>;
+
+fn start_bare() -> Result<Bare, Absent> {
+    let stack = DefaultStack::new(STACK).map_err(|error| Absent::new(format!("no stack: {error}")))?;
+    let body = |yielder: &Yielder<(), ()>, ()| pause_for_ever::<FRAMES>(|| yielder.suspend(()));
+    let mut job = Coroutine::with_stack(stack, body);
+    job.resume(());
+    Ok(job)
+}
+
+#[inline(always)]
+fn resume_bare(job: &mut Bare) {
+    assert!(matches!(job.resume(()), CoroutineResult::Yield(())));
+}
+
+fn visit_pages(live: usize, sweeps: u64, pages: Pages) -> Result<[f64; 2], Absent> {
+    visit(live, sweeps, |at| Ok(pages.lines(at)), |lines| lines.touch(), |_| ())
+}
+
+/// Starts so many, and resumes them again and again in an order without a pattern. `ahead` is told of each some round trips
+/// before its own. They do not end: the process does.
+fn visit<J>(
+    live: usize,
+    sweeps: u64,
+    start: impl Fn(usize) -> Result<J, Absent>,
+    resume: impl Fn(&mut J),
+    ahead: impl Fn(&J),
+) -> Result<[f64; 2], Absent> {
+    let order = shuffled(live);
+    let mut jobs: Vec<J> = Vec::with_capacity(live);
+    let before = resident_with_page_tables();
+    for at in 0..live {
+        jobs.push(start(at).map_err(|why| Absent(format!("at {at} live jobs: {why}")))?);
+    }
+    let gained = resident_with_page_tables().saturating_sub(before + live * size_of::<J>());
+    let mut best = f64::MAX;
+    // The first time fills caches as far as they go.
+    for _ in 0..3 {
+        let clock = Instant::now();
+        for _ in 0..sweeps {
+            for (at, &index) in order.iter().enumerate() {
+                if let Some(&next) = order.get(at + AHEAD) {
+                    ahead(&jobs[next as usize]);
+                }
+                resume(&mut jobs[index as usize]);
+            }
+        }
+        let resumes = sweeps as f64 * live as f64;
+        best = best.min(clock.elapsed().as_nanos() as f64 / resumes);
+    }
+    std::mem::forget(jobs);
+    Ok([best, gained as f64 / live as f64])
+}
+
+/// 0 to `n - 1` in an order without a pattern, the same in each run (Fisher and Yates; xorshift).
+fn shuffled(n: usize) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..n as u32).collect();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for last in (1..n).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        order.swap(last, (state % (last as u64 + 1)) as usize);
+    }
+    order
+}
+
+/// Bytes of memory that this process has in RAM, and its page tables.
+fn resident_with_page_tables() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = |key| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
+        number.unwrap_or(0)
+    };
+    (kib("VmRSS:") + kib("VmPTE:")) << 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_job_is_visited_once_in_each_sweep() {
+        let mut order = shuffled(1000);
+        assert!(
+            order.windows(2).filter(|pair| pair[0] + 1 == pair[1]).count() < 10,
+            "it has a pattern"
+        );
+        order.sort_unstable();
+        assert_eq!(order, (0..1000).collect::<Vec<u32>>());
+    }
+}

@@ -13,6 +13,7 @@ use std::ffi::{c_int, c_void};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
+use asyncjob::scheduler::Scheduler;
 use asyncjob::stack::{StackSize, install_overflow_handler};
 use asyncjob::{JobBuilder, PoolConfig, Step, WaitCtx, init_thread, pause_job};
 
@@ -88,6 +89,19 @@ fn without_the_call_no_signal_is_touched() {
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{stderr}");
 }
 
+/// A scheduler installs the handler, unless its builder says no.
+#[test]
+fn a_scheduler_asks_its_builder() {
+    let (_, stderr) = run("scheduler");
+    assert!(stderr.contains("asyncjob: job"), "{stderr}");
+    let (output, stderr) = run("scheduler without a handler");
+    assert!(
+        stderr.contains("the scheduler runs") && !stderr.contains("asyncjob:"),
+        "{stderr}"
+    );
+    assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{stderr}");
+}
+
 #[test]
 fn another_fault_goes_to_the_handler_that_was_there_before() {
     let (output, stderr) = run("previous handler");
@@ -144,6 +158,14 @@ fn child() {
             eprintln!("no handler of ours");
             forget_handlers();
             overflow(|| recurse(1));
+        }
+        "scheduler" | "scheduler without a handler" => {
+            forget_handlers();
+            let builder = Scheduler::builder().overflow_handler(case == "scheduler");
+            let scheduler = builder.build().unwrap();
+            eprintln!("the scheduler runs");
+            scheduler.spawn(|| recurse(1)).unwrap().detach();
+            scheduler.run().unwrap();
         }
         "previous handler" => {
             install_previous();

@@ -2,14 +2,17 @@
 //! is free, a job that has started stays where it is.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
+use std::task::Context;
 use std::thread::{self, ThreadId};
 
+use asyncjob::pool::{self, PoolConfig};
 use asyncjob::scheduler::{JoinError, Scheduler, Workers};
 use asyncjob::waiting::await_or_block;
-use asyncjob::{JobBuilder, SpawnErrorKind, Status, current_job, pause_job};
+use asyncjob::{JobBuilder, SpawnErrorKind, Status, block_pause, current_job, pause_job, waker_fn};
 
 /// Four jobs that can only end together, on four workers: each worker runs one.
 #[test]
@@ -182,4 +185,131 @@ fn no_threads_are_no_workers() {
     let error = Workers::new(0).err().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
     assert_eq!(error.to_string(), "workers need at least one thread");
+}
+
+/// A call on every worker from inside a job of theirs waits by pausing the job, so that its own worker can make the call.
+#[test]
+fn broadcast_inside_a_job() {
+    let workers = Arc::new(Workers::new(2).unwrap());
+    let jobs: Vec<_> = (0..8)
+        .map(|_| {
+            let inside = Arc::clone(&workers);
+            let job = workers
+                .handle()
+                .spawn(move || inside.broadcast(|_| thread::current().id()).unwrap());
+            job.unwrap()
+        })
+        .collect();
+    for job in jobs {
+        let threads: HashSet<_> = job.join().unwrap().into_iter().collect();
+        assert_eq!(threads.len(), 2);
+    }
+}
+
+/// Two jobs that cannot pause could wait for each other's workers for ever: refused, with a sentence.
+#[test]
+fn broadcast_where_a_job_cannot_pause() {
+    let workers = Arc::new(Workers::new(1).unwrap());
+    let inside = Arc::clone(&workers);
+    let job = workers.handle().spawn(move || {
+        let _lock_is_held = block_pause();
+        inside.broadcast(|_| ()).is_ok()
+    });
+    let error = job.unwrap().join().unwrap_err();
+    assert!(
+        error.to_string().contains("drop the block_pause guard first"),
+        "{error}"
+    );
+}
+
+/// The last handle to the workers is dropped in one of their own jobs: the others are joined, this thread ends by itself.
+#[test]
+fn dropped_inside_a_job() {
+    for threads in [1, 3] {
+        let workers = Arc::new(Workers::new(threads).unwrap());
+        let handle = workers.handle();
+        let (release, released) = mpsc::channel::<()>();
+        let inside = Arc::clone(&workers);
+        let (sender, ended) = mpsc::channel();
+        let job = handle.spawn(move || {
+            released.recv().unwrap_err(); // ours is gone
+            drop(inside);
+            sender.send(thread::current().id()).unwrap();
+        });
+        drop(workers);
+        drop(release);
+        ended.recv().unwrap();
+        job.unwrap().join().unwrap();
+        while handle.spawn(|| ()).is_ok() {
+            thread::yield_now();
+        }
+    }
+}
+
+/// Each thread gets the pool that was asked for; one that cannot be set up is an error.
+#[test]
+fn pools_are_configured() {
+    let pool = PoolConfig::new().limit(3).precreate(2);
+    let workers = Workers::builder()
+        .threads(2)
+        .pool(pool)
+        .thread_name("tls")
+        .build()
+        .unwrap();
+    let seen = workers.broadcast(|_| (pool::pool_stats(), thread::current().name().map(str::to_owned)));
+    for (at, (stats, name)) in seen.unwrap().into_iter().enumerate() {
+        assert_eq!((stats.idle, stats.limit), (2, Some(3)));
+        assert_eq!(name, Some(format!("tls-{at}")));
+    }
+    let impossible = PoolConfig::new().limit(1).precreate(2);
+    let error = Workers::builder().threads(2).pool(impossible).build().err().unwrap();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("raise the limit"), "{error}");
+}
+
+/// Those who wait for capacity are woken one for each job that ends, in their order, and a wait that is given up passes its
+/// wake on. A future that is polled again and again is still one that waits.
+#[test]
+fn capacity_is_first_come_first_served() {
+    let scheduler = Scheduler::builder().max_jobs(1).build().unwrap();
+    let handle = scheduler.handle();
+    let wakes: Vec<_> = (0..3).map(|_| Arc::new(AtomicU32::new(0))).collect();
+    let wakers: Vec<_> = wakes
+        .iter()
+        .map(|wakes| {
+            let wakes = Arc::clone(wakes);
+            waker_fn(move || {
+                wakes.fetch_add(1, Ordering::Relaxed);
+            })
+        })
+        .collect();
+    let counts = || {
+        wakes
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .collect::<Vec<_>>()
+    };
+    let first = scheduler.spawn(|| ()).unwrap();
+    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(handle.capacity())).collect();
+    for (future, waker) in waiting.iter_mut().zip(&wakers) {
+        for _ in 0..1000 {
+            assert!(future.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+        }
+    }
+    scheduler.run_until(first).unwrap();
+    assert_eq!(counts(), [1, 0, 0]);
+    drop(waiting.remove(0));
+    assert_eq!(counts(), [1, 1, 0], "the first gave up");
+    let mut second = waiting.remove(0);
+    assert!(second.as_mut().poll(&mut Context::from_waker(&wakers[1])).is_ready());
+    let next = scheduler.spawn(|| ()).unwrap();
+    assert!(
+        waiting[0]
+            .as_mut()
+            .poll(&mut Context::from_waker(&wakers[2]))
+            .is_pending()
+    );
+    drop(second);
+    scheduler.run_until(next).unwrap();
+    assert_eq!(counts(), [1, 1, 1]);
 }

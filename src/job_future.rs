@@ -11,7 +11,7 @@
 //!
 //! The waker of a task is good for the poll that it came with. The next poll may come from another task (a `select`, a set of
 //! futures) with another waker. Code in a job may be in the middle of a poll of its own for many polls of the task, so it
-//! never sees the task's waker. It sees a [`ForwardingWaker`]: one waker for the life of the job, which wakes the task that
+//! never sees the task's waker. It sees the forwarder: one waker for the life of the job, which wakes the task that
 //! polled the job last. Nothing of a poll is kept across a pause.
 //!
 //! # When a poll resumes the job

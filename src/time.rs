@@ -47,7 +47,7 @@ pub fn sleep_until(end: Instant) -> Result<(), Interrupted> {
     sleep_until_end(Some(end))
 }
 
-/// Lets every other job that is ready run first. Outside a job it is [`thread::yield_now`].
+/// Lets every other job that is ready run first. Outside a job it is [`std::thread::yield_now`].
 ///
 /// # Errors
 ///

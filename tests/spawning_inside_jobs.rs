@@ -91,7 +91,7 @@ fn what_is_not_send_stays_on_the_thread() {
         let inside = Rc::clone(&shared);
         let part: JoinHandle<Rc<i32>> = JobBuilder::new()
             .name("part")
-            .spawn_on(&scheduler::current().unwrap(), move || inside)
+            .spawn_on(scheduler::current().unwrap(), move || inside)
             .unwrap();
         *part.join().unwrap() + *shared + 2
     });

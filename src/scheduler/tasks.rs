@@ -256,7 +256,7 @@ impl Core {
             self.sync_fds(id);
         }
         let watched = self.watch(id);
-        let Some(task) = self.task(id) else { return None };
+        let task = self.task(id)?;
         let deadline = task.ctx.deadline();
         match (Wants::of(status, watched == Watched::Fds, deadline), deadline) {
             (Wants::Again, _) => self.resume_after_others(id),

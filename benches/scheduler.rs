@@ -5,8 +5,8 @@
 //!   cargo bench --bench scheduler -- --test  # each once
 //! ```
 //!
-//! The floor of a spawn is a bare job, started and ended. `cargo run --release -p asyncjob-bench -- --part wake` measures
-//! wakes in every way, beside tokio and the kernel.
+//! The floor of a spawn is a bare job, started and ended. `cargo run --release -p asyncjob-bench -- --part wake`
+//! measures wakes in every way, beside tokio and the kernel.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -5,7 +5,8 @@
 //!   cargo bench --bench switch -- --test  # each once
 //! ```
 //!
-//! Read ratios, not nanoseconds. `cargo run --release -p asyncjob-bench` interleaves the same candidates with every peer.
+//! Read ratios, not nanoseconds. `cargo run --release -p asyncjob-bench` interleaves the same candidates with every
+//! peer.
 
 use std::hint::black_box;
 

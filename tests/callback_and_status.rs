@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use asyncjob::{Status, WaitCtx, pause_job, waker_fn};
+use asyncjob_testing::Watchdog;
 use by_hand::{finished, paused_with};
 
 fn counting() -> (Arc<AtomicU32>, std::task::Waker) {
@@ -51,6 +52,7 @@ fn only_the_engine_calls_it() {
 /// S64: it may be called before the pause, by any thread, any number of times, and after the job has ended.
 #[test]
 fn it_may_be_called_at_any_time() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let (calls, waker) = counting();
     ctx.set_callback(Some(waker));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::Scheduler;
 use asyncjob::{Status, WaitKey, current_job, pause_job};
+use asyncjob_testing::Watchdog;
 
 /// Waits for the fd, or for the deadline if there is one; whether the fd is readable.
 #[allow(unsafe_code, reason = "std has no poll")]
@@ -41,6 +42,7 @@ fn host(scheduler: &Scheduler) -> usize {
 
 #[test]
 fn woken_by_an_fd() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (reader, mut writer) = pipe().unwrap();
     let job = scheduler.spawn(move || {
@@ -61,6 +63,7 @@ fn woken_by_an_fd() {
 
 #[test]
 fn woken_by_a_callback() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| {
         let ctx = current_job().unwrap().wait_ctx().clone();
@@ -79,6 +82,7 @@ fn woken_by_a_callback() {
 
 #[test]
 fn woken_by_a_deadline() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| {
         let ctx = current_job().unwrap().wait_ctx().clone();
@@ -97,6 +101,7 @@ fn woken_by_a_deadline() {
 
 #[test]
 fn woken_by_a_job_from_a_thread() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let handle = scheduler.handle();
     let keep = scheduler.spawn(|| {
@@ -117,6 +122,7 @@ fn woken_by_a_job_from_a_thread() {
 /// Spawned by the host itself, between its turns: the fd is readable, so that a host that polls next hears of it.
 #[test]
 fn woken_by_the_host_itself() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     assert_eq!(scheduler.turn(Some(Duration::ZERO)).unwrap().ready, 0);
     let job = scheduler.spawn(|| 6).unwrap();
@@ -128,6 +134,7 @@ fn woken_by_the_host_itself() {
 /// With nothing to do the fd is not readable, before and after work, and with a ready fd that no job wants.
 #[test]
 fn silent_with_nothing_to_do() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let now = Some(Instant::now());
     scheduler.turn(Some(Duration::ZERO)).unwrap();
@@ -149,6 +156,7 @@ fn silent_with_nothing_to_do() {
 /// Two schedulers in one host, on one thread.
 #[test]
 fn two_schedulers_in_one_host() {
+    let _watchdog = Watchdog::new();
     let (a, b) = (Scheduler::new().unwrap(), Scheduler::new().unwrap());
     let (reader, mut writer) = pipe().unwrap();
     let reads = a.spawn(move || {

@@ -12,6 +12,7 @@ use asyncjob::{
     Interrupted, JobBuilder, PauseError, SpawnErrorKind, StartErrorKind, Step, WaitCtx, current_job, pause_job,
     start_job,
 };
+use asyncjob_testing::Watchdog;
 
 type Anything = Box<dyn Error + Send + Sync>;
 
@@ -64,6 +65,7 @@ fn a_refused_spawn_composes() {
 /// Builder and closure come back from each way to start a job, and the same call succeeds when there is room.
 #[test]
 fn nothing_is_lost_on_an_error() {
+    let _watchdog = Watchdog::new();
     let named = || JobBuilder::new().name("signer");
     let name = || current_job().unwrap().name().map(str::to_owned);
     let expected = Some("signer".to_owned());
@@ -94,6 +96,7 @@ fn nothing_is_lost_on_an_error() {
 /// An error that is sent to another thread leaves its closure behind.
 #[test]
 fn an_error_may_travel_without_its_closure() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::builder().max_jobs(0).build().unwrap();
     let value = Rc::new(7);
     let inside = Rc::clone(&value);
@@ -106,6 +109,7 @@ fn an_error_may_travel_without_its_closure() {
 
 #[test]
 fn a_panic_is_an_error_that_composes() {
+    let _watchdog = Watchdog::new();
     fn join(scheduler: &Scheduler) -> Result<(), Anything> {
         let job = scheduler.spawn(|| -> () { std::panic::resume_unwind(Box::new("broken".to_owned())) })?;
         Ok(scheduler.run_until(job)?)

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::{self, JoinHandle, Scheduler};
 use asyncjob::{Status, WaitKey, current_job, pause_job};
+use asyncjob_testing::Watchdog;
 
 /// How many jobs of a kind a turn runs at most, as documented at `Scheduler::turn`.
 const BATCH: usize = 64;
@@ -38,6 +39,7 @@ fn greed_until<T>(scheduler: &Scheduler, count: &Cell<usize>, job: JoinHandle<T>
 /// As many greedy jobs as it takes to fill more than a batch, beside one of each kind of wait.
 #[test]
 fn two_hundred_greedy_jobs_starve_nobody() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let all: Vec<_> = (0..200).map(|_| greedy(&scheduler)).collect();
     let resumes = || all.iter().map(|(count, _)| count.get()).collect::<Vec<_>>();
@@ -96,6 +98,7 @@ fn two_hundred_greedy_jobs_starve_nobody() {
 /// A ready fd is seen within a batch of resumes.
 #[test]
 fn an_fd_is_seen_within_a_batch() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (count, _job) = greedy(&scheduler);
     let (reader, mut writer) = pipe().unwrap();
@@ -117,6 +120,7 @@ fn an_fd_is_seen_within_a_batch() {
 /// A callback is seen by the next turn, and so within one round of the ready jobs.
 #[test]
 fn a_callback_is_seen_in_the_next_turn() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (count, _job) = greedy(&scheduler);
     let waker = Rc::new(Cell::new(None));
@@ -141,6 +145,7 @@ fn a_callback_is_seen_in_the_next_turn() {
 /// A job that spawns others without end does not keep the others from running.
 #[test]
 fn a_spawner_starves_nobody() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let stop = Rc::new(Cell::new(false));
     fn spawn_again(stop: Rc<Cell<bool>>) {
@@ -165,6 +170,7 @@ fn a_spawner_starves_nobody() {
 /// A turn does a bounded amount of work, however much there is.
 #[test]
 fn a_turn_is_bounded() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let all: Vec<_> = (0..10 * BATCH).map(|_| greedy(&scheduler)).collect();
     for _ in 0..30 {

@@ -12,6 +12,7 @@ use asyncjob::scheduler::{self, JoinError, Scheduler, Workers};
 use asyncjob::time::{with_timeout, yield_now};
 use asyncjob::waiting::await_future;
 use asyncjob::{PauseError, Status, block_pause, current_job, pause_job};
+use asyncjob_testing::Watchdog;
 
 /// Waits for a callback that never comes, and says how its wait ended.
 fn wait_for_ever() -> PauseError {
@@ -25,6 +26,7 @@ fn wait_for_ever() -> PauseError {
 
 #[test]
 fn a_dropped_handle_cancels_a_paused_job() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ended = Rc::new(Cell::new(None));
     let inside = Rc::clone(&ended);
@@ -37,6 +39,7 @@ fn a_dropped_handle_cancels_a_paused_job() {
 
 #[test]
 fn a_dropped_handle_cancels_a_job_that_has_not_started() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ran = Rc::new(Cell::new(false));
     let inside = Rc::clone(&ran);
@@ -48,6 +51,7 @@ fn a_dropped_handle_cancels_a_job_that_has_not_started() {
 
 #[test]
 fn a_detached_job_goes_on() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ran = Rc::new(Cell::new(false));
     let inside = Rc::clone(&ran);
@@ -63,6 +67,7 @@ fn a_detached_job_goes_on() {
 
 #[test]
 fn a_handle_of_a_job_that_has_ended_is_dropped_without_a_word() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| 1).unwrap();
     scheduler.run().unwrap();
@@ -74,6 +79,7 @@ fn a_handle_of_a_job_that_has_ended_is_dropped_without_a_word() {
 /// A join that is cut short drops its handle, and with it cancels the job that it waited for.
 #[test]
 fn a_join_that_times_out_cancels_what_it_waited_for() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| {
         let slow = scheduler::spawn(wait_for_ever).unwrap();
@@ -88,6 +94,7 @@ fn a_join_that_times_out_cancels_what_it_waited_for() {
 /// Awaited by reference the handle stays, and so does the job.
 #[test]
 fn a_wait_by_reference_keeps_the_job() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (sender, go) = mpsc::channel::<()>();
     let job = scheduler.spawn(move || {
@@ -109,6 +116,7 @@ fn a_wait_by_reference_keeps_the_job() {
 /// A join that would block the only thread that can run the job is refused, with a sentence.
 #[test]
 fn a_join_that_could_never_end_is_refused() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let first = scheduler.spawn(|| yield_now().is_ok()).unwrap();
     let second = scheduler.spawn(move || {
@@ -125,6 +133,7 @@ fn a_join_that_could_never_end_is_refused() {
 /// The same on a worker, once the job has started on the thread of the job that waits.
 #[test]
 fn a_join_on_a_workers_own_thread_is_refused() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(1).unwrap();
     let handle = workers.handle();
     let job = workers.handle().spawn(move || {
@@ -143,6 +152,7 @@ fn a_join_on_a_workers_own_thread_is_refused() {
 /// From a thread that may block, the same wait is fine.
 #[test]
 fn a_thread_may_block_in_join() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| 3).unwrap();
     let joiner = thread::spawn(move || job.join().unwrap());

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use asyncjob::io::Pausing;
 use asyncjob::time::with_deadline;
 use asyncjob::{Cancelled, Interest, Job, Step, WaitCtx, WaitFd, WaitKey, block_pause, start_job};
+use asyncjob_testing::Watchdog;
 use drivers::{Drivers, EVERY, Rule};
 
 fn pair() -> (Pausing<UnixStream>, Pausing<UnixStream>) {
@@ -429,6 +430,7 @@ fn an_entry_of_an_engine_counts_beside_the_socket() {
 
 #[test]
 fn outside_a_job_it_blocks() {
+    let _watchdog = Watchdog::new();
     let (mut here, mut there) = pair();
     let peer = thread::spawn(move || {
         there.write_all(&vec![5; 1 << 20]).unwrap();
@@ -444,6 +446,7 @@ fn outside_a_job_it_blocks() {
 
 #[test]
 fn where_a_job_may_not_pause_it_blocks() {
+    let _watchdog = Watchdog::new();
     let (mut here, mut there) = pair();
     let peer = thread::spawn(move || {
         there.read_exact(&mut [0]).unwrap();

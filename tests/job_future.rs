@@ -18,6 +18,7 @@ use asyncjob::{
     JobBuilder, PoolConfig, Status, WaitKey, block_pause, current_job, free_job, in_job, init_thread, pause_job,
     pool_stats,
 };
+use asyncjob_testing::Watchdog;
 
 /// Counts how often a task was woken.
 #[derive(Default)]
@@ -278,6 +279,7 @@ fn a_cancelled_job_that_pauses_for_ever_is_given_up() {
 
 #[test]
 fn a_waker_called_from_another_thread_resumes_the_job() {
+    let _watchdog = Watchdog::new();
     let (task, mailbox) = (Task::new(), Mailbox::default());
     let mut job = pin!({
         let mailbox = mailbox.clone();
@@ -563,6 +565,7 @@ fn whoever_is_called_and_finds_the_job_taken_stays_first_in_line() {
 
 #[test]
 fn without_a_job_await_future_fails_with_a_sentence_and_await_or_block_blocks() {
+    let _watchdog = Watchdog::new();
     let error = await_future(async { 1 }).unwrap_err();
     assert!(
         matches!(error, AwaitError::NotInJob) && error.to_string().contains("await_or_block"),

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use asyncjob::{Status, WaitCtx, WaitKey, block_pause, current_job_id, pause_job, start_job};
+use asyncjob_testing::Watchdog;
 use by_hand::{add_number, finished, number, paused_with, still_paused};
 
 #[derive(PartialEq)]
@@ -71,6 +72,7 @@ fn sleeps(thread: i32, done: &AtomicBool) -> bool {
 
 #[test]
 fn jobs_run_while_another_thread_holds_the_lock() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     add_number(&ctx, number(WaitKey::unique(), 3), ());
     let job = paused_with(&ctx, || {

@@ -14,6 +14,7 @@ use std::time::Instant;
 use asyncjob::offload::{Offload, OffloadError, State, TryRunError};
 use asyncjob::time::{with_deadline, yield_now};
 use asyncjob::{Job, Status, Step, WaitCtx, block_pause, start_job, waker_fn};
+use asyncjob_testing::Watchdog;
 use drivers::{Drivers, EVERY};
 
 /// A pool of one thread, which is busy until the gate is opened.
@@ -87,6 +88,7 @@ fn panic_text(error: OffloadError) -> &'static str {
 
 #[test]
 fn it_runs_elsewhere_while_jobs_go_on_here_under_every_driver() {
+    let _watchdog = Watchdog::new();
     for rule in EVERY {
         let pool = Offload::new(2).unwrap();
         let mut driver = Drivers::new(rule);
@@ -116,6 +118,7 @@ fn it_runs_elsewhere_while_jobs_go_on_here_under_every_driver() {
 
 #[test]
 fn a_thousand_jobs_share_three_threads_under_every_driver() {
+    let _watchdog = Watchdog::new();
     for rule in EVERY {
         let pool = Offload::builder().threads(3).queue(5).build(|| Ok(())).unwrap();
         let mut driver = Drivers::new(rule);
@@ -138,6 +141,7 @@ fn a_thousand_jobs_share_three_threads_under_every_driver() {
 
 #[test]
 fn completion_is_by_the_drivers_callback_if_there_is_one() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(1);
     let calls = Arc::new(AtomicUsize::new(0));
     let (ctx, counter) = (WaitCtx::new(), Arc::clone(&calls));
@@ -155,6 +159,7 @@ fn completion_is_by_the_drivers_callback_if_there_is_one() {
 
 #[test]
 fn each_thread_makes_its_state_once_and_keeps_it() {
+    let _watchdog = Watchdog::new();
     struct Session(ThreadId, u32);
     let made = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&made);
@@ -183,6 +188,7 @@ fn each_thread_makes_its_state_once_and_keeps_it() {
 
 #[test]
 fn a_state_is_made_again_after_it_is_discarded_or_a_closure_panics() {
+    let _watchdog = Watchdog::new();
     let made = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&made);
     let builder = Offload::builder().threads(1);
@@ -204,6 +210,7 @@ fn a_state_is_made_again_after_it_is_discarded_or_a_closure_panics() {
 
 #[test]
 fn a_state_that_cannot_be_made_fails_that_closure_only() {
+    let _watchdog = Watchdog::new();
     let plugged_in = Arc::new(AtomicBool::new(false));
     let token = Arc::clone(&plugged_in);
     let pool = Offload::builder().threads(1).build(move || match token.load(SeqCst) {
@@ -224,6 +231,7 @@ fn a_state_that_cannot_be_made_fails_that_closure_only() {
 
 #[test]
 fn ten_thousand_panics_cost_no_thread() {
+    let _watchdog = Watchdog::new();
     struct Quiet;
     let pool = Offload::new(2).unwrap();
     let hook = std::panic::take_hook();
@@ -246,6 +254,7 @@ fn ten_thousand_panics_cost_no_thread() {
 
 #[test]
 fn a_panic_of_a_value_that_is_dropped_late_costs_no_thread() {
+    let _watchdog = Watchdog::new();
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -275,6 +284,7 @@ fn a_panic_of_a_value_that_is_dropped_late_costs_no_thread() {
 
 #[test]
 fn try_run_gives_the_closure_back_when_the_queue_is_full() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(2);
     let ctx = WaitCtx::new();
     let waiting: Vec<_> = (0..2)
@@ -303,6 +313,7 @@ fn try_run_gives_the_closure_back_when_the_queue_is_full() {
 
 #[test]
 fn jobs_wait_for_room_in_turn_and_nobody_overtakes() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(1);
     let order = Arc::new(Mutex::new(Vec::new()));
     let jobs: Vec<_> = (0..4)
@@ -325,6 +336,7 @@ fn jobs_wait_for_room_in_turn_and_nobody_overtakes() {
 
 #[test]
 fn a_cancelled_job_takes_its_closure_out_of_the_queue() {
+    let _watchdog = Watchdog::new();
     struct Owned(Arc<AtomicUsize>);
     impl Drop for Owned {
         fn drop(&mut self) {
@@ -369,6 +381,7 @@ fn a_cancelled_job_takes_its_closure_out_of_the_queue() {
 
 #[test]
 fn a_place_that_was_given_to_a_job_that_goes_is_given_on() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(1);
     let spawn = |n| {
         let pool = busy.pool.clone();
@@ -384,6 +397,7 @@ fn a_place_that_was_given_to_a_job_that_goes_is_given_on() {
 
 #[test]
 fn a_job_that_is_cancelled_takes_nothing_from_a_closure_that_runs() {
+    let _watchdog = Watchdog::new();
     let (gate, opened) = channel::<()>();
     let (tell, told) = channel();
     let (begin, has_begun) = channel();
@@ -407,6 +421,7 @@ fn a_job_that_is_cancelled_takes_nothing_from_a_closure_that_runs() {
 
 #[test]
 fn shutdown_finishes_what_runs_and_refuses_the_rest() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(1);
     let spawn = || {
         let pool = busy.pool.clone();
@@ -436,6 +451,7 @@ fn shutdown_finishes_what_runs_and_refuses_the_rest() {
 
 #[test]
 fn a_closure_may_shut_its_own_pool_down() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::new(2).unwrap();
     let clone = pool.clone();
     as_job(move || pool.run(move |_| clone.shutdown())).unwrap();
@@ -443,6 +459,7 @@ fn a_closure_may_shut_its_own_pool_down() {
 
 #[test]
 fn the_last_handle_ends_the_threads_and_their_states() {
+    let _watchdog = Watchdog::new();
     struct Session(Sender<()>);
     impl Drop for Session {
         fn drop(&mut self) {
@@ -463,6 +480,7 @@ fn the_last_handle_ends_the_threads_and_their_states() {
 
 #[test]
 fn outside_a_job_it_runs_inline_on_a_state_of_this_thread() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::builder()
         .threads(1)
         .build(|| Ok(thread::current().id()))
@@ -478,6 +496,7 @@ fn outside_a_job_it_runs_inline_on_a_state_of_this_thread() {
 
 #[test]
 fn inline_states_are_kept_by_pool_nest_and_go_with_it() {
+    let _watchdog = Watchdog::new();
     struct Counted(Arc<AtomicUsize>);
     impl Drop for Counted {
         fn drop(&mut self) {
@@ -521,6 +540,7 @@ fn inline_states_are_kept_by_pool_nest_and_go_with_it() {
 
 #[test]
 fn a_closure_that_offloads_again_does_not_wait_for_its_own_thread() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::new(1).unwrap();
     let again = pool.clone();
     let value = as_job(move || pool.run(move |_| again.run(|_| 3).unwrap()));
@@ -529,6 +549,7 @@ fn a_closure_that_offloads_again_does_not_wait_for_its_own_thread() {
 
 #[test]
 fn where_a_job_may_not_pause_it_blocks() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::new(1).unwrap();
     let here = thread::current().id();
     let step = start_job(&WaitCtx::new(), move || {
@@ -546,6 +567,7 @@ fn where_a_job_may_not_pause_it_blocks() {
 
 #[test]
 fn a_pool_needs_a_thread_and_a_place() {
+    let _watchdog = Watchdog::new();
     for builder in [Offload::builder().threads(0), Offload::builder().queue(0)] {
         let error = builder.build(|| Ok(())).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
@@ -558,6 +580,7 @@ fn a_pool_needs_a_thread_and_a_place() {
 
 #[test]
 fn threads_have_names() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::builder().threads(1).name("token").build(|| Ok(())).unwrap();
     let name = as_job(move || pool.run(|_| thread::current().name().map(str::to_owned)));
     assert_eq!(name.unwrap().as_deref(), Some("token-0"));
@@ -565,6 +588,7 @@ fn threads_have_names() {
 
 #[test]
 fn errors_become_io_errors_that_say_the_same() {
+    let _watchdog = Watchdog::new();
     use std::io::{Error, ErrorKind};
     let from = |error: OffloadError| {
         let text = error.to_string();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use asyncjob::job_future::JobError;
 use asyncjob::scheduler::{Scheduler, Workers};
 use asyncjob::{JobBuilder, SpawnErrorKind, Status, WaitCtx, current_job, pause_job};
+use asyncjob_testing::Watchdog;
 
 fn wait_once() -> bool {
     current_job().unwrap().wait_ctx().set_status(Status::Ok);
@@ -15,6 +16,7 @@ fn wait_once() -> bool {
 
 #[test]
 fn a_second_job_is_refused_until_the_first_has_ended() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ctx = WaitCtx::new();
     let with_ctx = || JobBuilder::new().wait_ctx(&ctx);
@@ -40,6 +42,7 @@ fn a_second_job_is_refused_until_the_first_has_ended() {
 
 #[test]
 fn a_future_is_refused_too() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ctx = WaitCtx::new();
     let first = JobBuilder::new()
@@ -64,6 +67,7 @@ fn a_future_is_refused_too() {
 /// Dropped before it was polled, and dropped while it is paused: a future lets go of its ctx.
 #[test]
 fn a_dropped_future_lets_go() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     for polls in 0..2 {
         let mut task = Context::from_waker(Waker::noop());
@@ -81,6 +85,7 @@ fn a_dropped_future_lets_go() {
 /// However a job ends, its ctx is free afterwards: by a panic, by a cancel before its start, with its scheduler.
 #[test]
 fn every_end_lets_go() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let with_ctx = || JobBuilder::new().wait_ctx(&ctx);
     let scheduler = Scheduler::new().unwrap();

@@ -13,6 +13,7 @@ use asyncjob::{
     JobBuilder, PoolConfig, PoolError, StartErrorKind, Step, WaitCtx, cleanup_thread, current_job, init_thread,
     pause_job, pool_stats, start_job,
 };
+use asyncjob_testing::Watchdog;
 use by_hand::{finished, paused};
 
 fn pausing() {
@@ -247,6 +248,7 @@ fn cleanup_inside_a_job_is_refused() {
 /// A pool belongs to its thread.
 #[test]
 fn threads_do_not_share_a_limit() {
+    let _watchdog = Watchdog::new();
     init_thread(PoolConfig::new().limit(1)).unwrap();
     let job = paused(pausing);
     thread::spawn(|| {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use asyncjob::scheduler::{JoinError, Scheduler, Workers};
 use asyncjob::waiting::await_or_block;
 use asyncjob::{SpawnErrorKind, Status, current_job, pause_job, pool_stats};
+use asyncjob_testing::Watchdog;
 
 fn wait_for_ever() {
     current_job().unwrap().wait_ctx().set_status(Status::Ok);
@@ -25,6 +26,7 @@ fn stubborn() {
 /// Some end by themselves, some are cancelled, one does not end: the report tells them apart.
 #[test]
 fn the_report_tells_what_became_of_the_jobs() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let pausing: fn() = || (0..5).for_each(|_| assert!(pause_job().is_ok()));
     let jobs = [pausing, pausing, pausing, wait_for_ever, wait_for_ever, stubborn];
@@ -41,6 +43,7 @@ fn the_report_tells_what_became_of_the_jobs() {
 /// With nothing left it returns at once, however long it might wait; also for ever.
 #[test]
 fn it_returns_when_the_last_job_has_ended() {
+    let _watchdog = Watchdog::new();
     for within in [Duration::from_secs(3600), Duration::MAX] {
         let scheduler = Scheduler::new().unwrap();
         scheduler.spawn(|| pause_job().unwrap()).unwrap().detach();
@@ -54,6 +57,7 @@ fn it_returns_when_the_last_job_has_ended() {
 /// comes back.
 #[test]
 fn no_more_jobs_are_taken() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let handle = scheduler.handle();
     let inside = handle.clone();
@@ -77,6 +81,7 @@ fn no_more_jobs_are_taken() {
 /// Jobs that never started are cancelled without being run.
 #[test]
 fn jobs_that_never_started_are_not_run() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let local = scheduler.spawn(|| unreachable!("it was cancelled")).unwrap();
     let remote = scheduler.handle().spawn(|| unreachable!("it was cancelled")).unwrap();
@@ -89,6 +94,7 @@ fn jobs_that_never_started_are_not_run() {
 /// Dropping a scheduler cancels what is left, and a thread that waits for a job of it hears of that.
 #[test]
 fn dropping_it_cancels() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(wait_for_ever).unwrap();
     scheduler.turn(Some(Duration::ZERO)).unwrap();
@@ -101,6 +107,7 @@ fn dropping_it_cancels() {
 /// A job that waits for another job is cancelled with it, whichever comes first.
 #[test]
 fn jobs_that_wait_for_each_other() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let target = scheduler.spawn(wait_for_ever).unwrap();
     let joiner = scheduler.spawn(move || target.join()).unwrap();
@@ -114,6 +121,7 @@ fn jobs_that_wait_for_each_other() {
 /// admitted before the scheduler closed and queued after it was gone had nobody to end it.
 #[test]
 fn spawning_while_the_scheduler_goes_away() {
+    let _watchdog = Watchdog::new();
     for round in 0..300 {
         let scheduler = Scheduler::new().unwrap();
         let start = Arc::new(Barrier::new(4));
@@ -147,6 +155,7 @@ fn spawning_while_the_scheduler_goes_away() {
 /// Whoever waits for room when the scheduler shuts down is told, and then refused.
 #[test]
 fn waiting_for_room_of_a_scheduler_that_goes_away() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::builder().max_jobs(1).build().unwrap();
     let _job = scheduler.spawn(wait_for_ever).unwrap();
     let handle = scheduler.handle();
@@ -162,6 +171,7 @@ fn waiting_for_room_of_a_scheduler_that_goes_away() {
 /// The jobs that end by themselves are waited for no longer than asked, and at least until the deadline.
 #[test]
 fn the_deadline_is_the_deadline() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     scheduler.spawn(wait_for_ever).unwrap().detach();
     let deadline = Instant::now() + Duration::from_millis(10);
@@ -173,6 +183,7 @@ fn the_deadline_is_the_deadline() {
 /// A shutdown of workers reports the sum, and every thread ends.
 #[test]
 fn workers_report_the_sum() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(3).unwrap();
     let running = Arc::new(AtomicBool::new(true));
     let handles: Vec<_> = (0..30)

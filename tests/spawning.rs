@@ -16,6 +16,7 @@ use asyncjob::{
     Interrupted, JobBuilder, PauseError, PoolConfig, SpawnErrorKind, Status, WaitCtx, WaitKey, current_job,
     init_thread, pause_job, pool_stats,
 };
+use asyncjob_testing::Watchdog;
 use by_hand::{Drops, Log, add_number, in_use, number};
 
 #[track_caller]
@@ -38,6 +39,7 @@ fn wait_for_ever() -> Result<(), PauseError> {
 /// Queued until a turn; then run, in the order in which they were spawned.
 #[test]
 fn a_job_runs_in_the_next_turn() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let log = Log::default();
     for name in ["a", "b", "c"] {
@@ -55,6 +57,7 @@ fn a_job_runs_in_the_next_turn() {
 /// Joined on the scheduler's thread, by running until it is there.
 #[test]
 fn joined_by_run_until() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let other = scheduler.spawn(wait_for_ever).unwrap();
     let job = scheduler.spawn(|| 42).unwrap();
@@ -65,6 +68,7 @@ fn joined_by_run_until() {
 /// Joined after the run, where the result is there already.
 #[test]
 fn joined_after_the_run() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| "value").unwrap();
     scheduler.run().unwrap();
@@ -75,6 +79,7 @@ fn joined_after_the_run() {
 /// Joined in another job, which pauses meanwhile.
 #[test]
 fn joined_in_a_job() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let slow = scheduler.spawn(|| {
         for _ in 0..10 {
@@ -97,6 +102,7 @@ fn joined_in_a_job() {
 /// Joined from another thread, which blocks meanwhile.
 #[test]
 fn joined_from_a_thread() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| vec![1, 2, 3]).unwrap();
     let joiner = thread::spawn(move || job.join().unwrap());
@@ -107,6 +113,7 @@ fn joined_from_a_thread() {
 /// Joined as a future: polled by hand, it wakes once, when the job has ended.
 #[test]
 fn joined_as_a_future() {
+    let _watchdog = Watchdog::new();
     struct Count(std::sync::atomic::AtomicU32);
     impl Wake for Count {
         fn wake(self: Arc<Self>) {
@@ -140,6 +147,7 @@ fn joined_as_a_future() {
 /// Joined by await_or_block on a thread without a scheduler.
 #[test]
 fn awaited_or_blocked_for() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let handle = scheduler.handle();
     let joiner = thread::spawn(move || await_or_block(handle.spawn(|| 5).unwrap()).unwrap().unwrap());
@@ -153,6 +161,7 @@ fn awaited_or_blocked_for() {
 /// On the scheduler's own thread, outside a job, a join would wait for ever: it panics instead and says what to do.
 #[test]
 fn a_join_that_would_wait_for_ever_panics() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| ()).unwrap();
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.join())).unwrap_err();
@@ -163,6 +172,7 @@ fn a_join_that_would_wait_for_ever_panics() {
 /// Running a scheduler inside one of its jobs panics in that job, and harms nobody else.
 #[test]
 fn a_scheduler_inside_its_own_job_panics() {
+    let _watchdog = Watchdog::new();
     let scheduler = Rc::new(Scheduler::new().unwrap());
     let inside = scheduler.clone();
     let job = scheduler.spawn(move || inside.run().unwrap()).unwrap();
@@ -175,6 +185,7 @@ fn a_scheduler_inside_its_own_job_panics() {
 /// A job that waits for another is cancelled: the wait is interrupted, and the other goes on.
 #[test]
 fn a_join_that_is_interrupted() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let target = scheduler.spawn(|| {
         for _ in 0..3 {
@@ -215,6 +226,7 @@ fn turns_pass(count: usize) {
 /// Cancel: the job's pause fails and it returns through its own code; the handle says so.
 #[test]
 fn cancelled_while_paused() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let drops = Drops::default();
     let local = drops.counted();
@@ -237,6 +249,7 @@ fn cancelled_while_paused() {
 /// Cancelled before it started: the closure is dropped and not run.
 #[test]
 fn cancelled_before_it_started() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let drops = Drops::default();
     let local = drops.counted();
@@ -251,6 +264,7 @@ fn cancelled_before_it_started() {
 /// Cancelled after it ended: the result stays.
 #[test]
 fn cancelled_after_it_ended() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| 9).unwrap();
     scheduler.run().unwrap();
@@ -262,6 +276,7 @@ fn cancelled_after_it_ended() {
 /// Cancelled from a thread while the scheduler sleeps: it wakes.
 #[test]
 fn cancelled_from_a_thread() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(wait_for_ever).unwrap();
     let canceller = thread::spawn(move || {
@@ -275,6 +290,7 @@ fn cancelled_from_a_thread() {
 /// A job that cancels itself, and one that is cancelled while it is ready.
 #[test]
 fn cancelled_while_running_or_ready() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (sender, own) = mpsc::channel::<JoinHandle<()>>();
     let job = scheduler.spawn(move || {
@@ -303,6 +319,7 @@ fn cancelled_while_running_or_ready() {
 /// A job that goes on pausing when it is cancelled is given up, and its handle says so.
 #[test]
 fn cancelled_and_stubborn() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| {
         current_job().unwrap().wait_ctx().set_status(Status::Ok);
@@ -324,6 +341,7 @@ fn cancelled_and_stubborn() {
 /// A panic is the job's result, with its payload; the scheduler goes on.
 #[test]
 fn a_panic_is_reported() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let panics = [
         scheduler
@@ -347,6 +365,7 @@ fn a_panic_is_reported() {
 /// is what ten thousand that do not panic need.
 #[test]
 fn ten_thousand_panics() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let total = || pool_stats().idle + pool_stats().in_use;
     let round = |panics: bool| {
@@ -388,6 +407,7 @@ fn ten_thousand_panics() {
 /// to do; with room again, the same closure is spawned.
 #[test]
 fn the_bound_on_jobs() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::builder().max_jobs(3).build().unwrap();
     let paused = scheduler.spawn(wait_for_ever).unwrap();
     turn(&scheduler);
@@ -412,6 +432,7 @@ fn the_bound_on_jobs() {
 /// Waiting for room, in a thread: a thousand jobs through a bound of two.
 #[test]
 fn waiting_for_room() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::builder().max_jobs(2).build().unwrap();
     let handle = scheduler.handle();
     let (sender, spawned) = mpsc::channel();
@@ -439,6 +460,7 @@ fn waiting_for_room() {
 /// More jobs than the pool of the thread allows: they wait for a stack, without keeping the thread busy, and all run.
 #[test]
 fn more_jobs_than_stacks() {
+    let _watchdog = Watchdog::new();
     init_thread(PoolConfig::new().limit(2)).unwrap();
     let scheduler = Scheduler::new().unwrap();
     let jobs: Vec<_> = (0..6)
@@ -472,6 +494,7 @@ fn more_jobs_than_stacks() {
 /// Cancelled while it waits for a stack: it is not run when there is one.
 #[test]
 fn cancelled_while_it_waits_for_a_stack() {
+    let _watchdog = Watchdog::new();
     init_thread(PoolConfig::new().limit(1)).unwrap();
     let scheduler = Scheduler::new().unwrap();
     let holder = scheduler.spawn(wait_for_ever).unwrap();
@@ -488,6 +511,7 @@ fn cancelled_while_it_waits_for_a_stack() {
 /// With no stack and no job whose end could free one, the job fails and says why.
 #[test]
 fn no_stack_at_all() {
+    let _watchdog = Watchdog::new();
     init_thread(PoolConfig::new().limit(0)).unwrap();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| ()).unwrap();
@@ -502,6 +526,7 @@ fn no_stack_at_all() {
 /// Spawned from four threads at a time while the scheduler runs: every job runs once, on the scheduler's thread.
 #[test]
 fn spawned_from_other_threads() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let home = thread::current().id();
     let spawners: Vec<_> = (0..4)
@@ -527,6 +552,7 @@ fn spawned_from_other_threads() {
 /// Spawned from a thread while the scheduler sleeps for another job: it wakes.
 #[test]
 fn spawned_while_it_sleeps() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let sleeper = scheduler.spawn(wait_for_ever).unwrap();
     let handle = scheduler.handle();
@@ -543,6 +569,7 @@ fn spawned_while_it_sleeps() {
 /// Jobs that spawn jobs.
 #[test]
 fn spawned_by_jobs() {
+    let _watchdog = Watchdog::new();
     fn tree(depth: u32) -> u32 {
         if depth == 0 {
             return 1;
@@ -560,6 +587,7 @@ fn spawned_by_jobs() {
 /// A name, hooks and a ctx of one's own are the job's.
 #[test]
 fn spawned_with_attributes() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ctx = WaitCtx::new();
     let bound = ctx.clone();
@@ -581,6 +609,7 @@ fn spawned_with_attributes() {
 /// the scheduler goes on.
 #[test]
 fn destructors_that_panic() {
+    let _watchdog = Watchdog::new();
     struct PanicsAtDrop;
     impl Drop for PanicsAtDrop {
         fn drop(&mut self) {

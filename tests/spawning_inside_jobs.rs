@@ -8,6 +8,7 @@ use std::time::Duration;
 use asyncjob::scheduler::{self, JoinHandle, LocalHandle, Scheduler};
 use asyncjob::time::yield_now;
 use asyncjob::{JobBuilder, SpawnErrorKind, Status, WaitCtx, current_job, pause_job, start_job};
+use asyncjob_testing::Watchdog;
 use by_hand::Drops;
 
 fn wait_for_ever() {
@@ -18,6 +19,7 @@ fn wait_for_ever() {
 /// A server that spawns a job for each connection, dropped in the middle: every value of every job is dropped.
 #[test]
 fn a_dropped_scheduler_leaks_nothing() {
+    let _watchdog = Watchdog::new();
     let drops = Drops::default();
     let scheduler = Scheduler::new().unwrap();
     let values = drops.clone();
@@ -45,6 +47,7 @@ fn a_dropped_scheduler_leaks_nothing() {
 /// The handle of a scheduler that is gone says so and gives the closure back.
 #[test]
 fn a_local_handle_outlives_its_scheduler() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let handle = LocalHandle::from(&scheduler);
     let job = handle.spawn(|| 1).unwrap();
@@ -58,6 +61,7 @@ fn a_local_handle_outlives_its_scheduler() {
 /// Outside the jobs of every scheduler there is none: not on the thread, not in its turns, not in a job that is driven by hand.
 #[test]
 fn no_scheduler_no_spawn() {
+    let _watchdog = Watchdog::new();
     let refused = scheduler::spawn(|| 3).unwrap_err();
     assert_eq!(refused.kind(), &SpawnErrorKind::NoScheduler);
     assert_eq!(refused.into_closure()(), 3);
@@ -68,6 +72,7 @@ fn no_scheduler_no_spawn() {
 /// A job that turns a scheduler of its own: each job reaches its own scheduler, also after the inner one has run.
 #[test]
 fn each_job_reaches_its_own_scheduler() {
+    let _watchdog = Watchdog::new();
     let outer = Scheduler::new().unwrap();
     let job = outer.spawn(|| {
         let inner = Scheduler::builder().max_jobs(3).build().unwrap();
@@ -85,6 +90,7 @@ fn each_job_reaches_its_own_scheduler() {
 /// The closure and the value of a job that is spawned inside a job need not be `Send`.
 #[test]
 fn what_is_not_send_stays_on_the_thread() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| {
         let shared = Rc::new(20);
@@ -101,6 +107,7 @@ fn what_is_not_send_stays_on_the_thread() {
 /// Spawned while a host sleeps on the scheduler's fd, by a job of another scheduler on the same thread: the fd tells the host.
 #[test]
 fn a_spawn_is_heard_by_a_sleeping_host() {
+    let _watchdog = Watchdog::new();
     let sleeping = Scheduler::new().unwrap();
     sleeping.turn(Some(Duration::ZERO)).unwrap();
     let handle = LocalHandle::from(&sleeping);

@@ -10,6 +10,7 @@ use asyncjob::stack::StackSize;
 use asyncjob::{
     Job, JobBuilder, JobId, PauseError, Step, WaitCtx, current_job, current_job_id, is_capable, pause_job, start_job,
 };
+use asyncjob_testing::Watchdog;
 use by_hand::{Log, finished, in_use, paused, run};
 
 /// S8: jobs work wherever this crate compiles.
@@ -171,6 +172,7 @@ fn a_pause_succeeds_after_each_resume() {
 /// S46: outside a job there is no current job: before, between, after, and on another thread.
 #[test]
 fn no_current_job_outside() {
+    let _watchdog = Watchdog::new();
     assert!(current_job().is_none());
     assert_eq!(current_job_id(), None);
     let job = paused(|| pause_job().unwrap());
@@ -183,6 +185,7 @@ fn no_current_job_outside() {
 /// Names and ids: an id is never 0 and never given twice, on any thread.
 #[test]
 fn ids_are_unique_in_the_process() {
+    let _watchdog = Watchdog::new();
     let ids = |count: usize| -> Vec<JobId> { (0..count).map(|_| run(|| current_job_id().unwrap())).collect() };
     let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(move || ids(3000))).collect();
     let mut all = ids(3000);

@@ -20,6 +20,7 @@ use std::thread;
 
 use asyncjob::scheduler::Scheduler;
 use asyncjob::{Status, Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
+use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{STRACE, missing};
 
 /// How many jobs of a kind a turn runs at most, as documented at `Scheduler::turn`.
@@ -129,6 +130,7 @@ fn a_callback_on_a_busy_scheduler_costs_none() {
 #[test]
 #[ignore = "run under strace by a_callback_on_a_busy_scheduler_costs_none"]
 fn callbacks_on_a_busy_scheduler() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ctx = WaitCtx::new();
     let rounds = rounds();
@@ -170,6 +172,7 @@ fn a_callback_from_a_thread_to_a_busy_scheduler_rings_no_bell() {
 #[test]
 #[ignore = "run under strace by a_callback_from_a_thread_to_a_busy_scheduler_rings_no_bell"]
 fn callbacks_from_a_thread() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ctx = WaitCtx::new();
     let done = Arc::new(AtomicBool::new(false));
@@ -213,6 +216,7 @@ fn a_wait_on_a_stable_fd_costs_one_epoll_wait_for_all_and_no_epoll_ctl() {
 #[test]
 #[ignore = "run under strace by a_wait_on_a_stable_fd_costs_one_epoll_wait_for_all_and_no_epoll_ctl"]
 fn waits_on_stable_fds() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let mut writers = Vec::new();
     let mut jobs = Vec::new();

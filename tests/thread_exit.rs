@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use asyncjob::{Job, PoolConfig, cleanup_thread, current_job_id, init_thread, pause_job, pool_stats};
+use asyncjob_testing::Watchdog;
 use by_hand::{paused, run};
 
 thread_local! {
@@ -44,6 +45,7 @@ fn report_to(sender: &mpsc::Sender<String>) -> Job<()> {
 /// S51: a job in a thread-local ends through its own code when the thread exits, before or after the pool is closed.
 #[test]
 fn a_job_in_a_thread_local() {
+    let _watchdog = Watchdog::new();
     for before_the_pool in [true, false] {
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
@@ -63,6 +65,7 @@ fn a_job_in_a_thread_local() {
 /// S51: the pool of a thread that exits can be used to its very end: set up, cleaned up, with jobs started and finished.
 #[test]
 fn jobs_started_while_the_thread_exits() {
+    let _watchdog = Watchdog::new();
     for before_the_pool in [true, false] {
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
@@ -95,6 +98,7 @@ fn jobs_started_while_the_thread_exits() {
 /// A thread that exits while jobs of it are held in a list drops them all.
 #[test]
 fn many_jobs_in_thread_locals() {
+    let _watchdog = Watchdog::new();
     thread_local!(static JOBS: RefCell<Vec<Job<()>>> = const { RefCell::new(Vec::new()) });
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -108,6 +112,7 @@ fn many_jobs_in_thread_locals() {
 /// The stacks of a thread that exits are there for the next one, not lost: a thousand threads, and the memory of few.
 #[test]
 fn threads_come_and_go() {
+    let _watchdog = Watchdog::new();
     let mapped = || {
         let maps = std::fs::read_to_string("/proc/self/statm").unwrap();
         maps.split(' ').next().unwrap().parse::<usize>().unwrap() * 4096
@@ -134,6 +139,7 @@ fn threads_come_and_go() {
 /// S35 is documented, not prevented: after a fork a paused job goes on in the child, and independently in the parent.
 #[test]
 fn a_paused_job_goes_on_in_a_forked_child() {
+    let _watchdog = Watchdog::new();
     let job = paused(|| {
         let _ = pause_job();
         std::hint::black_box(17)

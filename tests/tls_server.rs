@@ -12,6 +12,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{CURL, OPENSSL, PRLIMIT, Tool, missing};
 use programs::program;
 use rustix::net::sockopt::set_socket_linger;
@@ -417,6 +418,7 @@ fn who_says_nothing_after_the_handshake_is_dropped_too() {
 
 #[test]
 fn a_signer_that_takes_too_long_fails_its_handshake_and_nothing_else() {
+    let _watchdog = Watchdog::new();
     if missing(CLIENTS) {
         return;
     }
@@ -539,6 +541,7 @@ fn a_flood_of_connections_leaves_no_memory_behind() {
 
 #[test]
 fn ctrl_c_lets_go_of_the_idle_finishes_the_busy_and_cuts_off_the_rest() {
+    let _watchdog = Watchdog::new();
     if missing(CLIENTS) {
         return;
     }
@@ -576,6 +579,7 @@ fn ctrl_c_lets_go_of_the_idle_finishes_the_busy_and_cuts_off_the_rest() {
 
 #[test]
 fn ctrl_c_drains_the_workers_too() {
+    let _watchdog = Watchdog::new();
     if missing(CLIENTS) {
         return;
     }
@@ -597,6 +601,7 @@ fn ctrl_c_drains_the_workers_too() {
 
 #[test]
 fn a_second_ctrl_c_does_not_wait_for_anybody() {
+    let _watchdog = Watchdog::new();
     if missing(CLIENTS) {
         return;
     }

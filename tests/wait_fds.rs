@@ -12,6 +12,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 use asyncjob::{Interest, Step, WaitCtx, WaitFd, WaitFdOptions, WaitKey, current_job, pause_job, waker_fn};
+use asyncjob_testing::Watchdog;
 use by_hand::{add_number, finished, number, paused_with, still_paused};
 
 fn set(ctx: &WaitCtx, key: WaitKey, fd: RawFd) {
@@ -324,6 +325,7 @@ fn a_ctx_dropped_under_its_job() {
 /// S47: an engine's thread uses the ctx while the job's thread does: every entry that either made is there, once.
 #[test]
 fn used_from_other_threads() {
+    let _watchdog = Watchdog::new();
     const EACH: RawFd = 2000;
     let ctx = WaitCtx::new();
     let start = Arc::new(Barrier::new(3));
@@ -463,6 +465,7 @@ fn a_value_is_lent_for_a_call() {
 /// A value cleared while it is lent is dropped when it comes back, and not put under another fd of the same key.
 #[test]
 fn a_value_cleared_while_it_is_lent() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let key = WaitKey::unique();
     set(&ctx, key, 3);

@@ -16,6 +16,7 @@ use asyncjob::waiting::{WaitSpec, WakeSource, pause_until};
 use asyncjob::{
     Interest, Interrupted, Status, Step, WaitCtx, WaitFdOptions, WaitKey, block_pause, current_job, start_job,
 };
+use asyncjob_testing::Watchdog;
 use drivers::{Drivers, EVERY};
 
 /// A device on a thread: it works for a moment, says that it is done, then wakes.
@@ -45,6 +46,7 @@ fn wait_for_device() -> u32 {
 
 #[test]
 fn a_device_is_waited_for_under_every_driver() {
+    let _watchdog = Watchdog::new();
     for rule in EVERY {
         let mut driver = Drivers::new(rule);
         let finished = Rc::new(Cell::new(0));
@@ -62,12 +64,14 @@ fn a_device_is_waited_for_under_every_driver() {
 
 #[test]
 fn a_device_is_waited_for_on_a_thread() {
+    let _watchdog = Watchdog::new();
     assert!(wait_for_device() <= 3, "the thread is parked, it does not spin");
 }
 
 /// Under `block_pause` the thread blocks, and the driver is not disturbed.
 #[test]
 fn a_device_is_waited_for_under_block_pause() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     ctx.set_callback(Some(asyncjob::waker_fn(|| panic!("the wait is the thread's"))));
     let step = start_job(&ctx, || {
@@ -83,6 +87,7 @@ fn a_device_is_waited_for_under_block_pause() {
 /// A guard that is taken after the source was made: the wake goes to the driver, and the thread looks again by itself.
 #[test]
 fn a_guard_taken_too_late_does_not_hang() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);
@@ -104,6 +109,7 @@ fn a_guard_taken_too_late_does_not_hang() {
 /// What the wait says to the driver is said during the wait only.
 #[test]
 fn the_ctx_is_as_it_was() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let seen = ctx.clone();
     ctx.set_status(Status::Other(9));
@@ -133,6 +139,7 @@ fn the_ctx_is_as_it_was() {
 /// A wait fd of the engine's own: by its key in a job, by `poll(2)` elsewhere.
 #[test]
 fn an_fd_is_waited_for_anywhere() {
+    let _watchdog = Watchdog::new();
     let read_slowly = || {
         let (reader, writer) = std::io::pipe().unwrap();
         let key = WaitKey::unique();
@@ -166,6 +173,7 @@ fn an_fd_is_waited_for_anywhere() {
 /// A deadline of the wait, and one around it; what is ready at once needs no time.
 #[test]
 fn a_wait_ends_at_its_deadline() {
+    let _watchdog = Watchdog::new();
     let begin = Instant::now();
     let never = || None::<()>;
     let timed_out = Err(Interrupted::TimedOut);
@@ -182,6 +190,7 @@ fn a_wait_ends_at_its_deadline() {
 /// A cancelled job's wait fails, and leaves the ctx as it was.
 #[test]
 fn a_wait_ends_at_a_cancel() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let step = start_job(&ctx, || {
         let wake = WakeSource::new().unwrap();

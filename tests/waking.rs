@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::{JobState, JoinError, JoinHandle, Scheduler};
 use asyncjob::{JobBuilder, PauseError, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, current_job, pause_job};
+use asyncjob_testing::Watchdog;
 use by_hand::{Log, add_number, number};
 
 fn ctx() -> WaitCtx {
@@ -73,6 +74,7 @@ fn register(ctx: &WaitCtx, (key, fd): (WaitKey, RawFd)) {
 /// Level-triggered: an fd that the engine leaves undrained resumes its job again and again; the scheduler never reads it.
 #[test]
 fn a_wait_fd_wakes_for_as_long_as_it_is_readable() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (mut reader, mut writer) = pipe().unwrap();
     let wait = wait_for(&reader);
@@ -95,6 +97,7 @@ fn a_wait_fd_wakes_for_as_long_as_it_is_readable() {
 /// A wait fd of a closed pipe, and of a pipe with an error, are ready: the read of the engine tells it why.
 #[test]
 fn a_hang_up_wakes() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (reader, writer) = pipe().unwrap();
     let job = scheduler.spawn(move || {
@@ -111,6 +114,7 @@ fn a_hang_up_wakes() {
 /// Two jobs on two fds: each is resumed for its own.
 #[test]
 fn each_job_wakes_for_its_own_fd() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ((reader_a, mut writer_a), (reader_b, mut writer_b)) = (pipe().unwrap(), pipe().unwrap());
     let (wait_a, wait_b) = (wait_for(&reader_a), wait_for(&reader_b));
@@ -130,6 +134,7 @@ fn each_job_wakes_for_its_own_fd() {
 /// Two jobs on one fd: both are resumed.
 #[test]
 fn two_jobs_on_one_fd() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (reader, mut writer) = pipe().unwrap();
     let wait = wait_for(&reader);
@@ -146,6 +151,7 @@ fn two_jobs_on_one_fd() {
 /// go on, and the job is there for its callback.
 #[test]
 fn an_fd_closed_while_it_is_registered() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ((reader, writer), (other, mut other_writer)) = (pipe().unwrap(), pipe().unwrap());
     let (wait, other_wait) = (wait_for(&reader), wait_for(&other));
@@ -167,6 +173,7 @@ fn an_fd_closed_while_it_is_registered() {
 /// removal comes first and its error is ignored; the other order loses the wake.
 #[test]
 fn the_same_number_closed_and_reopened() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let log = Log::default();
     let said = log.clone();
@@ -200,6 +207,7 @@ fn the_same_number_closed_and_reopened() {
 /// The same with the key left registered: the fd is replaced behind the scheduler's back, and registered once more.
 #[test]
 fn the_same_number_registered_twice() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (first, _first_writer) = pipe().unwrap();
     let (second, mut second_writer) = pipe().unwrap();
@@ -224,6 +232,7 @@ fn the_same_number_registered_twice() {
 /// cannot be deleted any more. The scheduler gets rid of it, and the other fds still wake their jobs.
 #[test]
 fn a_closed_fd_that_lives_on_in_a_duplicate() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ((reader, mut writer), (other, mut other_writer)) = (pipe().unwrap(), pipe().unwrap());
     let (wait, other_wait) = (wait_for(&reader), wait_for(&other));
@@ -258,6 +267,7 @@ fn a_closed_fd_that_lives_on_in_a_duplicate() {
 /// other jobs go on.
 #[test]
 fn an_fd_that_epoll_refuses() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     for refused in [File::open("Cargo.toml").unwrap().as_fd().try_clone_to_owned().unwrap()] {
         let wait = wait_for(&refused);
@@ -275,6 +285,7 @@ fn an_fd_that_epoll_refuses() {
 /// S64: a callback before the pause is kept, and costs one resume however often it came.
 #[test]
 fn a_callback_before_the_pause() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (count, _) = counts_resumes(&scheduler, |ctx| {
         ctx.set_status(Status::Ok);
@@ -291,6 +302,7 @@ fn a_callback_before_the_pause() {
 /// Twice in one pause is one resume; once more in the next is one more.
 #[test]
 fn a_callback_twice() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (count, ctx) = counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
     for expected in 1..=3 {
@@ -306,6 +318,7 @@ fn a_callback_twice() {
 /// After the job ended it is nobody's: not even of the next job, in the same place and with the same ctx.
 #[test]
 fn a_callback_after_the_end() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let shared = WaitCtx::new();
     let first = JobBuilder::new()
@@ -331,6 +344,7 @@ fn a_callback_after_the_end() {
 /// From a thread while the scheduler sleeps: it wakes.
 #[test]
 fn a_callback_from_a_thread_wakes_a_sleeper() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (sender, wakers) = mpsc::channel::<Waker>();
     let engine = thread::spawn(move || wakers.into_iter().for_each(Waker::wake));
@@ -350,6 +364,7 @@ fn a_callback_from_a_thread_wakes_a_sleeper() {
 /// From a thread, over and over, while the scheduler shuts down and after it is gone.
 #[test]
 fn callbacks_from_a_thread_through_a_shutdown() {
+    let _watchdog = Watchdog::new();
     for _ in 0..20 {
         let scheduler = Scheduler::new().unwrap();
         let (sender, wakers) = mpsc::channel::<Waker>();
@@ -419,6 +434,7 @@ fn wait_for_deadlines(scheduler: &Scheduler, log: &Log, deadlines: &[(&'static s
 /// A deadline wakes at its time, not before, in order, and each once.
 #[test]
 fn deadlines_wake_in_order() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let log = Log::default();
     wait_for_deadlines(&scheduler, &log, &[("third", 40), ("first", 20), ("second", 30)]);
@@ -431,6 +447,7 @@ fn deadlines_wake_in_order() {
 /// A deadline that is moved back while a timer runs fires at the later time only; one that is taken away never does.
 #[test]
 fn a_deadline_that_is_moved() {
+    let _watchdog = Watchdog::new();
     const HOUR: Duration = Duration::from_secs(3600);
     let scheduler = Scheduler::new().unwrap();
     let (count, ctx) = counts_resumes(&scheduler, |ctx| {
@@ -458,6 +475,7 @@ fn a_deadline_that_is_moved() {
 /// S66, `Ok`: a callback will come, so the job is not polled.
 #[test]
 fn status_ok_waits_for_the_callback() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (count, ctx) = counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
     nothing_happens(&scheduler);
@@ -470,6 +488,7 @@ fn status_ok_waits_for_the_callback() {
 /// S66, `Eagain`: no callback will come, so the job is resumed, after the others that are ready.
 #[test]
 fn status_eagain_is_resumed_after_the_others() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let log = Log::default();
     for name in ["a", "b", "c"] {
@@ -490,6 +509,7 @@ fn status_eagain_is_resumed_after_the_others() {
 /// S66, `Err`: the engine is broken for this session, so the job is cancelled, and joining says why.
 #[test]
 fn status_err_cancels_the_job() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let seen = Rc::new(Cell::new(None));
     let inside = seen.clone();
@@ -507,6 +527,7 @@ fn status_err_cancels_the_job() {
 /// S66, `Unsupported`: the fds count. With an fd it waits; without one it is polled.
 #[test]
 fn status_unsupported_waits_for_the_fds() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (reader, mut writer) = pipe().unwrap();
     let wait = wait_for(&reader);
@@ -524,6 +545,7 @@ fn status_unsupported_waits_for_the_fds() {
 /// Any other number counts as `Unsupported`.
 #[test]
 fn another_status_waits_for_the_fds() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (reader, _writer) = pipe().unwrap();
     let wait = wait_for(&reader);
@@ -538,6 +560,7 @@ fn another_status_waits_for_the_fds() {
 /// from a timer, so that the thread sleeps in between.
 #[test]
 fn a_job_with_nothing_to_wait_for_is_polled_with_a_back_off() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (count, _) = counts_resumes(&scheduler, |_| ());
     let eager = count.get();
@@ -567,6 +590,7 @@ fn a_job_with_nothing_to_wait_for_is_polled_with_a_back_off() {
 /// An event starts the back-off anew.
 #[test]
 fn an_event_resets_the_back_off() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (count, ctx) = counts_resumes(&scheduler, |_| ());
     let eager = count.get();
@@ -586,6 +610,7 @@ fn an_event_resets_the_back_off() {
 /// An on-call fd that is not armed wakes nobody, however ready it is; once armed it does.
 #[test]
 fn an_fd_on_call_wakes_only_while_it_is_armed() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (reader, mut writer) = pipe().unwrap();
     let (key, fd) = wait_for(&reader);

@@ -13,10 +13,12 @@ use asyncjob::pool::{self, PoolConfig};
 use asyncjob::scheduler::{JoinError, Scheduler, Workers};
 use asyncjob::waiting::await_or_block;
 use asyncjob::{JobBuilder, SpawnErrorKind, Status, block_pause, current_job, pause_job, waker_fn};
+use asyncjob_testing::Watchdog;
 
 /// Four jobs that can only end together, on four workers: each worker runs one.
 #[test]
 fn jobs_run_at_the_same_time() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(4).unwrap();
     assert_eq!(workers.thread_count(), 4);
     let all = Arc::new(Barrier::new(4));
@@ -38,6 +40,7 @@ fn jobs_run_at_the_same_time() {
 /// A worker that is busy keeps nobody waiting: the others run what was queued behind it.
 #[test]
 fn a_busy_worker_keeps_nobody_waiting() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(2).unwrap();
     let (release, blocked) = mpsc::channel::<()>();
     let (sender, is_blocking) = mpsc::channel();
@@ -56,6 +59,7 @@ fn a_busy_worker_keeps_nobody_waiting() {
 /// A started job is resumed on its own thread each time, also when another thread wakes it.
 #[test]
 fn a_started_job_stays() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(3).unwrap();
     let jobs: Vec<_> = (0..30)
         .map(|_| {
@@ -80,6 +84,7 @@ fn a_started_job_stays() {
 /// Ten thousand jobs from four threads: each runs once.
 #[test]
 fn every_job_runs_once() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(2).unwrap();
     let runs = Arc::new(AtomicU32::new(0));
     let spawners: Vec<_> = (0..4)
@@ -111,6 +116,7 @@ fn every_job_runs_once() {
 /// Joined from a job of another worker.
 #[test]
 fn joined_across_workers() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(2).unwrap();
     let handle = workers.handle();
     let sum = workers.handle().spawn(move || {
@@ -123,6 +129,7 @@ fn joined_across_workers() {
 /// The bound counts the jobs of all workers together; waiting for room works across them.
 #[test]
 fn one_bound_for_all() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::builder().max_jobs(4).threads(2).build().unwrap();
     let handle = workers.handle();
     let block = |_| {
@@ -145,6 +152,7 @@ fn one_bound_for_all() {
 /// A panic in a job, and in a call on each scheduler, harms no worker.
 #[test]
 fn panics_harm_no_worker() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(2).unwrap();
     for _ in 0..100 {
         let job = workers.handle().spawn(|| -> () { resume_unwind(Box::new("job")) });
@@ -159,6 +167,7 @@ fn panics_harm_no_worker() {
 /// A name is seen where the jobs are listed.
 #[test]
 fn named_jobs_are_listed() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(2).unwrap();
     let job = JobBuilder::new().name("connection 3").submit_to(&workers.handle(), || {
         current_job().unwrap().wait_ctx().set_status(Status::Ok);
@@ -182,6 +191,7 @@ fn named_jobs_are_listed() {
 /// Zero workers are an error that says so.
 #[test]
 fn no_threads_are_no_workers() {
+    let _watchdog = Watchdog::new();
     let error = Workers::new(0).err().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
     assert_eq!(error.to_string(), "workers need at least one thread");
@@ -190,6 +200,7 @@ fn no_threads_are_no_workers() {
 /// A call on every worker from inside a job of theirs waits by pausing the job, so that its own worker can make the call.
 #[test]
 fn broadcast_inside_a_job() {
+    let _watchdog = Watchdog::new();
     let workers = Arc::new(Workers::new(2).unwrap());
     let jobs: Vec<_> = (0..8)
         .map(|_| {
@@ -209,6 +220,7 @@ fn broadcast_inside_a_job() {
 /// Two jobs that cannot pause could wait for each other's workers for ever: refused, with a sentence.
 #[test]
 fn broadcast_where_a_job_cannot_pause() {
+    let _watchdog = Watchdog::new();
     let workers = Arc::new(Workers::new(1).unwrap());
     let inside = Arc::clone(&workers);
     let job = workers.handle().spawn(move || {
@@ -225,6 +237,7 @@ fn broadcast_where_a_job_cannot_pause() {
 /// The last handle to the workers is dropped in one of their own jobs: the others are joined, this thread ends by itself.
 #[test]
 fn dropped_inside_a_job() {
+    let _watchdog = Watchdog::new();
     for threads in [1, 3] {
         let workers = Arc::new(Workers::new(threads).unwrap());
         let handle = workers.handle();
@@ -249,6 +262,7 @@ fn dropped_inside_a_job() {
 /// Each thread gets the pool that was asked for; one that cannot be set up is an error.
 #[test]
 fn pools_are_configured() {
+    let _watchdog = Watchdog::new();
     let pool = PoolConfig::new().limit(3).precreate(2);
     let workers = Workers::builder()
         .threads(2)
@@ -271,6 +285,7 @@ fn pools_are_configured() {
 /// wake on. A future that is polled again and again is still one that waits.
 #[test]
 fn capacity_is_first_come_first_served() {
+    let _watchdog = Watchdog::new();
     let scheduler = Scheduler::builder().max_jobs(1).build().unwrap();
     let handle = scheduler.handle();
     let wakes: Vec<_> = (0..3).map(|_| Arc::new(AtomicU32::new(0))).collect();

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::{JoinHandle, Scheduler};
 use asyncjob::{Interest, Job, JobBuilder, Status, Step, WaitCtx, start_job, waker_fn};
+use asyncjob_testing::Watchdog;
 
 /// When a driver resumes a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +90,9 @@ impl Drivers {
         ctx
     }
 
-    /// Until every job has ended. A panic of a job comes out here.
+    /// Runs until every job has ended, for at most a minute. A panic of a job comes out here.
     pub(crate) fn run(&mut self) {
+        let _watchdog = Watchdog::new();
         self.scheduler.0.run().unwrap();
         self.resumes += self.scheduler.0.stats().resumes as usize;
         self.scheduler.1.drain(..).for_each(|job| job.join().unwrap());

@@ -14,6 +14,7 @@ use asyncjob::offload::Offload;
 use asyncjob::pool_stats;
 use asyncjob_rustls::{AwaitedKey, OffloadedKey, TlsAcceptor};
 use asyncjob_tokio::Workers;
+use asyncjob_testing::Watchdog;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
@@ -168,6 +169,7 @@ fn on_one_thread(test: impl Future<Output = ()>) {
 
 #[test]
 fn handshakes_wait_for_their_signatures_side_by_side() {
+    let _watchdog = Watchdog::new();
     for version in rustls::ALL_VERSIONS {
         on_one_thread(async {
             let (identity, gate) = (Identity::new(), Gate::default());
@@ -198,6 +200,7 @@ fn handshakes_wait_for_their_signatures_side_by_side() {
 
 #[test]
 fn a_signer_that_fails_fails_its_handshake_only() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (identity, gate) = (Identity::new(), Gate::default());
         let (acceptor, connector) = (identity.server(gate.key(), &rustls::version::TLS13), identity.client());
@@ -218,6 +221,7 @@ fn a_signer_that_fails_fails_its_handshake_only() {
 
 #[test]
 fn a_signer_that_hangs_is_cancelled_by_the_timeout() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (identity, gate) = (Identity::new(), Gate::default());
         let acceptor = identity.server(gate.key(), &rustls::version::TLS13);
@@ -245,6 +249,7 @@ fn a_signer_that_hangs_is_cancelled_by_the_timeout() {
 
 #[test]
 fn a_signer_that_panics_takes_its_task_along_and_no_other() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (identity, gate) = (Identity::new(), Gate::default());
         let connector = identity.client();
@@ -271,6 +276,7 @@ fn a_signer_that_panics_takes_its_task_along_and_no_other() {
 
 #[test]
 fn a_wrong_signature_is_noticed_by_the_client() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (identity, gate) = (Identity::new(), Gate::default());
         let (accept, connect) = connect(
@@ -292,6 +298,7 @@ fn a_wrong_signature_is_noticed_by_the_client() {
 
 #[test]
 fn without_a_job_the_handshake_fails_with_a_sentence_or_blocks_if_allowed() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let identity = Identity::new();
         let signing = Arc::new(Identity {
@@ -311,6 +318,7 @@ fn without_a_job_the_handshake_fails_with_a_sentence_or_blocks_if_allowed() {
 
 #[test]
 fn a_client_that_leaves_during_its_signature_cancels_it() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (identity, gate) = (Identity::new(), Gate::default());
         let acceptor = identity.server(gate.key(), &rustls::version::TLS13);
@@ -345,6 +353,7 @@ fn leaving_clients() -> u32 {
 
 #[test]
 fn nothing_leaks_when_clients_leave() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (identity, gate) = (Identity::new(), Gate::default());
         let acceptor = identity.server(gate.key(), &rustls::version::TLS13);
@@ -394,6 +403,7 @@ fn resident_kib() -> u64 {
 
 #[test]
 fn a_runtime_that_shuts_down_cancels_the_signatures_that_are_waited_for() {
+    let _watchdog = Watchdog::new();
     let (identity, gate) = (Identity::new(), Gate::default());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -429,6 +439,7 @@ fn a_runtime_that_shuts_down_cancels_the_signatures_that_are_waited_for() {
 
 #[test]
 fn a_multi_threaded_runtime_hands_its_handshakes_to_pinned_workers() {
+    let _watchdog = Watchdog::new();
     let (identity, gate) = (Identity::new(), Gate::default());
     let workers = Workers::new(2).unwrap();
     let acceptor = identity
@@ -532,6 +543,7 @@ async fn until(condition: impl Fn() -> bool) {
 
 #[test]
 fn a_key_that_blocks_blocks_its_pool_and_not_the_event_loop() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let identity = Identity::new();
         let (key, pool, orders) = offloaded(&identity, 2);
@@ -554,6 +566,7 @@ fn a_key_that_blocks_blocks_its_pool_and_not_the_event_loop() {
 
 #[test]
 fn an_offloaded_signer_that_panics_fails_its_handshake_only() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let identity = Identity::new();
         let (key, _pool, orders) = offloaded(&identity, 1);
@@ -572,6 +585,7 @@ fn an_offloaded_signer_that_panics_fails_its_handshake_only() {
 
 #[test]
 fn an_offloaded_signer_that_hangs_keeps_its_thread_and_not_its_handshake() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let identity = Identity::new();
         let (key, pool, orders) = offloaded(&identity, 1);

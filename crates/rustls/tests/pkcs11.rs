@@ -19,6 +19,7 @@ use std::thread;
 use asyncjob::offload::Offload;
 use asyncjob_rustls::OffloadedKey;
 use asyncjob_rustls::pkcs11::{Sessions, TokenKey};
+use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{SOFTHSM, missing};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags};
 use https::Mode;
@@ -78,6 +79,7 @@ fn what_a_token_signs_verifies_with_its_public_key() {
 
 #[test]
 fn one_session_for_each_thread_that_signs() {
+    let _watchdog = Watchdog::new();
     const THREADS: usize = 4;
     with_token("one_session_for_each_thread_that_signs", |hsm| {
         let key = hsm.key("p256").expect("the key");
@@ -152,6 +154,7 @@ fn a_session_that_dies_is_opened_again() {
 
 #[test]
 fn a_handshake_survives_the_death_of_the_sessions() {
+    let _watchdog = Watchdog::new();
     with_token("a_handshake_survives_the_death_of_the_sessions", |hsm| {
         let key = hsm.key("p256").expect("the key");
         let certified = certificate::self_signed(Arc::new(key.clone()), key.public_key_bytes()).expect("a certificate");

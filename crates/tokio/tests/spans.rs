@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use asyncjob::waiting::await_future;
 use asyncjob_tokio::spawn_local;
+use asyncjob_testing::Watchdog;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tracing::instrument::Instrument;
@@ -34,6 +35,7 @@ fn with_registry(test: impl Future<Output = ()>) {
 
 #[test]
 fn the_spans_of_interleaved_jobs_do_not_mix() {
+    let _watchdog = Watchdog::new();
     with_registry(async {
         let go_on = Rc::new([Notify::new(), Notify::new()]);
         let seen = Rc::new(RefCell::new(Vec::new()));
@@ -76,6 +78,7 @@ fn the_spans_of_interleaved_jobs_do_not_mix() {
 
 #[test]
 fn a_job_is_in_the_span_of_the_task_around_it() {
+    let _watchdog = Watchdog::new();
     with_registry(async {
         let request = info_span!("request");
         let job = asyncjob_tokio::job(|| {
@@ -94,6 +97,7 @@ fn a_job_is_in_the_span_of_the_task_around_it() {
 
 #[test]
 fn a_job_may_enter_the_span_that_it_is_in_already() {
+    let _watchdog = Watchdog::new();
     with_registry(async {
         let request = info_span!("request");
         let again = request.clone();
@@ -109,6 +113,7 @@ fn a_job_may_enter_the_span_that_it_is_in_already() {
 
 #[test]
 fn a_job_that_pauses_leaves_the_spans_of_its_resumer_as_they_were() {
+    let _watchdog = Watchdog::new();
     with_registry(async {
         let job = asyncjob_tokio::job(|| {
             let _span = info_span!("signature").entered();

@@ -20,6 +20,7 @@ use asyncjob::{
     pool_stats,
 };
 use asyncjob_tokio::{in_job, job, spawn_local};
+use asyncjob_testing::Watchdog;
 use rustix::io::dup2;
 use tokio::task::{LocalSet, yield_now};
 
@@ -53,6 +54,7 @@ async fn many_turns() {
 
 #[test]
 fn a_job_that_waits_for_an_fd_is_resumed_once_and_only_when_it_is_ready() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (mut reader, mut writer) = pipe().unwrap();
         let resumes = Rc::new(Cell::new(0));
@@ -82,6 +84,7 @@ fn a_job_that_waits_for_an_fd_is_resumed_once_and_only_when_it_is_ready() {
 
 #[test]
 fn wakes_of_the_task_do_not_resume_a_job_whose_fd_is_not_ready() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (reader, writer) = pipe().unwrap();
         let resumes = Rc::new(Cell::new(0));
@@ -105,6 +108,7 @@ fn wakes_of_the_task_do_not_resume_a_job_whose_fd_is_not_ready() {
 
 #[test]
 fn an_fd_that_stays_ready_does_not_starve_the_other_tasks() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (reader, mut writer) = pipe().unwrap();
         writer.write_all(&[1]).unwrap();
@@ -123,6 +127,7 @@ fn an_fd_that_stays_ready_does_not_starve_the_other_tasks() {
 
 #[test]
 fn two_jobs_and_a_task_of_tokio_may_wait_for_the_same_fd() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -152,6 +157,7 @@ fn spawn_local_future(task: impl Future<Output = ()> + 'static) -> tokio::task::
 
 #[test]
 fn a_number_that_is_closed_and_opened_again_is_watched_as_what_it_is_now() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (first, mut first_writer) = pipe().unwrap();
         let (second, mut second_writer) = pipe().unwrap();
@@ -190,6 +196,7 @@ fn a_number_that_is_closed_and_opened_again_is_watched_as_what_it_is_now() {
 
 #[test]
 fn a_job_that_closes_its_fd_closes_it_for_the_other_side_too() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let go_on = Rc::new(tokio::sync::Notify::new());
@@ -217,6 +224,7 @@ fn a_job_that_closes_its_fd_closes_it_for_the_other_side_too() {
 
 #[test]
 fn an_fd_may_be_waited_for_as_writable() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -245,6 +253,7 @@ fn an_fd_may_be_waited_for_as_writable() {
 
 #[test]
 fn a_file_that_the_system_does_not_poll_is_tried_with_a_back_off() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let resumes = Rc::new(Cell::new(0));
         let counter = Rc::clone(&resumes);
@@ -262,6 +271,7 @@ fn a_file_that_the_system_does_not_poll_is_tried_with_a_back_off() {
 
 #[test]
 fn a_pause_without_a_reason_is_resumed_ever_more_seldom() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (stop, resumes) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
         let (stopped, counter) = (Rc::clone(&stop), Rc::clone(&resumes));
@@ -281,6 +291,7 @@ fn a_pause_without_a_reason_is_resumed_ever_more_seldom() {
 
 #[test]
 fn a_deadline_resumes_the_job_when_it_has_passed() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let started = Instant::now();
         let job = spawn_local(move || {
@@ -295,6 +306,7 @@ fn a_deadline_resumes_the_job_when_it_has_passed() {
 
 #[test]
 fn sockets_sleep_and_offload_work_in_a_job_on_tokio() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let pool = Offload::new(1).unwrap();
@@ -321,6 +333,7 @@ fn sockets_sleep_and_offload_work_in_a_job_on_tokio() {
 
 #[test]
 fn a_timeout_around_a_wait_for_a_callback_is_kept() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let job = spawn_local(|| {
             asyncjob::time::with_timeout(Duration::from_millis(5), || await_future(std::future::pending::<()>()))
@@ -332,6 +345,7 @@ fn a_timeout_around_a_wait_for_a_callback_is_kept() {
 
 #[test]
 fn at_the_limit_jobs_wait_in_line() {
+    let _watchdog = Watchdog::new();
     init_thread(PoolConfig::new().limit(2)).unwrap();
     on_one_thread(async {
         let (most, done) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
@@ -357,6 +371,7 @@ tokio::task_local!(static USER: u32);
 
 #[test]
 fn a_task_local_scope_around_a_job_is_its_own() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let jobs = [1, 2].map(|user| {
             let job = in_job(async {
@@ -385,6 +400,7 @@ impl Drop for Guard {
 
 #[test]
 fn aborting_the_handle_cancels_the_job() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (drops, cancelled) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
         let (guard, saw) = (Guard(Rc::clone(&drops)), Rc::clone(&cancelled));
@@ -402,6 +418,7 @@ fn aborting_the_handle_cancels_the_job() {
 
 #[test]
 fn a_panic_is_the_panic_of_the_task() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let job = spawn_local(|| {
             await_future(yield_now()).unwrap();
@@ -418,6 +435,7 @@ fn a_panic_is_the_panic_of_the_task() {
 
 #[test]
 fn a_runtime_that_shuts_down_cancels_its_paused_jobs() {
+    let _watchdog = Watchdog::new();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -454,6 +472,7 @@ fn a_runtime_that_shuts_down_cancels_its_paused_jobs() {
 
 #[test]
 fn hangup_is_ready_when_the_other_side_leaves_and_reads_nothing() {
+    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         let left = spawn_local_hangup(&ours);

@@ -7,6 +7,7 @@ use std::thread;
 use asyncjob::waiting::await_future;
 use asyncjob::{PoolConfig, pool_stats};
 use asyncjob_tokio::{PinnedError, Workers};
+use asyncjob_testing::Watchdog;
 use tokio::sync::Notify;
 
 /// Counts itself as long as it is there.
@@ -40,6 +41,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 #[test]
 fn a_job_stays_on_its_thread_and_the_handle_may_go_anywhere() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(2).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -70,6 +72,7 @@ fn a_job_stays_on_its_thread_and_the_handle_may_go_anywhere() {
 
 #[test]
 fn work_goes_to_the_thread_with_the_fewest_tasks() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(3).unwrap();
     let handle = workers.handle();
     let go_on = Arc::new(Notify::new());
@@ -86,6 +89,7 @@ fn work_goes_to_the_thread_with_the_fewest_tasks() {
 
 #[test]
 fn dropping_the_result_cancels_the_work() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(1).unwrap();
     let alive = Arc::new(AtomicU32::new(0));
     let counted = Counted::new(&alive);
@@ -102,6 +106,7 @@ fn dropping_the_result_cancels_the_work() {
 
 #[test]
 fn a_panic_comes_back_and_spares_the_thread() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(1).unwrap();
     let job = workers.handle().spawn(|| {
         if true {
@@ -115,6 +120,7 @@ fn a_panic_comes_back_and_spares_the_thread() {
 
 #[test]
 fn workers_that_end_cancel_what_runs_and_refuse_what_comes() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(2).unwrap();
     let handle = workers.handle();
     let alive = Arc::new(AtomicU32::new(0));
@@ -144,6 +150,7 @@ fn workers_that_end_cancel_what_runs_and_refuse_what_comes() {
 
 #[test]
 fn a_limit_is_for_each_thread_and_work_above_it_waits() {
+    let _watchdog = Watchdog::new();
     let workers = Workers::with_pool(1, PoolConfig::new().limit(1)).unwrap();
     let most = Arc::new(AtomicU32::new(0));
     let jobs: Vec<_> = (0..10)

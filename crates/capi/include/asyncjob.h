@@ -18,7 +18,7 @@ typedef struct async_wait_ctx_st ASYNC_WAIT_CTX;
 // `ASYNC_start_job` failed: see the error queue.
 #define ASYNC_ERR 0
 
-// The pool of the thread is at its limit: try again when another job has finished.
+// The thread has as many jobs as its limit allows: try again when another job has finished.
 #define ASYNC_NO_JOBS 1
 
 // The job paused.
@@ -58,42 +58,47 @@ typedef int (*ASYNC_callback_fn)(void *arg);
 extern "C" {
 #endif // __cplusplus
 
-// `ASYNC_is_capable(3)`: 1, on every system that this is built for.
+// `ASYNC_is_capable(3)`: returns 1 on every system that this library is built for.
 int ASYNC_is_capable(void);
 
-// `ASYNC_start_job(3)`: starts a job if `*job` is NULL, else resumes that job, and returns when it pauses or finishes.
+// `ASYNC_start_job(3)`: starts a job if `*job` is NULL, else resumes that job. Returns when the job pauses or
+// finishes.
 //
-// `ctx`, `func`, `args` and `size` count at the start only. A job may start and resume others (a fix of S37). A handle that is
-// stale, of a running job or of another thread gives `ASYNC_ERR`, raises an error and runs nothing (fixes of S33, S34); of
-// these only a stale one sets `*job` to NULL.
+// `ctx`, `func`, `args` and `size` are used when a job starts, and ignored when it is resumed. A job may start and
+// resume other jobs.
+//
+// A handle that is stale, that names a running job, or that belongs to another thread gives `ASYNC_ERR`: an error is
+// raised and no function is run. `*job` becomes NULL if the handle was stale, and keeps its value otherwise. See S33,
+// S34, S37.
 //
 // # Safety
 //
-// `job` points to a handle. `ret`, if not NULL, may be written until the job has finished. `func` is a function that does not
-// unwind; `args`, if not NULL, points to `size` readable bytes. The job is resumed from wherever its function may run.
-int ASYNC_start_job(ASYNC_JOB **job,
-                    ASYNC_WAIT_CTX *ctx,
-                    int *ret,
-                    int (*func)(void*),
-                    void *args,
-                    size_t size);
+// `job` must point to a handle or to NULL. `ret` must be NULL or point to an int that may be written to during this
+// call. `args` must be NULL or point to `size` bytes that may be read until the job first pauses or finishes. `func`
+// must be a function that may be called with a copy of these bytes, and it must not unwind. The program must resume a
+// job only at a point at which its function may continue. The program must not free a library context while it is the
+// default of a job.
+int ASYNC_start_job(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int *ret, int (*func)(void*), void *args, size_t size);
 
-// `ASYNC_pause_job(3)`: gives control back to whoever started or resumed this job, until they resume it. Outside a job and
-// while blocked it does nothing. 1; 0 is never returned.
+// `ASYNC_pause_job(3)`: pauses this job. Control returns to the caller that started or last resumed the job, and comes
+// back when the job is resumed.
+//
+// Outside a job, and in a job that is blocked, this function does nothing. It returns 1, and never 0.
 int ASYNC_pause_job(void);
 
-// `ASYNC_get_current_job(3)`: the job that runs this code, or NULL.
+// `ASYNC_get_current_job(3)`: returns the job that runs this code, or NULL outside a job.
 ASYNC_JOB *ASYNC_get_current_job(void);
 
-// `ASYNC_get_wait_ctx(3)`: the wait ctx that the job was started with, or NULL: when it has been freed, when the job has
-// ended, when `job` is NULL (fixes of S47 and S61). From any thread.
+// `ASYNC_get_wait_ctx(3)`: returns the wait ctx that the job was started with. Any thread may call this function.
+//
+// Returns NULL if the program has freed that wait ctx, if the job has ended, and if `job` is NULL. See S47, S61.
 ASYNC_WAIT_CTX *ASYNC_get_wait_ctx(ASYNC_JOB *job);
 
-// `ASYNC_block_pause(3)`: until unblocked as many times, or until it ends (a fix of S44), this job does not pause. Nothing
-// outside a job.
+// `ASYNC_block_pause(3)`: until `ASYNC_unblock_pause` was called as many times, this job does not pause. The count
+// ends with the job. Outside a job this function does nothing. See S43, S44.
 void ASYNC_block_pause(void);
 
-// `ASYNC_unblock_pause(3)`: takes one `ASYNC_block_pause` back, if there is one.
+// `ASYNC_unblock_pause(3)`: takes one call of `ASYNC_block_pause` back, if there is one.
 void ASYNC_unblock_pause(void);
 
 // `ASYNC_set_mem_functions(3)`: 1, or 0 once a stack has been asked for (S67, S68). NULL keeps the function in force.
@@ -112,16 +117,16 @@ int ASYNC_set_mem_functions(ASYNC_stack_alloc_fn alloc_fn,
 // Both are NULL or may be written to.
 void ASYNC_get_mem_functions(ASYNC_stack_alloc_fn *alloc_fn, ASYNC_stack_free_fn *free_fn);
 
-// `ASYNC_init_thread(3)`: at most `max_size` jobs on this thread (0: no limit), `init_size` stacks made now. 1, or 0 for an
-// `init_size` above `max_size`, also above an unlimited one (S11).
+// `ASYNC_init_thread(3)`: allows this thread at most `max_size` jobs (0: no limit), and makes `init_size` stacks now.
 //
-// A second call changes the limit; jobs that exist stay counted (a fix of S15).
-int ASYNC_init_thread(size_t max_size,
-                      size_t init_size);
+// Returns 1, or 0 if `init_size` is above `max_size`. A `max_size` of 0 is not exempt from that.
+//
+// A second call replaces the limit. Jobs that exist stay counted. See S11, S15.
+int ASYNC_init_thread(size_t max_size, size_t init_size);
 
 // `ASYNC_cleanup_thread(3)`: frees the idle stacks of this thread and forgets its limit.
 //
-// Paused jobs stay valid and can finish (a fix of S49). Inside a job it does nothing (a fix of S50).
+// Paused jobs stay valid and can finish. Inside a job this function does nothing. See S49, S50.
 void ASYNC_cleanup_thread(void);
 
 // `ASYNC_WAIT_CTX_new(3)`; NULL when the process has 16 million.

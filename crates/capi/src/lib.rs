@@ -1,35 +1,43 @@
 //! OpenSSL's `ASYNC_JOB` for C programs: the 22 functions of `<openssl/async.h>`, on the `asyncjob` library.
 //!
 //! ```text
-//!   C program, libssl, engine                       libcrypto, if there is one
-//!      |                                              ^  errors, library contexts, thread stop
-//!      | ASYNC_*                                      |
-//!      v                                              |
-//!   job        wait_ctx        stack_memory  ---->  libcrypto, library_context
-//!    |  \       /                    |
-//!    |   handle                    (asyncjob::stack)
-//!    v
-//!   thread  ----  asyncjob::{start_job, pause_job, Job::resume}
+//!   C program, libssl, engine
+//!      |
+//!      | ASYNC_*
+//!      v
+//!     job ------> thread ------> library_context ------> libcrypto  . . .  the libcrypto of the process, if there is one
+//!      |            |
+//!      |            v
+//!      +--------> slots -------> wait_ctx -------------> handle
+//!
+//!     stack_memory                                       boundary: below every module that C calls
 //! ```
+//!
+//! An arrow leads from a module to one that it imports; not all are drawn. `tests/modules.rs` checks that no imports
+//! form a circle.
 //!
 //! | module | is |
 //! |---|---|
 //! | [`job`] | `ASYNC_start_job`, `ASYNC_pause_job` and what is called in or about a job |
+//! | [`thread`] | `ASYNC_init_thread`, `ASYNC_cleanup_thread`, the end of a thread, the functions that we interpose |
 //! | [`wait_ctx`] | `ASYNC_WAIT_CTX_*` |
-//! | [`thread`] | `ASYNC_init_thread`, `ASYNC_cleanup_thread`, the end of a thread |
 //! | [`stack_memory`] | `ASYNC_set_mem_functions`, `ASYNC_get_mem_functions` |
-//! | `handle` | names that may go stale, for objects that stay |
+//! | `slots` | what is known of each job outside its stack, and which thread owns it |
+//! | `handle` | handles of jobs and wait ctxs, which may be stale without harm |
+//! | `library_context` | the default `OSSL_LIB_CTX` of each job |
 //! | `libcrypto` | the libcrypto of the process, found at run time |
-//! | [`library_context`] | the default `OSSL_LIB_CTX` of each job |
 //! | `boundary` | no panic crosses into C |
 //!
-//! What the library's types forbid, C programs do: resume twice, on another thread, after the end; free a wait ctx under its job.
-//! Everything that a program holds is therefore a handle that is looked up, and nothing here is reached through a pointer that
-//! a program could have kept too long. The rules are those of the contract that the library's documentation cites by number
-//! (S1 to S88); README.md has them as a table, with the programs that show each, and what a call costs.
+//! C programs do what the types of `asyncjob` forbid. They resume a job twice, on another thread, or after its end, and
+//! free a wait ctx under its job. Everything that a program holds is therefore a handle that is looked up, and this
+//! library reaches no object through a pointer that a program could have kept too long.
 //!
-//! Linked with this crate as Rust there is nothing to use: it is built as a shared object and a static library only. Exports of
-//! these names must not get into a Rust program by accident, since libssl would bind to them.
+//! A number such as S42 names a behaviour of OpenSSL. `docs/openssl-behaviour.md` at the root of the repository defines
+//! the numbers, and says what this library does in each case. README.md has a table of the differences, with the
+//! programs that show each, and says what a call costs.
+//!
+//! A Rust program cannot use this crate: it is built as a shared object and as a static library only. A Rust program
+//! must not export these names by accident, because libssl would bind to them.
 #![allow(
     non_camel_case_types,
     non_snake_case,
@@ -49,11 +57,16 @@ mod handle;
 pub mod job;
 #[allow(unsafe_code, reason = "finds and calls functions of libcrypto")]
 mod libcrypto;
-#[allow(unsafe_code, reason = "stands in for a function of libcrypto")]
-pub mod library_context;
+#[allow(unsafe_code, reason = "calls functions of libcrypto that have contracts")]
+mod library_context;
+#[allow(
+    unsafe_code,
+    reason = "shares cells between threads: only the thread that owns a slot reaches them"
+)]
+mod slots;
 #[allow(unsafe_code, reason = "the C interface: functions of the program's")]
 pub mod stack_memory;
-#[allow(unsafe_code, reason = "stands in for a function of libcrypto; pthread keys")]
+#[allow(unsafe_code, reason = "interposes functions of libcrypto; pthread keys")]
 pub mod thread;
 #[allow(
     unsafe_code,

@@ -1,7 +1,7 @@
 //! The libcrypto of the process, if there is one.
 //!
 //! ```text
-//!   first call, and whenever a thread needs memory for jobs, until one is found:
+//!   at the first call, and whenever a thread borrows slots, until one is found:
 //!
 //!   the object that the job's function lies in  -> its libcrypto     (bundled ones with a name of their own)
 //!   the global scope                            -> the program's
@@ -9,20 +9,27 @@
 //!   none                                        -> everything works, without an error queue and library contexts
 //! ```
 //!
-//! It is looked for, never linked or loaded: a declared need would drag it into programs that have none. It is looked for at
-//! the first call and not at load, because a program may still call `CRYPTO_set_mem_functions` then.
+//! This library searches for libcrypto, and neither links nor loads it: a declared dependency would load libcrypto into
+//! programs that have none. The search takes place at the first call and not when this library is loaded, because until
+//! then a program may still call `CRYPTO_set_mem_functions`.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
-use crate::{library_context, thread};
-
 /// `OSSL_LIB_CTX`, of which we know nothing but its address.
 pub(crate) type LibCtx = *mut c_void;
 
-/// Functions of libcrypto, all public and there since 3.0.
+/// The functions of libcrypto that this library interposes and exports itself. The search must not take them for
+/// libcrypto's.
+#[derive(Clone, Copy)]
+pub(crate) struct OurExports {
+    pub(crate) set_default_ctx: unsafe extern "C" fn(LibCtx) -> LibCtx,
+    pub(crate) thread_stop: unsafe extern "C" fn(),
+}
+
+/// Functions of libcrypto. All are public, and exist since 3.0.
 pub(crate) struct Libcrypto {
     set_default_ctx: unsafe extern "C" fn(LibCtx) -> LibCtx,
     global_default_ctx: unsafe extern "C" fn() -> LibCtx,
@@ -33,10 +40,10 @@ pub(crate) struct Libcrypto {
     err_set_debug: unsafe extern "C" fn(*const c_char, c_int, *const c_char),
     err_set_error: unsafe extern "C" fn(c_int, c_int, *const c_char, ...),
     /// Calls of `OSSL_LIB_CTX_set0_default` by name reach ours first.
-    interposed: bool,
+    is_interposed: bool,
 }
 
-/// What went wrong, as libcrypto names it (S4).
+/// What went wrong, as libcrypto numbers it (S4).
 #[derive(Clone, Copy)]
 #[repr(i32)]
 pub(crate) enum Reason {
@@ -49,57 +56,58 @@ const OPENSSL_INIT_ASYNC: u64 = 0x100;
 
 static FOUND: AtomicPtr<Libcrypto> = AtomicPtr::new(ptr::null_mut());
 
-/// Whether jobs may be started.
-static STATE: AtomicU8 = AtomicU8::new(UNUSED);
-/// Nobody has asked yet.
+/// How far the process has come: one of the three values below.
+static PHASE: AtomicU8 = AtomicU8::new(UNUSED);
+/// No job or pool has been asked for.
 const UNUSED: u8 = 0;
-/// They may.
+/// Jobs may be started.
 const READY: u8 = 1;
-/// `OPENSSL_cleanup` has run: nothing works any more, as in libcrypto itself (S21).
+/// `OPENSSL_cleanup` has run: no call works any more, as in libcrypto itself (S21).
 const STOPPED: u8 = 2;
 
-/// The libcrypto that [`prepare`] found.
+/// The libcrypto that [`search`] found.
 #[inline]
 pub(crate) fn found() -> Option<&'static Libcrypto> {
-    // SAFETY: NULL, or a value that `adopt` leaked.
+    // SAFETY: NULL, or a value that `search` leaked.
     unsafe { FOUND.load(Ordering::Acquire).as_ref() }
 }
 
-/// Whether jobs may be started and pools set up; the first call looks for a libcrypto.
+/// Whether jobs may be started and pools set up. The first call searches for a libcrypto.
 #[inline]
-pub(crate) fn is_ready() -> bool {
-    STATE.load(Ordering::Relaxed) == READY || first_use()
+pub(crate) fn is_ready(ours: OurExports) -> bool {
+    PHASE.load(Ordering::Relaxed) == READY || first_use(ours)
 }
 
 /// Whether `OPENSSL_cleanup` has run.
 #[inline]
 pub(crate) fn is_stopped() -> bool {
-    STATE.load(Ordering::Relaxed) == STOPPED
+    PHASE.load(Ordering::Relaxed) == STOPPED
 }
 
 #[cold]
-fn first_use() -> bool {
-    look_again(ptr::null());
-    // A program may refuse signal handlers; then an overflow is an ordinary crash.
+fn first_use(ours: OurExports) -> bool {
+    search(ptr::null(), ours);
+    // Where the signal handlers cannot be installed, an overflow is an ordinary crash.
     let _ = asyncjob::stack::install_overflow_handler();
-    let _ = STATE.compare_exchange(UNUSED, READY, Ordering::Relaxed, Ordering::Relaxed);
+    let _ = PHASE.compare_exchange(UNUSED, READY, Ordering::Relaxed, Ordering::Relaxed);
     !is_stopped()
 }
 
-/// Looks for a libcrypto that was not there before. `near` is code or data of the object that uses jobs, or NULL.
+/// Searches the process for a libcrypto, unless one was found before. `near` is an address of code or data in the
+/// object that uses jobs, or NULL.
 #[cold]
-pub(crate) fn look_again(near: *const c_void) {
+pub(crate) fn search(near: *const c_void, ours: OurExports) {
     if found().is_some() {
         return;
     }
-    let Some(libcrypto) = find(near) else { return };
+    let Some(libcrypto) = find(near, ours) else { return };
     let libcrypto = Box::into_raw(Box::new(libcrypto));
     let null = ptr::null_mut();
     if FOUND
         .compare_exchange(null, libcrypto, Ordering::AcqRel, Ordering::Acquire)
         .is_err()
     {
-        // SAFETY: another thread was first; this one was made above and shown to nobody.
+        // SAFETY: another thread was first. This value was made above, and no other thread has seen it.
         drop(unsafe { Box::from_raw(libcrypto) });
         return;
     }
@@ -115,36 +123,47 @@ pub(crate) fn raise(reason: Reason) {
 }
 
 extern "C" fn stop() {
-    STATE.store(STOPPED, Ordering::Relaxed);
+    PHASE.store(STOPPED, Ordering::Relaxed);
 }
 
 impl Libcrypto {
     fn start(&self) {
-        // SAFETY: what OpenSSL's own ASYNC functions call before all else. (Without an option it would do nothing.)
+        // SAFETY: OpenSSL's own ASYNC functions make this call before all else. (Without an option it would do
+        // nothing.)
         if unsafe { (self.init)(OPENSSL_INIT_ASYNC, ptr::null()) } == 0 {
             return stop();
         }
-        // SAFETY: `stop` is a plain function of a library that libcrypto pins by this call.
+        // SAFETY: `stop` takes no arguments, and libcrypto keeps the library that it lies in loaded from this call on.
         unsafe { (self.at_exit)(stop) };
     }
 
     fn raise(&self, reason: Reason) {
-        // SAFETY: begins an error on this thread's queue.
+        // SAFETY: begins an error on the queue of this thread. No preconditions.
         unsafe { (self.err_new)() };
-        // SAFETY: static strings.
+        // SAFETY: an error was begun, and the strings are static.
         unsafe { (self.err_set_debug)(c"libasyncjob".as_ptr(), 0, c"ASYNC_start_job".as_ptr()) };
-        // SAFETY: an error was begun; no format and no arguments.
+        // SAFETY: an error was begun. There is no format, and there are no arguments.
         unsafe { (self.err_set_error)(ERR_LIB_ASYNC, reason as c_int, ptr::null()) };
     }
 
-    /// Whether nobody can change the default context of a thread without our `OSSL_LIB_CTX_set0_default` seeing it.
+    /// Whether every call of `OSSL_LIB_CTX_set0_default` by name passes through ours.
     pub(crate) fn is_interposed(&self) -> bool {
-        self.interposed
+        self.is_interposed
     }
 
-    /// The default context of this thread, which becomes `ctx` unless that is NULL.
-    pub(crate) fn replace_default_ctx(&self, ctx: LibCtx) -> LibCtx {
-        // SAFETY: NULL only reads; any other value was this thread's or a job's default before (the program keeps those alive).
+    /// The default context of this thread.
+    pub(crate) fn default_ctx(&self) -> LibCtx {
+        // SAFETY: NULL changes nothing, the function only returns the default.
+        unsafe { (self.set_default_ctx)(ptr::null_mut()) }
+    }
+
+    /// Makes `ctx` the default context of this thread, unless it is NULL. Returns the default of before.
+    ///
+    /// # Safety
+    ///
+    /// `ctx` must be NULL or a library context, and the program must not free that context while it is the default.
+    pub(crate) unsafe fn set_default_ctx(&self, ctx: LibCtx) -> LibCtx {
+        // SAFETY: passed on.
         unsafe { (self.set_default_ctx)(ctx) }
     }
 
@@ -153,20 +172,31 @@ impl Libcrypto {
         unsafe { (self.global_default_ctx)() }
     }
 
-    pub(crate) fn stop_thread(&self) {
-        // SAFETY: the caller was called to do exactly this.
+    /// Frees what libcrypto keeps for this thread.
+    ///
+    /// # Safety
+    ///
+    /// The program must have called `OPENSSL_thread_stop` on this thread, and thereby promised that the thread does not
+    /// use what libcrypto keeps for it at this time.
+    pub(crate) unsafe fn stop_thread(&self) {
+        // SAFETY: the program asked for this call.
         unsafe { (self.thread_stop)() };
     }
 }
 
-/// Where to look for libcrypto's symbols.
+/// A handle of the loader's, in which symbols are looked up.
 #[derive(Clone, Copy)]
 struct Scope(*mut c_void);
 
 impl Scope {
-    /// A loaded object, found by name; its own dependencies come after it.
+    /// All objects that the program was linked with or preloads.
+    const GLOBAL: Scope = Scope(libc::RTLD_DEFAULT);
+    /// The same, from the object after this library on.
+    const AFTER_US: Scope = Scope(libc::RTLD_NEXT);
+
+    /// A loaded object, found by name. Its dependencies come after it.
     fn loaded(name: &CStr) -> Option<Scope> {
-        // SAFETY: NOLOAD only looks. The reference it takes is kept: whoever is found must stay.
+        // SAFETY: RTLD_NOLOAD loads nothing. The reference that it takes is kept, so that the object stays.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
         (!handle.is_null()).then_some(Scope(handle))
     }
@@ -174,49 +204,50 @@ impl Scope {
     /// The object that an address lies in.
     fn around(address: *const c_void) -> Option<Scope> {
         let mut info = MaybeUninit::<libc::Dl_info>::uninit();
-        // SAFETY: dladdr looks at no memory at `address`.
+        // SAFETY: dladdr reads no memory at `address`.
         if address.is_null() || unsafe { libc::dladdr(address, info.as_mut_ptr()) } == 0 {
             return None;
         }
-        // SAFETY: it said that it filled this in.
+        // SAFETY: dladdr reported success, so it has filled this in.
         let info = unsafe { info.assume_init() };
-        // SAFETY: a string of the loader's, which stays while the object does.
+        // SAFETY: the loader's string for an object, which stays while the object does.
         Scope::loaded(unsafe { CStr::from_ptr(info.dli_fname) })
     }
 
     fn symbol(self, name: &CStr) -> Option<*mut c_void> {
-        // SAFETY: a handle that dlopen gave, or one of the two constants.
+        // SAFETY: every `Scope` is a handle that dlopen gave, or one of the loader's two constants.
         let symbol = unsafe { libc::dlsym(self.0, name.as_ptr()) };
         (!symbol.is_null()).then_some(symbol)
     }
 }
 
-fn find(near: *const c_void) -> Option<Libcrypto> {
+fn find(near: *const c_void, ours: OurExports) -> Option<Libcrypto> {
     let scopes = [
         Scope::around(near),
-        Some(Scope(libc::RTLD_DEFAULT)),
+        Some(Scope::GLOBAL),
         Scope::loaded(c"libcrypto.so.3"),
         Scope::loaded(c"libcrypto.so.4"),
     ];
     scopes.into_iter().flatten().find_map(|scope| {
         let a_function = scope.symbol(c"OPENSSL_init_crypto")?;
-        // The libcrypto itself comes before the scope that led to it: in the scope of a program, our own exports are first.
-        let itself = Scope::around(a_function).unwrap_or(Scope(libc::RTLD_NEXT));
-        adopt(itself)
+        // Symbols are taken from libcrypto's own scope and not from the one that led to it: in the scope of a program,
+        // our exports may come first.
+        let libcrypto = Scope::around(a_function).unwrap_or(Scope::AFTER_US);
+        functions_in(libcrypto, ours)
     })
 }
 
-/// The functions of the libcrypto in this scope; `None` if one is missing (before 3.0) or is ours.
-fn adopt(scope: Scope) -> Option<Libcrypto> {
+/// The functions of the libcrypto in this scope. `None` if one is missing (before 3.0) or is ours.
+fn functions_in(scope: Scope, ours: OurExports) -> Option<Libcrypto> {
     let set_default_ctx = scope.symbol(c"OSSL_LIB_CTX_set0_default")?;
     let thread_stop = scope.symbol(c"OPENSSL_thread_stop")?;
-    let ours = library_context::OSSL_LIB_CTX_set0_default as *mut c_void;
-    if set_default_ctx == ours || thread_stop == thread::OPENSSL_thread_stop as *mut c_void {
+    let our_set_default_ctx = ours.set_default_ctx as *mut c_void;
+    if set_default_ctx == our_set_default_ctx || thread_stop == ours.thread_stop as *mut c_void {
         return None;
     }
-    let reached_first = Scope(libc::RTLD_DEFAULT).symbol(c"OSSL_LIB_CTX_set0_default");
+    let reached_first = Scope::GLOBAL.symbol(c"OSSL_LIB_CTX_set0_default");
     Some(Libcrypto {
-        // SAFETY: the public function of that name has this type since 3.0. So have all below.
+        // SAFETY: the public function of that name has this type since 3.0. The same is true of all below.
         set_default_ctx: unsafe { typed(set_default_ctx) },
         // SAFETY: as above.
         global_default_ctx: unsafe { typed(scope.symbol(c"OSSL_LIB_CTX_get0_global_default")?) },
@@ -232,7 +263,7 @@ fn adopt(scope: Scope) -> Option<Libcrypto> {
         err_set_debug: unsafe { typed(scope.symbol(c"ERR_set_debug")?) },
         // SAFETY: as above.
         err_set_error: unsafe { typed(scope.symbol(c"ERR_set_error")?) },
-        interposed: reached_first == Some(ours),
+        is_interposed: reached_first == Some(our_set_default_ctx),
     })
 }
 
@@ -240,7 +271,7 @@ fn adopt(scope: Scope) -> Option<Libcrypto> {
 ///
 /// # Safety
 ///
-/// `F` is its function pointer type.
+/// `F` must be the function pointer type of the symbol.
 unsafe fn typed<F: Copy>(symbol: *mut c_void) -> F {
     const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
     // SAFETY: the caller's promise; the sizes are equal.

@@ -1,104 +1,119 @@
 //! The default library context travels with the job (S77).
 //!
 //! ```text
-//!   resumer's default   --- start, resume -->   the job's default: the resumer's at its start,
-//!                       <-- pause, finish ---   afterwards what it was when the job left
+//!   resumer's default   --- start, resume -->   the job's default: at its start that of its resumer,
+//!                       <-- pause, finish ---   at each resume what it was when the job paused
 //! ```
 //!
-//! OpenSSL asks its thread-local storage for this twice in each switch, which costs more than the switch itself (12 ns a
-//! call). The default changes by one public function only, so where calls of it reach *ours* first (preloaded, or linked before
-//! libcrypto) each thread knows its default, and libcrypto is called only when two contexts really differ:
+//! OpenSSL asks its thread-local storage for the default twice in each switch. That costs more than the switch itself
+//! (12 ns a call). Only one public function changes the default, `OSSL_LIB_CTX_set0_default`, and this library
+//! interposes it ([`crate::thread`]). Where calls of that function reach ours first (preloaded, or linked before
+//! libcrypto), each thread knows its default, and libcrypto is called only if the job's default and its resumer's
+//! differ.
 //!
-//! | a thread's mode | when | a switch |
+//! | what is known of a thread | when | a switch |
 //! |---|---|---|
-//! | tracked | calls by name reach ours; also without a libcrypto | compares two pointers |
-//! | called ([`UNKNOWN`]) | ours was loaded in a corner (`RTLD_LOCAL`), or the thread has a default that we did not see | two calls |
+//! | its default | calls by name reach ours; also if there is no libcrypto | compares two pointers |
+//! | nothing: `UNKNOWN` | ours is `RTLD_LOCAL`, or libcrypto has a default that we did not see | two calls |
 //!
-//! What tracking cannot see is a program that takes the function out of libcrypto by `dlsym` on libcrypto's own handle: it is
-//! noticed when that thread next needs memory for jobs.
+//! A program that takes the function from libcrypto's own handle with `dlsym` escapes this. [`ThreadDefault::check`]
+//! notices it when the thread next borrows slots.
 
+use std::cell::Cell;
 use std::ptr;
 
 use crate::libcrypto::{self, LibCtx, Libcrypto};
-use crate::thread::{self, Thread};
 
-/// In place of a thread's default: ask libcrypto. No context is at this address, and no job's default is this, so every
+/// Stands for a default that is not known. No context is at this address and no job's default is equal to it, so every
 /// comparison with it fails.
 const UNKNOWN: LibCtx = ptr::without_provenance_mut(1);
 
-/// `OSSL_LIB_CTX_set0_default(3)`, on its way to libcrypto: notes the thread's default context.
-///
-/// # Safety
-///
-/// As libcrypto's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn OSSL_LIB_CTX_set0_default(ctx: LibCtx) -> LibCtx {
-    libcrypto::look_again(ptr::null());
-    let Some(libcrypto) = libcrypto::found() else {
-        return ptr::null_mut();
-    };
-    thread::with(|thread| {
-        if !ctx.is_null() && thread.default_ctx.get() != UNKNOWN {
-            thread.default_ctx.set(ctx);
+/// The default library context of one thread: NULL if the thread never set one, `UNKNOWN` if libcrypto has to be asked.
+pub(crate) struct ThreadDefault(Cell<LibCtx>);
+
+impl ThreadDefault {
+    pub(crate) const fn new() -> Self {
+        ThreadDefault(Cell::new(ptr::null_mut()))
+    }
+
+    /// The program sets the default of this thread, or reads it if `ctx` is NULL.
+    pub(crate) fn note(&self, ctx: LibCtx) {
+        if !ctx.is_null() && self.0.get() != UNKNOWN {
+            self.0.set(ctx);
         }
-    });
-    libcrypto.replace_default_ctx(ctx)
-}
-
-/// Decides for this thread.
-#[cold]
-pub(crate) fn check(thread: &Thread) {
-    let Some(libcrypto) = libcrypto::found() else { return };
-    let tracked = concrete(libcrypto, thread.default_ctx.get());
-    if !libcrypto.is_interposed() || libcrypto.replace_default_ctx(ptr::null_mut()) != tracked {
-        thread.default_ctx.set(UNKNOWN);
     }
-}
 
-/// A job starts: it sees the resumer's default, which is returned.
-#[inline]
-pub(crate) fn start(thread: &Thread) -> LibCtx {
-    let resumers = thread.default_ctx.get();
-    if resumers == UNKNOWN { ask() } else { resumers }
-}
-
-/// A job is resumed with its own default, or comes back and its resumer's is put in place; what it replaces is returned.
-#[inline]
-pub(crate) fn exchange(thread: &Thread, coming: LibCtx) -> LibCtx {
-    let going = thread.default_ctx.get();
-    if going == coming {
-        return going;
+    /// Finds out whether the noted default is the one that libcrypto has for this thread.
+    #[cold]
+    pub(crate) fn check(&self) {
+        let Some(libcrypto) = libcrypto::found() else { return };
+        let noted = or_global(libcrypto, self.0.get());
+        if !libcrypto.is_interposed() || libcrypto.default_ctx() != noted {
+            self.0.set(UNKNOWN);
+        }
     }
-    exchange_different(thread, coming)
-}
 
-#[cold]
-fn exchange_different(thread: &Thread, coming: LibCtx) -> LibCtx {
-    let going = thread.default_ctx.get();
-    let replaced = replace(coming);
-    if going == UNKNOWN {
-        return replaced;
+    /// A job starts with the default of its resumer, which is returned.
+    #[inline]
+    pub(crate) fn at_start(&self) -> LibCtx {
+        let resumers = self.0.get();
+        if resumers == UNKNOWN { ask() } else { resumers }
     }
-    thread.default_ctx.set(coming);
-    going
+
+    /// Makes `next` the default of this thread, and returns the default that it replaces. Called when a job is resumed,
+    /// with the job's default, and when a job has paused or finished, with its resumer's.
+    ///
+    /// # Safety
+    ///
+    /// `next` must come from [`at_start`](Self::at_start) or from this function, and the program must not have freed
+    /// that context.
+    #[inline]
+    pub(crate) unsafe fn exchange(&self, next: LibCtx) -> LibCtx {
+        let replaced = self.0.get();
+        if replaced == next {
+            return replaced;
+        }
+        // SAFETY: passed on.
+        unsafe { self.exchange_different(next) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`exchange`](Self::exchange).
+    #[cold]
+    unsafe fn exchange_different(&self, next: LibCtx) -> LibCtx {
+        let noted = self.0.get();
+        // SAFETY: passed on.
+        let replaced = unsafe { set(next) };
+        if noted == UNKNOWN {
+            return replaced;
+        }
+        self.0.set(next);
+        noted
+    }
 }
 
 #[cold]
 fn ask() -> LibCtx {
-    libcrypto::found().map_or(ptr::null_mut(), |libcrypto| {
-        libcrypto.replace_default_ctx(ptr::null_mut())
-    })
+    libcrypto::found().map_or(ptr::null_mut(), Libcrypto::default_ctx)
 }
 
-/// NULL stands for a default that was never set: the global one.
+/// Sets the default that libcrypto has for this thread, and returns the one before.
+///
+/// # Safety
+///
+/// As for [`ThreadDefault::exchange`].
 #[cold]
-fn replace(coming: LibCtx) -> LibCtx {
-    libcrypto::found().map_or(ptr::null_mut(), |libcrypto| {
-        libcrypto.replace_default_ctx(concrete(libcrypto, coming))
-    })
+unsafe fn set(next: LibCtx) -> LibCtx {
+    let Some(libcrypto) = libcrypto::found() else {
+        return ptr::null_mut();
+    };
+    // SAFETY: the global default, which always exists, or a default of the program's that the caller vouches for.
+    unsafe { libcrypto.set_default_ctx(or_global(libcrypto, next)) }
 }
 
-fn concrete(libcrypto: &Libcrypto, ctx: LibCtx) -> LibCtx {
+/// NULL stands for a default that the thread never set: the global one.
+fn or_global(libcrypto: &Libcrypto, ctx: LibCtx) -> LibCtx {
     if ctx.is_null() {
         libcrypto.global_default_ctx()
     } else {

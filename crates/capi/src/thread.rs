@@ -1,44 +1,46 @@
 //! What a thread keeps for its jobs, and what happens to it when the thread ends.
 //!
 //! ```text
-//!   Thread ---- current ----> the slot of the innermost running job
-//!          ---- free -------> slots without a job, last in, first out
-//!          ---- chunks -----> 64 slots each, borrowed from the process (crate::job), given back at the end
+//!   Thread ---- current -------> the slot of the innermost running job
+//!          ---- slots ---------> the slots that the thread has borrowed (crate::slots)
+//!          ---- default_ctx ---> its default library context (crate::library_context)
 //! ```
 //!
-//! A thread ends in three ways, and in each its idle stacks are freed and its paused jobs lose nothing that somebody may still
-//! write to: by exiting (the destructor of a pthread key), by `OPENSSL_thread_stop`, by [`ASYNC_cleanup_thread`]. Only the
-//! first gives the jobs up: their handles become stale, and their stacks stay as they are for ever (S88).
+//! | event | idle stacks, limit | paused jobs |
+//! |---|---|---|
+//! | [`ASYNC_cleanup_thread`], [`OPENSSL_thread_stop`] | freed, forgotten | stay resumable |
+//! | the thread exits | freed, forgotten | stale handles, stacks in quarantine (S88) |
 //!
-//! The key belongs to us because libcrypto's own hook is not exported, and is set on each thread that has slots: glibc calls
-//! the destructor even if Rust's thread-locals are gone already, and again if a later destructor starts another job.
+//! The destructor of a pthread key notices the exit. The key is our own because libcrypto does not export its hook for
+//! a thread's end. The key is set on each thread that has slots. glibc calls the destructor even if Rust's
+//! thread-locals are gone already, and calls it again if a later destructor starts another job.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
-use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::OnceLock;
 
-use asyncjob::{PoolConfig, WaitCtx};
+use asyncjob::PoolConfig;
 
 use crate::boundary::guarded;
-use crate::job::{self, FreeSlots, JobChunk, JobSlot};
-use crate::libcrypto::{self, LibCtx, Reason};
-use crate::library_context;
+use crate::libcrypto::{self, LibCtx, OurExports, Reason};
+use crate::library_context::ThreadDefault;
+use crate::slots::{JobSlot, ThreadSlots};
 
-/// `ASYNC_init_thread(3)`: at most `max_size` jobs on this thread (0: no limit), `init_size` stacks made now. 1, or 0 for an
-/// `init_size` above `max_size`, also above an unlimited one (S11).
+/// `ASYNC_init_thread(3)`: allows this thread at most `max_size` jobs (0: no limit), and makes `init_size` stacks now.
 ///
-/// A second call changes the limit; jobs that exist stay counted (a fix of S15).
+/// Returns 1, or 0 if `init_size` is above `max_size`. A `max_size` of 0 is not exempt from that.
+///
+/// A second call replaces the limit. Jobs that exist stay counted. See S11, S15.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_init_thread(max_size: usize, init_size: usize) -> c_int {
     guarded(0, || {
         if init_size > max_size {
-            libcrypto::is_ready();
+            libcrypto::is_ready(OUR_EXPORTS);
             libcrypto::raise(Reason::InvalidPoolSize);
             return 0;
         }
-        if !libcrypto::is_ready() {
+        if !libcrypto::is_ready(OUR_EXPORTS) {
             return 0;
         }
         let mut config = PoolConfig::new().precreate(init_size);
@@ -49,7 +51,7 @@ pub extern "C" fn ASYNC_init_thread(max_size: usize, init_size: usize) -> c_int 
 
 /// `ASYNC_cleanup_thread(3)`: frees the idle stacks of this thread and forgets its limit.
 ///
-/// Paused jobs stay valid and can finish (a fix of S49). Inside a job it does nothing (a fix of S50).
+/// Paused jobs stay valid and can finish. Inside a job this function does nothing. See S49, S50.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_cleanup_thread() {
     guarded((), || {
@@ -57,105 +59,110 @@ pub extern "C" fn ASYNC_cleanup_thread() {
     });
 }
 
-/// `OPENSSL_thread_stop(3)`, on its way to libcrypto, whose own hook for our part of it is not exported.
+/// `OPENSSL_thread_stop(3)`, interposed: does what [`ASYNC_cleanup_thread`] does and calls libcrypto's function.
+/// libcrypto does not export its own hook for the ASYNC part of it.
 ///
 /// # Safety
 ///
-/// As libcrypto's.
+/// The caller must keep the contract of libcrypto's function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn OPENSSL_thread_stop() {
     ASYNC_cleanup_thread();
-    guarded((), || libcrypto::look_again(ptr::null()));
+    guarded((), || libcrypto::search(ptr::null(), OUR_EXPORTS));
     if let Some(libcrypto) = libcrypto::found() {
-        libcrypto.stop_thread();
+        // SAFETY: passed on.
+        unsafe { libcrypto.stop_thread() };
     }
 }
 
-/// The state of a thread. It has no destructor, so that it can be reached until the thread is gone, in one step.
+/// `OSSL_LIB_CTX_set0_default(3)`, interposed: notes the default context of this thread and calls libcrypto's function.
+///
+/// # Safety
+///
+/// The caller must keep the contract of libcrypto's function: `ctx` is NULL or a library context, and the program does
+/// not free that context while it is the default of a thread or of a paused job.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn OSSL_LIB_CTX_set0_default(ctx: LibCtx) -> LibCtx {
+    libcrypto::search(ptr::null(), OUR_EXPORTS);
+    let Some(libcrypto) = libcrypto::found() else {
+        return ptr::null_mut();
+    };
+    with(|thread| thread.default_ctx.note(ctx));
+    // SAFETY: passed on.
+    unsafe { libcrypto.set_default_ctx(ctx) }
+}
+
+/// The two functions of libcrypto that this library interposes.
+pub(crate) const OUR_EXPORTS: OurExports = OurExports {
+    set_default_ctx: OSSL_LIB_CTX_set0_default,
+    thread_stop: OPENSSL_thread_stop,
+};
+
+/// What a thread keeps. It has no destructor, so that it can be reached until the thread is gone, in one step.
 pub(crate) struct Thread {
     pub(crate) current: Cell<Option<JobSlot>>,
-    /// The default library context of this thread, NULL if it was never set: see [`library_context`].
-    pub(crate) default_ctx: Cell<LibCtx>,
-    pub(crate) free: FreeSlots,
-    chunks: ManuallyDrop<RefCell<Vec<JobChunk>>>,
-    unbound: Cell<Option<&'static WaitCtx>>,
+    pub(crate) slots: ThreadSlots,
+    pub(crate) default_ctx: ThreadDefault,
 }
 
 thread_local! {
     static THREAD: Thread = const {
         Thread {
             current: Cell::new(None),
-            default_ctx: Cell::new(ptr::null_mut()),
-            free: FreeSlots::new(),
-            chunks: ManuallyDrop::new(RefCell::new(Vec::new())),
-            unbound: Cell::new(None),
+            slots: ThreadSlots::new(),
+            default_ctx: ThreadDefault::new(),
         }
     };
 }
 
-/// Calls `f` with the state of this thread.
+/// Calls `f` with what this thread keeps.
 #[inline]
 pub(crate) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
     THREAD.with(f)
 }
 
 impl Thread {
-    /// Distinguishes this thread from every other that lives.
-    #[inline]
-    pub(crate) fn token(&self) -> usize {
-        ptr::from_ref(self).addr()
-    }
-
-    /// A slot for a job whose function is at `near`; `None` when the process has 16 million jobs.
+    /// A slot for a job whose function is at `near`. `None` when the process has 16 million jobs.
     #[inline]
     pub(crate) fn take_slot(&self, near: *const c_void) -> Option<JobSlot> {
-        self.free.pop().or_else(|| self.more_slots(near))
-    }
-
-    /// What the library is given as the wait ctx of every job here: there is one as soon as there is a slot. A C program's own
-    /// ctx may be freed under a paused job, so its job knows it by handle ([`crate::wait_ctx`]) and this one never changes.
-    #[inline]
-    pub(crate) fn unbound(&self) -> Option<&'static WaitCtx> {
-        self.unbound.get()
+        self.slots.pop().or_else(|| self.more_slots(near))
     }
 
     #[cold]
     fn more_slots(&self, near: *const c_void) -> Option<JobSlot> {
-        libcrypto::look_again(near);
-        library_context::check(self);
-        let chunk = job::take_chunk(self.token())?;
+        libcrypto::search(near, OUR_EXPORTS);
+        self.default_ctx.check();
+        self.slots.add_chunk()?;
         call_at_exit();
-        self.unbound.set(Some(chunk.unbound));
-        chunk.slots.iter().rev().for_each(|slot| self.free.push(slot));
-        self.chunks.borrow_mut().push(chunk);
-        self.free.pop()
-    }
-
-    /// Gives back what a thread has that is about to be gone.
-    fn end(&self) {
-        self.free.clear();
-        self.unbound.set(None);
-        for chunk in self.chunks.take() {
-            job::give_chunk(chunk);
-        }
+        self.slots.pop()
     }
 }
 
-/// Has [`at_exit`] called when this thread exits, unless the process is out of keys: then its slots stay with it.
+/// Arranges that [`at_exit`] is called when this thread exits. If the process is out of pthread keys, it is not called,
+/// and the slots of the thread stay out of use.
 fn call_at_exit() {
     static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
     let key = KEY.get_or_init(|| {
         let mut key = 0;
-        // SAFETY: stores a new key. The destructor outlives every thread: build.rs links this object as one that is never unloaded.
+        // SAFETY: stores a new key. The destructor outlives every thread: build.rs links this object as one that the
+        // loader never unloads.
         (unsafe { libc::pthread_key_create(&mut key, Some(at_exit)) } == 0).then_some(key)
     });
     if let Some(key) = *key {
-        // SAFETY: a key of ours; the value only has to differ from NULL.
+        // SAFETY: the key is ours. Its value only has to differ from NULL.
         unsafe { libc::pthread_setspecific(key, ptr::from_ref(&KEY).cast()) };
     }
 }
 
 /// The destructor of the key.
 unsafe extern "C" fn at_exit(_: *mut c_void) {
-    guarded((), || with(Thread::end));
+    guarded((), || {
+        with(|thread| {
+            thread.current.set(None);
+            // SAFETY: `current` and the free list are empty now, so no function of this library that the thread still
+            // calls finds a slot of before. The calls that hold one are on the stacks of jobs that can never be
+            // resumed.
+            unsafe { thread.slots.return_chunks() };
+        });
+    });
 }

@@ -1,0 +1,273 @@
+//! The slots of jobs: what is known of each job outside its stack.
+//!
+//! ```text
+//!   process    JOBS: 64 slots a chunk, never freed (crate::handle)
+//!              SPARE: chunks of threads that have ended
+//!                |                     ^
+//!                | add_chunk           | return_chunks
+//!                v                     |
+//!   thread     ThreadSlots: chunks; free -> slot -> slot -> ...   (no job; last in, first out)
+//! ```
+//!
+//! A thread borrows slots from the process, a chunk at a time, and returns them when it ends. The thread that has
+//! borrowed a slot is the owner of the slot.
+//!
+//! | part of a slot | may be used by | reached through |
+//! |---|---|---|
+//! | the generation, `owner`, `wait_ctx` | any thread: they are atomics | [`wait_ctx_of`], [`ThreadSlots::find`] |
+//! | [`OwnerCells`] | the owner only | a [`JobSlot`], which no other thread can have |
+
+use std::cell::{Cell, RefCell};
+use std::ffi::c_int;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use asyncjob::{Job, WaitCtx};
+use parking_lot::Mutex;
+
+use crate::handle::{CHUNK, Handle, Slot, Table};
+use crate::libcrypto::LibCtx;
+use crate::wait_ctx::ASYNC_WAIT_CTX;
+
+static JOBS: Table<Record> = Table::new();
+/// The chunks that no thread has borrowed.
+static SPARE: Mutex<Vec<JobChunk>> = Mutex::new(Vec::new());
+
+/// The wait ctx that the job with this handle was started with; NULL if the handle is stale. Any thread may ask.
+pub(crate) fn wait_ctx_of(handle: Handle<Record>) -> *mut ASYNC_WAIT_CTX {
+    let Some(slot) = JOBS.live(handle) else {
+        return ptr::null_mut();
+    };
+    let ctx = slot.value().wait_ctx.load(Ordering::Acquire);
+    // The handle is compared again: the job may have ended meanwhile, and then the ctx may be that of the next job.
+    if slot.handle() == handle { ctx } else { ptr::null_mut() }
+}
+
+/// What a slot holds.
+pub(crate) struct Record {
+    /// [`ThreadSlots::id`] of the owner; [`NO_THREAD`] while the chunk is in [`SPARE`].
+    owner: AtomicUsize,
+    wait_ctx: AtomicPtr<ASYNC_WAIT_CTX>,
+    cells: OwnerCells,
+}
+
+/// The part of a record that only the owner of the slot uses.
+pub(crate) struct OwnerCells {
+    /// The job while it is paused. A `Job` that is dropped is cancelled, which C programs do not know: hence
+    /// `ManuallyDrop`.
+    pub(crate) paused: Cell<Option<ManuallyDrop<Job<c_int>>>>,
+    /// The default library context of the job while it is paused.
+    pub(crate) default_ctx: Cell<LibCtx>,
+    /// How many calls of `ASYNC_block_pause` are in force.
+    pub(crate) blocked: Cell<u32>,
+    /// The free slot below this one.
+    next_free: Cell<Option<JobSlot>>,
+}
+
+// SAFETY: the atomics may be shared. The cells are reached through a `JobSlot` only, which is neither `Send` nor `Sync`
+// and which only `ThreadSlots` of the owner makes. A chunk changes its owner under the lock of `SPARE`, after
+// `ThreadSlots::return_chunks`, whose caller promises that no `JobSlot` of the former owner is used any more.
+unsafe impl Sync for Record {}
+
+impl Default for Record {
+    fn default() -> Self {
+        Record {
+            owner: AtomicUsize::new(NO_THREAD),
+            wait_ctx: AtomicPtr::new(ptr::null_mut()),
+            cells: OwnerCells {
+                paused: Cell::new(None),
+                default_ctx: Cell::new(ptr::null_mut()),
+                blocked: Cell::new(0),
+                next_free: Cell::new(None),
+            },
+        }
+    }
+}
+
+/// A slot, in the hands of its owner. It can be copied, and cannot leave the thread.
+#[derive(Clone, Copy)]
+pub(crate) struct JobSlot {
+    slot: &'static Slot<Record>,
+    _not_send: PhantomData<*const ()>,
+}
+
+impl JobSlot {
+    /// # Safety
+    ///
+    /// The calling thread must be the owner of the slot.
+    #[inline]
+    unsafe fn new(slot: &'static Slot<Record>) -> Self {
+        JobSlot {
+            slot,
+            _not_send: PhantomData,
+        }
+    }
+
+    /// The handle of the job that the slot has now, or will have next.
+    #[inline]
+    pub(crate) fn handle(self) -> Handle<Record> {
+        self.slot.handle()
+    }
+
+    #[inline]
+    pub(crate) fn cells(self) -> &'static OwnerCells {
+        &self.slot.value().cells
+    }
+
+    #[inline]
+    pub(crate) fn wait_ctx(self) -> *mut ASYNC_WAIT_CTX {
+        self.slot.value().wait_ctx.load(Ordering::Relaxed)
+    }
+
+    /// Prepares the slot for a job that starts with this wait ctx.
+    #[inline]
+    pub(crate) fn begin(self, ctx: *mut ASYNC_WAIT_CTX) {
+        // After the generation of the job before: a thread that reads this ctx must not take the handle of that job for
+        // good.
+        self.slot.value().wait_ctx.store(ctx, Ordering::Release);
+        self.cells().blocked.set(0);
+    }
+
+    /// The job has ended: its handle becomes stale.
+    #[inline]
+    pub(crate) fn end(self) {
+        self.slot.end();
+    }
+}
+
+/// The slots that one thread has borrowed.
+///
+/// It has no destructor, because a thread may use its slots after the destructors of Rust's thread-locals have run. The
+/// slots of a `ThreadSlots` that is dropped without [`return_chunks`](Self::return_chunks) stay out of use.
+pub(crate) struct ThreadSlots {
+    /// A number that no other `ThreadSlots` ever has, or [`NOT_NUMBERED`] before the first chunk.
+    ///
+    /// An address would not do: the thread-locals of a later thread may come to lie at the same one.
+    id: Cell<usize>,
+    free: Cell<Option<JobSlot>>,
+    chunks: ManuallyDrop<RefCell<Vec<JobChunk>>>,
+    /// [`JobChunk::core_ctx`] of the first chunk.
+    core_ctx: Cell<Option<&'static WaitCtx>>,
+}
+
+/// Two numbers that differ, so that a thread without slots owns none.
+const NO_THREAD: usize = 0;
+const NOT_NUMBERED: usize = usize::MAX;
+
+/// Slots that are borrowed together.
+struct JobChunk {
+    slots: &'static [Slot<Record>; CHUNK],
+    /// For [`ThreadSlots::core_ctx`]. It comes with the slots, so that a thread that ends has no ctx to free.
+    core_ctx: &'static WaitCtx,
+}
+
+/// What a handle leads to.
+pub(crate) enum Found {
+    /// A slot of this thread, in which the handle is alive.
+    Own(JobSlot),
+    /// The handle is alive on another thread.
+    OnOtherThread,
+    /// The handle is stale, or was never one.
+    Nothing,
+}
+
+impl ThreadSlots {
+    pub(crate) const fn new() -> Self {
+        ThreadSlots {
+            id: Cell::new(NOT_NUMBERED),
+            free: Cell::new(None),
+            chunks: ManuallyDrop::new(RefCell::new(Vec::new())),
+            core_ctx: Cell::new(None),
+        }
+    }
+
+    /// The wait ctx that the core is given for every job of this thread; `None` if the thread has no slots.
+    ///
+    /// A C program may free its own wait ctx under a paused job. The job therefore knows that one by handle
+    /// ([`crate::wait_ctx`]), and this one never changes.
+    #[inline]
+    pub(crate) fn core_ctx(&self) -> Option<&'static WaitCtx> {
+        self.core_ctx.get()
+    }
+
+    #[inline]
+    pub(crate) fn find(&self, handle: Handle<Record>) -> Found {
+        let Some(slot) = JOBS.live(handle) else {
+            return Found::Nothing;
+        };
+        if slot.value().owner.load(Ordering::Relaxed) != self.id.get() {
+            return Found::OnOtherThread;
+        }
+        // SAFETY: only `add_chunk` of this very object wrote this number there, and it cannot change threads.
+        Found::Own(unsafe { JobSlot::new(slot) })
+    }
+
+    /// A free slot, if there is one.
+    #[inline]
+    pub(crate) fn pop(&self) -> Option<JobSlot> {
+        let slot = self.free.get()?;
+        self.free.set(slot.cells().next_free.get());
+        Some(slot)
+    }
+
+    /// The slot has no job any more.
+    #[inline]
+    pub(crate) fn push(&self, slot: JobSlot) {
+        slot.cells().next_free.set(self.free.replace(Some(slot)));
+    }
+
+    /// Borrows 64 slots more. `None` when the process has 16 million jobs.
+    pub(crate) fn add_chunk(&self) -> Option<()> {
+        let chunk = borrow_chunk()?;
+        if self.id.get() == NOT_NUMBERED {
+            static LAST: AtomicUsize = AtomicUsize::new(NO_THREAD);
+            self.id.set(LAST.fetch_add(1, Ordering::Relaxed) + 1);
+        }
+        self.core_ctx.set(Some(chunk.core_ctx));
+        for slot in chunk.slots.iter().rev() {
+            slot.value().owner.store(self.id.get(), Ordering::Relaxed);
+            // SAFETY: this thread has just borrowed it.
+            self.push(unsafe { JobSlot::new(slot) });
+        }
+        self.chunks.borrow_mut().push(chunk);
+        Some(())
+    }
+
+    /// Returns all slots to the process. Jobs that are paused in them can never be resumed: their handles become stale,
+    /// and their stacks are quarantined, because an engine may still write to them (S88).
+    ///
+    /// # Safety
+    ///
+    /// The calling thread must not use a [`JobSlot`] that it has now after this call.
+    pub(crate) unsafe fn return_chunks(&self) {
+        self.free.set(None);
+        self.core_ctx.set(None);
+        for chunk in self.chunks.take() {
+            return_chunk(chunk);
+        }
+    }
+}
+
+fn borrow_chunk() -> Option<JobChunk> {
+    let spare = SPARE.lock().pop();
+    spare.or_else(|| {
+        Some(JobChunk {
+            slots: JOBS.grow()?,
+            core_ctx: Box::leak(Box::new(WaitCtx::new())),
+        })
+    })
+}
+
+fn return_chunk(chunk: JobChunk) {
+    for slot in chunk.slots {
+        let record = slot.value();
+        if let Some(job) = record.cells.paused.take() {
+            slot.end();
+            ManuallyDrop::into_inner(job).abandon();
+        }
+        record.owner.store(NO_THREAD, Ordering::Relaxed);
+    }
+    SPARE.lock().push(chunk);
+}

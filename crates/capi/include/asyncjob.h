@@ -134,16 +134,16 @@ ASYNC_WAIT_CTX *ASYNC_WAIT_CTX_new(void);
 
 // `ASYNC_WAIT_CTX_free(3)`: calls the cleanups, newest first, with the ctx still readable (S60), and frees the ctx.
 //
-// A cleanup may clear its own key or another's (a fix of S60); what it adds is forgotten. Jobs bound to the ctx lose it (a fix of
-// S61). NULL or a ctx that was freed: nothing.
+// A cleanup may clear its own key or another's (a fix of S60); what it adds is forgotten. Jobs bound to the ctx lose
+// it (a fix of S61). NULL or a ctx that was freed: nothing.
 //
 // # Safety
 //
 // The cleanups given to [`ASYNC_WAIT_CTX_set_wait_fd`] may be called.
 void ASYNC_WAIT_CTX_free(ASYNC_WAIT_CTX *ctx);
 
-// `ASYNC_WAIT_CTX_set_wait_fd(3)`: adds a wait fd under `key`, in front of any other under that key. 1, or 0 for a ctx that
-// is NULL or freed.
+// `ASYNC_WAIT_CTX_set_wait_fd(3)`: adds a wait fd under `key`, in front of any other under that key. 1, or 0 for a ctx
+// that is NULL or freed.
 //
 // # Safety
 //
@@ -161,18 +161,16 @@ int ASYNC_WAIT_CTX_set_wait_fd(ASYNC_WAIT_CTX *ctx,
 // `fd` and `custom_data` are NULL or may be written to.
 int ASYNC_WAIT_CTX_get_fd(ASYNC_WAIT_CTX *ctx, const void *key, OSSL_ASYNC_FD *fd, void **custom_data);
 
-// `ASYNC_WAIT_CTX_get_all_fds(3)`: how many wait fds there are, and if `fd` is not NULL, which, newest first. 1, or 0 for a ctx
-// that is NULL or freed.
+// `ASYNC_WAIT_CTX_get_all_fds(3)`: how many wait fds there are, and if `fd` is not NULL, which, newest first. 1, or 0
+// for a ctx that is NULL or freed.
 //
 // # Safety
 //
 // `fd` is NULL or has room for all of them; `numfds` is NULL or may be written to.
-int ASYNC_WAIT_CTX_get_all_fds(ASYNC_WAIT_CTX *ctx,
-                               OSSL_ASYNC_FD *fd,
-                               size_t *numfds);
+int ASYNC_WAIT_CTX_get_all_fds(ASYNC_WAIT_CTX *ctx, OSSL_ASYNC_FD *fd, size_t *numfds);
 
-// `ASYNC_WAIT_CTX_get_changed_fds(3)`: the wait fds added and deleted since a job with this ctx was last resumed, newest first,
-// each list if its array is not NULL. 1, or 0 for a ctx that is NULL or freed.
+// `ASYNC_WAIT_CTX_get_changed_fds(3)`: the wait fds added and deleted since a job with this ctx was last resumed,
+// newest first, each list if its array is not NULL. 1, or 0 for a ctx that is NULL or freed.
 //
 // # Safety
 //
@@ -183,9 +181,9 @@ int ASYNC_WAIT_CTX_get_changed_fds(ASYNC_WAIT_CTX *ctx,
                                    OSSL_ASYNC_FD *delfd,
                                    size_t *numdelfds);
 
-// `ASYNC_WAIT_CTX_clear_fd(3)`: forgets the newest wait fd under `key`, without calling its cleanup. 1, or 0 if there is none.
-int ASYNC_WAIT_CTX_clear_fd(ASYNC_WAIT_CTX *ctx,
-                            const void *key);
+// `ASYNC_WAIT_CTX_clear_fd(3)`: forgets the newest wait fd under `key`, without calling its cleanup. 1, or 0 if there
+// is none.
+int ASYNC_WAIT_CTX_clear_fd(ASYNC_WAIT_CTX *ctx, const void *key);
 
 // `ASYNC_WAIT_CTX_set_callback(3)`. 1, or 0 for a ctx that is NULL or freed.
 //

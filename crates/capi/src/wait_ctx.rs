@@ -4,11 +4,12 @@
 //!   ASYNC_WAIT_CTX *  --->  slot (crate::handle)  --->  lock  --->  Session: asyncjob::WaitCtx, callback
 //! ```
 //!
-//! A program frees a ctx when it likes: under a paused job (S61), while an engine's thread asks for the callback (S47), twice.
-//! So every function looks the handle up, takes the slot's lock, and looks whether the handle is still the one. Jobs know
-//! their ctx by handle. No lock is held while a cleanup runs.
+//! A program frees a ctx when it likes: under a paused job (S61), while an engine's thread asks for the callback (S47),
+//! twice. So every function looks the handle up, takes the slot's lock, and looks whether the handle is still the one.
+//! Jobs know their ctx by handle. No lock is held while a cleanup runs.
 
 use std::ffi::{c_int, c_void};
+use std::mem;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -65,8 +66,8 @@ pub extern "C" fn ASYNC_WAIT_CTX_new() -> *mut ASYNC_WAIT_CTX {
 
 /// `ASYNC_WAIT_CTX_free(3)`: calls the cleanups, newest first, with the ctx still readable (S60), and frees the ctx.
 ///
-/// A cleanup may clear its own key or another's (a fix of S60); what it adds is forgotten. Jobs bound to the ctx lose it (a fix of
-/// S61). NULL or a ctx that was freed: nothing.
+/// A cleanup may clear its own key or another's (a fix of S60); what it adds is forgotten. Jobs bound to the ctx lose
+/// it (a fix of S61). NULL or a ctx that was freed: nothing.
 ///
 /// # Safety
 ///
@@ -74,12 +75,14 @@ pub extern "C" fn ASYNC_WAIT_CTX_new() -> *mut ASYNC_WAIT_CTX {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ASYNC_WAIT_CTX_free(ctx: *mut ASYNC_WAIT_CTX) {
     guarded((), || {
-        let Some(slot) = CTXS.live(Handle::from_c(ctx)) else {
-            return;
-        };
-        if slot.value().is_ending.swap(true, Ordering::AcqRel) {
-            return; // by a cleanup of its own, or by another thread
-        }
+        // A cleanup of the ctx, or another thread, may be freeing it already. The question is asked under the lock:
+        // without it, the other could be done before this thread came to mark the ctx, and the slot belong to another
+        // ctx.
+        let is_ours = with_slot(ctx, |slot, session| {
+            let others = mem::replace(&mut session.is_being_freed, true);
+            (!others).then_some(slot)
+        });
+        let Some(slot) = is_ours else { return };
         // SAFETY: passed on.
         unsafe { call_cleanups(ctx) };
         let session = {
@@ -89,13 +92,12 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_free(ctx: *mut ASYNC_WAIT_CTX) {
         };
         drop(session);
         slot.value().is_unsettled.store(false, Ordering::Relaxed);
-        slot.value().is_ending.store(false, Ordering::Release);
         FREE.lock().push(slot);
     });
 }
 
-/// `ASYNC_WAIT_CTX_set_wait_fd(3)`: adds a wait fd under `key`, in front of any other under that key. 1, or 0 for a ctx that
-/// is NULL or freed.
+/// `ASYNC_WAIT_CTX_set_wait_fd(3)`: adds a wait fd under `key`, in front of any other under that key. 1, or 0 for a ctx
+/// that is NULL or freed.
 ///
 /// # Safety
 ///
@@ -145,8 +147,8 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_fd(
     1
 }
 
-/// `ASYNC_WAIT_CTX_get_all_fds(3)`: how many wait fds there are, and if `fd` is not NULL, which, newest first. 1, or 0 for a ctx
-/// that is NULL or freed.
+/// `ASYNC_WAIT_CTX_get_all_fds(3)`: how many wait fds there are, and if `fd` is not NULL, which, newest first. 1, or 0
+/// for a ctx that is NULL or freed.
 ///
 /// # Safety
 ///
@@ -165,8 +167,8 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_all_fds(
     1
 }
 
-/// `ASYNC_WAIT_CTX_get_changed_fds(3)`: the wait fds added and deleted since a job with this ctx was last resumed, newest first,
-/// each list if its array is not NULL. 1, or 0 for a ctx that is NULL or freed.
+/// `ASYNC_WAIT_CTX_get_changed_fds(3)`: the wait fds added and deleted since a job with this ctx was last resumed,
+/// newest first, each list if its array is not NULL. 1, or 0 for a ctx that is NULL or freed.
 ///
 /// # Safety
 ///
@@ -189,7 +191,8 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_changed_fds(
     1
 }
 
-/// `ASYNC_WAIT_CTX_clear_fd(3)`: forgets the newest wait fd under `key`, without calling its cleanup. 1, or 0 if there is none.
+/// `ASYNC_WAIT_CTX_clear_fd(3)`: forgets the newest wait fd under `key`, without calling its cleanup. 1, or 0 if there
+/// is none.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_WAIT_CTX_clear_fd(ctx: *mut ASYNC_WAIT_CTX, key: *const c_void) -> c_int {
     changing(ctx, |session| {
@@ -258,6 +261,8 @@ struct Session {
     callback: ASYNC_callback_fn,
     callback_arg: *mut c_void,
     entries_made: u64,
+    /// A call of [`ASYNC_WAIT_CTX_free`] calls its cleanups, and will free it.
+    is_being_freed: bool,
 }
 
 // SAFETY: the pointers are the program's, carried and never followed.
@@ -281,8 +286,6 @@ pub(crate) struct CtxRecord {
     session: Mutex<Option<Session>>,
     /// Some entry was added or removed since the last resume: read without the lock at every resume.
     is_unsettled: AtomicBool,
-    /// It is being freed.
-    is_ending: AtomicBool,
 }
 
 type CtxSlot = &'static Slot<CtxRecord>;
@@ -297,6 +300,7 @@ impl Session {
             callback: None,
             callback_arg: ptr::null_mut(),
             entries_made: 0,
+            is_being_freed: false,
         }
     }
 }
@@ -337,7 +341,8 @@ fn with_slot<R: Default>(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(CtxSlot, &mut 
         };
         let mut session = slot.value().session.lock();
         match &mut *session {
-            // The handle again: between the lookup and the lock the ctx may have been freed, and the slot used for another.
+            // The handle again: between the lookup and the lock the ctx may have been freed, and the slot used for
+            // another.
             Some(session) if slot.handle() == handle => f(slot, session),
             _ => R::default(),
         }

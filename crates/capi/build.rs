@@ -1,9 +1,9 @@
-//! What the linker has to be told about the shared object.
+//! Options of the linker for the shared object.
 
 fn main() {
-    // It holds the destructor of a pthread key and stacks that may be written to: never unload it.
+    // The object contains the destructor of a pthread key, so the loader must never unload it.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
-    // The name that programs linked with it ask the loader for.
+    // The name that the loader is asked for by programs that were linked with the object.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libasyncjob.so");
     println!("cargo:rerun-if-changed=build.rs");
 }

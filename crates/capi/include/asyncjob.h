@@ -1,7 +1,11 @@
 /*
  * ASYNC_JOB without OpenSSL: the same names, types and numbers as <openssl/async.h>, provided by libasyncjob.
  *
- * Made from crates/capi/src by cbindgen: do not edit. With OpenSSL's headers at hand, include <openssl/async.h> instead.
+ * cbindgen makes this file from crates/capi/src: do not edit it. A program that has OpenSSL's headers includes
+ * <openssl/async.h> instead.
+ *
+ * A number such as S42 names a behaviour of OpenSSL. docs/openssl-behaviour.md defines the numbers, and says what this
+ * library does in each case.
  */
 
 #ifndef ASYNCJOB_H
@@ -9,7 +13,7 @@
 
 #include <stddef.h>
 
-/* Opaque: handles, which need not be addresses. */
+/* Opaque handles. They need not be addresses. */
 typedef struct async_job_st ASYNC_JOB;
 typedef struct async_wait_ctx_st ASYNC_WAIT_CTX;
 
@@ -30,28 +34,28 @@ typedef struct async_wait_ctx_st ASYNC_WAIT_CTX;
 // The engine uses no callback: wait for the fds. The default.
 #define ASYNC_STATUS_UNSUPPORTED 0
 
-// The engine is broken for this session.
+// The engine cannot go on with this session.
 #define ASYNC_STATUS_ERR 1
 
-// Submitted: the callback will be called.
+// The operation was submitted: the engine will call the callback.
 #define ASYNC_STATUS_OK 2
 
-// Not submitted, a queue was full: resume the job later.
+// The operation was not submitted because a queue was full: resume the job later.
 #define ASYNC_STATUS_EAGAIN 3
 
-// Gives memory for a stack of at least `*size` bytes and writes its size there, or gives NULL.
+// Allocates a stack of at least `*size` bytes and writes its size to `*size`. Returns NULL if there is no memory.
 typedef void *(*ASYNC_stack_alloc_fn)(size_t *size);
 
-// Takes it back; the address may be NULL.
+// Frees such a stack. `addr` may be NULL.
 typedef void (*ASYNC_stack_free_fn)(void *addr);
 
-// What [`ASYNC_WAIT_CTX_free`] calls for a wait fd.
+// `ASYNC_WAIT_CTX_free` calls this function for a wait fd.
 typedef void (*ASYNC_cleanup_fn)(ASYNC_WAIT_CTX *ctx, const void *key, OSSL_ASYNC_FD fd, void *custom_data);
 
-// What an engine calls when the operation is done.
+// An engine calls this function when the operation is done.
 typedef int (*ASYNC_callback_fn)(void *arg);
 
-// No fd.
+// No descriptor.
 #define OSSL_BAD_ASYNC_FD -1
 
 #ifdef __cplusplus
@@ -101,20 +105,21 @@ void ASYNC_block_pause(void);
 // `ASYNC_unblock_pause(3)`: takes one call of `ASYNC_block_pause` back, if there is one.
 void ASYNC_unblock_pause(void);
 
-// `ASYNC_set_mem_functions(3)`: 1, or 0 once a stack has been asked for (S67, S68). NULL keeps the function in force.
+// `ASYNC_set_mem_functions(3)`: sets the functions that allocate and free stacks. NULL leaves a function as it is.
+// Returns 1, or 0 once this process has asked for a stack. See S67, S68, S69.
 //
 // # Safety
 //
-// `alloc_fn` is asked for 32768 bytes and gives memory that is nobody else's until it comes to `free_fn`; both may be called from
-// any thread. There is no guard below such a stack.
-int ASYNC_set_mem_functions(ASYNC_stack_alloc_fn alloc_fn,
-                            ASYNC_stack_free_fn free_fn);
+// `alloc_fn` and `free_fn` must be NULL or functions that any thread may call. `alloc_fn` is asked for 32768 bytes.
+// The program must not use the memory that `alloc_fn` returns until `free_fn` is called with it. There is no guard
+// below such a stack, so the program must not let a job use more than `alloc_fn` gave.
+int ASYNC_set_mem_functions(ASYNC_stack_alloc_fn alloc_fn, ASYNC_stack_free_fn free_fn);
 
-// `ASYNC_get_mem_functions(3)`: the functions in force, never NULL.
+// `ASYNC_get_mem_functions(3)`: writes the functions that allocate and free stacks, which are never NULL.
 //
 // # Safety
 //
-// Both are NULL or may be written to.
+// `alloc_fn` and `free_fn` must be NULL or valid for writes.
 void ASYNC_get_mem_functions(ASYNC_stack_alloc_fn *alloc_fn, ASYNC_stack_free_fn *free_fn);
 
 // `ASYNC_init_thread(3)`: allows this thread at most `max_size` jobs (0: no limit), and makes `init_size` stacks now.
@@ -129,80 +134,88 @@ int ASYNC_init_thread(size_t max_size, size_t init_size);
 // Paused jobs stay valid and can finish. Inside a job this function does nothing. See S49, S50.
 void ASYNC_cleanup_thread(void);
 
-// `ASYNC_WAIT_CTX_new(3)`; NULL when the process has 16 million.
+// `ASYNC_WAIT_CTX_new(3)`: makes a wait ctx. Returns NULL when the process has 16 million.
 ASYNC_WAIT_CTX *ASYNC_WAIT_CTX_new(void);
 
-// `ASYNC_WAIT_CTX_free(3)`: calls the cleanups, newest first, with the ctx still readable (S60), and frees the ctx.
+// `ASYNC_WAIT_CTX_free(3)`: calls the cleanups, newest first, and frees the ctx.
 //
-// A cleanup may clear its own key or another's (a fix of S60); what it adds is forgotten. Jobs bound to the ctx lose
-// it (a fix of S61). NULL or a ctx that was freed: nothing.
+// A cleanup may read the ctx, and may clear its own key or another. A wait fd that a cleanup adds is forgotten. Jobs
+// that were started with this ctx have none from now on. Nothing happens if `ctx` is NULL or was freed before. See
+// S60, S61.
 //
 // # Safety
 //
-// The cleanups given to [`ASYNC_WAIT_CTX_set_wait_fd`] may be called.
+// Every cleanup that the program gave to `ASYNC_WAIT_CTX_set_wait_fd` for this ctx must be callable now.
 void ASYNC_WAIT_CTX_free(ASYNC_WAIT_CTX *ctx);
 
-// `ASYNC_WAIT_CTX_set_wait_fd(3)`: adds a wait fd under `key`, in front of any other under that key. 1, or 0 for a ctx
-// that is NULL or freed.
+// `ASYNC_WAIT_CTX_set_wait_fd(3)`: adds a wait fd under `key`. It hides an earlier one under that key. Returns 1, or 0
+// if `ctx` is NULL or was freed.
 //
 // # Safety
 //
-// `cleanup`, if not NULL, may be called with these values when the ctx is freed.
+// `cleanup` must be NULL or a function that may be called with these values when the program frees the ctx.
 int ASYNC_WAIT_CTX_set_wait_fd(ASYNC_WAIT_CTX *ctx,
                                const void *key,
                                OSSL_ASYNC_FD fd,
                                void *custom_data,
                                ASYNC_cleanup_fn cleanup);
 
-// `ASYNC_WAIT_CTX_get_fd(3)`: the newest wait fd under `key`. 1; or 0, with nothing written, if there is none.
+// `ASYNC_WAIT_CTX_get_fd(3)`: writes the newest wait fd under `key` and its custom data. Returns 1; or 0, with nothing
+// written, if there is none.
 //
 // # Safety
 //
-// `fd` and `custom_data` are NULL or may be written to.
+// `fd` and `custom_data` must be NULL or valid for writes.
 int ASYNC_WAIT_CTX_get_fd(ASYNC_WAIT_CTX *ctx, const void *key, OSSL_ASYNC_FD *fd, void **custom_data);
 
-// `ASYNC_WAIT_CTX_get_all_fds(3)`: how many wait fds there are, and if `fd` is not NULL, which, newest first. 1, or 0
-// for a ctx that is NULL or freed.
+// `ASYNC_WAIT_CTX_get_all_fds(3)`: writes the number of wait fds and, if `fd` is not NULL, the wait fds, newest first.
+// Returns 1, or 0 if `ctx` is NULL or was freed.
 //
 // # Safety
 //
-// `fd` is NULL or has room for all of them; `numfds` is NULL or may be written to.
+// `fd` must be NULL or point to an array with room for all of them. `numfds` must be NULL or valid for writes.
 int ASYNC_WAIT_CTX_get_all_fds(ASYNC_WAIT_CTX *ctx, OSSL_ASYNC_FD *fd, size_t *numfds);
 
-// `ASYNC_WAIT_CTX_get_changed_fds(3)`: the wait fds added and deleted since a job with this ctx was last resumed,
-// newest first, each list if its array is not NULL. 1, or 0 for a ctx that is NULL or freed.
+// `ASYNC_WAIT_CTX_get_changed_fds(3)`: writes the wait fds that were added and those that were removed since a job
+// with this ctx was last resumed.
+//
+// Both lists are newest first. NULL stands for a list or a number that the program does not want. Returns 1, or 0 if
+// `ctx` is NULL or was freed. See S42.
 //
 // # Safety
 //
-// The arrays are NULL or have room; the counts are NULL or may be written to.
+// `addfd` and `delfd` must be NULL or point to arrays with room for the lists. `numaddfds` and `numdelfds` must be
+// NULL or valid for writes.
 int ASYNC_WAIT_CTX_get_changed_fds(ASYNC_WAIT_CTX *ctx,
                                    OSSL_ASYNC_FD *addfd,
                                    size_t *numaddfds,
                                    OSSL_ASYNC_FD *delfd,
                                    size_t *numdelfds);
 
-// `ASYNC_WAIT_CTX_clear_fd(3)`: forgets the newest wait fd under `key`, without calling its cleanup. 1, or 0 if there
-// is none.
+// `ASYNC_WAIT_CTX_clear_fd(3)`: removes the newest wait fd under `key` without calling its cleanup. Returns 1, or 0 if
+// there is none.
 int ASYNC_WAIT_CTX_clear_fd(ASYNC_WAIT_CTX *ctx, const void *key);
 
-// `ASYNC_WAIT_CTX_set_callback(3)`. 1, or 0 for a ctx that is NULL or freed.
+// `ASYNC_WAIT_CTX_set_callback(3)`: sets the callback; NULL removes it. Returns 1, or 0 if `ctx` is NULL or was freed.
 //
 // # Safety
 //
-// An engine may call `callback` with `callback_arg`, from any thread.
+// `callback` must be NULL or a function that an engine may call with `callback_arg`, from any thread.
 int ASYNC_WAIT_CTX_set_callback(ASYNC_WAIT_CTX *ctx, ASYNC_callback_fn callback, void *callback_arg);
 
-// `ASYNC_WAIT_CTX_get_callback(3)`: 1; or 0, with nothing written, if none is set (S63).
+// `ASYNC_WAIT_CTX_get_callback(3)`: writes the callback and its argument. Returns 1; or 0, with nothing written, if no
+// callback is set. See S63.
 //
 // # Safety
 //
-// `callback` and `callback_arg` are NULL or may be written to.
+// `callback` and `callback_arg` must be NULL or valid for writes.
 int ASYNC_WAIT_CTX_get_callback(ASYNC_WAIT_CTX *ctx, ASYNC_callback_fn *callback, void **callback_arg);
 
-// `ASYNC_WAIT_CTX_set_status(3)`: any number (S65). 1, or 0 for a ctx that is NULL or freed.
+// `ASYNC_WAIT_CTX_set_status(3)`: sets the status, which may be any number. Returns 1, or 0 if `ctx` is NULL or was
+// freed. See S65.
 int ASYNC_WAIT_CTX_set_status(ASYNC_WAIT_CTX *ctx, int status);
 
-// `ASYNC_WAIT_CTX_get_status(3)`: what was set last, or `ASYNC_STATUS_UNSUPPORTED`.
+// `ASYNC_WAIT_CTX_get_status(3)`: returns the status that was set last, or `ASYNC_STATUS_UNSUPPORTED`.
 int ASYNC_WAIT_CTX_get_status(ASYNC_WAIT_CTX *ctx);
 
 #ifdef __cplusplus

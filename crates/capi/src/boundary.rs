@@ -1,11 +1,12 @@
-//! The edge between Rust and C: nothing unwinds across it.
+//! The boundary between Rust and C: no panic unwinds across it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Calls `f`; a panic (a bug of ours: the panic hook has reported it) becomes `otherwise`.
+/// Calls `f`. If `f` panics, which is a bug of this library, the panic hook reports it and `otherwise` is returned.
 ///
-/// The two hot functions, start and pause, do without: their way through the switch has nothing that panics, and a frame more
-/// on it is one more mispredicted return. Should a panic come after all, `extern "C"` ends the process rather than let it pass.
+/// The two hot functions, start and pause, do without this. Their way through the switch contains no panic, and one
+/// more frame on that way costs one more mispredicted return. If a panic comes after all, `extern "C"` ends the process
+/// before the panic reaches C.
 pub(crate) fn guarded<R>(otherwise: R, f: impl FnOnce() -> R) -> R {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or(otherwise)
 }

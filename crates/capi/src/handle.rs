@@ -1,4 +1,4 @@
-//! Handles that can go stale without harm.
+//! Handles, which may be stale without harm.
 //!
 //! ```text
 //!   63                              24 23            0
@@ -12,25 +12,24 @@
 //!                         64 slots a chunk, never freed: each holds the generation that is alive in it
 //! ```
 //!
-//! A C program sees a handle as an opaque pointer, so it need not be one. Looking one up reads two words and can end in one
-//! of two ways: the slot whose generation this is, or nothing. A handle that is stale, invented or NULL never leads
-//! to memory that was given to somebody else, whichever thread asks, because a slot stays a slot for ever; and it takes
-//! a million million jobs in one slot before a generation comes back.
+//! A C program sees a handle as an opaque pointer, so a handle need not be an address. A lookup reads two words. It
+//! gives the slot if the generation of the handle is alive in it, and nothing otherwise. Any thread may look up any
+//! value: a handle that is stale, invented or NULL leads to no memory with another use, because a slot stays a slot for
+//! ever. A generation comes back after a million million jobs in one slot.
 
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 const INDEX_BITS: u32 = 24;
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
-/// Slots that are made together.
+/// The number of slots that are made together.
 pub(crate) const CHUNK: usize = 64;
 const CHUNKS: usize = (1 << INDEX_BITS) / CHUNK;
-/// Chunk 0 is never made: so no handle is NULL, whatever its generation, and NULL leads to nothing.
+/// Chunk 0 is never made. No handle is therefore NULL, whatever its generation, and NULL leads to nothing.
 const FIRST_CHUNK: usize = 1;
 
-/// The name of an object of kind `T`, as C carries it around.
+/// A handle of an object of kind `T`.
 pub(crate) struct Handle<T> {
     bits: u64,
     _of: PhantomData<fn() -> T>,
@@ -69,7 +68,8 @@ impl<T> Handle<T> {
     }
 }
 
-/// One object, and the handle under which it is alive now. A line of the cache, so that finding it is a shift.
+/// One object, and the handle under which it is alive now. A slot is as large as a cache line, so that a shift finds
+/// it.
 #[repr(align(64))]
 pub(crate) struct Slot<T> {
     live: AtomicU64,
@@ -77,7 +77,7 @@ pub(crate) struct Slot<T> {
 }
 
 impl<T> Slot<T> {
-    /// The handle of what lives here now, or will next.
+    /// The handle of the object that is in this slot now, or will be next.
     #[inline]
     pub(crate) fn handle(&self) -> Handle<T> {
         Handle::from_bits(self.live.load(Ordering::Relaxed))
@@ -90,7 +90,9 @@ impl<T> Slot<T> {
 
     /// Makes every copy of the handle stale. The next one that [`handle`](Self::handle) gives is new.
     ///
-    /// Only the owner of the slot calls this, so there is one writer.
+    /// Two threads must not end the same slot at the same time: a stale handle could become alive again. It would still
+    /// lead to this slot, so this is a rule about handles and not about memory. For jobs only the owner of the slot
+    /// makes this call, for wait ctxs only the thread that has marked the ctx.
     #[inline]
     pub(crate) fn end(&self) {
         let next = self.live.load(Ordering::Relaxed).wrapping_add(1 << INDEX_BITS);
@@ -112,9 +114,10 @@ impl<T: Default + Sync> Table<T> {
         }
     }
 
-    /// What lives under this handle, if it still does.
+    /// The slot in which this handle is alive, if there is one.
     ///
-    /// The answer is about now: whoever is not the owner must expect the slot to end at any time after.
+    /// The answer is about this moment. A caller that does not own the slot must expect that the handle becomes stale
+    /// at any time afterwards.
     #[inline]
     pub(crate) fn live(&self, handle: Handle<T>) -> Option<&'static Slot<T>> {
         let chunk = self.chunk(handle.index() / CHUNK)?;
@@ -122,16 +125,16 @@ impl<T: Default + Sync> Table<T> {
         (slot.live.load(Ordering::Acquire) == handle.bits).then_some(slot)
     }
 
-    /// Makes 64 slots more; `None` when the process has 16 million.
+    /// Makes 64 slots more. `None` when the process has 16 million.
     #[cold]
     pub(crate) fn grow(&self) -> Option<&'static [Slot<T>; CHUNK]> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let place = self.chunks.get(number)?;
+        let chunk_pointer = self.chunks.get(number)?;
         let chunk = Box::leak(Box::new(std::array::from_fn(|i| Slot {
             live: AtomicU64::new((1 << INDEX_BITS) | (number * CHUNK + i) as u64),
             value: T::default(),
         })));
-        place.store(chunk, Ordering::Release);
+        chunk_pointer.store(chunk, Ordering::Release);
         Some(chunk)
     }
 
@@ -150,7 +153,7 @@ mod tests {
     static TABLE: Table<u32> = Table::new();
 
     #[test]
-    fn a_handle_dies_with_its_object_and_nothing_else_answers_to_it() {
+    fn a_handle_becomes_stale_with_its_object_and_leads_to_no_other() {
         let chunk = TABLE.grow().unwrap();
         let first = chunk[3].handle();
         assert!(ptr::eq(TABLE.live(first).unwrap(), &chunk[3]));
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_a_handle_is_not_alive() {
+    fn a_value_that_was_never_a_handle_leads_to_nothing() {
         for bits in [
             0,
             1,

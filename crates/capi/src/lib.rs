@@ -5,7 +5,7 @@
 //!      |
 //!      | ASYNC_*
 //!      v
-//!     job ------> thread ------> library_context ------> libcrypto  . . .  the libcrypto of the process, if there is one
+//!     job ------> thread ------> library_context ------> libcrypto ...... the libcrypto of the process, or none
 //!      |            |
 //!      |            v
 //!      +--------> slots -------> wait_ctx -------------> handle
@@ -45,10 +45,7 @@
 )]
 
 mod boundary;
-#[allow(
-    unsafe_code,
-    reason = "turns what C carries around into references to memory that is never freed"
-)]
+#[allow(unsafe_code, reason = "turns handles into references to memory that is never freed")]
 mod handle;
 #[allow(
     unsafe_code,

@@ -1,7 +1,7 @@
 /*
- * What a call costs from a C program, whoever provides ASYNC_*: run it once on stock libcrypto and once with
- * libasyncjob.so preloaded, and divide. Prints one line a measurement: its name and nanoseconds for each operation,
- * the fastest batch of the run (noise only ever adds).
+ * What a call of ASYNC_* costs a C program. Run it once on stock libcrypto and once with libasyncjob.so preloaded, and
+ * divide. The program prints a line for each measurement: its name, and the nanoseconds of one operation in the fastest
+ * batch. The fastest is the best estimate, because noise only adds time.
  *
  *     cc -O2 cycles.c -lcrypto && ./a.out && LD_PRELOAD=.../libasyncjob.so ./a.out
  */
@@ -49,7 +49,7 @@ static void expect(int got, int wanted, const char *what)
     }
 }
 
-/* One resume and the pause that follows it: two switches. */
+/* A resume and the pause that follows: two switches. */
 static void resume_and_pause(ASYNC_WAIT_CTX *ctx)
 {
     static ASYNC_JOB *job;
@@ -62,7 +62,7 @@ static void resume_and_pause(ASYNC_WAIT_CTX *ctx)
             abort();
 }
 
-/* A job from a warm pool that returns at once: two switches. */
+/* A job that returns at once, on a stack that was used before: two switches. */
 static void start_and_finish(ASYNC_WAIT_CTX *ctx)
 {
     int ret;
@@ -74,7 +74,7 @@ static void start_and_finish(ASYNC_WAIT_CTX *ctx)
     }
 }
 
-/* The same with 16 bytes of arguments, as libssl passes a structure. */
+/* The same with 64 bytes of arguments: libssl passes a structure. */
 static void start_and_finish_args(ASYNC_WAIT_CTX *ctx)
 {
     char args[64] = { 0 };
@@ -87,7 +87,7 @@ static void start_and_finish_args(ASYNC_WAIT_CTX *ctx)
     }
 }
 
-/* What one asynchronous operation under libssl costs: start, pause, resume, finish. */
+/* The calls of one asynchronous operation under libssl: start, pause, resume, finish. */
 static void start_pause_finish(ASYNC_WAIT_CTX *ctx)
 {
     int ret;
@@ -101,7 +101,7 @@ static void start_pause_finish(ASYNC_WAIT_CTX *ctx)
     }
 }
 
-/* Asked by every SSL_read and SSL_write, in a job or not. */
+/* Every SSL_read and SSL_write makes this call, in a job and outside. */
 static void get_current_job(ASYNC_WAIT_CTX *ctx)
 {
     (void)ctx;
@@ -132,7 +132,7 @@ static double fastest(void (*batch)(ASYNC_WAIT_CTX *), ASYNC_WAIT_CTX *ctx)
     return best;
 }
 
-/* The control: a function that does nothing, called through a pointer. Must not differ between the two runs. */
+/* The control: a function that does nothing, called through a pointer. It must cost the same in both runs. */
 static void control(ASYNC_WAIT_CTX *ctx)
 {
     int (*volatile nothing)(void *) = return_at_once;

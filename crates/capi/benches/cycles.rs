@@ -1,15 +1,17 @@
-//! The C programs of this directory and `openssl speed`, on stock OpenSSL and with our library in front, in one run.
+//! The C programs of this directory and `openssl speed`, on stock OpenSSL and with our library preloaded, in one run.
 //!
 //! ```text
 //!   round 1: stock, ours    round 2: stock, ours    ...    each program pinned to one processor
 //!   each line: the median of the rounds for both, and their ratio
 //! ```
 //!
-//! The control calls no function of either library: its ratio says how much the machine changed between the two.
+//! The control calls no function of either library. Its ratio says how much the machine changed between the two.
 //!
-//!     cargo bench -p asyncjob-capi
+//! ```sh
+//! cargo bench -p asyncjob-capi
+//! ```
 //!
-//! `ASYNCJOB_STOCK=<directory>` compares with the libcrypto.so.3 in there, such as a build of OpenSSL 3.5.
+//! `ASYNCJOB_STOCK=<directory>` compares with the libcrypto.so.3 in that directory, such as a build of OpenSSL 3.5.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -66,7 +68,7 @@ fn main() {
     speed.print(|stock, ours| ours / stock);
 }
 
-/// Measurements by name, in the order in which they came.
+/// Measurements by name, in the order of the first of each.
 #[derive(Default)]
 struct Table {
     names: Vec<String>,
@@ -99,7 +101,7 @@ fn median(values: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-/// By processor time, not the clock: others may share the processor.
+/// Kilobytes a second of processor time, because other programs may share the processor.
 fn openssl_speed(on: On, jobs: &str) -> f64 {
     let mut command = on.command("openssl");
     command.args([
@@ -122,7 +124,7 @@ fn openssl_speed(on: On, jobs: &str) -> f64 {
     number.trim_end_matches('k').parse().expect("a number")
 }
 
-/// The same on one processor, and with the libcrypto that was asked for.
+/// The same command on one processor, with the libcrypto from `ASYNCJOB_STOCK` if it is set.
 fn pinned(command: Command) -> Command {
     let mut pinned = Command::new("taskset");
     pinned

@@ -1,6 +1,6 @@
 /*
- * The program of the manual page ASYNC_start_job(3), told anew: a job says hello, makes a pipe that will wake it, pauses;
- * the main program waits for the pipe and resumes it.
+ * The program of the manual page ASYNC_start_job(3), written anew. A job prints a message, makes a pipe that will wake
+ * it, and pauses. The main program waits for the pipe and resumes the job.
  *
  *     cc manual_page.c $(pkg-config --cflags --libs asyncjob) && ./a.out     without any libcrypto
  *     cc -DWITH_OPENSSL manual_page.c -lcrypto && ./a.out                    the same program on OpenSSL
@@ -14,7 +14,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-static const char key; /* its address: unique to this program, as the manual page asks */
+static const char key; /* its address is unique in the program, as the manual page requires */
 
 static void close_pipe(ASYNC_WAIT_CTX *ctx, const void *the_key, OSSL_ASYNC_FD read_end, void *write_end)
 {
@@ -42,7 +42,7 @@ static int hello(void *message)
     }
     ASYNC_WAIT_CTX_set_wait_fd(ASYNC_get_wait_ctx(job), &key, ends[0], &ends[1], close_pipe);
 
-    /* An engine would hand the write end to its hardware. This one is done at once: the job is woken before it pauses. */
+    /* An engine would give the write end to its hardware. This one is done at once: the wake comes before the pause. */
     if (write(ends[1], &wake, 1) != 1)
         return 0;
     ASYNC_pause_job();
@@ -81,7 +81,7 @@ int main(void)
             printf("Job was paused\n");
         }
 
-        /* One fd is all that this job has; a program that knows less asks for the count first. */
+        /* This job has one wait fd. A program that does not know the number asks for it and allocates an array. */
         if (!ASYNC_WAIT_CTX_get_all_fds(ctx, NULL, &count) || count != 1) {
             printf("Unexpected number of wait fds\n");
             return 1;

@@ -1,8 +1,8 @@
-//! The same calls, one after another, on our library and on the installed libcrypto: every return value, every output, the order
-//! of every list and every cleanup call have to be the same.
+//! Promise: no sequence of calls tells this library from the installed libcrypto. Every return value, every output, the
+//! order of every list and every call of a cleanup is the same.
 //!
 //! ```text
-//!   proptest  --->  a sequence: what the thread calls, and scripts of what each job calls
+//!   proptest  --->  a sequence: the calls of the thread, and for each job a script of its calls
 //!                      |                          |
 //!                      v                          v
 //!                  libasyncjob.so           libcrypto.so.3        two tables of function pointers
@@ -14,22 +14,22 @@
 //! | compared | numbers |
 //! |---|---|
 //! | results, outputs and errors of each call | S1, S2, S4, S8, S25, S41, S46 |
-//! | the pool: limits, what is made in advance, exhaustion | S11, S12, S13, S16 |
+//! | the pool: limits, stacks made in advance, exhaustion | S11, S12, S13, S16 |
 //! | the arguments of a job: copied, aligned, none | S22, S23 |
 //! | in which order a job and its caller run, and with which wait ctx | S24, S27, S29, S30 |
 //! | pauses outside a job and while blocked | S40, S43 |
 //! | wait fds: lists, changes, cleanups | S42, S52 to S60, S62 |
 //! | callback and status | S63, S65 |
 //!
-//! Sequences stay inside what OpenSSL defines: where it crashes, leaks or corrupts (the "fix" rows) there is nothing to compare;
-//! those have programs of their own (`fixes`). The interpreter leaves such a step out, on both sides, by looking at its own
-//! books: a wait ctx is not freed under a job, a pool is set up before its first job, blocks are taken back before a job ends, a
-//! job without a wait ctx does not pause.
+//! A sequence stays within what OpenSSL defines. Where OpenSSL crashes, leaks or corrupts memory there is nothing to
+//! compare, and `fixes` has programs for these cases. The interpreter keeps records of its own and skips such a step on
+//! both sides: it does not free a wait ctx under a job, sets up a pool only before the first job of the pool, unblocks
+//! a job before the job ends, and does not pause a job without a wait ctx.
 //!
-//! A test run compares 1,000 sequences. `ASYNCJOB_SEQUENCES=100000 cargo test --release -p asyncjob-capi --test differential` is
-//! what CI does; write 10000000 for ten million.
+//! A test run compares 1,000 sequences. CI compares 100,000: `ASYNCJOB_SEQUENCES=100000 cargo test --release -p
+//! asyncjob-capi --test differential`. Write 10000000 for ten million.
 
-#![allow(unsafe_code, reason = "calls two C libraries, on stacks of theirs")]
+#![allow(unsafe_code, reason = "calls two C libraries, which run jobs on their own stacks")]
 
 mod support;
 
@@ -69,10 +69,10 @@ fn no_sequence_of_calls_tells_us_from_openssl() {
     });
     println!("{sequences} sequences, {} results compared", steps.get());
     result.unwrap_or_else(|difference| panic!("{difference}"));
-    assert!(steps.get() > 10 * sequences as usize, "sequences that do something");
+    assert!(steps.get() > 10 * sequences as usize, "the sequences contain calls");
 }
 
-/// A call that the thread makes outside any job.
+/// A call outside any job.
 #[derive(Clone, Debug)]
 enum Outside {
     InitThread {
@@ -94,7 +94,7 @@ enum Outside {
     FreeCtx(u8),
 }
 
-/// A call that a job makes.
+/// A call in a job.
 #[derive(Clone, Debug)]
 enum Inside {
     Thread(OfThread),
@@ -192,16 +192,17 @@ fn arguments() -> impl Strategy<Value = Arguments> {
     ]
 }
 
-/// What one call came to. The numbers are what was returned and written; untouched outputs keep [`UNTOUCHED`].
+/// The result of one call. The numbers are what the call returned and wrote. An output that it did not write is
+/// [`UNTOUCHED`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
+struct CallResult {
     call: &'static str,
     numbers: Vec<i64>,
 }
 
 const UNTOUCHED: i64 = -77;
 
-/// What an opaque pointer looked like to the program: never compared between the two libraries.
+/// An opaque pointer. Those of the two libraries are never compared with each other.
 type Handle = *mut c_void;
 type Function = unsafe extern "C" fn(*mut c_void) -> c_int;
 type Cleanup = unsafe extern "C" fn(Handle, *const c_void, c_int, *mut c_void);
@@ -216,7 +217,7 @@ macro_rules! api {
 
         impl Api {
             fn open(path: &Path, libcrypto: &Path) -> Self {
-                // SAFETY: both libraries may be initialised from here.
+                // SAFETY: both libraries may be initialised on this thread.
                 let library = unsafe { Library::new(path) }.expect("installed");
                 let library = Box::leak(Box::new(library));
                 // SAFETY: as above.
@@ -248,7 +249,8 @@ api! {
     set_fd = b"ASYNC_WAIT_CTX_set_wait_fd": fn(Handle, *const c_void, c_int, *mut c_void, Option<Cleanup>) -> c_int;
     get_fd = b"ASYNC_WAIT_CTX_get_fd": fn(Handle, *const c_void, *mut c_int, *mut *mut c_void) -> c_int;
     all_fds = b"ASYNC_WAIT_CTX_get_all_fds": fn(Handle, *mut c_int, *mut usize) -> c_int;
-    changed_fds = b"ASYNC_WAIT_CTX_get_changed_fds": fn(Handle, *mut c_int, *mut usize, *mut c_int, *mut usize) -> c_int;
+    changed_fds = b"ASYNC_WAIT_CTX_get_changed_fds":
+        fn(Handle, *mut c_int, *mut usize, *mut c_int, *mut usize) -> c_int;
     clear_fd = b"ASYNC_WAIT_CTX_clear_fd": fn(Handle, *const c_void) -> c_int;
     set_callback = b"ASYNC_WAIT_CTX_set_callback": fn(Handle, Option<Function>, *mut c_void) -> c_int;
     get_callback = b"ASYNC_WAIT_CTX_get_callback": fn(Handle, *mut Option<Function>, *mut *mut c_void) -> c_int;
@@ -256,7 +258,7 @@ api! {
     get_status = b"ASYNC_WAIT_CTX_get_status": fn(Handle) -> c_int;
 }
 
-/// A job, in the interpreter's books.
+/// What the interpreter knows of a job.
 struct Job {
     handle: Handle,
     ctx: Option<usize>,
@@ -268,21 +270,21 @@ struct Job {
 /// One run of a sequence on one library.
 struct Run<'a> {
     api: &'a Api,
-    trace: RefCell<Vec<Seen>>,
+    trace: RefCell<Vec<CallResult>>,
     jobs: RefCell<Vec<Job>>,
-    /// NULL for freed ones.
+    /// NULL for the ones that were freed.
     ctxs: RefCell<Vec<Handle>>,
-    /// The job whose function is about to be called.
+    /// The number of the job that is about to start.
     starting: Cell<usize>,
     has_pool: Cell<bool>,
 }
 
 thread_local! {
-    /// What the functions that the libraries call back work for.
+    /// The run that the functions belong to which the libraries call back.
     static RUN: Cell<*const Run<'static>> = const { Cell::new(ptr::null()) };
 }
 
-fn run(api: &Api, sequence: &[Outside]) -> Vec<Seen> {
+fn run(api: &Api, sequence: &[Outside]) -> Vec<CallResult> {
     let run = Run {
         api,
         trace: RefCell::default(),
@@ -300,7 +302,7 @@ fn run(api: &Api, sequence: &[Outside]) -> Vec<Seen> {
 
 /// A job's function.
 unsafe extern "C" fn body(arguments: *mut c_void) -> c_int {
-    // SAFETY: `run` set it, and its value lives until every job has ended.
+    // SAFETY: `run` set the pointer, and its target lives until every job has ended.
     let run = unsafe { &*RUN.get() };
     run.inside(run.starting.get(), arguments)
 }
@@ -308,8 +310,8 @@ unsafe extern "C" fn body(arguments: *mut c_void) -> c_int {
 unsafe extern "C" fn cleanup(ctx: Handle, key: *const c_void, fd: c_int, custom: *mut c_void) {
     // SAFETY: as above.
     let run = unsafe { &*RUN.get() };
-    run.see("cleanup", [key.addr() as i64, i64::from(fd), custom.addr() as i64]);
-    run.of_ctx(ctx, &OfCtx::GetCallback); // readable, as a QAT engine expects
+    run.record("cleanup", [key.addr() as i64, i64::from(fd), custom.addr() as i64]);
+    run.of_ctx(ctx, &OfCtx::GetCallback); // the ctx can be read, as a QAT engine expects
     run.of_ctx(ctx, &OfCtx::GetStatus);
 }
 
@@ -322,15 +324,15 @@ fn pointer<T>(number: impl Into<usize>) -> *mut T {
 }
 
 impl Run<'_> {
-    fn see<const N: usize>(&self, call: &'static str, numbers: [i64; N]) {
-        self.see_list(call, numbers.to_vec());
+    fn record<const N: usize>(&self, call: &'static str, numbers: [i64; N]) {
+        self.record_list(call, numbers.to_vec());
     }
 
-    fn see_list(&self, call: &'static str, mut numbers: Vec<i64>) {
-        // SAFETY: takes an error off this thread's queue.
+    fn record_list(&self, call: &'static str, mut numbers: Vec<i64>) {
+        // SAFETY: removes an error from the queue of this thread. No preconditions.
         let error = unsafe { (self.api.next_error)() };
         numbers.push(error as i64);
-        self.trace.borrow_mut().push(Seen { call, numbers });
+        self.trace.borrow_mut().push(CallResult { call, numbers });
     }
 
     fn outside(&self, call: &Outside) {
@@ -345,15 +347,15 @@ impl Run<'_> {
             Outside::NullCtx(OfCtx::SetCallback(argument)) => {
                 self.of_ctx(ptr::null_mut(), &OfCtx::SetCallback(*argument));
             }
-            Outside::NullCtx(_) => {} // crashes there; `fixes/null_wait_ctx.c` here
+            Outside::NullCtx(_) => {} // OpenSSL crashes: see `fixes/null_wait_ctx.c`
             Outside::NewCtx => self.new_ctx(),
             Outside::FreeCtx(ctx) => self.free_ctx(*ctx),
         }
     }
 
-    /// A job runs its script, and says how it ended.
+    /// A job runs its script and returns its own number.
     fn inside(&self, number: usize, arguments: *mut c_void) -> c_int {
-        self.see("arguments", [i64::from(self.are_copied(number, arguments))]);
+        self.record("arguments", [i64::from(self.are_copied(number, arguments))]);
         // SAFETY: no preconditions.
         let me = unsafe { (self.api.current_job)() };
         let ctx = self.jobs.borrow()[number].ctx;
@@ -375,7 +377,7 @@ impl Run<'_> {
                 Inside::OwnCtx(call) => {
                     // SAFETY: a running job.
                     let own = unsafe { (self.api.wait_ctx)(me) };
-                    self.see("own ctx", [i64::from(own == self.ctx_handle(ctx))]);
+                    self.record("own ctx", [i64::from(own == self.ctx_handle(ctx))]);
                     if !own.is_null() {
                         self.of_ctx(own, &call);
                     }
@@ -386,14 +388,14 @@ impl Run<'_> {
             }
         }
         (0..blocks).for_each(|_| self.of_thread(&OfThread::Unblock, me));
-        self.see(
+        self.record(
             "copy kept",
             [i64::from(self.copy(number, arguments).iter().all(|&byte| byte == 0))],
         );
         number as c_int + 100
     }
 
-    /// The job finds its arguments, and writes over them: they are its own.
+    /// Checks the arguments of the job and overwrites them: they are a copy of its own.
     fn are_copied(&self, number: usize, arguments: *mut c_void) -> bool {
         let expected = self.jobs.borrow()[number].arguments.clone();
         let copy = self.copy(number, arguments);
@@ -403,34 +405,35 @@ impl Run<'_> {
         same
     }
 
-    #[allow(clippy::mut_from_ref, reason = "the bytes are the job's")]
+    #[allow(clippy::mut_from_ref, reason = "the bytes belong to the job")]
     fn copy(&self, number: usize, arguments: *mut c_void) -> &mut [u8] {
         let len = self.jobs.borrow()[number].arguments.len();
         if arguments.is_null() {
             return &mut [];
         }
-        // SAFETY: the library's copy of as many bytes, which lives until the job ends; nothing else refers to it.
+        // SAFETY: the library made a copy of this length, which lives until the job ends. No other reference to it
+        // exists.
         unsafe { std::slice::from_raw_parts_mut(arguments.cast::<u8>(), len) }
     }
 
     fn init_thread(&self, max: usize, precreate: usize) {
         if self.has_pool.get() {
-            return; // a second one leaks the first there: `fixes/second_init.c`
+            return; // OpenSSL leaks the first pool: see `fixes/second_init.c`
         }
         // SAFETY: no preconditions.
         let result = unsafe { (self.api.init_thread)(max, precreate) };
         self.has_pool.set(result == 1);
-        self.see("init_thread", [result.into()]);
+        self.record("init_thread", [result.into()]);
     }
 
     fn cleanup_thread(&self) {
         if self.jobs.borrow().iter().any(|job| !job.has_ended) {
-            return; // leaks there: `fixes/cleanup_with_paused.c`
+            return; // OpenSSL leaks: see `fixes/cleanup_with_paused.c`
         }
         // SAFETY: no preconditions.
         unsafe { (self.api.cleanup_thread)() };
         self.has_pool.set(false);
-        self.see("cleanup_thread", []);
+        self.record("cleanup_thread", []);
     }
 
     fn start(&self, ctx: Option<u8>, arguments: &Arguments, script: &[Inside]) {
@@ -462,7 +465,7 @@ impl Run<'_> {
 
     fn resume(&self, number: u8) {
         if let Some(number) = self.a_paused_job(number) {
-            // What counts at the start only is something else now (S27).
+            // These arguments differ from those of the start, and are ignored (S27).
             self.step("resume", number, ptr::null_mut(), None, ptr::null_mut(), 3);
         }
     }
@@ -478,10 +481,10 @@ impl Run<'_> {
     ) {
         let before = self.jobs.borrow()[number].handle;
         let (mut handle, mut ret) = (before, UNTOUCHED as c_int);
-        // SAFETY: live outputs, and arguments that are as long as said; the job runs on this thread.
+        // SAFETY: the outputs are alive, the arguments have this length, and the job runs on this thread.
         let result = unsafe { (self.api.start_job)(&mut handle, ctx, &mut ret, function, arguments, size) };
         let ended = result != ASYNC_PAUSE;
-        self.see(
+        self.record(
             call,
             [
                 result.into(),
@@ -505,7 +508,7 @@ impl Run<'_> {
         };
         // SAFETY: a paused job.
         let found = unsafe { (self.api.wait_ctx)(handle) };
-        self.see("wait_ctx", [i64::from(found == self.ctx_handle(ctx))]);
+        self.record("wait_ctx", [i64::from(found == self.ctx_handle(ctx))]);
     }
 
     fn of_thread(&self, call: &OfThread, me: Handle) {
@@ -513,7 +516,7 @@ impl Run<'_> {
             OfThread::Pause => {
                 // SAFETY: no preconditions.
                 let result = unsafe { (self.api.pause_job)() };
-                self.see("pause", [result.into()]);
+                self.record("pause", [result.into()]);
             }
             OfThread::Block => {
                 // SAFETY: no preconditions.
@@ -526,12 +529,12 @@ impl Run<'_> {
             OfThread::CurrentJob => {
                 // SAFETY: no preconditions.
                 let current = unsafe { (self.api.current_job)() };
-                self.see("current_job", [i64::from(current == me), i64::from(current.is_null())]);
+                self.record("current_job", [i64::from(current == me), i64::from(current.is_null())]);
             }
             OfThread::IsCapable => {
                 // SAFETY: no preconditions.
                 let capable = unsafe { (self.api.is_capable)() };
-                self.see("is_capable", [capable.into()]);
+                self.record("is_capable", [capable.into()]);
             }
         }
     }
@@ -551,21 +554,21 @@ impl Run<'_> {
                 cleanup: has_cleanup,
             } => {
                 let cleanup = has_cleanup.then_some(cleanup as Cleanup);
-                // SAFETY: a live ctx; the cleanup takes any values.
+                // SAFETY: a live ctx. The cleanup may be called with any values.
                 let result =
                     unsafe { (self.api.set_fd)(ctx, pointer::<c_void>(key), fd.into(), pointer(custom), cleanup) };
-                self.see("set_fd", [result.into()]);
+                self.record("set_fd", [result.into()]);
             }
             OfCtx::GetFd(key) => {
                 let (mut fd, mut custom) = (UNTOUCHED as c_int, pointer(77usize));
                 // SAFETY: a live ctx and outputs.
                 let result = unsafe { (self.api.get_fd)(ctx, pointer::<c_void>(key), &mut fd, &mut custom) };
-                self.see("get_fd", [result.into(), fd.into(), custom.addr() as i64]);
+                self.record("get_fd", [result.into(), fd.into(), custom.addr() as i64]);
             }
             OfCtx::ClearFd(key) => {
                 // SAFETY: a live ctx.
                 let result = unsafe { (self.api.clear_fd)(ctx, pointer::<c_void>(key)) };
-                self.see("clear_fd", [result.into()]);
+                self.record("clear_fd", [result.into()]);
             }
             OfCtx::AllFds { list } => self.all_fds(ctx, list),
             OfCtx::ChangedFds { added, removed } => self.changed_fds(ctx, added, removed),
@@ -573,14 +576,14 @@ impl Run<'_> {
                 let function = argument.map(|_| callback as Function);
                 // SAFETY: NULL or a live ctx.
                 let result = unsafe { (self.api.set_callback)(ctx, function, pointer(argument.unwrap_or(9))) };
-                self.see("set_callback", [result.into()]);
+                self.record("set_callback", [result.into()]);
             }
             OfCtx::GetCallback => {
                 let (mut function, mut argument) = (None::<Function>, pointer(77usize));
                 // SAFETY: a live ctx and outputs.
                 let result = unsafe { (self.api.get_callback)(ctx, &mut function, &mut argument) };
                 let is_ours = function.is_some_and(|function| ptr::fn_addr_eq(function, callback as Function));
-                self.see(
+                self.record(
                     "get_callback",
                     [result.into(), i64::from(is_ours), argument.addr() as i64],
                 );
@@ -588,35 +591,35 @@ impl Run<'_> {
             OfCtx::SetStatus(status) => {
                 // SAFETY: a live ctx.
                 let result = unsafe { (self.api.set_status)(ctx, status) };
-                self.see("set_status", [result.into()]);
+                self.record("set_status", [result.into()]);
             }
             OfCtx::GetStatus => {
                 // SAFETY: a live ctx.
                 let status = unsafe { (self.api.get_status)(ctx) };
-                self.see("get_status", [status.into()]);
+                self.record("get_status", [status.into()]);
             }
         }
     }
 
     fn all_fds(&self, ctx: Handle, list: bool) {
         let mut count = 77;
-        // SAFETY: a live ctx; no list.
+        // SAFETY: a live ctx, and no list.
         let result = unsafe { (self.api.all_fds)(ctx, ptr::null_mut(), &mut count) };
-        self.see("all_fds", [result.into(), count as i64]);
+        self.record("all_fds", [result.into(), count as i64]);
         if list {
             let mut fds = vec![UNTOUCHED as c_int; count + 2];
-            // SAFETY: a live ctx; room for what it has.
+            // SAFETY: a live ctx, and room for its wait fds.
             let result = unsafe { (self.api.all_fds)(ctx, fds.as_mut_ptr(), &mut count) };
-            self.see_list("all_fds list", numbers(&[result, count as c_int], &fds));
+            self.record_list("all_fds list", numbers(&[result, count as c_int], &fds));
         }
     }
 
     fn changed_fds(&self, ctx: Handle, added: bool, removed: bool) {
         let (mut adds, mut removals) = (77, 77);
         let null = ptr::null_mut();
-        // SAFETY: a live ctx; no lists.
+        // SAFETY: a live ctx, and no lists.
         let result = unsafe { (self.api.changed_fds)(ctx, null, &mut adds, null, &mut removals) };
-        self.see("changed_fds", [result.into(), adds as i64, removals as i64]);
+        self.record("changed_fds", [result.into(), adds as i64, removals as i64]);
         let mut fds = [
             vec![UNTOUCHED as c_int; adds + 2],
             vec![UNTOUCHED as c_int; removals + 2],
@@ -624,9 +627,9 @@ impl Run<'_> {
         let [add, removal] = &mut fds;
         let add = if added { add.as_mut_ptr() } else { null };
         let removal = if removed { removal.as_mut_ptr() } else { null };
-        // SAFETY: a live ctx; room for what it has.
+        // SAFETY: a live ctx, and room for its changes.
         let result = unsafe { (self.api.changed_fds)(ctx, add, &mut adds, removal, &mut removals) };
-        self.see_list(
+        self.record_list(
             "changed_fds lists",
             numbers(&[result, adds as c_int, removals as c_int], &fds.concat()),
         );
@@ -635,7 +638,7 @@ impl Run<'_> {
     fn new_ctx(&self) {
         // SAFETY: no preconditions.
         let ctx = unsafe { (self.api.new_ctx)() };
-        self.see("new_ctx", [i64::from(ctx.is_null())]);
+        self.record("new_ctx", [i64::from(ctx.is_null())]);
         self.ctxs.borrow_mut().push(ctx);
     }
 
@@ -647,15 +650,15 @@ impl Run<'_> {
             .iter()
             .any(|job| !job.has_ended && job.ctx == Some(number))
         {
-            return; // its job would have a dangling pointer there: `fixes/ctx_freed_under_job.c`
+            return; // OpenSSL keeps a dangling pointer: see `fixes/ctx_freed_under_job.c`
         }
         let ctx = std::mem::replace(&mut self.ctxs.borrow_mut()[number], ptr::null_mut());
         // SAFETY: a live ctx that no job uses.
         unsafe { (self.api.free_ctx)(ctx) };
-        self.see("free_ctx", []);
+        self.record("free_ctx", []);
     }
 
-    /// Everything ends as a program would end it.
+    /// Finishes and frees everything, as a program would.
     fn end(&self) {
         while self.a_paused_job(0).is_some() {
             self.resume(0);
@@ -668,13 +671,13 @@ impl Run<'_> {
         self.cleanup_thread();
     }
 
-    /// The `number`-th of the ctxs that are alive, counted round and round.
+    /// One of the ctxs that are alive: the `number`-th, modulo how many there are.
     fn a_ctx(&self, number: u8) -> Option<usize> {
         let ctxs = self.ctxs.borrow();
         pick(number, 0..ctxs.len(), |i| !ctxs[i].is_null())
     }
 
-    /// The same for jobs that are paused.
+    /// One of the jobs that are paused, in the same way.
     fn a_paused_job(&self, number: u8) -> Option<usize> {
         let jobs = self.jobs.borrow();
         pick(number, 0..jobs.len(), |i| !jobs[i].handle.is_null())

@@ -1,6 +1,7 @@
-//! Every "fix" row of the contract: a C program that goes wrong on stock OpenSSL and well with us.
+//! Promise: where OpenSSL crashes, leaks or corrupts memory, this library does what its README says.
 //!
-//! That each of them fails on stock shows that the check can fail. What stock does is written at the top of each program.
+//! Each program does one such thing. It must fail on stock OpenSSL, which shows that the check can fail, and succeed
+//! with our library. The comment at the top of a program says what stock does.
 
 mod support;
 
@@ -10,7 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use asyncjob_testing::tools::missing;
 use support::{C_WITH_OPENSSL, OPENSSL, On, VALGRIND_WITH_OPENSSL, compile, describe, source};
 
-/// `overflow` dies on purpose and has a test of its own.
+/// All but `overflow`, which dies on purpose and has a test of its own.
 fn programs() -> Vec<String> {
     let files = fs::read_dir(source("tests/c/fixes")).expect("the programs");
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
@@ -23,7 +24,7 @@ fn programs() -> Vec<String> {
 }
 
 #[test]
-fn go_well_with_us_and_wrong_on_stock() {
+fn programs_succeed_with_us_and_fail_on_stock() {
     if missing(C_WITH_OPENSSL) {
         return;
     }
@@ -34,13 +35,13 @@ fn go_well_with_us_and_wrong_on_stock() {
         let stock = On::Stock.command(&program).output().unwrap();
         assert!(
             !stock.status.success(),
-            "{name} does not show what it fixes: stock does it too"
+            "{name} succeeds on stock too: it does not show what is fixed"
         );
     }
 }
 
 #[test]
-fn touch_no_memory_that_is_not_theirs_and_leak_nothing() {
+fn programs_touch_only_their_own_memory_and_leak_nothing() {
     if missing(VALGRIND_WITH_OPENSSL) {
         return;
     }
@@ -55,7 +56,7 @@ fn touch_no_memory_that_is_not_theirs_and_leak_nothing() {
 }
 
 #[test]
-fn an_overflow_meets_a_guard_and_names_the_job() {
+fn an_overflow_reaches_a_guard_and_the_report_names_the_job() {
     if missing(C_WITH_OPENSSL) {
         return;
     }

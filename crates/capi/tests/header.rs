@@ -1,4 +1,4 @@
-//! What C programs are given to compile and link with: the header, the pkg-config file, the exported names.
+//! Promise: the header is current and agrees with the header of OpenSSL, and the library exports what it declares.
 
 mod support;
 
@@ -26,7 +26,7 @@ fn the_header_is_made_from_these_sources() {
     let kept = fs::read_to_string(&path).unwrap();
     assert!(
         made == kept,
-        "make it anew: ASYNCJOB_WRITE_HEADER=1 cargo test -p asyncjob-capi --test header\n{made}"
+        "not current. To write it: ASYNCJOB_WRITE_HEADER=1 cargo test -p asyncjob-capi --test header\n{made}"
     );
 }
 
@@ -68,7 +68,7 @@ fn all_functions_are_exported_and_nothing_else() {
     let listing = printed(nm);
     let mut exported: Vec<_> = listing.lines().collect();
     let mut expected = FUNCTIONS.to_vec();
-    expected.extend(["OPENSSL_thread_stop", "OSSL_LIB_CTX_set0_default"]); // those that stand in
+    expected.extend(["OPENSSL_thread_stop", "OSSL_LIB_CTX_set0_default"]); // the two that are interposed
     exported.sort_unstable();
     expected.sort_unstable();
     assert_eq!(exported, expected);
@@ -78,11 +78,11 @@ fn all_functions_are_exported_and_nothing_else() {
 }
 
 #[test]
-fn the_header_and_openssls_agree() {
+fn the_header_agrees_with_the_one_of_openssl() {
     if missing(C_WITH_OPENSSL) {
         return;
     }
-    // A conflict of types or numbers between the two would not compile.
+    // The program does not compile if a type or a number differs.
     let include = format!("-I{}", source("include").display());
     let program = compile("tests/c/both_headers.c", &[&include, "-lcrypto"]);
     assert_eq!(printed(On::Ours.command(program)), "agreed\n");

@@ -1,5 +1,5 @@
-//! Programs without OpenSSL, built with our header and library as a user would. The manual page's prints what the manual page
-//! says; also on any libcrypto.
+//! Promise: a program without OpenSSL can be built with our header and library alone, as a user would build it. The
+//! program of the manual page prints what the manual page says, and prints the same on any libcrypto.
 
 mod support;
 
@@ -19,7 +19,7 @@ Finishing
 ";
 
 #[test]
-fn on_our_library_alone() {
+fn the_program_runs_on_our_library_alone() {
     if missing(&[CC, PKG_CONFIG]) {
         return;
     }
@@ -36,15 +36,15 @@ fn on_our_library_alone() {
 }
 
 #[test]
-fn on_stacks_of_its_own() {
+fn a_program_can_bring_its_own_stacks() {
     if missing(&[CC, PKG_CONFIG]) {
         return;
     }
     let program = compile("tests/c/own_stacks.c", &flags());
-    assert_eq!(printed(Command::new(&program)), "well\n");
+    assert_eq!(printed(Command::new(&program)), "all checks passed\n");
 }
 
-/// What our pkg-config file says, for files that are not installed.
+/// The flags from our pkg-config file, for files that are not installed.
 fn flags() -> Vec<&'static str> {
     let directory = shared_object().parent().unwrap().display().to_string();
     let mut pkg_config = Command::new("pkg-config");
@@ -58,7 +58,7 @@ fn flags() -> Vec<&'static str> {
 }
 
 #[test]
-fn linked_statically() {
+fn the_program_can_be_linked_statically() {
     if missing(&[CC]) {
         return;
     }
@@ -71,7 +71,7 @@ fn linked_statically() {
 }
 
 #[test]
-fn on_stock_and_in_front_of_it() {
+fn the_program_prints_the_same_on_stock_and_with_our_library_preloaded() {
     if missing(C_WITH_OPENSSL) {
         return;
     }

@@ -1,4 +1,5 @@
-//! The installed `openssl` program, with our library in front: nothing else changes, and every call arrives here (S7).
+//! Promise: the installed `openssl` program works with our library preloaded, and the loader binds every ASYNC call to
+//! it (S7).
 
 mod support;
 
@@ -21,7 +22,7 @@ fn directory(name: &str) -> PathBuf {
     directory
 }
 
-/// `openssl`, with the loader writing into `log` where it binds each symbol.
+/// `openssl` with our library preloaded. The loader writes into `log` where it binds each symbol.
 fn openssl(log: &Path) -> Command {
     let mut command = On::Ours.command("openssl");
     command
@@ -30,7 +31,7 @@ fn openssl(log: &Path) -> Command {
     command
 }
 
-/// Where the loader bound `ASYNC_*`: all to us, and at least these.
+/// Checks that the loader bound `ASYNC_*` to our library only, and that it bound at least these names.
 fn assert_bound_to_us(log: &Path, at_least: &[&str]) {
     let files = fs::read_dir(log).unwrap().map(|file| file.unwrap().path());
     let logs = files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("bindings"));
@@ -49,7 +50,7 @@ fn assert_bound_to_us(log: &Path, at_least: &[&str]) {
 }
 
 #[test]
-fn speed_with_async_jobs() {
+fn speed_runs_with_async_jobs() {
     if missing(&[OPENSSL]) {
         return;
     }
@@ -98,7 +99,7 @@ fn s_server_and_s_client_over_tls_1_3() {
     four_megabytes_each_way("-tls1_3");
 }
 
-/// The client sends lines; `s_server -rev` sends each back, reversed.
+/// The client sends lines. `s_server -rev` sends each back, reversed.
 fn four_megabytes_each_way(version: &str) {
     let log = directory(version);
     let (lines, reversed) = (log.join("lines"), lines_reversed());
@@ -117,7 +118,7 @@ fn four_megabytes_each_way(version: &str) {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(came_back == reversed, "the same number of bytes, and others");
+    assert!(came_back == reversed, "the number of bytes is right, the bytes are not");
     assert!(server.wait().unwrap().success());
     assert_bound_to_us(
         &log,
@@ -145,7 +146,7 @@ fn lines_reversed() -> String {
         .collect()
 }
 
-/// A server for one connection, which listens.
+/// A server that accepts one connection, and its address. It listens already.
 fn serve(log: &Path, version: &str) -> (Child, String) {
     let (key, certificate) = (log.join("key.pem"), log.join("certificate.pem"));
     let mut request = Command::new("openssl");
@@ -191,7 +192,7 @@ fn serve(log: &Path, version: &str) -> (Child, String) {
             "the server ended before it listened"
         );
     }
-    // Its statistics at the end must find a reader.
+    // The server prints statistics at the end, which must be read.
     std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
     (server, address)
 }

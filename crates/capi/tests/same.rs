@@ -1,4 +1,5 @@
-//! "Compatible" rows that a sequence of calls cannot show: programs that print the same on stock and with our library in front.
+//! Promise: what a sequence of calls (`differential`) cannot show is the same too. Programs print the same on stock
+//! OpenSSL and with our library preloaded.
 
 mod support;
 
@@ -31,11 +32,11 @@ fn programs_print_what_they_print_on_stock() {
 }
 
 #[test]
-fn and_do_nothing_that_valgrind_minds() {
+fn programs_touch_only_their_own_memory() {
     if missing(VALGRIND_WITH_OPENSSL) {
         return;
     }
-    // `lazy` and the library contexts leave things to the end of the process, on stock too: leaks are not looked at.
+    // Leaks are not checked: `lazy` and the library contexts leave memory to the end of the process, on stock too.
     for name in programs() {
         let program = compile(&format!("tests/c/same/{name}"), OPENSSL);
         let output = On::Ours
@@ -47,7 +48,7 @@ fn and_do_nothing_that_valgrind_minds() {
 }
 
 #[test]
-fn a_libcrypto_that_no_name_reaches_is_found() {
+fn a_libcrypto_outside_the_global_scope_is_found() {
     if missing(C_WITH_OPENSSL) {
         return;
     }

@@ -1,4 +1,4 @@
-//! Threads that end give back what they had.
+//! Promise: a thread that exits gives back what it had.
 
 mod support;
 
@@ -15,12 +15,12 @@ fn two_thousand_threads_leave_nothing_behind() {
     println!("{left} bytes a thread");
     assert!(
         left < 512,
-        "{left} bytes a thread: a stack has 4096, a thread's slots too"
+        "{left} bytes a thread: a leak of a stack, or of the slots of a thread, is at least 4096"
     );
 }
 
 #[test]
-fn nothing_is_lost() {
+fn a_thread_leaks_nothing() {
     if missing(VALGRIND_WITH_OPENSSL) {
         return;
     }

@@ -1,12 +1,13 @@
-//! Jobs, engines and freed wait ctxs on many threads at once.
+//! Promise: jobs, engines and freed wait ctxs on many threads at once do not disturb each other.
 //!
-//! How far the tools follow:
+//! What the tools can check:
 //!
-//! - Valgrind knows our stacks (they are registered with it), so memcheck follows every switch.
-//! - ThreadSanitizer takes a job for a part of the thread that runs it, which it is, and sees races in it (the control has one).
-//!   The stacks in its reports are right up to the job's first frame. The standard library is not instrumented.
-//! - Helgrind does not see the locks (futexes, not pthread mutexes) through which stacks and handles pass from thread to thread,
-//!   and reports each reuse of a stack as a race: of no use here.
+//! - Memcheck follows every switch, because our stacks are registered with Valgrind.
+//! - ThreadSanitizer treats a job as a part of the thread that runs it, which is right, and finds races in jobs: the
+//!   control has one. The stacks in its reports are right up to the first frame of the job. The standard library is not
+//!   instrumented.
+//! - Helgrind is of no use. Stacks and handles pass from thread to thread through locks that are futexes and not
+//!   pthread mutexes. Helgrind does not see these locks, and reports each reuse of a stack as a race.
 
 mod support;
 
@@ -30,7 +31,7 @@ fn every_job_returns_its_own_result() {
 }
 
 #[test]
-fn memcheck_has_nothing_to_say() {
+fn memcheck_finds_no_error() {
     if missing(VALGRIND_WITH_OPENSSL) {
         return;
     }
@@ -42,7 +43,7 @@ fn memcheck_has_nothing_to_say() {
 
 #[test]
 #[ignore = "builds the library once more, with an option that a stable compiler refuses unless RUSTC_BOOTSTRAP is set"]
-fn thread_sanitizer_sees_no_race_and_would() {
+fn thread_sanitizer_finds_no_race_and_would_find_one() {
     if missing(C_WITH_OPENSSL) {
         return;
     }
@@ -68,9 +69,9 @@ fn thread_sanitizer_sees_no_race_and_would() {
     );
 }
 
-/// The library under ThreadSanitizer: the directory that it is in.
+/// Builds the library for ThreadSanitizer. Returns the directory that it is in.
 fn build_sanitized() -> String {
-    let host = "x86_64-unknown-linux-gnu"; // naming it keeps the options away from build scripts
+    let host = "x86_64-unknown-linux-gnu"; // a named target keeps the options away from build scripts
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sanitized");
     let status = Command::new(env!("CARGO"))
         .args([

@@ -1,4 +1,4 @@
-//! TLS handshakes whose callbacks pause: the same transcript on stock and with our library in front.
+//! Promise: TLS handshakes that pause in their callbacks run the same way on stock and with our library preloaded.
 
 mod support;
 

@@ -1,4 +1,4 @@
-/* See module.c, whose path is the argument. */
+/* Loads module.c with RTLD_LOCAL and runs it. Its path is the argument. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>

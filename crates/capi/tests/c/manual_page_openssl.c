@@ -1,3 +1,3 @@
-/* The example on OpenSSL: built with its header and libcrypto. */
+/* The example, built with OpenSSL's header and libcrypto. */
 #define WITH_OPENSSL
 #include "../../examples/manual_page.c"

@@ -1,2 +1,2 @@
-/* The example under a name of its own: it is built twice, with different libraries. */
+/* The example under another name, because it is built twice, with different libraries. */
 #include "../../examples/manual_page.c"

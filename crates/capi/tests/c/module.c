@@ -1,4 +1,7 @@
-/* A plug-in on libcrypto, as Perl loads them: RTLD_LOCAL, so no symbol of libcrypto can be found by name from outside. */
+/*
+ * A plug-in that uses libcrypto and is loaded as Perl loads plug-ins: with RTLD_LOCAL, so that no symbol of libcrypto
+ * can be found by its name from outside.
+ */
 #include <openssl/async.h>
 #include <openssl/err.h>
 #include <stdio.h>
@@ -6,7 +9,7 @@
 static int job(void *unused)
 {
     (void)unused;
-    return ASYNC_init_thread(1, 2);                     /* fails, and says so on libcrypto's queue */
+    return ASYNC_init_thread(1, 2);                     /* fails, and puts an error onto libcrypto's queue */
 }
 
 int run(void)

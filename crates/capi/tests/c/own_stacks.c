@@ -1,8 +1,8 @@
 /*
- * ASYNC_set_mem_functions, without OpenSSL (its 3.0 has none): S67 to S69. With our own header.
+ * S67 to S69: ASYNC_set_mem_functions, without OpenSSL, which has it since 3.2. Built with our own header.
  *
- * S14, S17: an allocator that gives nothing, or too little, makes ASYNC_init_thread make fewer jobs and ASYNC_start_job
- * return ASYNC_NO_JOBS.
+ * S14, S17: if the allocator returns nothing, or too little, ASYNC_init_thread makes fewer jobs, and ASYNC_start_job
+ * returns ASYNC_NO_JOBS.
  */
 #include <asyncjob.h>
 #include <stdio.h>
@@ -11,32 +11,32 @@
 #define CHECK(condition)                                                        \
     do {                                                                        \
         if (!(condition)) {                                                     \
-            printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);      \
+            printf("%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);      \
             return 1;                                                           \
         }                                                                       \
     } while (0)
 
-enum { NOTHING, TOO_LITTLE, WHAT_IS_ASKED, MORE };
+enum { NOTHING, TOO_LITTLE, AS_REQUESTED, MORE };
 
-static int gives = NOTHING, given, taken_back;
-static size_t asked;
+static int returns = NOTHING, allocated, freed;
+static size_t requested;
 
 static void *allocate(size_t *size)
 {
-    asked = *size;
-    if (gives == NOTHING)
+    requested = *size;
+    if (returns == NOTHING)
         return NULL;
-    if (gives == TOO_LITTLE)
+    if (returns == TOO_LITTLE)
         *size = 8192;
-    if (gives == MORE)
+    if (returns == MORE)
         *size = 100001;
-    given++;
+    allocated++;
     return malloc(*size);
 }
 
-static void take_back(void *memory)
+static void release(void *memory)
 {
-    taken_back++;
+    freed++;
     free(memory);
 }
 
@@ -47,7 +47,7 @@ static int once(void *unused)
     return 3;
 }
 
-/* Uses more than 32 KiB: all that was given. */
+/* Uses more than 32 KiB, as it may when the allocator returns more. */
 static int deep(void *unused)
 {
     volatile char frame[60000];
@@ -73,34 +73,34 @@ int main(void)
     CHECK(memory != NULL && size >= 32768);
     default_free(memory);
 
-    CHECK(ASYNC_set_mem_functions(allocate, NULL) == 1);        /* NULL keeps the one in force */
+    CHECK(ASYNC_set_mem_functions(allocate, NULL) == 1);        /* NULL leaves the function as it is */
     ASYNC_get_mem_functions(&alloc_fn, &free_fn);
     CHECK(alloc_fn == allocate && free_fn == default_free);
-    CHECK(ASYNC_set_mem_functions(NULL, take_back) == 1);
+    CHECK(ASYNC_set_mem_functions(NULL, release) == 1);
     ASYNC_get_mem_functions(&alloc_fn, &free_fn);
-    CHECK(alloc_fn == allocate && free_fn == take_back);
+    CHECK(alloc_fn == allocate && free_fn == release);
 
     CHECK(ASYNC_init_thread(2, 2) == 1);                                /* S14 */
-    CHECK(given == 0 && asked == 32768);
-    CHECK(ASYNC_set_mem_functions(default_alloc, default_free) == 0);   /* too late, though nothing was given */
+    CHECK(allocated == 0 && requested == 32768);
+    CHECK(ASYNC_set_mem_functions(default_alloc, default_free) == 0);   /* the allocator was called */
     CHECK(ASYNC_start_job(&job, ctx, &ret, once, NULL, 0) == ASYNC_NO_JOBS && job == NULL);     /* S17 */
-    gives = TOO_LITTLE;
+    returns = TOO_LITTLE;
     CHECK(ASYNC_start_job(&job, ctx, &ret, once, NULL, 0) == ASYNC_NO_JOBS && job == NULL);
-    CHECK(given == 1 && taken_back == 1);
+    CHECK(allocated == 1 && freed == 1);
 
-    given = taken_back = 0;
-    gives = WHAT_IS_ASKED;
+    allocated = freed = 0;
+    returns = AS_REQUESTED;
     CHECK(ASYNC_start_job(&job, ctx, &ret, once, NULL, 0) == ASYNC_PAUSE);
     CHECK(ASYNC_start_job(&job, ctx, &ret, once, NULL, 0) == ASYNC_FINISH && ret == 3);
-    CHECK(given == 1 && taken_back == 0);
+    CHECK(allocated == 1 && freed == 0);
     ASYNC_cleanup_thread();
-    CHECK(given == 1 && taken_back == 1);
+    CHECK(allocated == 1 && freed == 1);
 
-    gives = MORE;
+    returns = MORE;
     CHECK(ASYNC_start_job(&job, ctx, &ret, deep, NULL, 0) == ASYNC_FINISH && ret == 7);
     ASYNC_cleanup_thread();
-    CHECK(given == 2 && taken_back == 2);
+    CHECK(allocated == 2 && freed == 2);
     ASYNC_WAIT_CTX_free(ctx);
-    printf("well\n");
+    printf("all checks passed\n");
     return 0;
 }

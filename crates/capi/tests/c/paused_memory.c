@@ -1,6 +1,6 @@
 /*
- * What a paused job costs: 10,000 jobs, each paused in its function, and the resident memory they added, from
- * /proc/self/statm. Each job calls through a frame of 512 bytes, as a small engine would. Prints bytes a job.
+ * The memory of a paused job. 10,000 jobs are each paused in their function, and the program prints by how many bytes a
+ * job the resident memory in /proc/self/statm grew. Each job has a frame of 512 bytes, as a small engine would have.
  */
 #include <openssl/async.h>
 #include <stdio.h>
@@ -40,7 +40,8 @@ int main(int argc, char **argv)
     memset(jobs, 0, (size_t)count * sizeof(*jobs));
     long before = resident();
     for (number = 0; number < count; number++)
-        if (ASYNC_start_job(&jobs[number], ctxs[number], &ret, pause_in_a_frame, &number, sizeof(number)) != ASYNC_PAUSE)
+        if (ASYNC_start_job(&jobs[number], ctxs[number], &ret, pause_in_a_frame, &number, sizeof(number))
+            != ASYNC_PAUSE)
             return 1;
     long after = resident();
     for (number = 0; number < count; number++) {

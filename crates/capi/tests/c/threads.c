@@ -1,14 +1,15 @@
 /*
- * Everything at once: workers start, pause and finish jobs; engines, on threads of their own, read get_wait_ctx, get_callback and
- * get_fd of those jobs and call the callbacks, also of jobs that ended and wait ctxs that were freed meanwhile; wait ctxs are freed
- * under paused jobs; threads end and new ones come. Exits 0 if every job returned its own result.
+ * Everything at once. Workers start, pause and finish jobs. Engines, on threads of their own, call get_wait_ctx,
+ * get_callback and get_fd for those jobs and call the callbacks, also after a job has ended or a wait ctx was freed.
+ * Wait ctxs are freed under paused jobs. Threads exit and new ones start. The program exits with 0 if every job
+ * returned its own result.
  *
  * S47: the engines ask on threads of their own. S61: they ask for wait ctxs that are gone, too. S64: nothing but an
  * engine calls a callback.
  *
  *     worker                                     engine
- *     job pauses; handle published in a slot ->  takes the handle, whenever it gets to it
- *     frees ctx, finishes job, forgets both      asks for ctx, callback, fd; calls the callback
+ *     job pauses, handle is published         -> takes the handle at some later time
+ *     frees the ctx, finishes the job            asks for ctx, callback and fd; calls the callback
  */
 #include <openssl/async.h>
 #include <pthread.h>
@@ -16,10 +17,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { WORKERS = 4, ENGINES = 2, GENERATIONS = 3, JOBS = 8, SLOTS = 16 };
+enum { WORKERS = 4, ENGINES = 2, GENERATIONS = 3, JOBS = 8, PUBLISHED = 16 };
 
 static int rounds = 400;
-static _Atomic(ASYNC_JOB *) published[SLOTS];
+static _Atomic(ASYNC_JOB *) published[PUBLISHED];
 static atomic_long called, asked, found;
 static atomic_int stop;
 static int key;
@@ -43,7 +44,7 @@ static int callback(void *unused)
 }
 
 #ifdef RACE
-static int raced;                   /* a control: a checker that sees nothing here sees nothing */
+static int raced;                   /* the control: a tool that finds no race here finds none anywhere */
 #endif
 
 static int operate(void *argument)
@@ -60,7 +61,7 @@ static int operate(void *argument)
             ASYNC_WAIT_CTX_set_wait_fd(ctx, &key, o->number, o, NULL);
             ASYNC_WAIT_CTX_set_status(ctx, ASYNC_STATUS_OK);
         }
-        atomic_store(&published[o->number % SLOTS], me);
+        atomic_store(&published[o->number % PUBLISHED], me);
         ASYNC_pause_job();
         if (ASYNC_get_current_job() != me)
             fail("a job is another job after a pause");
@@ -107,7 +108,7 @@ static void *worker(void *index)
     for (int round = 0; round < rounds; round++) {
         for (int i = 0; i < JOBS; i++)
             start(&operations[i], &jobs[i], round * JOBS + i);
-        for (int i = 0; i < JOBS; i++)                  /* in another order than they came */
+        for (int i = 0; i < JOBS; i++)                  /* not in the order in which they started */
             finish(&operations[(i * 5) % JOBS], &jobs[(i * 5) % JOBS]);
         if (round % 50 == 49)
             ASYNC_cleanup_thread();
@@ -119,7 +120,7 @@ static void *engine(void *unused)
 {
     (void)unused;
     for (unsigned turn = 0; !atomic_load(&stop); turn++) {
-        ASYNC_JOB *job = atomic_load(&published[turn % SLOTS]);
+        ASYNC_JOB *job = atomic_load(&published[turn % PUBLISHED]);
         ASYNC_callback_fn call;
         void *argument;
         int fd;

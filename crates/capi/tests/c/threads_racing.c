@@ -1,3 +1,3 @@
-/* The control: the same with a race in it. */
+/* The control: threads_sanitized.c, and a data race. */
 #define RACE
 #include "threads_sanitized.c"

@@ -1,4 +1,4 @@
-/* threads.c for ThreadSanitizer: GCC's has other names for three functions than LLVM, which compiles the library. */
+/* threads.c for ThreadSanitizer. GCC's runtime lacks three functions that LLVM, which compiles the library, calls. */
 #include <string.h>
 
 void *__tsan_memcpy(void *to, const void *from, size_t size);

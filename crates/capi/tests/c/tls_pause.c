@@ -1,6 +1,6 @@
 /*
- * No installed engine pauses by itself, so this program is one: a TLS server and its clients in SSL_MODE_ASYNC, many
- * connections on one thread, whose servername, certificate and verify callbacks pause in the middle of the handshake.
+ * A TLS server and its clients in SSL_MODE_ASYNC, with many connections on one thread. Their servername, certificate
+ * and verify callbacks pause in the middle of the handshake. Installed engines do not pause, so the program does it.
  *
  *     main thread                                engine thread
  *     poll: sockets, wait fds, one eventfd       takes a request, then wakes its job
@@ -8,9 +8,9 @@
  *       -> callback -> ASYNC_pause_job             through an eventfd   (connection 1, 4, 7, ...)
  *       <- SSL_ERROR_WANT_ASYNC                    through the callback (connection 2, 5, 8, ...)
  *
- * Every endpoint writes what it sees into a transcript of its own; they are printed in order at the end, so two runs print
- * the same bytes whatever the threads did. A driver that resumed an endpoint without its wake would show: the callback
- * counts its resumes.
+ * Every endpoint writes what it observes into a transcript of its own. The transcripts are printed in order at the end,
+ * so two runs print the same bytes in whatever order the threads ran. The callbacks count their resumes: a driver that
+ * resumes an endpoint without its wake shows in the transcript.
  *
  *     cc tls_pause.c -lssl -lcrypto -lpthread && ./a.out [connections] [bytes each way]
  */
@@ -49,7 +49,7 @@ struct endpoint {
 };
 
 static size_t bytes_each_way = 65536;
-static int wake_main = -1;          /* what a callback writes to: the main thread sleeps in poll */
+static int wake_main = -1;          /* a callback writes to this eventfd, which the main thread polls */
 
 #define CHECK(condition)                                                            \
     do {                                                                            \
@@ -77,8 +77,8 @@ __attribute__((format(printf, 2, 3))) static void say(struct endpoint *e, const 
 struct request {
     struct request *next;
     enum wake wake;
-    int fd;                         /* what to write to, for pipe and eventfd */
-    ASYNC_WAIT_CTX *ctx;            /* whose callback to call */
+    int fd;                         /* for pipe and eventfd: written to */
+    ASYNC_WAIT_CTX *ctx;            /* for callback: its callback is called */
 };
 
 static struct {
@@ -140,7 +140,7 @@ static void submit(enum wake wake, int fd, ASYNC_WAIT_CTX *ctx)
     pthread_mutex_unlock(&queue.lock);
 }
 
-/* ---- in the job: what an engine does around ASYNC_pause_job ---- */
+/* ---- in the job: an engine does this around ASYNC_pause_job ---- */
 
 static const char pipe_key, eventfd_key;
 
@@ -157,7 +157,7 @@ static void close_eventfd(ASYNC_WAIT_CTX *ctx, const void *key, int fd, void *cu
     close(fd);
 }
 
-/* The wait fd of this connection, made at its first use and kept: engines are asked for a stable fd. */
+/* The wait fd of this connection. It is made at its first use and kept, because an engine should keep its fd. */
 static int wait_fd(ASYNC_WAIT_CTX *ctx, enum wake wake, int *write_end)
 {
     int fd, ends[2];
@@ -267,8 +267,8 @@ static void want_async(struct endpoint *e)
     e->wants = WANT_WAKE;
 }
 
-/* Sorts what an SSL call returned: 1 for done, 0 for try again later. */
-static int settle(struct endpoint *e, int returned)
+/* Notes what the endpoint waits for after an SSL call. Returns 1 if the call is done, 0 if it must be made again. */
+static int is_done(struct endpoint *e, int returned)
 {
     int error = SSL_get_error(e->ssl, returned);
 
@@ -295,7 +295,7 @@ static int settle(struct endpoint *e, int returned)
 
 static void handshake(struct endpoint *e)
 {
-    if (!settle(e, SSL_do_handshake(e->ssl)))
+    if (!is_done(e, SSL_do_handshake(e->ssl)))
         return;
     say(e, "  handshake %s %s\n", SSL_get_version(e->ssl), SSL_get_cipher_name(e->ssl));
     e->phase = TRANSFER;
@@ -306,7 +306,7 @@ static unsigned char byte_at(const struct endpoint *e, size_t offset)
     return (unsigned char)(offset * 7 + (e->is_server ? 3 : 5));
 }
 
-/* The client sends everything first, then the server: each direction is written by one end while the other reads. */
+/* The client sends all its bytes first, then the server. One end writes while the other reads. */
 static void transfer(struct endpoint *e)
 {
     static unsigned char buffer[4096];
@@ -317,11 +317,11 @@ static void transfer(struct endpoint *e)
         for (size_t i = 0; i < length; i++)
             buffer[i] = byte_at(e, e->sent + i);
         int n = SSL_write(e->ssl, buffer, (int)length);
-        if (settle(e, n))
+        if (is_done(e, n))
             e->sent += (size_t)n;
     } else if (e->received < bytes_each_way) {
         int n = SSL_read(e->ssl, buffer, sizeof(buffer));
-        if (!settle(e, n))
+        if (!is_done(e, n))
             return;
         CHECK(n > 0);
         for (int i = 0; i < n; i++)
@@ -338,7 +338,7 @@ static void shut_down(struct endpoint *e)
 {
     int returned = SSL_shutdown(e->ssl);
 
-    if (returned == 1 || (returned == 0 && e->is_server) || (returned < 0 && settle(e, returned))) {
+    if (returned == 1 || (returned == 0 && e->is_server) || (returned < 0 && is_done(e, returned))) {
         say(e, "  closed\n");
         e->phase = CLOSED;
     }
@@ -362,7 +362,7 @@ static void step(struct endpoint *e)
     }
 }
 
-/* Where the endpoint's readiness will show: its socket, its wait fd, or (callback) nowhere in poll. */
+/* What to poll for the endpoint: its socket, its wait fd, or nothing if a callback will wake it. */
 static struct pollfd interest(struct endpoint *e)
 {
     struct pollfd p = { -1, POLLIN, 0 };
@@ -491,7 +491,7 @@ int main(int argc, char **argv)
     }
     for (size_t i = 0; i < connections; i++) {
         int ends[2];
-        /* versions alternate in blocks of three, so that each way of waking meets both */
+        /* Versions alternate in blocks of three, so that each kind of wake occurs with both. */
         size_t version = i / WAKES % 2;
         CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) == 0);
         make_endpoint(&endpoints[2 * i], contexts[0][version], 0, ends[0], (enum wake)(i % WAKES));

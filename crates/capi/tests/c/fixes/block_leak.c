@@ -1,6 +1,6 @@
 /*
- * S44: a job returns without ASYNC_unblock_pause (openssl#4020). Stock: the thread can never pause a job again. Ours: the count
- * belongs to the job and ends with it.
+ * S44: a job returns without calling ASYNC_unblock_pause (openssl#4020). On stock, the thread can never pause a job
+ * again. With our library, the count belongs to the job and ends with it.
  */
 #include "fix.h"
 
@@ -9,7 +9,7 @@ static int forget_to_unblock(void *unused)
     (void)unused;
     ASYNC_block_pause();
     ASYNC_block_pause();
-    CHECK(ASYNC_pause_job() == 1);                      /* blocked: does nothing */
+    CHECK(ASYNC_pause_job() == 1);                      /* blocked: returns at once */
     return 3;
 }
 

@@ -1,6 +1,6 @@
 /*
- * S60: a cleanup that clears its own key, or another's, during ASYNC_WAIT_CTX_free. Stock: the walk follows freed memory. Ours: each
- * cleanup runs once, and not for what another has cleared.
+ * S60: a cleanup clears its own key, or another, during ASYNC_WAIT_CTX_free. On stock, the walk through the list reads
+ * freed memory. With our library, each cleanup runs once, and the cleanup of a key that was cleared does not run.
  */
 #include "fix.h"
 

@@ -1,5 +1,6 @@
 /*
- * S50: ASYNC_cleanup_thread inside a job. Stock: frees the context that the job needs to come back. Ours: refused, without effect.
+ * S50: ASYNC_cleanup_thread inside a job. Stock frees the context that the job needs to return. Our library refuses the
+ * call, and it has no effect.
  */
 #include "fix.h"
 
@@ -22,7 +23,7 @@ int main(void)
 
     CHECK(ASYNC_init_thread(1, 1) == 1);
     STEP(&job, ctx, &ret, clean_up, ASYNC_PAUSE);
-    STEP(&another, ctx, &ret, return_five, ASYNC_NO_JOBS);  /* the limit was not forgotten either */
+    STEP(&another, ctx, &ret, return_five, ASYNC_NO_JOBS);  /* the limit still holds */
     STEP(&job, ctx, &ret, clean_up, ASYNC_FINISH);
     CHECK(ret == 4);
     ASYNC_WAIT_CTX_free(ctx);

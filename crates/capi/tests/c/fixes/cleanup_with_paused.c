@@ -1,6 +1,7 @@
 /*
- * S32, S48, S49: ASYNC_cleanup_thread while a job is paused. Stock: the job's way back is freed memory; it finishes by
- * luck, leaves an internal error in the queue, and leaks. Ours: the job stays valid, finishes, and leaves nothing behind.
+ * S32, S48, S49: ASYNC_cleanup_thread while a job is paused. Stock frees the memory through which the job returns: the
+ * job finishes by luck, leaves an internal error in the queue, and leaks. With our library, the job stays valid,
+ * finishes, and leaves nothing behind.
  */
 #include "fix.h"
 

@@ -1,8 +1,8 @@
 /*
- * Two threads free the same wait ctx, at the same time. Stock: both free the memory, and the heap is corrupted. Ours: the
- * ctx is freed once, and later wait ctxs differ from each other.
+ * Two threads free the same wait ctx at the same time. On stock, both free the memory, and the heap is corrupted. With
+ * our library, the ctx is freed once, and later wait ctxs have different handles.
  *
- * The two frees of a round begin at the same time, but for a few steps that differ from round to round.
+ * The two calls of a round begin at about the same time: a random number of steps comes before each.
  */
 #include "fix.h"
 #include <sched.h>

@@ -1,7 +1,7 @@
 /*
- * S61 (QAT_Engine#143, #292, #349): the wait ctx is freed while a job bound to it is paused. Stock: the resume writes to freed memory, and
- * an engine's late completion reads it. Ours: the job is detached (its wait ctx is NULL) and finishes; the late
- * completion finds no callback; a second free does nothing.
+ * S61 (QAT_Engine#143, #292, #349): the program frees a wait ctx while a job that was started with it is paused. On
+ * stock, the resume writes to freed memory, and a late completion by an engine reads it. With our library, the job has
+ * no wait ctx from then on, and finishes. The late completion finds no callback. A second free does nothing.
  */
 #include "fix.h"
 
@@ -13,7 +13,7 @@ static int callback(void *unused)
     return ++called;
 }
 
-/* An engine's polling thread, which took the ctx from the job long ago. */
+/* The polling thread of an engine, which asked for the ctx while the job still had it. */
 static void *complete_late(void *ctx)
 {
     ASYNC_callback_fn late;
@@ -37,7 +37,7 @@ int main(void)
     CHECK(ASYNC_WAIT_CTX_set_wait_fd(ctx, &called, 0, NULL, NULL) == 1);
     STEP(&job, ctx, &ret, pause_twice, ASYNC_PAUSE);
     ASYNC_WAIT_CTX_free(ctx);
-    for (int i = 0; i < 8; i++)                         /* memory that is free is used again */
+    for (int i = 0; i < 8; i++)                         /* free memory is used again */
         others[i] = ASYNC_WAIT_CTX_new();
     CHECK(ASYNC_get_wait_ctx(job) == NULL);
     pthread_create(&thread, NULL, complete_late, ctx);

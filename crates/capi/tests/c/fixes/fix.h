@@ -1,6 +1,7 @@
 /*
- * Shared by the programs of this directory: each is one "fix" row of the contract, does what stock OpenSSL crashes, leaks or
- * lies about, and exits 0 if it went well. Built once with -lcrypto, it runs on stock and, preloaded, on ours.
+ * Shared by the programs of this directory. Each program does one thing at which stock OpenSSL crashes, leaks or gives
+ * a wrong result, and exits with 0 if nothing went wrong. A program is built once, with -lcrypto. It runs on stock
+ * OpenSSL, and on our library if that is preloaded.
  */
 #ifndef FIX_H
 #define FIX_H
@@ -14,16 +15,16 @@
 #define CHECK(condition)                                                        \
     do {                                                                        \
         if (!(condition)) {                                                     \
-            printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);      \
+            printf("%s:%d: failed: %s\n", __FILE__, __LINE__, #condition);      \
             fflush(stdout);                                                     \
             _Exit(1);                                                           \
         }                                                                       \
     } while (0)
 
-/* Runs `job` one more step and checks what it does. */
+/* Starts or resumes `job` and checks what the call returns. */
 #define STEP(job, ctx, ret, function, wanted) CHECK(ASYNC_start_job(job, ctx, ret, function, NULL, 0) == (wanted))
 
-/* Exactly one error is queued, and it is from the ASYNC library. */
+/* Checks that exactly one error is queued, and that it is from the ASYNC library. */
 #define CHECK_ONE_ASYNC_ERROR()                                                 \
     do {                                                                        \
         CHECK(ERR_GET_LIB(ERR_get_error()) == ERR_LIB_ASYNC);                   \

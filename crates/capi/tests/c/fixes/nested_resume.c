@@ -1,6 +1,6 @@
 /*
- * S37d: a job resumes another paused job. Stock: the other finishes, and the resumer crashes when it ends, its way
- * back overwritten. Ours: it is an ordinary resume.
+ * S37d: a job resumes another paused job. On stock, the other job finishes, and the first crashes when it ends, because
+ * the context through which it returns was overwritten. With our library, this is an ordinary resume.
  */
 #include "fix.h"
 

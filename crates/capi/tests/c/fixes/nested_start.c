@@ -1,8 +1,9 @@
 /*
- * S37: a job started inside a job. Stock: ASYNC_ERR and the running job put into the idle pool, then SIGSEGV when the
- * outer function returns. Ours: the inner job is a job of its own; its pause goes to the outer job, which resumes it.
+ * S37: a job starts a job. Stock returns ASYNC_ERR and puts the running job into the idle pool; a SIGSEGV follows when
+ * the outer function returns. With our library, the inner job is a job like any other: its pause returns to the outer
+ * job, which resumes it.
  *
- * S26: each sees its own handle. S43: a job that blocks its pauses blocks no job inside it.
+ * S26: each job reads its own handle. S43: a job that blocks its pauses does not block the jobs that it starts.
  */
 #include "fix.h"
 
@@ -36,7 +37,7 @@ static int outer(void *unused)
 
     ASYNC_block_pause();                                /* S37c: the outer job has been resumed before */
     STEP(&job, ctx, &ret, pause_once, ASYNC_PAUSE);
-    CHECK(ASYNC_pause_job() == 1);                      /* blocked: does nothing */
+    CHECK(ASYNC_pause_job() == 1);                      /* blocked: returns at once */
     STEP(&job, ctx, &ret, pause_once, ASYNC_FINISH);
     CHECK(job == NULL && ret == 7 && ASYNC_get_current_job() == outer_seen);
     ASYNC_unblock_pause();

@@ -1,6 +1,7 @@
 /*
- * S28, S47: a job without a wait ctx. Stock: starts and pauses, and the resume is a SIGSEGV; so is ASYNC_get_wait_ctx(NULL).
- * Ours: a job like any other, whose wait ctx is NULL; NULL where an object is expected gives 0.
+ * S28, S47: a job without a wait ctx. On stock, the job starts and pauses, and the resume is a SIGSEGV. So is
+ * ASYNC_get_wait_ctx(NULL). With our library, it is a job like any other, and its wait ctx is NULL. Each function of a
+ * wait ctx returns 0 for NULL.
  */
 #include "fix.h"
 

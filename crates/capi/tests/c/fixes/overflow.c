@@ -1,6 +1,7 @@
 /*
- * S70: a job uses more stack than it has. Stock: overwrites the heap, silently. Ours: meets a guard, and the process says which job it was
- * before it dies of SIGSEGV. The test looks for both; exiting at all is the failure.
+ * S70: a job uses more stack than it has. Stock overwrites the heap, and reports nothing. With our library, the job
+ * reaches a guard: the process reports which job it was, and dies of SIGSEGV. The test looks for both. A program that
+ * exits has failed.
  */
 #include "fix.h"
 

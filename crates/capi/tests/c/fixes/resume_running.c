@@ -1,6 +1,7 @@
 /*
- * S33, a double resume: a job that runs is resumed (by itself here, with the handle that an earlier pause gave). Stock:
- * the job jumps to its own last pause on its own stack. Ours: ASYNC_ERR, an error raised, and the job carries on.
+ * S33: a running job is resumed. Here the job resumes itself, with the handle that an earlier pause gave. On stock, the
+ * job jumps to its own last pause on its own stack. Our library returns ASYNC_ERR and raises an error, and the job
+ * continues.
  */
 #include "fix.h"
 
@@ -14,7 +15,7 @@ static int resume_myself(void *unused)
     STEP(&me, NULL, &ret, resume_myself, ASYNC_ERR);
     CHECK(ret == -1);
     CHECK_ONE_ASYNC_ERROR();
-    CHECK(me == ASYNC_get_current_job());               /* the handle is still good: it names a living job */
+    CHECK(me == ASYNC_get_current_job());               /* the handle is still good: the job is alive */
     return 6;
 }
 

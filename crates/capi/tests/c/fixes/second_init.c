@@ -1,6 +1,7 @@
 /*
- * S15: ASYNC_init_thread twice on one thread. Stock: the first pool and its idle jobs leak (see valgrind), and jobs paused in it are no
- * longer counted: the limit of 1 lets a second job run. Ours: the limit is replaced, what exists stays counted, nothing leaks.
+ * S15: ASYNC_init_thread twice on one thread. On stock, the first pool and its idle jobs leak (Valgrind shows it), and
+ * the jobs that are paused in it are no longer counted: a limit of 1 allows a second job. With our library, the new
+ * limit replaces the old one, the jobs that exist stay counted, and nothing leaks.
  */
 #include "fix.h"
 

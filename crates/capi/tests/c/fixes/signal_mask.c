@@ -1,6 +1,6 @@
 /*
- * S74: a job's first entry. Stock: installs the signal mask of the time at which its stack was made, and leaves it so. Ours: does not touch
- * the mask.
+ * S74: the first time that a job runs on a stack. Stock installs the signal mask of the time at which the stack was
+ * made, and does not restore the mask of the thread. Our library does not touch the mask.
  */
 #include "fix.h"
 #include <signal.h>

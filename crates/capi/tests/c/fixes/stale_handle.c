@@ -1,6 +1,7 @@
 /*
- * S33: a copy of a finished job's handle. Stock: FINISH with the old result, and the job is put into the pool a second time: two
- * later jobs share one stack. Ours: ASYNC_ERR, an error raised, *job NULL, nothing run; later jobs are their own.
+ * S33: a copy of the handle of a finished job is resumed. Stock returns FINISH with the old result and puts the job
+ * into the pool a second time: two later jobs share one stack. Our library returns ASYNC_ERR, raises an error, sets
+ * *job to NULL and runs nothing. Later jobs have stacks of their own.
  */
 #include "fix.h"
 

@@ -1,7 +1,7 @@
 /*
- * S33, the worse half: the stale handle is used when its stack already belongs to the next job. Stock: resumes that job.
- * Ours: the handle names a job that ended, so ASYNC_ERR, and the new job has not moved. S31: the job that ended has no
- * wait ctx.
+ * S33, continued: a stale handle is resumed when its stack already belongs to the next job. Stock resumes the next job.
+ * With our library, the handle names a job that has ended: the call returns ASYNC_ERR, and the next job has not run.
+ * S31: the job that has ended has no wait ctx.
  */
 #include "fix.h"
 

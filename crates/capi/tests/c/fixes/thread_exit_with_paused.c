@@ -1,14 +1,15 @@
 /*
- * S51, S88: a thread ends while its job is paused, and an engine completes the operation later, into a record on that job's stack.
- * Stock: as ours, but a resume from a living thread runs the job on the dead thread's context. Ours: the stack is never
- * reused and never freed, the handle is dead (ASYNC_ERR), and the record may be written to at any time.
+ * S51, S88: a thread exits while its job is paused, and an engine completes the operation later: it writes to a record
+ * on the stack of that job. Stock does the same as our library, except that a resume on another thread runs the job on
+ * the context of the dead thread. Our library never uses or frees that stack again, so that the engine may write to the
+ * record at any time. The handle is stale: the call returns ASYNC_ERR.
  */
 #include "fix.h"
 
-static volatile int *record;                            /* where the engine was told to write */
+static volatile int *record;                            /* the engine writes here */
 static ASYNC_JOB *orphan;
 
-/* The point: this frame outlives the thread, paused. */
+/* Gives the engine a record in the frame of a job, which stays paused when the thread exits. */
 __attribute__((noinline)) static void submit(volatile int *mine)
 {
     record = mine;
@@ -42,7 +43,7 @@ static void *use_many_stacks(void *ctx)
     for (int i = 0; i < 16; i++)
         STEP(&jobs[i], ctx, &ret, pause_once, ASYNC_PAUSE);
     for (int i = 0; i < 16; i++) {
-        *record = i + 1;                                /* a completion may come now, too */
+        *record = i + 1;                                /* the engine completes the operation again */
         STEP(&jobs[i], ctx, &ret, pause_once, ASYNC_FINISH);
         CHECK(ret == 7 && *record == i + 1);
     }

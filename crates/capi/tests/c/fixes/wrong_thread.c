@@ -1,6 +1,7 @@
 /*
- * S34: a paused job resumed on another thread. Stock: runs there, and when it ends, jumps to the first thread's stack: SIGSEGV.
- * Ours: ASYNC_ERR, an error raised, the handle untouched; the job finishes on its own thread.
+ * S34: a paused job is resumed on another thread. On stock, it runs there, and jumps to the stack of the first thread
+ * when it ends: SIGSEGV. Our library returns ASYNC_ERR, raises an error and keeps the handle. The job finishes on its
+ * own thread.
  */
 #include "fix.h"
 
@@ -16,7 +17,7 @@ static void *resume_elsewhere(void *unused)
     STEP(&copy, ctx, &ret, pause_once, ASYNC_ERR);
     CHECK(copy == job && ret == -1);
     CHECK_ONE_ASYNC_ERROR();
-    CHECK(ASYNC_get_wait_ctx(job) == ctx);              /* asking is allowed from anywhere */
+    CHECK(ASYNC_get_wait_ctx(job) == ctx);              /* any thread may ask */
     return NULL;
 }
 

@@ -1,4 +1,4 @@
-/* S21, S46: nothing works any more after OPENSSL_cleanup, and nothing crashes. */
+/* S21, S46: after OPENSSL_cleanup no function works, and none crashes. */
 #include <openssl/async.h>
 #include <openssl/crypto.h>
 #include <stdio.h>

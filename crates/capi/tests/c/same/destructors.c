@@ -1,6 +1,7 @@
 /*
- * S51: a thread that exits. Destructors of other pthread keys, made before and after ours, start jobs when our part of the
- * thread, and Rust's, may be gone already; glibc runs them in the order of the keys, and again.
+ * S51: a thread exits. The destructors of other pthread keys, made before and after ours, start jobs when what our
+ * library and Rust keep for the thread may be gone already. glibc calls the destructors in the order of the keys, and
+ * again.
  */
 #include <openssl/async.h>
 #include <pthread.h>

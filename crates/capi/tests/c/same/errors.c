@@ -1,9 +1,16 @@
-/* S4, S11, S75, S76: the errors that are raised; the error queue and errno belong to the thread, not to the job. */
+/*
+ * S4, S11, S75, S76: the errors that are raised. The error queue and errno belong to the thread, and not to the job.
+ */
 #include <openssl/async.h>
 #include <openssl/err.h>
 #include <errno.h>
 #include <fenv.h>
 #include <stdio.h>
+
+static const char *rounding(void)
+{
+    return fegetround() == FE_UPWARD ? "up" : "to nearest";
+}
 
 static int job(void *unused)
 {
@@ -13,7 +20,7 @@ static int job(void *unused)
     fesetround(FE_UPWARD);
     ERR_raise(ERR_LIB_USER, 42);
     ASYNC_pause_job();
-    printf("job: errno %d, error %lx, rounding %s\n", errno, ERR_peek_error(), fegetround() == FE_UPWARD ? "up" : "to nearest");
+    printf("job: errno %d, error %lx, rounding %s\n", errno, ERR_peek_error(), rounding());
     return 1;
 }
 
@@ -32,7 +39,7 @@ int main(void)
     }
     errno = 7;
     ASYNC_start_job(&one, ctx, &ret, job, NULL, 0);
-    printf("main: errno %d, error %lx, rounding %s\n", errno, ERR_get_error(), fegetround() == FE_UPWARD ? "up" : "to nearest");
+    printf("main: errno %d, error %lx, rounding %s\n", errno, ERR_get_error(), rounding());
     errno = 12;
     fesetround(FE_TONEAREST);
     ASYNC_start_job(&one, ctx, &ret, job, NULL, 0);

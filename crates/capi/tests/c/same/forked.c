@@ -1,4 +1,4 @@
-/* S35: after fork a paused job is resumed in the child and, independently, in the parent. */
+/* S35: after fork, a paused job is resumed in the child and, independently, in the parent. */
 #include <openssl/async.h>
 #include <stdio.h>
 #include <sys/wait.h>

@@ -1,4 +1,7 @@
-/* A program sets libcrypto's allocator in main: possible only if nobody has allocated before, a preloaded library included. */
+/*
+ * A program sets libcrypto's allocator in main. That is possible only if no code has allocated before, and a preloaded
+ * library is no exception.
+ */
 #include <openssl/async.h>
 #include <openssl/crypto.h>
 #include <stdio.h>

@@ -1,4 +1,7 @@
-/* S77 again, when the thread's context was set by a function that nobody can stand in for: taken out of libcrypto itself. */
+/*
+ * S77 again. The program sets the context of the thread with the function of libcrypto itself, which no library can
+ * interpose.
+ */
 #define _GNU_SOURCE
 #include <openssl/async.h>
 #include <openssl/crypto.h>

@@ -1,26 +1,26 @@
 /*
- * S18: the stack of the job that finished last is used first. S19: a job whose handle is lost keeps its place in the
- * pool.
+ * S18: the stack of the job that finished last is used first. S19: a job whose handle is lost still counts towards
+ * the limit.
  */
 #include <openssl/async.h>
 #include <stdio.h>
 
 static ASYNC_WAIT_CTX *ctx;
 
-/* Notes where its stack is: the frame of one function is at the same place in each run on one stack. */
-static int note(void *place)
+/* Notes the address of a local variable. It is the same whenever this function runs on the same stack. */
+static int note(void *address)
 {
     char local;
 
-    *(char **)*(void **)place = &local;
+    *(char **)*(void **)address = &local;
     ASYNC_pause_job();
     return 1;
 }
 
-static ASYNC_JOB *start(char **place)
+static ASYNC_JOB *start(char **address)
 {
     ASYNC_JOB *job = NULL;
-    int ret, result = ASYNC_start_job(&job, ctx, &ret, note, &place, sizeof(place));
+    int ret, result = ASYNC_start_job(&job, ctx, &ret, note, &address, sizeof(address));
 
     printf("%d ", result);
     return job;

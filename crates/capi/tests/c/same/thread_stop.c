@@ -1,4 +1,6 @@
-/* S51: OPENSSL_thread_stop resets the pool and its limit; ASYNC_cleanup_thread does it too, and twice does no harm. */
+/*
+ * S51: OPENSSL_thread_stop resets the pool and its limit. So does ASYNC_cleanup_thread, and a second call does no harm.
+ */
 #include <openssl/async.h>
 #include <openssl/crypto.h>
 #include <stdio.h>

@@ -265,7 +265,7 @@ fn return_chunk(chunk: JobChunk) {
         let record = slot.value();
         if let Some(job) = record.cells.paused.take() {
             slot.end();
-            ManuallyDrop::into_inner(job).abandon();
+            ManuallyDrop::into_inner(job).quarantine();
         }
         record.owner.store(NO_THREAD, Ordering::Relaxed);
     }

@@ -20,7 +20,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
-use asyncjob::PoolConfig;
+use asyncjob::pool::{self, PoolConfig};
 
 use crate::boundary::guarded;
 use crate::libcrypto::{self, LibCtx, OurExports, Reason};
@@ -45,7 +45,7 @@ pub extern "C" fn ASYNC_init_thread(max_size: usize, init_size: usize) -> c_int 
         }
         let mut config = PoolConfig::new().precreate(init_size);
         config.limit = (max_size != 0).then_some(max_size);
-        c_int::from(asyncjob::init_thread(config).is_ok())
+        c_int::from(pool::init_thread(config).is_ok())
     })
 }
 
@@ -55,7 +55,7 @@ pub extern "C" fn ASYNC_init_thread(max_size: usize, init_size: usize) -> c_int 
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_cleanup_thread() {
     guarded((), || {
-        let _refused_inside_a_job = asyncjob::cleanup_thread();
+        let _refused_inside_a_job = pool::cleanup_thread();
     });
 }
 

@@ -13,7 +13,7 @@ use std::mem;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use asyncjob::{Status, WaitCtx, WaitFd, WaitKey};
+use asyncjob::{Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey};
 use parking_lot::Mutex;
 
 use crate::boundary::guarded;
@@ -120,8 +120,10 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_wait_fd(
             cleanup,
             serial,
         };
-        live.ctx
-            .set_wait_fd_with(WaitFd::new(WaitKey::from_ptr(key), fd), Box::new(entry));
+        let wait_fd = WaitFd::new(WaitKey::from_ptr(key), fd, WaitFdOptions::new());
+        // SAFETY: the fd need not stay open, because no driver sees this ctx: only the functions of this module reach
+        // it, and they return the number and do nothing with it.
+        unsafe { live.ctx.add_raw_wait_fd(wait_fd, Box::new(entry)) };
         1
     })
 }
@@ -257,7 +259,7 @@ pub extern "C" fn ASYNC_WAIT_CTX_set_status(ctx: *mut ASYNC_WAIT_CTX, status: c_
 /// `ASYNC_WAIT_CTX_get_status(3)`: returns the status that was set last, or `ASYNC_STATUS_UNSUPPORTED`.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_WAIT_CTX_get_status(ctx: *mut ASYNC_WAIT_CTX) -> c_int {
-    with_ctx(ctx, |live| live.ctx.status().raw())
+    with_ctx(ctx, |live| live.ctx.status().to_raw())
 }
 
 /// The content of a slot between `ASYNC_WAIT_CTX_new` and `ASYNC_WAIT_CTX_free`.

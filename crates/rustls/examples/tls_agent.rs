@@ -25,13 +25,12 @@ mod visitors;
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 use std::{fs, thread};
 
 use asyncjob::io::Pausing;
-use asyncjob::scheduler::Scheduler;
+use asyncjob::scheduler::{self, Scheduler};
 use https::Mode;
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -74,29 +73,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Why a spawn cannot fail here.
-const UNBOUNDED: &str = "this scheduler has no bound and does not shut down";
-
 /// A server as in a textbook on threads: accept, then a job for each connection, which reads and writes as if it could block.
 fn serve_on_scheduler(key: CertifiedKey, port: u16, ready: impl FnOnce(SocketAddr) + 'static) -> io::Result<()> {
     let config = https::server_config(key);
-    let scheduler = Rc::new(Scheduler::new()?);
+    let scheduler = Scheduler::new()?;
     let listener = TcpListener::bind(("127.0.0.1", port))?;
-    let jobs = Rc::clone(&scheduler);
     let accepting = scheduler.spawn(move || {
         ready(listener.local_addr()?);
         let listener = Pausing::new(listener)?;
         loop {
             let (stream, _) = listener.accept()?;
             let config = Arc::clone(&config);
-            let serving = jobs.spawn(move || serve_one(stream, config));
-            drop(serving.expect(UNBOUNDED)); // goes on alone; a client that leaves is no news
+            // The result of a connection is not looked at: a client may leave at any time.
+            scheduler::spawn(move || serve_one(stream, config))?.detach();
         }
-    });
-    let accepting = accepting.expect(UNBOUNDED);
-    scheduler
-        .run_until(accepting)?
-        .map_err(|error| io::Error::other(error.to_string()))?
+    })?;
+    scheduler.run_until(accepting)?
 }
 
 fn serve_one(stream: Pausing<TcpStream>, config: Arc<ServerConfig>) -> io::Result<()> {

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use asyncjob::JobBuilder;
 use asyncjob::job_future::JobFuture;
 use asyncjob::stack::StackSize;
 use asyncjob_tokio::WorkersHandle;
@@ -85,12 +86,14 @@ impl TlsAcceptor {
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
         F: FnOnce(&mut ServerConnection),
     {
-        let job = asyncjob_tokio::in_job(self.inner.accept_with(stream, look)).name("TLS handshake");
-        let job = match self.stack_size {
-            Some(size) => job.stack_size(size),
-            None => job,
-        };
-        Accept { job }
+        let mut builder = JobBuilder::new().name("TLS handshake");
+        if let Some(size) = self.stack_size {
+            builder = builder.stack_size(size);
+        }
+        let job = builder.in_job(self.inner.accept_with(stream, look));
+        Accept {
+            job: asyncjob_tokio::watched(job),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use asyncjob::offload::Offload;
-use asyncjob::pool_stats;
+use asyncjob::pool::pool_stats;
 use asyncjob_rustls::{AwaitedKey, OffloadedKey, TlsAcceptor};
 use asyncjob_tokio::Workers;
 use asyncjob_testing::Watchdog;

@@ -101,7 +101,7 @@ fn channel_bare() -> f64 {
 }
 
 fn channel_in_job() -> f64 {
-    channel(|receiver| Box::pin(async { drop(asyncjob::job_future::in_job(receive(receiver)).await) }))
+    channel(|receiver| Box::pin(async { drop(asyncjob::in_job(receive(receiver)).await) }))
 }
 
 fn task() -> f64 {

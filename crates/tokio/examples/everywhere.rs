@@ -22,7 +22,7 @@ use asyncjob::scheduler::Scheduler;
 use asyncjob::{Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
 use mio::unix::SourceFd;
 
-type Outcome = Result<String, Box<dyn Error>>;
+type Outcome = Result<String, Box<dyn Error + Send + Sync>>;
 
 /// Its name, and how it runs `work`.
 type Loop = (&'static str, fn(PipeReader) -> Outcome);
@@ -31,7 +31,7 @@ type Loop = (&'static str, fn(PipeReader) -> Outcome);
 fn work(mut answer: PipeReader) -> std::io::Result<String> {
     let job = current_job().expect("runs in a job");
     let key = WaitKey::unique();
-    job.wait_ctx().set_wait_fd(key, answer.try_clone()?);
+    job.wait_ctx().add_wait_fd(key, answer.try_clone()?);
     pause_job()?; // the loop does other things until the fd is readable
     let mut text = String::new();
     answer.read_to_string(&mut text)?;
@@ -41,16 +41,14 @@ fn work(mut answer: PipeReader) -> std::io::Result<String> {
 
 fn on_our_scheduler(answer: PipeReader) -> Outcome {
     let scheduler = Scheduler::new()?;
-    let job = scheduler
-        .spawn(move || work(answer))
-        .map_err(|error| error.to_string())?;
-    Ok(scheduler.run_until(job)?.map_err(|error| error.to_string())??)
+    let job = scheduler.spawn(move || work(answer))?;
+    Ok(scheduler.run_until(job)??)
 }
 
 fn on_mio(answer: PipeReader) -> Outcome {
     let (mut poll, mut events) = (mio::Poll::new()?, mio::Events::with_capacity(8));
     let ctx = WaitCtx::new();
-    let mut step = start_job(&ctx, move || work(answer)).map_err(|error| error.to_string())?;
+    let mut step = start_job(&ctx, move || work(answer))?;
     loop {
         match step {
             Step::Finished(text) => return Ok(text?),
@@ -74,7 +72,7 @@ fn on_mio(answer: PipeReader) -> Outcome {
 fn on_polling(answer: PipeReader) -> Outcome {
     let (poller, mut events) = (polling::Poller::new()?, polling::Events::new());
     let ctx = WaitCtx::new();
-    let mut step = start_job(&ctx, move || work(answer)).map_err(|error| error.to_string())?;
+    let mut step = start_job(&ctx, move || work(answer))?;
     loop {
         match step {
             Step::Finished(text) => return Ok(text?),
@@ -97,7 +95,7 @@ fn on_polling(answer: PipeReader) -> Outcome {
 fn on_smol(answer: PipeReader) -> Outcome {
     smol::block_on(async {
         let ctx = WaitCtx::new();
-        let mut step = start_job(&ctx, move || work(answer)).map_err(|error| error.to_string())?;
+        let mut step = start_job(&ctx, move || work(answer))?;
         loop {
             match step {
                 Step::Finished(text) => return Ok(text?),
@@ -122,7 +120,7 @@ fn borrow(fd: &asyncjob::WaitFd) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(fd.fd.as_raw_fd()) }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let loops: [Loop; 5] = [
         ("our scheduler", on_our_scheduler),
         ("mio", on_mio),

@@ -25,7 +25,7 @@
 //! let (mut reader, mut writer) = pipe()?;
 //! let job = asyncjob_tokio::spawn_local(move || {
 //!     let ctx = asyncjob::current_job().unwrap().wait_ctx().clone();
-//!     ctx.set_wait_fd(WaitKey::unique(), reader.try_clone().unwrap());
+//!     ctx.add_wait_fd(WaitKey::unique(), reader.try_clone().unwrap());
 //!     asyncjob::pause_job().unwrap(); // the runtime does other things
 //!     let mut byte = [0];
 //!     reader.read_exact(&mut byte).unwrap(); // does not block: the fd is ready
@@ -104,7 +104,7 @@ pub fn job<T: 'static>(f: impl FnOnce() -> T + 'static) -> JobFuture<T> {
     watched(JobFuture::new(f))
 }
 
-/// A future that polls `future` inside a job, watched by tokio: see [`asyncjob::job_future::in_job`].
+/// A future that polls `future` inside a job, watched by tokio: see [`asyncjob::in_job`].
 ///
 /// # Panics
 ///
@@ -129,7 +129,7 @@ pub fn in_job<F>(future: F) -> JobFuture<F::Output>
 where
     F: Future + 'static,
 {
-    watched(asyncjob::job_future::in_job(future))
+    watched(asyncjob::in_job(future))
 }
 
 /// Lets tokio watch what the job waits for: for a [`JobFuture`] that was made elsewhere.

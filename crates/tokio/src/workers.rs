@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 
 use asyncjob::job_future::JobError;
-use asyncjob::{PoolConfig, init_thread};
+use asyncjob::pool::{PoolConfig, init_thread};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};

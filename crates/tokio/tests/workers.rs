@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::thread;
 
+use asyncjob::pool::{PoolConfig, pool_stats};
 use asyncjob::waiting::await_future;
-use asyncjob::{PoolConfig, pool_stats};
 use asyncjob_tokio::{PinnedError, Workers};
 use asyncjob_testing::Watchdog;
 use tokio::sync::Notify;

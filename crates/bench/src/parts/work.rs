@@ -140,7 +140,9 @@ fn spawn(handle: &Handle, bench: &Arc<Bench>) {
             spawn(&next, &own);
         }
     };
-    drop(handle.spawn(job)); // refused only when it is shutting down
+    if let Ok(job) = handle.spawn(job) {
+        job.detach();
+    } // refused only when it is shutting down
 }
 
 impl Bench {

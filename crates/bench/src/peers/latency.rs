@@ -137,7 +137,7 @@ pub(crate) fn spinning(line: &Arc<Line>) {
 /// The floor of a wake of a thread that sleeps: parked, and unparked by the engine.
 pub(crate) fn parked(line: &Arc<Line>) {
     let here = thread::current();
-    line.open(asyncjob::callback(move || here.unpark()));
+    line.open(asyncjob::waker_fn(move || here.unpark()));
     while line.arm() {
         while !line.woken() {
             thread::park();

@@ -9,7 +9,10 @@ use crate::peer::{Absent, Peer};
 
 /// How a program starts and pauses its jobs.
 pub(crate) trait Form: 'static {
-    fn start<F, T>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F>>
+    /// What a refused start gives back beside its closure.
+    type Builder: 'static;
+
+    fn start<F, T>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F, Self::Builder>>
     where
         F: FnOnce() -> T + 'static,
         T: 'static;
@@ -27,6 +30,8 @@ pub(crate) struct OutOfLine;
 pub(crate) struct Built;
 
 impl Form for Inlined {
+    type Builder = ();
+
     #[inline(always)]
     fn start<F: FnOnce() -> T + 'static, T: 'static>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F>> {
         start_job(ctx, body)
@@ -39,6 +44,8 @@ impl Form for Inlined {
 }
 
 impl Form for OutOfLine {
+    type Builder = ();
+
     #[inline(never)]
     fn start<F: FnOnce() -> T + 'static, T: 'static>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F>> {
         start_job(ctx, body)
@@ -51,9 +58,15 @@ impl Form for OutOfLine {
 }
 
 impl Form for Built {
+    type Builder = JobBuilder;
+
     #[inline(always)]
-    fn start<F: FnOnce() -> T + 'static, T: 'static>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F>> {
-        JobBuilder::new().name("bench").start(ctx, body)
+    fn start<F, T>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F, JobBuilder>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        JobBuilder::new().name("bench").wait_ctx(ctx).start(body)
     }
 
     #[inline(always)]

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use asyncjob::JobBuilder;
 use asyncjob::job_future::JobFuture;
 use asyncjob::stack::StackSize;
-use asyncjob_tokio::WorkersHandle;
+use asyncjob_tokio::Handle;
 use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
@@ -65,7 +65,7 @@ impl TlsAcceptor {
     /// The same as a future that may be sent to another thread: the handshake runs on one of these workers.
     ///
     /// For `tokio::spawn`, and for servers that do it (`axum::serve`).
-    pub fn pinned(self, workers: &WorkersHandle) -> PinnedTlsAcceptor {
+    pub fn pinned(self, workers: &Handle) -> PinnedTlsAcceptor {
         PinnedTlsAcceptor {
             acceptor: self,
             workers: workers.clone(),
@@ -123,7 +123,7 @@ impl<IO> Future for Accept<IO> {
 #[derive(Clone, Debug)]
 pub struct PinnedTlsAcceptor {
     acceptor: TlsAcceptor,
-    workers: WorkersHandle,
+    workers: Handle,
 }
 
 impl PinnedTlsAcceptor {

@@ -55,7 +55,9 @@
 //! `tokio::time::pause()` moves tokio's clock, not the system's, which the code in jobs looks at: a job that sleeps for an hour
 //! takes an hour, and keeps a runtime whose clock is paused busy meanwhile.
 
+mod handle;
 mod hangup;
+mod join;
 #[allow(
     unsafe_code,
     reason = "borrows the wait fds, which a ctx gives as numbers, and vouches for duplicates of them"
@@ -65,10 +67,10 @@ mod watch;
 mod workers;
 
 use asyncjob::job_future::{JobError, JobFuture};
-use tokio::task::JoinHandle;
-
+pub use handle::Handle;
 pub use hangup::hangup;
-pub use workers::{Pinned, PinnedError, Workers, WorkersHandle};
+pub use join::{JoinError, JoinHandle};
+pub use workers::{Workers, WorkersBuilder};
 
 /// Runs `f` as a job on this thread, as [`tokio::task::spawn_local`] runs a future.
 ///
@@ -91,7 +93,7 @@ pub use workers::{Pinned, PinnedError, Workers, WorkersHandle};
 /// # })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn spawn_local<T: 'static>(f: impl FnOnce() -> T + 'static) -> JoinHandle<Result<T, JobError>> {
+pub fn spawn_local<T: 'static>(f: impl FnOnce() -> T + 'static) -> tokio::task::JoinHandle<Result<T, JobError>> {
     tokio::task::spawn_local(job(f))
 }
 

@@ -1,33 +1,32 @@
-//! Pinned threads for jobs, behind a handle that any thread may use.
+//! Threads that run jobs for tasks of other threads.
 //!
 //! ```text
-//!   a runtime with many threads        a worker: one thread, a current-thread runtime, a LocalSet
-//!     handle.spawn(f)  ------ f ---->    runs f as a job here, and never anywhere else
-//!     Pinned.await     <--- result --
-//!     Pinned dropped   ------------->    cancels it
+//!   a task of any runtime               a worker: a thread, a current-thread runtime, a LocalSet
+//!
+//!     handle.spawn(f)  ------ f ----->    runs f as a job here, and on no other thread
+//!     JoinHandle       <-- result ----
+//!     dropped          -------------->    cancels the job
 //! ```
 //!
-//! A closure may travel before it starts, a job may not after. So the handle sends closures, each to the worker with the
-//! fewest tasks, and the `!Send` things that they make stay there.
+//! A closure may change its thread before it starts as a job. The job may not. So a [`Handle`] sends closures, each to the
+//! worker with the fewest tasks, and what the closure makes stays on the thread of that worker.
 
-use std::any::Any;
-use std::fmt;
-use std::future::{Future, poll_fn};
+use std::borrow::Cow;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
-use asyncjob::job_future::JobError;
 use asyncjob::pool::{PoolConfig, init_thread};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::LocalSet;
 
-/// Threads that run jobs for others. Dropping it cancels what still runs on them, and joins them.
+use crate::handle::{Handle, Message, Worker};
+
+/// Threads that run jobs for tasks of other threads, also on runtimes whose tasks move between threads.
+///
+/// Dropping the workers cancels what is left on them and waits for the threads. Inside one of their own jobs the drop does
+/// not wait for the thread of that job.
 ///
 /// ```
 /// use asyncjob::waiting::await_future;
@@ -40,256 +39,148 @@ use tokio::task::{LocalSet, spawn_local};
 ///     handle.spawn(|| await_future(async { 42 }).unwrap()).await
 /// });
 /// assert_eq!(answer.await??, 42);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 #[derive(Debug)]
 pub struct Workers {
-    handle: WorkersHandle,
-    threads: Vec<JoinHandle<()>>,
+    handle: Handle,
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
-/// Sends work to [`Workers`], from any thread. Clones are cheap.
+/// Configures [`Workers`].
+///
+/// ```
+/// use asyncjob::pool::PoolConfig;
+///
+/// let pool = PoolConfig::new().limit(1000);
+/// let workers = asyncjob_tokio::Workers::builder().threads(2).pool(pool).thread_name("tls").build()?;
+/// assert_eq!(workers.thread_count(), 2);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Debug)]
-pub struct WorkersHandle {
-    workers: Arc<[Worker]>,
-}
-
-/// The result of work on a worker. Dropping it cancels the work; to let it go on alone, `tokio::spawn` this.
-#[derive(Debug)]
-#[must_use = "dropping it cancels the work"]
-pub struct Pinned<T> {
-    result: oneshot::Receiver<Result<T, PinnedError>>,
-}
-
-/// Why a [`Pinned`] has no result.
-#[non_exhaustive]
-pub enum PinnedError {
-    /// The job had no result.
-    Job(JobError),
-    /// The work panicked, with this.
-    Panicked(Box<dyn Any + Send>),
-    /// The workers have ended, before the work or during it.
-    WorkersEnded,
-}
-
-#[derive(Debug)]
-struct Worker {
-    queue: mpsc::UnboundedSender<Message>,
-    /// Sent and not yet ended.
-    tasks: Arc<AtomicUsize>,
-}
-
-enum Message {
-    Start(Box<dyn FnOnce() + Send>),
-    End,
+#[must_use = "a builder does nothing until `build`"]
+pub struct WorkersBuilder {
+    threads: usize,
+    pool: PoolConfig,
+    thread_name: Cow<'static, str>,
 }
 
 impl Workers {
-    /// Starts `count` threads, which run as many jobs as memory allows.
+    /// `threads` threads, each with a pool without a limit.
     ///
     /// # Errors
     ///
-    /// If the system has no more threads or fds.
-    pub fn new(count: usize) -> io::Result<Workers> {
-        Workers::with_pool(count, PoolConfig::new())
+    /// As [`WorkersBuilder::build`].
+    pub fn new(threads: usize) -> io::Result<Workers> {
+        Workers::builder().threads(threads).build()
     }
 
-    /// Starts `count` threads with a pool of this kind each: a limit here is a limit for each thread. At the limit, work
-    /// waits in line.
-    ///
-    /// # Errors
-    ///
-    /// If the system has no more threads or fds.
-    ///
-    /// # Panics
-    ///
-    /// If the pool is to make more stacks in advance than its limit allows, or `count` is 0.
-    pub fn with_pool(count: usize, pool: PoolConfig) -> io::Result<Workers> {
-        assert!(count > 0, "workers need at least one thread");
-        let (mut workers, mut threads) = (Vec::new(), Vec::new());
-        for number in 0..count {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            let (queue, messages) = mpsc::unbounded_channel();
-            let thread = thread::Builder::new().name(format!("asyncjob-{number}"));
-            threads.push(thread.spawn(move || run_worker(&runtime, messages, pool))?);
-            workers.push(Worker {
-                queue,
-                tasks: Arc::default(),
-            });
-        }
-        let handle = WorkersHandle {
-            workers: workers.into(),
-        };
-        Ok(Workers { handle, threads })
+    /// Configures workers: their number, their pools, their names.
+    pub fn builder() -> WorkersBuilder {
+        WorkersBuilder::new()
     }
 
-    /// What sends work to these threads.
-    pub fn handle(&self) -> WorkersHandle {
+    /// Spawns on these workers, from any thread.
+    pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// How many threads there are.
+    pub fn thread_count(&self) -> usize {
+        self.threads.len()
+    }
+
+    fn start(builder: &WorkersBuilder) -> io::Result<Workers> {
+        let (queues, inboxes): (Vec<_>, Vec<_>) = (0..builder.threads).map(|_| unbounded_channel()).unzip();
+        let mut workers = Workers {
+            handle: Handle::new(queues.into_iter().map(Worker::new).collect()),
+            threads: Vec::new(),
+        };
+        for (number, inbox) in inboxes.into_iter().enumerate() {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let (pool, (made, is_made)) = (builder.pool, sync_channel(1));
+            let thread = thread::Builder::new().name(format!("{}-{number}", builder.thread_name));
+            workers
+                .threads
+                .push(thread.spawn(move || work(&runtime, inbox, pool, &made))?);
+            // What the thread could not set up is an error of this call.
+            is_made.recv().map_err(io::Error::other)??;
+        }
+        Ok(workers)
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        for worker in &*self.handle.workers {
-            let _ = worker.queue.send(Message::End);
-        }
-        for thread in self.threads.drain(..) {
-            // Work that panics does not take its thread along: this is a pool that could not be set up.
-            if let Err(panic) = thread.join()
-                && !thread::panicking()
-            {
-                resume_unwind(panic);
-            }
+        self.handle.end_all();
+        // A job of these workers may be the caller: its thread cannot wait for itself, and ends by itself.
+        let own = thread::current().id();
+        let others = self.threads.drain(..).filter(|thread| thread.thread().id() != own);
+        for thread in others {
+            let _ = thread.join(); // the panic hook has reported what a thread may have panicked with
         }
     }
 }
 
-impl WorkersHandle {
-    /// Runs `f` as a job on one of the threads.
-    pub fn spawn<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> Pinned<T> {
-        self.send(|| async { crate::job(f).await.map_err(PinnedError::Job) })
+impl WorkersBuilder {
+    fn new() -> Self {
+        WorkersBuilder {
+            threads: thread::available_parallelism().map_or(1, usize::from),
+            pool: PoolConfig::new(),
+            thread_name: Cow::Borrowed("asyncjob-tokio"),
+        }
     }
 
-    /// Runs the future that `make` makes as a task on one of the threads. The future need not be `Send`: it may be
-    /// [`in_job`](crate::in_job), or hold jobs.
-    pub fn spawn_task<F>(&self, make: impl FnOnce() -> F + Send + 'static) -> Pinned<F::Output>
-    where
-        F: Future + 'static,
-        F::Output: Send,
-    {
-        self.send(|| async { Ok(make().await) })
+    /// How many threads. Default: one for each processor.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
     }
 
-    /// How many tasks each thread has, waiting ones included.
-    pub fn tasks(&self) -> Vec<usize> {
-        self.workers
-            .iter()
-            .map(|worker| worker.tasks.load(Ordering::Relaxed))
-            .collect()
+    /// The pool of each thread, as [`pool::init_thread`](init_thread) sets it up. At the limit of its thread's pool, a job
+    /// waits for the end of another one.
+    pub fn pool(mut self, config: PoolConfig) -> Self {
+        self.pool = config;
+        self
     }
 
-    fn send<T: Send + 'static, F>(&self, make: impl FnOnce() -> F + Send + 'static) -> Pinned<T>
-    where
-        F: Future<Output = Result<T, PinnedError>> + 'static,
-    {
-        let idlest = self
-            .workers
-            .iter()
-            .min_by_key(|worker| worker.tasks.load(Ordering::Relaxed));
-        let worker = idlest.expect("there is at least one");
-        let (sender, result) = oneshot::channel();
-        let task = Counted::new(&worker.tasks);
-        let start = move || {
-            spawn_local(run_task(make, sender, task));
-        };
-        // A failure means that the workers have ended: the sender is dropped with the message, and that is the result.
-        let _ = worker.queue.send(Message::Start(Box::new(start)));
-        Pinned { result }
+    /// What the threads are called. A number is added. Default: `asyncjob-tokio`.
+    pub fn thread_name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.thread_name = name.into();
+        self
     }
-}
 
-impl<T> Future for Pinned<T> {
-    type Output = Result<T, PinnedError>;
-
-    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = Pin::new(&mut self.result).poll(task);
-        result.map(|received| received.unwrap_or(Err(PinnedError::WorkersEnded)))
+    /// Starts the threads, each with a current-thread runtime of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`] for no threads and for a pool that cannot be set up. Otherwise what the system says
+    /// when it has no thread or fd left. The threads that were started already are stopped again.
+    pub fn build(self) -> io::Result<Workers> {
+        if self.threads == 0 {
+            let sentence = "workers need at least one thread";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
+        }
+        Workers::start(&self)
     }
 }
 
-fn run_worker(runtime: &Runtime, mut messages: mpsc::UnboundedReceiver<Message>, pool: PoolConfig) {
+/// The life of a worker.
+fn work(runtime: &Runtime, mut inbox: UnboundedReceiver<Message>, pool: PoolConfig, made: &SyncSender<io::Result<()>>) {
     if let Err(error) = init_thread(pool) {
-        panic!("{error}");
+        let _ = made.send(Err(io::Error::new(io::ErrorKind::InvalidInput, error)));
+        return;
     }
+    let _ = made.send(Ok(()));
     let tasks = LocalSet::new();
     tasks.block_on(runtime, async {
-        while let Some(Message::Start(start)) = messages.recv().await {
+        while let Some(Message::Start(start)) = inbox.recv().await {
             start();
         }
     });
-    // Jobs may use the runtime while they end.
+    // Jobs may use the runtime while they are cancelled.
     let _inside = runtime.enter();
     drop(tasks);
-}
-
-/// Runs the work to its end, or until nobody wants its result.
-async fn run_task<T, F>(make: impl FnOnce() -> F, mut sender: oneshot::Sender<Result<T, PinnedError>>, _task: Counted)
-where
-    F: Future<Output = Result<T, PinnedError>>,
-{
-    let result = {
-        let mut work = pin!(async { make().await });
-        poll_fn(|task| match sender.poll_closed(task) {
-            Poll::Ready(()) => Poll::Ready(None),
-            Poll::Pending => match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(task))) {
-                Ok(result) => result.map(Some),
-                Err(panic) => Poll::Ready(Some(Err(PinnedError::Panicked(panic)))),
-            },
-        })
-        .await
-    };
-    if let Some(result) = result {
-        let _ = sender.send(result);
-    }
-}
-
-/// Counts a task from when it is sent to when it is gone.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(tasks: &Arc<AtomicUsize>) -> Self {
-        tasks.fetch_add(1, Ordering::Relaxed);
-        Counted(Arc::clone(tasks))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl fmt::Display for PinnedError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PinnedError::Job(error) => error.fmt(f),
-            PinnedError::Panicked(panic) => match message(&**panic) {
-                Some(message) => write!(f, "the work panicked: {message}"),
-                None => f.write_str("the work panicked"),
-            },
-            PinnedError::WorkersEnded => f.write_str("the workers have ended: keep `Workers` until its work is done"),
-        }
-    }
-}
-
-impl fmt::Debug for PinnedError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PinnedError({self})")
-    }
-}
-
-impl std::error::Error for PinnedError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            PinnedError::Job(error) => Some(error),
-            PinnedError::Panicked(_) | PinnedError::WorkersEnded => None,
-        }
-    }
-}
-
-impl From<PinnedError> for io::Error {
-    fn from(error: PinnedError) -> Self {
-        match error {
-            PinnedError::Job(error) => error.into(),
-            other => io::Error::other(other.to_string()),
-        }
-    }
-}
-
-fn message(panic: &(dyn Any + Send)) -> Option<&str> {
-    let owned = panic.downcast_ref::<String>().map(String::as_str);
-    owned.or_else(|| panic.downcast_ref::<&str>().copied())
 }

@@ -1,16 +1,22 @@
-//! Work that is sent to pinned threads runs there, ends there, and ends with them.
+//! Work that is spawned on workers runs there, ends there, and ends with them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+mod watchdog;
+
+use std::any::Any;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
-use asyncjob::pool::{PoolConfig, pool_stats};
+use asyncjob::Panic;
+use asyncjob::job_future::JobError;
+use asyncjob::pool::{PoolConfig, PoolError, pool_stats};
 use asyncjob::waiting::await_future;
-use asyncjob_tokio::{PinnedError, Workers};
-use asyncjob_testing::Watchdog;
+use asyncjob_tokio::{JoinError, Workers};
 use tokio::sync::Notify;
+use watchdog::watchdog;
 
-/// Counts itself as long as it is there.
+/// Counts itself until it is dropped.
 struct Counted(Arc<AtomicU32>);
 
 impl Counted {
@@ -39,9 +45,41 @@ fn block_on<F: Future>(future: F) -> F::Output {
         .block_on(future)
 }
 
+/// Pauses until the job is cancelled.
+fn pause_for_ever() {
+    await_future(std::future::pending::<()>()).unwrap_err();
+}
+
+#[test]
+fn zero_threads_are_invalid_input() {
+    for workers in [Workers::new(0), Workers::builder().threads(0).build()] {
+        assert_eq!(workers.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
+fn a_pool_that_cannot_be_set_up_is_an_error() {
+    let _watchdog = watchdog();
+    let pool = PoolConfig::new().limit(1).precreate(2);
+    let error = Workers::builder().threads(2).pool(pool).build().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    assert!(error.get_ref().unwrap().is::<PoolError>(), "{error}");
+}
+
+#[test]
+fn threads_have_the_name_of_the_builder() {
+    let _watchdog = watchdog();
+    let name = |workers: Workers| block_on(workers.handle().spawn(|| thread::current().name().map(str::to_owned)));
+    let default = name(Workers::new(1).unwrap()).unwrap();
+    assert_eq!(default.as_deref(), Some("asyncjob-tokio-0"));
+    let named = Workers::builder().threads(1).thread_name("tls").build().unwrap();
+    assert_eq!(named.thread_count(), 1);
+    assert_eq!(name(named).unwrap().as_deref(), Some("tls-0"));
+}
+
 #[test]
 fn a_job_stays_on_its_thread_and_the_handle_may_go_anywhere() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = watchdog();
     let workers = Workers::new(2).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -72,7 +110,7 @@ fn a_job_stays_on_its_thread_and_the_handle_may_go_anywhere() {
 
 #[test]
 fn work_goes_to_the_thread_with_the_fewest_tasks() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = watchdog();
     let workers = Workers::new(3).unwrap();
     let handle = workers.handle();
     let go_on = Arc::new(Notify::new());
@@ -88,16 +126,19 @@ fn work_goes_to_the_thread_with_the_fewest_tasks() {
 }
 
 #[test]
-fn dropping_the_result_cancels_the_work() {
-    let _watchdog = Watchdog::new();
+fn dropping_the_handle_cancels_the_work() {
+    let _watchdog = watchdog();
     let workers = Workers::new(1).unwrap();
     let alive = Arc::new(AtomicU32::new(0));
     let counted = Counted::new(&alive);
+    let (started, has_started) = mpsc::channel();
     let job = workers.handle().spawn(move || {
         let _counted = counted;
-        await_future(std::future::pending::<()>()).unwrap_err()
+        started.send(()).unwrap();
+        pause_for_ever();
     });
-    wait_until(|| workers.handle().tasks() == [1]);
+    has_started.recv().unwrap();
+    assert!(!job.is_finished());
     drop(job);
     wait_until(|| alive.load(SeqCst) == 0 && workers.handle().tasks() == [0]);
     let in_use = block_on(workers.handle().spawn_task(|| async { pool_stats().in_use })).unwrap();
@@ -105,8 +146,83 @@ fn dropping_the_result_cancels_the_work() {
 }
 
 #[test]
+fn a_detached_job_goes_on_and_ends_by_itself() {
+    let _watchdog = watchdog();
+    let workers = Workers::new(1).unwrap();
+    let go_on = Arc::new(Notify::new());
+    let (ended, result) = mpsc::channel();
+    let told = Arc::clone(&go_on);
+    let job = workers
+        .handle()
+        .spawn(move || ended.send(await_future(told.notified()).is_ok()).unwrap());
+    job.detach();
+    // The worker polls its tasks in turn, so the detached job has been polled without a handle now.
+    block_on(workers.handle().spawn(|| ())).unwrap();
+    assert_eq!(workers.handle().tasks(), [1]);
+    go_on.notify_one();
+    assert!(result.recv().unwrap(), "its wait was not cancelled");
+    wait_until(|| workers.handle().tasks() == [0]);
+}
+
+#[test]
+fn a_requested_cancel_ends_the_job_before_its_result_says_so() {
+    let _watchdog = watchdog();
+    let workers = Workers::new(1).unwrap();
+    let alive = Arc::new(AtomicU32::new(0));
+    let counted = Counted::new(&alive);
+    let (started, has_started) = mpsc::channel();
+    let mut job = workers.handle().spawn(move || {
+        let _counted = counted;
+        started.send(()).unwrap();
+        pause_for_ever();
+    });
+    has_started.recv().unwrap();
+    job.request_cancel();
+    let error = block_on(&mut job).unwrap_err();
+    assert!(matches!(error, JoinError::Cancelled), "{error}");
+    assert_eq!(alive.load(SeqCst), 0, "its destructors have run");
+    wait_until(|| job.is_finished());
+    job.request_cancel(); // has no effect any more
+}
+
+#[test]
+fn work_that_is_cancelled_before_it_starts_never_does() {
+    let _watchdog = watchdog();
+    let workers = Workers::new(1).unwrap();
+    let (go_on, told) = mpsc::channel::<()>();
+    let blocking = workers.handle().spawn(move || told.recv().unwrap());
+    let has_run = Arc::new(AtomicBool::new(false));
+    let (run, made) = (Arc::clone(&has_run), Arc::clone(&has_run));
+    let job = workers.handle().spawn(move || run.store(true, SeqCst));
+    let task = workers.handle().spawn_task(move || {
+        made.store(true, SeqCst);
+        async {}
+    });
+    job.request_cancel();
+    task.request_cancel();
+    go_on.send(()).unwrap();
+    block_on(blocking).unwrap();
+    assert!(matches!(block_on(job), Err(JoinError::Cancelled)));
+    assert!(matches!(block_on(task), Err(JoinError::Cancelled)));
+    assert!(!has_run.load(SeqCst));
+}
+
+#[test]
+fn a_handle_is_finished_when_its_result_is_there() {
+    let _watchdog = watchdog();
+    let workers = Workers::new(1).unwrap();
+    let go_on = Arc::new(Notify::new());
+    let told = Arc::clone(&go_on);
+    let job = workers.handle().spawn(move || await_future(told.notified()).is_ok());
+    assert!(!job.is_finished());
+    go_on.notify_one();
+    wait_until(|| job.is_finished());
+    assert!(block_on(job).unwrap());
+}
+
+#[test]
 fn a_panic_comes_back_and_spares_the_thread() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = watchdog();
     let workers = Workers::new(1).unwrap();
     let job = workers.handle().spawn(|| {
         if true {
@@ -120,7 +236,7 @@ fn a_panic_comes_back_and_spares_the_thread() {
 
 #[test]
 fn workers_that_end_cancel_what_runs_and_refuse_what_comes() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = watchdog();
     let workers = Workers::new(2).unwrap();
     let handle = workers.handle();
     let alive = Arc::new(AtomicU32::new(0));
@@ -143,15 +259,55 @@ fn workers_that_end_cancel_what_runs_and_refuse_what_comes() {
         "joined: all of it is over"
     );
     for job in jobs {
-        assert!(matches!(block_on(job), Err(PinnedError::WorkersEnded)));
+        assert!(job.is_finished());
+        assert!(matches!(block_on(job), Err(JoinError::WorkersEnded)));
     }
-    assert!(matches!(block_on(handle.spawn(|| 1)), Err(PinnedError::WorkersEnded)));
+    assert!(matches!(block_on(handle.spawn(|| 1)), Err(JoinError::WorkersEnded)));
+}
+
+#[test]
+fn a_job_that_drops_its_own_workers_goes_on_to_its_next_pause() {
+    let _watchdog = watchdog();
+    let alive = Arc::new(AtomicU32::new(0));
+    for pauses in [false, true] {
+        let workers = Workers::new(2).unwrap();
+        let handle = workers.handle();
+        let counted = Counted::new(&alive);
+        let (give, take) = mpsc::channel::<Workers>();
+        let job = handle.spawn(move || {
+            let _counted = counted;
+            let workers = take.recv().unwrap();
+            assert_eq!(workers.thread_count(), 2);
+            drop(workers); // waits for the other thread, and not for this one
+            if pauses {
+                pause_for_ever();
+            }
+            7
+        });
+        let counted = Counted::new(&alive);
+        let other = handle.spawn(move || {
+            let _counted = counted;
+            pause_for_ever();
+        });
+        wait_until(|| handle.tasks() == [1, 1]);
+        give.send(workers).unwrap();
+        match block_on(job) {
+            Ok(result) => assert_eq!((result, pauses), (7, false)),
+            Err(error) => assert!(pauses && matches!(error, JoinError::WorkersEnded), "{error}"),
+        }
+        assert!(matches!(block_on(other), Err(JoinError::WorkersEnded)));
+        wait_until(|| alive.load(SeqCst) == 0 && handle.tasks() == [0, 0]);
+    }
 }
 
 #[test]
 fn a_limit_is_for_each_thread_and_work_above_it_waits() {
-    let _watchdog = Watchdog::new();
-    let workers = Workers::with_pool(1, PoolConfig::new().limit(1)).unwrap();
+    let _watchdog = watchdog();
+    let workers = Workers::builder()
+        .threads(1)
+        .pool(PoolConfig::new().limit(1))
+        .build()
+        .unwrap();
     let most = Arc::new(AtomicU32::new(0));
     let jobs: Vec<_> = (0..10)
         .map(|_| {
@@ -166,4 +322,18 @@ fn a_limit_is_for_each_thread_and_work_above_it_waits() {
         block_on(job).unwrap();
     }
     assert_eq!(most.load(SeqCst), 1);
+}
+
+#[test]
+fn an_io_error_keeps_the_type_of_the_error() {
+    let job = io::Error::from(JoinError::Job(JobError::EngineFailed));
+    assert!(matches!(inner(&job), JobError::EngineFailed));
+    let payload: Box<dyn Any + Send> = Box::new(7);
+    let panicked = io::Error::from(JoinError::Panicked(Panic::from(payload)));
+    assert!(matches!(inner(&panicked), JoinError::Panicked(_)));
+    assert_eq!(panicked.to_string(), "the work panicked: a value that is not text");
+}
+
+fn inner<E: std::error::Error + 'static>(error: &io::Error) -> &E {
+    error.get_ref().and_then(|error| error.downcast_ref()).unwrap()
 }

@@ -1,4 +1,4 @@
-//! A wait ctx speaks of fds by their numbers, as the C interface does: from here on they are owned.
+//! A wait ctx names its fds by their numbers, as the C interface does. This module makes owned fds of them.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -15,8 +15,10 @@ pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: whoever registered the fd keeps it open while it is registered (`WaitCtx::set_wait_fd_with`), and the ctx has
-    // just named it. If that promise is broken, the worst is a duplicate of another file, polled and never read.
+    // SAFETY: the ctx has just given this number, so the ctx has an entry for it, and the fd is open as long as the entry is
+    // there. With `WaitCtx::add_wait_fd` and `add_wait_fd_with` the ctx owns the fd. With the unsafe `add_raw_wait_fd` its
+    // caller has promised to keep the fd open, or has given a number that is not an open fd. Of such a number the kernel makes
+    // no duplicate, and the borrow ends here.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     fd.try_clone_to_owned()
 }

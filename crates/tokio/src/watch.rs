@@ -6,60 +6,61 @@
 //!     AsyncFd ready? -- no ---> it wakes the task
 //!        | yes
 //!     poll(2) ready? -- yes --> resume the job
-//!        | no: the job has drained it since
+//!        | no: the job has drained the fd since
 //!     clear the AsyncFd, ask again
 //! ```
 //!
-//! tokio's readiness is an edge that it remembers until it is told otherwise, and the one who reads the fd is the job, which
-//! does not know tokio. So each remembered edge is checked against the level. Resuming on the memory alone would let an
-//! engine that reads its fd without `O_NONBLOCK` block the thread.
+//! tokio remembers an fd's readiness until it is told that the fd was drained. The job drains the fd, and the job does not know
+//! tokio. So a remembered readiness is checked with `poll(2)`. Resuming without the check would let an engine that reads its fd
+//! without `O_NONBLOCK` block the thread.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time;
 
-use asyncjob::{Interest, Status, WaitCtx, WaitFd};
+use asyncjob::{Interest, WaitCtx, WaitFd, Wants};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::raw::{duplicate, register};
 
-/// How often a job that pauses without a reason is resumed before the pauses get longer.
-const TURNS: u32 = 16;
-
-/// Looks after one job.
+/// Watches for one job.
 #[derive(Default)]
 pub(crate) struct Watch {
     /// The version of the ctx that `registered` is about.
     version: u32,
     registered: Vec<Registered>,
     timer: Option<Pin<Box<Sleep>>>,
-    backoff: Backoff,
-    /// How often the job was resumed on backoff since it was last resumed for a reason.
-    attempts: u32,
+    /// The ctx's deadline, if it had not passed when the job paused.
+    deadline: Option<time::Instant>,
+    next_poll: NextPoll,
+    /// How often the job was polled since it was last resumed for a reason.
+    polls: u32,
 }
 
-/// A wait fd and its place in tokio's driver.
+/// A wait fd, registered with tokio's driver.
 struct Registered {
     fd: WaitFd,
-    /// Of a duplicate. With the job's own number two jobs could not wait for the same fd, nor for one that tokio knows
-    /// already; and once the job has closed it, the number may be somebody else's: removing ours would remove theirs.
-    /// Nothing if the system refuses to poll it.
+    /// Holds a duplicate of the fd. Two jobs may wait for one fd, which may be registered with tokio already, and the driver takes
+    /// a number only once. And when the job has closed its fd, its number may be that of another file: deregistering the number
+    /// would then deregister the other file.
+    ///
+    /// `None` if the system refuses to poll the fd.
     source: Option<AsyncFd<OwnedFd>>,
 }
 
-/// A job that waits for nothing that we know of is resumed to see whether it can go on.
+/// When a job that wants to be polled is resumed.
 #[derive(Clone, Copy, Default)]
-enum Backoff {
+enum NextPoll {
+    /// The job has not paused, or it waits for something else.
     #[default]
-    None,
+    Unplanned,
     /// After this turn of the runtime.
     NextTurn,
-    /// At the timer.
-    AtTimer,
+    At(Instant),
 }
 
 impl Watch {
@@ -70,29 +71,45 @@ impl Watch {
             self.registered.clear();
             self.version = ctx.version();
         }
-        let fds = ctx.fds();
+        match ctx.wants() {
+            Wants::Watch => self.poll_events(ctx, task),
+            Wants::Poll => self.poll_later(task),
+            // The future of the job acts on these itself.
+            Wants::Callback | Wants::Again | Wants::Cancel => Poll::Pending,
+        }
+    }
+
+    /// Ready when a wait fd is ready or the deadline has passed.
+    fn poll_events(&mut self, ctx: &WaitCtx, task: &mut Context<'_>) -> Poll<()> {
         let mut is_refused = false;
-        for fd in &fds {
-            match &self.register(*fd).source {
+        for fd in ctx.fds() {
+            match &self.register(fd).source {
                 Some(source) if poll_source(source, fd.interest, task).is_ready() => return self.resume(),
                 Some(_) => {}
                 None => is_refused = true,
             }
         }
-        if let Some(deadline) = ctx.deadline() {
-            self.backoff = Backoff::None;
-            ready!(self.poll_timer(deadline.into(), task));
-            return self.resume();
+        if is_refused {
+            return self.poll_later(task);
         }
-        match is_refused || (fds.is_empty() && ctx.status() != Status::Ok) {
-            true => self.poll_trial(task),
-            false => Poll::Pending,
+        let Some(deadline) = ctx.deadline() else {
+            return Poll::Pending;
+        };
+        if deadline > time::Instant::now() {
+            self.deadline = Some(deadline);
         }
+        if self.deadline != Some(deadline) {
+            // The job has left a deadline there that had passed before it paused. So it polls.
+            return self.poll_later(task);
+        }
+        ready!(self.poll_timer(deadline.into(), task));
+        self.resume()
     }
 
     fn resume(&mut self) -> Poll<()> {
-        self.backoff = Backoff::None;
-        self.attempts = 0;
+        self.deadline = None;
+        self.next_poll = NextPoll::Unplanned;
+        self.polls = 0;
         Poll::Ready(())
     }
 
@@ -116,33 +133,28 @@ impl Watch {
         timer.as_mut().poll(task)
     }
 
-    /// Every turn for a while, then ever more seldom.
-    fn poll_trial(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        match (self.backoff, &self.timer) {
-            (Backoff::NextTurn, _) => {}
-            (Backoff::AtTimer, Some(timer)) => {
-                let at = timer.deadline();
-                ready!(self.poll_timer(at, task));
-            }
-            _ => {
-                self.attempts += 1;
-                if self.attempts <= TURNS {
-                    self.backoff = Backoff::NextTurn;
+    /// Ready at the next turn of the runtime a few times, then at growing intervals. tokio's timer rounds each up to a
+    /// millisecond.
+    fn poll_later(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        match self.next_poll {
+            NextPoll::NextTurn => {}
+            NextPoll::At(at) => ready!(self.poll_timer(at, task)),
+            NextPoll::Unplanned => {
+                let interval = Wants::poll_interval(self.polls);
+                self.polls = self.polls.saturating_add(1);
+                let Some(interval) = interval else {
+                    self.next_poll = NextPoll::NextTurn;
                     task.waker().wake_by_ref();
                     return Poll::Pending;
-                }
-                self.backoff = Backoff::AtTimer;
-                ready!(self.poll_timer(Instant::now() + pause_before(self.attempts), task));
+                };
+                let at = Instant::now() + interval;
+                self.next_poll = NextPoll::At(at);
+                ready!(self.poll_timer(at, task));
             }
         }
-        self.backoff = Backoff::None;
+        self.next_poll = NextPoll::Unplanned;
         Poll::Ready(())
     }
-}
-
-/// 1 ms, doubled with each backoff: tokio's timer is not finer than that.
-fn pause_before(backoff: u32) -> Duration {
-    Duration::from_millis(1 << (backoff - TURNS - 1).min(4))
 }
 
 fn source(fd: WaitFd) -> io::Result<AsyncFd<OwnedFd>> {
@@ -154,14 +166,14 @@ fn source(fd: WaitFd) -> io::Result<AsyncFd<OwnedFd>> {
     register(duplicate(fd.fd)?, interest)
 }
 
-/// Ready if the fd is ready now; otherwise it wakes the task.
+/// Ready if the fd is ready now. If it is not, the task is woken when it may be.
 fn poll_source(source: &AsyncFd<OwnedFd>, interest: Interest, task: &mut Context<'_>) -> Poll<()> {
     if interest.is_readable() {
-        // The edge is taken before the level is looked at: one that comes in between is not cleared with this one.
+        // tokio is asked before poll(2): readiness that comes in between is newer than `edge`, and not cleared with it.
         while let Poll::Ready(edge) = source.poll_read_ready(task) {
             match edge {
                 Ok(mut edge) if !is_ready(source, PollFlags::IN) => edge.clear_ready(),
-                // An error says that the runtime is about to end: the job may as well see for itself.
+                // An error says that the runtime is about to end. The job is resumed and finds out by itself.
                 Ok(_) | Err(_) => return Poll::Ready(()),
             }
         }
@@ -177,7 +189,7 @@ fn poll_source(source: &AsyncFd<OwnedFd>, interest: Interest, task: &mut Context
     Poll::Pending
 }
 
-/// The level: whether the fd is ready, or in an error that a read would report.
+/// Whether the fd is ready now, or in an error that a read would report.
 fn is_ready(source: &AsyncFd<OwnedFd>, what: PollFlags) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let ready = poll(&mut [PollFd::new(source.get_ref(), what)], Some(&now));

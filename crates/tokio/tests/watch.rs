@@ -1,5 +1,7 @@
 //! A job on tokio is resumed when what it waits for has happened, and for no other reason. Counters, and no clock.
 
+mod watchdog;
+
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::{PipeReader, Read, Write, pipe};
@@ -16,15 +18,27 @@ use asyncjob::job_future::JobFuture;
 use asyncjob::offload::Offload;
 use asyncjob::pool::{PoolConfig, cleanup_thread, init_thread, pool_stats};
 use asyncjob::waiting::{AwaitError, await_future};
-use asyncjob::{Interest, Interrupted, WaitCtx, WaitFdOptions, WaitKey, current_job, pause_job};
+use asyncjob::{Interest, Interrupted, WaitCtx, WaitFdOptions, WaitKey, Wants, current_job, pause_job};
 use asyncjob_tokio::{in_job, job, spawn_local};
-use asyncjob_testing::Watchdog;
 use rustix::io::dup2;
 use tokio::task::{LocalSet, yield_now};
+use tokio::time::advance;
+use watchdog::watchdog;
 
 fn on_one_thread(test: impl Future<Output = ()>) {
+    run(false, test);
+}
+
+/// With tokio's clock standing still: it advances where the test says so, and at no other time.
+fn on_a_paused_clock(test: impl Future<Output = ()>) {
+    run(true, test);
+}
+
+fn run(paused: bool, test: impl Future<Output = ()>) {
+    let _watchdog = watchdog();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .start_paused(paused)
         .build()
         .unwrap();
     LocalSet::new().block_on(&runtime, test);
@@ -52,7 +66,6 @@ async fn many_turns() {
 
 #[test]
 fn a_job_that_waits_for_an_fd_is_resumed_once_and_only_when_it_is_ready() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (mut reader, mut writer) = pipe().unwrap();
         let resumes = Rc::new(Cell::new(0));
@@ -82,7 +95,6 @@ fn a_job_that_waits_for_an_fd_is_resumed_once_and_only_when_it_is_ready() {
 
 #[test]
 fn wakes_of_the_task_do_not_resume_a_job_whose_fd_is_not_ready() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (reader, writer) = pipe().unwrap();
         let resumes = Rc::new(Cell::new(0));
@@ -106,7 +118,6 @@ fn wakes_of_the_task_do_not_resume_a_job_whose_fd_is_not_ready() {
 
 #[test]
 fn an_fd_that_stays_ready_does_not_starve_the_other_tasks() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (reader, mut writer) = pipe().unwrap();
         writer.write_all(&[1]).unwrap();
@@ -125,7 +136,6 @@ fn an_fd_that_stays_ready_does_not_starve_the_other_tasks() {
 
 #[test]
 fn two_jobs_and_a_task_of_tokio_may_wait_for_the_same_fd() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -153,7 +163,6 @@ fn spawn_local_future(task: impl Future<Output = ()> + 'static) -> tokio::task::
 
 #[test]
 fn a_number_that_is_closed_and_opened_again_is_watched_as_what_it_is_now() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (first, mut first_writer) = pipe().unwrap();
         let (second, mut second_writer) = pipe().unwrap();
@@ -192,7 +201,6 @@ fn a_number_that_is_closed_and_opened_again_is_watched_as_what_it_is_now() {
 
 #[test]
 fn a_job_that_closes_its_fd_closes_it_for_the_other_side_too() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let go_on = Rc::new(tokio::sync::Notify::new());
@@ -220,7 +228,6 @@ fn a_job_that_closes_its_fd_closes_it_for_the_other_side_too() {
 
 #[test]
 fn an_fd_may_be_waited_for_as_writable() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -246,7 +253,6 @@ fn an_fd_may_be_waited_for_as_writable() {
 
 #[test]
 fn a_file_that_the_system_does_not_poll_is_tried_with_a_back_off() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let resumes = Rc::new(Cell::new(0));
         let counter = Rc::clone(&resumes);
@@ -262,29 +268,54 @@ fn a_file_that_the_system_does_not_poll_is_tried_with_a_back_off() {
     });
 }
 
+/// How many polls have no interval before them.
+fn eager_polls() -> u32 {
+    (0..).find(|polls| Wants::poll_interval(*polls).is_some()).unwrap()
+}
+
 #[test]
-fn a_pause_without_a_reason_is_resumed_ever_more_seldom() {
-    let _watchdog = Watchdog::new();
-    on_one_thread(async {
+fn a_job_that_wants_to_be_polled_is_resumed_at_the_intervals_of_the_library() {
+    on_a_paused_clock(async {
         let (stop, resumes) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
         let (stopped, counter) = (Rc::clone(&stop), Rc::clone(&resumes));
         let job = spawn_local(move || pause_until(|| stopped.get(), &counter));
-        for _ in 0..20 {
-            many_turns().await;
+        many_turns().await;
+        assert_eq!(resumes.get(), eager_polls(), "at once, and then no more");
+        for polls in eager_polls()..20 {
+            let interval = Wants::poll_interval(polls).unwrap();
+            // tokio's timer rounds up to a millisecond.
+            for _ in 0..interval.as_micros().div_ceil(1000) {
+                assert_eq!(resumes.get(), polls, "not before {interval:?} have passed");
+                advance(Duration::from_millis(1)).await;
+                many_turns().await;
+            }
+            assert_eq!(resumes.get(), polls + 1);
         }
-        assert!(
-            (1..1000).contains(&resumes.get()),
-            "{} resumes in 4,000 turns",
-            resumes.get()
-        );
         stop.set(true);
+        advance(Duration::from_millis(10)).await;
+        job.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_deadline_that_had_passed_before_the_pause_does_not_keep_the_thread_busy() {
+    on_a_paused_clock(async {
+        let (stop, resumes) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
+        let (stopped, counter) = (Rc::clone(&stop), Rc::clone(&resumes));
+        let job = spawn_local(move || {
+            ctx().set_deadline(Some(Instant::now()));
+            pause_until(|| stopped.get(), &counter);
+        });
+        many_turns().await;
+        assert_eq!(resumes.get(), eager_polls(), "polled, as under the scheduler");
+        stop.set(true);
+        advance(Duration::from_millis(10)).await;
         job.await.unwrap().unwrap();
     });
 }
 
 #[test]
 fn a_deadline_resumes_the_job_when_it_has_passed() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let started = Instant::now();
         let job = spawn_local(move || {
@@ -299,7 +330,6 @@ fn a_deadline_resumes_the_job_when_it_has_passed() {
 
 #[test]
 fn sockets_sleep_and_offload_work_in_a_job_on_tokio() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let pool = Offload::new(1).unwrap();
@@ -326,7 +356,6 @@ fn sockets_sleep_and_offload_work_in_a_job_on_tokio() {
 
 #[test]
 fn a_timeout_around_a_wait_for_a_callback_is_kept() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let job = spawn_local(|| {
             asyncjob::time::with_timeout(Duration::from_millis(5), || await_future(std::future::pending::<()>()))
@@ -341,7 +370,6 @@ fn a_timeout_around_a_wait_for_a_callback_is_kept() {
 
 #[test]
 fn at_the_limit_jobs_wait_in_line() {
-    let _watchdog = Watchdog::new();
     init_thread(PoolConfig::new().limit(2)).unwrap();
     on_one_thread(async {
         let (most, done) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
@@ -367,7 +395,6 @@ tokio::task_local!(static USER: u32);
 
 #[test]
 fn a_task_local_scope_around_a_job_is_its_own() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let jobs = [1, 2].map(|user| {
             let job = in_job(async {
@@ -396,7 +423,6 @@ impl Drop for Guard {
 
 #[test]
 fn aborting_the_handle_cancels_the_job() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (drops, cancelled) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
         let (guard, saw) = (Guard(Rc::clone(&drops)), Rc::clone(&cancelled));
@@ -414,7 +440,6 @@ fn aborting_the_handle_cancels_the_job() {
 
 #[test]
 fn a_panic_is_the_panic_of_the_task() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let job = spawn_local(|| {
             await_future(yield_now()).unwrap();
@@ -431,7 +456,6 @@ fn a_panic_is_the_panic_of_the_task() {
 
 #[test]
 fn a_runtime_that_shuts_down_cancels_its_paused_jobs() {
-    let _watchdog = Watchdog::new();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -468,7 +492,6 @@ fn a_runtime_that_shuts_down_cancels_its_paused_jobs() {
 
 #[test]
 fn hangup_is_ready_when_the_other_side_leaves_and_reads_nothing() {
-    let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         let left = spawn_local_hangup(&ours);

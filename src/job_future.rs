@@ -70,7 +70,7 @@ use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, Wants};
 /// ```
 #[must_use = "futures do nothing unless polled"]
 pub struct JobFuture<T: 'static> {
-    _not_send: JobStaysOnItsThread, // first, so that the compiler's error names it
+    _not_send: PhantomData<dyn JobStaysOnItsThread>, // first, so that the compiler's first error is about this
     state: State<T>,
     ctx: WaitCtx,
     /// `None` if the ctx belongs to another job.
@@ -81,18 +81,21 @@ pub struct JobFuture<T: 'static> {
 
 /// Why a future with a job in it is not `Send`: a job stays on the thread that started it.
 ///
-/// When the compiler names this type in an error about `tokio::spawn`, the way out is one of
+/// If the compiler says that `dyn JobStaysOnItsThread` cannot be sent between threads, a job was given to `tokio::spawn` or to
+/// another function for tasks that move between threads. There are two ways out:
 ///
 /// * `tokio::task::spawn_local`, on a `LocalSet` or a current-thread runtime;
-/// * `asyncjob_tokio::Workers`: threads of their own behind a handle that is `Send`. For TLS handshakes that is
+/// * `asyncjob_tokio::Workers`: threads for jobs, behind a handle that is `Send`. For TLS handshakes that is
 ///   `asyncjob_rustls::TlsAcceptor::pinned`.
+///
+/// Nothing implements this trait. It is a trait because the compiler names a trait object that is not `Send`, and does not
+/// name a struct whose fields are not.
 ///
 /// ```compile_fail,E0277
 /// fn spawn<T: Send>(_: T) {}
 /// spawn(asyncjob::job_future::JobFuture::new(|| ()));
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
-pub struct JobStaysOnItsThread(PhantomData<*mut ()>);
+pub trait JobStaysOnItsThread {}
 
 /// See [`JobFuture::watch`].
 type Watch = dyn FnMut(&WaitCtx, &mut Context<'_>) -> Poll<()>;
@@ -144,7 +147,7 @@ impl<T: 'static> JobFuture<T> {
             ctx.set_callback(Some(Waker::from(Arc::clone(&forwarder))));
         }
         JobFuture {
-            _not_send: JobStaysOnItsThread::default(),
+            _not_send: PhantomData,
             state: State::Pending(plan, Box::new(f), free_job()),
             ctx,
             claim,

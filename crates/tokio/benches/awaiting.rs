@@ -1,4 +1,4 @@
-//! What a job adds to a poll: the same future, awaited without a job and inside one, in turns.
+//! What a job adds to a poll: the same future, awaited without a job and inside a job, in interleaved rounds.
 //!
 //! ```text
 //! cargo bench -p asyncjob-tokio --bench awaiting
@@ -7,11 +7,11 @@
 //! | row | a poll is |
 //! |---|---|
 //! | bare | a call of `poll`, which wakes its own waker and is pending |
-//! | channel | a round of a `tokio::sync::mpsc` channel: a send, which wakes, and a poll that receives it and one that finds it empty |
+//! | channel | a round of a `tokio::sync::mpsc` channel: a send, which wakes, a poll that receives, a pending poll |
 //! | task | a turn of a task on a current-thread runtime: wake, queue, poll |
 //!
-//! Each row has a control, which is the left side again: what its ratio is away from 1, the others may be, too. Medians of many
-//! interleaved rounds.
+//! Each row has a control, which is the left side measured once more. A ratio can be trusted as far as the control's
+//! ratio is close to 1. The figures are medians of many rounds.
 
 use std::future::{Future, poll_fn};
 use std::hint::black_box;
@@ -28,7 +28,7 @@ use tokio::task::{LocalSet, spawn_local};
 const POLLS: u32 = 2_000;
 const ROUNDS: usize = 401;
 
-/// Pending so many times, and wants to be polled again each time.
+/// Is pending so many times, and wakes its task each time.
 struct Turns(u32);
 
 impl Future for Turns {
@@ -46,18 +46,19 @@ impl Future for Turns {
 
 type Boxed = Pin<Box<dyn Future<Output = ()>>>;
 
-struct Nobody;
+/// A waker that does nothing.
+struct WakesNothing;
 
-impl Wake for Nobody {
+impl Wake for WakesNothing {
     fn wake(self: Arc<Self>) {}
     fn wake_by_ref(self: &Arc<Self>) {
         black_box(self);
     }
 }
 
-/// Polls to the end; the nanoseconds for each poll.
+/// Polls to the end, and gives the nanoseconds for each poll.
 fn poll_to_end(future: impl Future) -> f64 {
-    let (waker, mut future) = (Waker::from(Arc::new(Nobody)), pin!(future));
+    let (waker, mut future) = (Waker::from(Arc::new(WakesNothing)), pin!(future));
     let mut task = Context::from_waker(&waker);
     let start = Instant::now();
     while future.as_mut().poll(&mut task).is_pending() {}
@@ -79,12 +80,12 @@ fn bare_in_job() -> f64 {
 /// Receives until the channel is closed, from a sender that sends after each pending poll.
 fn channel(wrap: fn(mpsc::Receiver<u32>) -> Boxed) -> f64 {
     let (sender, receiver) = mpsc::channel(1);
-    let (waker, mut future) = (Waker::from(Arc::new(Nobody)), wrap(receiver));
+    let (waker, mut future) = (Waker::from(Arc::new(WakesNothing)), wrap(receiver));
     let mut task = Context::from_waker(&waker);
     assert!(future.as_mut().poll(&mut task).is_pending());
     let start = Instant::now();
     for number in 0..POLLS {
-        sender.try_send(number).expect("it has been received");
+        sender.try_send(number).expect("the channel is empty");
         let _ = black_box(future.as_mut().poll(&mut task));
     }
     nanoseconds(start)
@@ -118,7 +119,7 @@ fn on_tokio(make: fn() -> Boxed) -> f64 {
         .build()
         .expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
-        spawn_local(poll_fn(|_| Poll::Ready(()))).await.expect("no panic"); // what the first task costs
+        spawn_local(poll_fn(|_| Poll::Ready(()))).await.expect("no panic"); // pays for what only the first task costs
         let start = Instant::now();
         spawn_local(make()).await.expect("no panic");
         nanoseconds(start)

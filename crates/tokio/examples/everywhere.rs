@@ -1,16 +1,16 @@
-//! The same job, with one wait fd, under five loops: ours, mio, polling, smol, tokio.
+//! The same job, with one wait fd, under five loops: asyncjob's own, mio, polling, smol, tokio.
 //!
 //! ```text
 //! cargo run -p asyncjob-tokio --example everywhere
 //! ```
 //!
-//! The job (`work`) does not know which loop runs it; each loop does not know what the job does. What is between them is the
-//! wait ctx: the job says which fd it waits for, the loop polls it and resumes the job. `work` and the loop that you use are all
-//! there is to it.
+//! The job (`work`) does not know which loop runs it, and no loop knows what the job does. The wait ctx is between
+//! them: the job adds the fd that it waits for, and the loop polls that fd and resumes the job. A program needs `work`
+//! and one of the loops.
 
 #![allow(
     unsafe_code,
-    reason = "a wait ctx gives fds as numbers: a loop takes its word that they are open"
+    reason = "a wait ctx gives fds as numbers, which are open while they are in the ctx"
 )]
 
 use std::error::Error;
@@ -24,10 +24,10 @@ use mio::unix::SourceFd;
 
 type Outcome = Result<String, Box<dyn Error + Send + Sync>>;
 
-/// Its name, and how it runs `work`.
+/// The name of a loop, and the function that runs `work` under it.
 type Loop = (&'static str, fn(PipeReader) -> Outcome);
 
-/// What a program does when it is written for one thread of its own: waits for an answer, and reads it.
+/// Waits for an answer and reads it, like a program that has a thread of its own.
 fn work(mut answer: PipeReader) -> std::io::Result<String> {
     let job = current_job().expect("runs in a job");
     let key = WaitKey::unique();
@@ -61,7 +61,8 @@ fn on_mio(answer: PipeReader) -> Outcome {
                     poll.registry()
                         .register(&mut SourceFd(&new.fd), mio::Token(0), mio::Interest::READABLE)?;
                 }
-                // mio reports edges: a job that does not drain its fd needs a poll(2) of the level before it pauses again.
+                // mio reports an fd once for each change. For a job that does not drain its fd, the loop would have to
+                // call poll(2) first.
                 poll.poll(&mut events, None)?;
                 step = job.resume();
             }
@@ -78,7 +79,7 @@ fn on_polling(answer: PipeReader) -> Outcome {
             Step::Finished(text) => return Ok(text?),
             Step::Paused(job) => {
                 for fd in ctx.fds() {
-                    // SAFETY: the fd is open as long as it is in the ctx, and taken out of the poller before the job runs.
+                    // SAFETY: the fd is open as long as it is in the ctx, and it leaves the poller before the job runs.
                     unsafe { poller.add(fd.fd, polling::Event::readable(0)) }?;
                 }
                 events.clear();
@@ -116,7 +117,7 @@ fn on_tokio(answer: PipeReader) -> Outcome {
 }
 
 fn borrow(fd: &asyncjob::WaitFd) -> BorrowedFd<'_> {
-    // SAFETY: as above: a paused job keeps its wait fds open.
+    // SAFETY: the ctx owns the fd and keeps it open, and the job, which could clear it, is paused.
     unsafe { BorrowedFd::borrow_raw(fd.fd.as_raw_fd()) }
 }
 

@@ -47,8 +47,8 @@ impl Handle {
         self.send(|| async { crate::job(f).await.map_err(JoinError::Job) })
     }
 
-    /// Runs the future that `make` makes as a task on the worker with the fewest tasks. The future need not be `Send`: it may
-    /// be [`in_job`](crate::in_job), or hold jobs.
+    /// Runs the future that `make` makes as a task on the worker with the fewest tasks. The future need not be `Send`:
+    /// it may be [`in_job`](crate::in_job), or hold jobs.
     ///
     /// ```
     /// let workers = asyncjob_tokio::Workers::new(1)?;

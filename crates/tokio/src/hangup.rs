@@ -1,4 +1,4 @@
-//! Whether the other side is still there, without reading what it says.
+//! Whether the other side of a connection has closed it, without reading from the connection.
 
 use std::future::Future;
 use std::io;
@@ -10,12 +10,14 @@ use tokio::io::Interest;
 
 use crate::raw::register;
 
-/// A future that is ready when the other side of `stream` has closed it, or its sending half, or the connection has failed.
+/// A future that is ready when the other side has closed `stream` or its sending half, or when the connection has
+/// failed.
 ///
-/// Nothing is read from the stream. It keeps the connection open until it is dropped, as a clone of the stream would.
+/// The future reads nothing from the stream. It keeps the connection open until it is dropped, as a clone of the stream
+/// would.
 ///
-/// A job that is paused in the middle of a handshake looks at nothing else, so it does not notice that its client has left.
-/// This does, and dropping the handshake then cancels it:
+/// A job that is paused in the middle of a handshake does not notice that its client has left. This future does, and
+/// dropping the handshake then cancels it:
 ///
 /// ```no_run
 /// # use std::io;
@@ -34,7 +36,8 @@ use crate::raw::register;
 ///
 /// # Errors
 ///
-/// If the system does not poll `stream`, or the process has no fd left for a duplicate. The future fails when the runtime ends.
+/// When the system does not poll `stream`, and when the process has no fd left for a duplicate. The future fails when
+/// the runtime ends.
 ///
 /// # Panics
 ///
@@ -43,12 +46,13 @@ pub fn hangup(stream: BorrowedFd<'_>) -> io::Result<impl Future<Output = io::Res
     let stream = register(stream.try_clone_to_owned()?, Interest::READABLE)?;
     Ok(std::future::poll_fn(move |task| {
         loop {
-            let mut edge = match stream.poll_read_ready(task) {
-                Poll::Ready(edge) => edge?,
+            let mut ready = match stream.poll_read_ready(task) {
+                Poll::Ready(ready) => ready?,
                 Poll::Pending => return Poll::Pending,
             };
-            // Data that nobody has read yet is an edge, too, but no reason to be called again and again: the next edge will do.
-            edge.clear_ready();
+            // Data that is not read yet makes the stream ready, too. If that stayed, the task would be woken again and
+            // again.
+            ready.clear_ready();
             if has_left(stream.get_ref())? {
                 return Poll::Ready(Ok(()));
             }

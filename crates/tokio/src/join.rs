@@ -13,8 +13,8 @@ use tokio::sync::{Notify, oneshot};
 
 /// The result of work on [`Workers`](crate::Workers), when it is there: a future, for any runtime.
 ///
-/// **Dropping the handle cancels the work**, as [`request_cancel`](Self::request_cancel) does. [`detach`](Self::detach) lets
-/// the work go on by itself.
+/// **Dropping the handle cancels the work**, as [`request_cancel`](Self::request_cancel) does. [`detach`](Self::detach)
+/// lets the work go on by itself.
 #[must_use = "dropping the handle cancels the work: await it, or `detach` it"]
 pub struct JoinHandle<T> {
     result: oneshot::Receiver<Result<T, JoinError>>,
@@ -51,16 +51,17 @@ impl<T> JoinHandle<T> {
         self.cancel.strong_count() == 0
     }
 
-    /// Asks the work to end. A job's pause fails with [`PauseError::Cancelled`](asyncjob::PauseError::Cancelled), and the job
-    /// returns through its own code. A future is dropped. Work that has not started never does. This call returns at once.
+    /// Asks the work to end. A job's pause fails with [`PauseError::Cancelled`](asyncjob::PauseError::Cancelled), and
+    /// the job returns through its own code. A future is dropped. Work that has not started never does. This call
+    /// returns at once.
     pub fn request_cancel(&self) {
         if let Some(cancel) = self.cancel.upgrade() {
             cancel.notify_one(); // kept until the work looks, if it does not wait yet
         }
     }
 
-    /// Lets the work go on by itself. Its result is dropped, and a panic of it is reported by the panic hook only. The end of
-    /// the workers cancels it all the same.
+    /// Lets the work go on by itself. Its result is dropped, and a panic of it is reported by the panic hook only. The
+    /// end of the workers cancels it all the same.
     pub fn detach(mut self) {
         self.detached = true;
     }

@@ -1,4 +1,5 @@
-//! Drives `asyncjob` jobs on tokio: wait fds through [`AsyncFd`](tokio::io::unix::AsyncFd), deadlines through tokio's timer.
+//! Drives [`asyncjob`] jobs on tokio: wait fds through [`AsyncFd`](tokio::io::unix::AsyncFd), deadlines through tokio's
+//! timer.
 //!
 //! ```text
 //!   job: io, time, offload, await_future, an engine's wait fd        this crate
@@ -10,11 +11,9 @@
 //!
 //! | to run | use | on |
 //! |---|---|---|
-//! | synchronous code | [`spawn_local`], or [`job`] where a future is wanted | a current-thread runtime or a `LocalSet` |
-//! | a future whose callbacks are synchronous (a TLS handshake) | [`in_job`] | the same |
-//! | either, from a multi-threaded runtime | [`Workers`]: pinned threads behind a `Send` handle | any runtime |
-//!
-//! A job never changes its thread once it has started, so nothing here is `Send` but the handle.
+//! | synchronous code | [`spawn_local`], or [`job`] where a future is wanted | a current-thread runtime, a `LocalSet` |
+//! | a future with synchronous callbacks (a TLS handshake) | [`in_job`] | the same |
+//! | either, from tasks that move between threads | [`Workers`]: threads for jobs, behind a [`Handle`] | any runtime |
 //!
 //! ```
 //! use asyncjob::WaitKey;
@@ -33,34 +32,62 @@
 //! });
 //! writer.write_all(&[7])?;
 //! assert_eq!(job.await??, 7);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 //! # })?;
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+//! ```
+//!
+//! # If the compiler says that `JobStaysOnItsThread` cannot be sent
+//!
+//! A job never changes its thread once it has started. So the futures of this crate are not `Send`, and `tokio::spawn`
+//! does not take them. The compiler says "`dyn JobStaysOnItsThread` cannot be sent between threads safely" about this:
+//!
+//! ```compile_fail,E0277
+//! # async fn not_like_this() {
+//! let task = tokio::spawn(asyncjob_tokio::job(|| 42));
+//! # }
+//! ```
+//!
+//! There are two ways out. On a current-thread runtime or a `LocalSet`, use [`spawn_local`] or
+//! [`tokio::task::spawn_local`]. On a multi-threaded runtime, use [`Workers`], whose [`Handle`] is `Send`:
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! # let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build()?;
+//! let workers = asyncjob_tokio::Workers::new(2)?; // once in a program
+//! # runtime.block_on(async move {
+//! let handle = workers.handle();
+//! let task = tokio::spawn(async move { handle.spawn(|| 42).await });
+//! assert_eq!(task.await??, 42);
+//! # Ok(())
+//! # })
+//! # }
 //! ```
 //!
 //! # Limits
 //!
-//! A thread runs as many jobs as its pool allows ([`asyncjob::init_thread`]). Above that the futures of this crate wait in line
-//! for a job to end; nothing spins and nothing fails.
+//! A thread runs as many jobs as its pool allows ([`pool::init_thread`](asyncjob::pool::init_thread)). At the limit, a
+//! future of this crate waits for the end of another job of its thread. The futures are woken in the order in which
+//! they began to wait.
 //!
 //! # Task-locals
 //!
-//! Put the scope around the job, `KEY.scope(value, asyncjob_tokio::job(...))`, not into it: a scope sets the value for each
-//! poll and takes it away after, which is what a job that runs within the poll needs. Inside a job, a scope that is open
-//! during a pause would stay open for the tasks that run meanwhile. For thread-locals of your own there are
-//! [`SwitchHooks`](asyncjob::SwitchHooks).
+//! Put the scope around the job, `KEY.scope(value, asyncjob_tokio::job(...))`, not into it. A scope sets the value for
+//! each poll and takes it away after the poll. A job runs within polls, so it has the value. A scope inside a job that
+//! is open during a pause would stay open for the tasks that run meanwhile. For thread-locals of your own there are
+//! [`SwitchHooks`](asyncjob::hooks::SwitchHooks).
 //!
-//! # A clock that stands still
+//! # A paused clock
 //!
-//! `tokio::time::pause()` moves tokio's clock, not the system's, which the code in jobs looks at: a job that sleeps for an hour
-//! takes an hour, and keeps a runtime whose clock is paused busy meanwhile.
+//! `tokio::time::pause()` stops tokio's clock. The code in jobs looks at the system's clock, which goes on. So a job
+//! that sleeps for an hour takes an hour, and keeps a runtime whose clock is paused busy meanwhile.
 
 mod handle;
 mod hangup;
 mod join;
 #[allow(
     unsafe_code,
-    reason = "borrows the wait fds, which a ctx gives as numbers, and vouches for duplicates of them"
+    reason = "borrows wait fds, which a ctx gives as numbers, and registers duplicates of them"
 )]
 mod raw;
 mod watch;
@@ -74,7 +101,8 @@ pub use workers::{Workers, WorkersBuilder};
 
 /// Runs `f` as a job on this thread, as [`tokio::task::spawn_local`] runs a future.
 ///
-/// Aborting the handle, or the end of the runtime, cancels the job.
+/// The handle is tokio's. Aborting it cancels the job, and so does the end of the runtime. Dropping it lets the job go
+/// on.
 ///
 /// # Panics
 ///
@@ -84,29 +112,29 @@ pub use workers::{Workers, WorkersBuilder};
 /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 /// # tokio::task::LocalSet::new().block_on(&runtime, async {
 /// let job = asyncjob_tokio::spawn_local(|| {
-///     // Synchronous code that awaits:
+///     // Synchronous code that awaits a future:
 ///     asyncjob::waiting::await_future(tokio::time::sleep(std::time::Duration::from_millis(1))).unwrap();
 ///     42
 /// });
 /// assert_eq!(job.await??, 42);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 pub fn spawn_local<T: 'static>(f: impl FnOnce() -> T + 'static) -> tokio::task::JoinHandle<Result<T, JobError>> {
     tokio::task::spawn_local(job(f))
 }
 
-/// A future that runs `f` as a job, watched by tokio: see [`JobFuture`].
+/// A future that runs `f` as a job. tokio watches what the job waits for. See [`JobFuture`].
 ///
 /// # Panics
 ///
-/// When it is polled outside a tokio runtime and the job waits for an fd or for time.
+/// When the future is polled outside a tokio runtime and the job waits for an fd or for time.
 pub fn job<T: 'static>(f: impl FnOnce() -> T + 'static) -> JobFuture<T> {
     watched(JobFuture::new(f))
 }
 
-/// A future that polls `future` inside a job, watched by tokio: see [`asyncjob::in_job`].
+/// A future that polls `future` inside a job. tokio watches what the job waits for. See [`asyncjob::in_job`].
 ///
 /// # Panics
 ///
@@ -123,9 +151,9 @@ pub fn job<T: 'static>(f: impl FnOnce() -> T + 'static) -> JobFuture<T> {
 ///     41
 /// }
 /// assert_eq!(asyncjob_tokio::in_job(handshake(sign)).await?, 42);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// # })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 pub fn in_job<F>(future: F) -> JobFuture<F::Output>
 where
@@ -134,7 +162,23 @@ where
     watched(asyncjob::in_job(future))
 }
 
-/// Lets tokio watch what the job waits for: for a [`JobFuture`] that was made elsewhere.
+/// Lets tokio watch what the job of a [`JobFuture`] waits for.
+///
+/// For a job with a name, a stack size, hooks or a wait ctx:
+///
+/// ```
+/// use asyncjob::JobBuilder;
+/// use asyncjob::stack::StackSize;
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// # runtime.block_on(async {
+/// let builder = JobBuilder::new().name("parser").stack_size(StackSize::at_least(1 << 20));
+/// let job = asyncjob_tokio::watched(builder.future(|| 42));
+/// assert_eq!(job.await?, 42);
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
 pub fn watched<T: 'static>(job: JobFuture<T>) -> JobFuture<T> {
     let mut watch = watch::Watch::default();
     job.watch(move |ctx, task| watch.poll(ctx, task))

@@ -10,24 +10,24 @@ use tokio::io::unix::AsyncFd;
 ///
 /// # Errors
 ///
-/// If `fd` is not open, or the process has no number left.
+/// When `fd` is not open, and when the process has no fd left.
 pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: the ctx has just given this number, so the ctx has an entry for it, and the fd is open as long as the entry is
-    // there. With `WaitCtx::add_wait_fd` and `add_wait_fd_with` the ctx owns the fd. With the unsafe `add_raw_wait_fd` its
-    // caller has promised to keep the fd open, or has given a number that is not an open fd. Of such a number the kernel makes
-    // no duplicate, and the borrow ends here.
+    // SAFETY: the ctx has just given this number, so the ctx has an entry for it, and the fd is open as long as the
+    // entry is there. With `WaitCtx::add_wait_fd` and `add_wait_fd_with` the ctx owns the fd. With the unsafe
+    // `add_raw_wait_fd` its caller has promised to keep the fd open, or has given a number that is not an open fd. Of
+    // such a number the kernel makes no duplicate, and the borrow ends here.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     fd.try_clone_to_owned()
 }
 
-/// `fd` in tokio's driver.
+/// Registers `fd` with tokio's driver.
 ///
 /// # Errors
 ///
-/// If the system refuses to poll it, as it does regular files.
+/// When the system refuses to poll it, as it does with regular files.
 ///
 /// # Panics
 ///

@@ -10,9 +10,9 @@
 //!     clear the AsyncFd, ask again
 //! ```
 //!
-//! tokio remembers an fd's readiness until it is told that the fd was drained. The job drains the fd, and the job does not know
-//! tokio. So a remembered readiness is checked with `poll(2)`. Resuming without the check would let an engine that reads its fd
-//! without `O_NONBLOCK` block the thread.
+//! tokio remembers an fd's readiness until it is told that the fd was drained. The job drains the fd, and the job does
+//! not know tokio. So a remembered readiness is checked with `poll(2)`. Resuming without the check would let an engine
+//! that reads its fd without `O_NONBLOCK` block the thread.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -44,9 +44,9 @@ pub(crate) struct Watch {
 /// A wait fd, registered with tokio's driver.
 struct Registered {
     fd: WaitFd,
-    /// Holds a duplicate of the fd. Two jobs may wait for one fd, which may be registered with tokio already, and the driver takes
-    /// a number only once. And when the job has closed its fd, its number may be that of another file: deregistering the number
-    /// would then deregister the other file.
+    /// Holds a duplicate of the fd. Two jobs may wait for one fd, which may be registered with tokio already, and the
+    /// driver takes a number only once. And when the job has closed its fd, its number may be that of another file:
+    /// deregistering the number would then deregister the other file.
     ///
     /// `None` if the system refuses to poll the fd.
     source: Option<AsyncFd<OwnedFd>>,
@@ -169,19 +169,20 @@ fn source(fd: WaitFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// Ready if the fd is ready now. If it is not, the task is woken when it may be.
 fn poll_source(source: &AsyncFd<OwnedFd>, interest: Interest, task: &mut Context<'_>) -> Poll<()> {
     if interest.is_readable() {
-        // tokio is asked before poll(2): readiness that comes in between is newer than `edge`, and not cleared with it.
-        while let Poll::Ready(edge) = source.poll_read_ready(task) {
-            match edge {
-                Ok(mut edge) if !is_ready(source, PollFlags::IN) => edge.clear_ready(),
+        // tokio is asked before poll(2): readiness that comes in between is newer than `ready`, and is not cleared with
+        // it.
+        while let Poll::Ready(ready) = source.poll_read_ready(task) {
+            match ready {
+                Ok(mut ready) if !is_ready(source, PollFlags::IN) => ready.clear_ready(),
                 // An error says that the runtime is about to end. The job is resumed and finds out by itself.
                 Ok(_) | Err(_) => return Poll::Ready(()),
             }
         }
     }
     if interest.is_writable() {
-        while let Poll::Ready(edge) = source.poll_write_ready(task) {
-            match edge {
-                Ok(mut edge) if !is_ready(source, PollFlags::OUT) => edge.clear_ready(),
+        while let Poll::Ready(ready) = source.poll_write_ready(task) {
+            match ready {
+                Ok(mut ready) if !is_ready(source, PollFlags::OUT) => ready.clear_ready(),
                 Ok(_) | Err(_) => return Poll::Ready(()),
             }
         }
@@ -192,6 +193,6 @@ fn poll_source(source: &AsyncFd<OwnedFd>, interest: Interest, task: &mut Context
 /// Whether the fd is ready now, or in an error that a read would report.
 fn is_ready(source: &AsyncFd<OwnedFd>, what: PollFlags) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let ready = poll(&mut [PollFd::new(source.get_ref(), what)], Some(&now));
-    ready.is_ok_and(|ready| ready > 0)
+    let count = poll(&mut [PollFd::new(source.get_ref(), what)], Some(&now));
+    count.is_ok_and(|count| count > 0)
 }

@@ -8,8 +8,8 @@
 //!     dropped          -------------->    cancels the job
 //! ```
 //!
-//! A closure may change its thread before it starts as a job. The job may not. So a [`Handle`] sends closures, each to the
-//! worker with the fewest tasks, and what the closure makes stays on the thread of that worker.
+//! A closure may change its thread before it starts as a job. The job may not. So a [`Handle`] sends closures, each to
+//! the worker with the fewest tasks, and what the closure makes stays on the thread of that worker.
 
 use std::borrow::Cow;
 use std::io;
@@ -25,8 +25,8 @@ use crate::handle::{Handle, Message, Worker};
 
 /// Threads that run jobs for tasks of other threads, also on runtimes whose tasks move between threads.
 ///
-/// Dropping the workers cancels what is left on them and waits for the threads. Inside one of their own jobs the drop does
-/// not wait for the thread of that job.
+/// Dropping the workers cancels what is left on them and waits for the threads. Inside one of their own jobs the drop
+/// does not wait for the thread of that job.
 ///
 /// ```
 /// use asyncjob::waiting::await_future;
@@ -139,8 +139,8 @@ impl WorkersBuilder {
         self
     }
 
-    /// The pool of each thread, as [`pool::init_thread`](init_thread) sets it up. At the limit of its thread's pool, a job
-    /// waits for the end of another one.
+    /// The pool of each thread, as [`pool::init_thread`](init_thread) sets it up. At the limit of its thread's pool, a
+    /// job waits for the end of another one.
     pub fn pool(mut self, config: PoolConfig) -> Self {
         self.pool = config;
         self
@@ -156,8 +156,8 @@ impl WorkersBuilder {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidInput`] for no threads and for a pool that cannot be set up. Otherwise what the system says
-    /// when it has no thread or fd left. The threads that were started already are stopped again.
+    /// [`io::ErrorKind::InvalidInput`] for no threads and for a pool that cannot be set up. Otherwise what the system
+    /// says when it has no thread or fd left. The threads that were started already are stopped again.
     pub fn build(self) -> io::Result<Workers> {
         if self.threads == 0 {
             let sentence = "workers need at least one thread";

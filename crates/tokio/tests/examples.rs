@@ -1,4 +1,4 @@
-//! The example runs, and prints what it says.
+//! The example runs under every loop.
 
 use std::process::Command;
 
@@ -9,10 +9,10 @@ fn the_same_job_runs_under_five_loops() {
     let output = Command::new(directory.join("examples/everywhere"))
         .output()
         .expect("cargo builds it with all tests, or with --examples");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(
-        said,
+        printed,
         "our scheduler: hello\nmio: hello\npolling: hello\nsmol: hello\ntokio: hello\n"
     );
 }

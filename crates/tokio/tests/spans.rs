@@ -1,4 +1,4 @@
-//! With the feature `tracing`, what a job logs is in the spans of that job, and what others log is not.
+//! With the feature `tracing`, what a job logs is in the spans of that job, and what other tasks log is not.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -6,7 +6,6 @@ use std::rc::Rc;
 
 use asyncjob::waiting::await_future;
 use asyncjob_tokio::spawn_local;
-use asyncjob_testing::Watchdog;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tracing::instrument::Instrument;
@@ -15,12 +14,12 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, layer};
 
-/// Knows nothing: the registry below it does.
+/// A layer that does nothing. The registry below it knows the spans.
 struct Nothing;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> layer::Layer<S> for Nothing {}
 
-/// The name of the innermost span that is entered, if any.
+/// The name of the innermost span that is entered, if there is one.
 fn current() -> Option<&'static str> {
     tracing::Span::current().metadata().map(|metadata| metadata.name())
 }
@@ -35,7 +34,6 @@ fn with_registry(test: impl Future<Output = ()>) {
 
 #[test]
 fn the_spans_of_interleaved_jobs_do_not_mix() {
-    let _watchdog = Watchdog::new();
     with_registry(async {
         let go_on = Rc::new([Notify::new(), Notify::new()]);
         let seen = Rc::new(RefCell::new(Vec::new()));
@@ -63,10 +61,10 @@ fn the_spans_of_interleaved_jobs_do_not_mix() {
         assert_eq!(
             current(),
             None,
-            "both are paused within their spans, and this task is in none"
+            "both jobs are paused within their spans, and this task is in no span"
         );
         for (at, job) in jobs.into_iter().enumerate() {
-            go_on[at].notify_one(); // the first one, though the second was the last to pause
+            go_on[at].notify_one(); // the first job first, though the second was the last to pause
             job.await.unwrap().unwrap();
             assert_eq!(current(), None);
         }
@@ -78,7 +76,6 @@ fn the_spans_of_interleaved_jobs_do_not_mix() {
 
 #[test]
 fn a_job_is_in_the_span_of_the_task_around_it() {
-    let _watchdog = Watchdog::new();
     with_registry(async {
         let request = info_span!("request");
         let job = asyncjob_tokio::job(|| {
@@ -96,8 +93,7 @@ fn a_job_is_in_the_span_of_the_task_around_it() {
 }
 
 #[test]
-fn a_job_may_enter_the_span_that_it_is_in_already() {
-    let _watchdog = Watchdog::new();
+fn a_job_may_enter_the_span_of_the_task_around_it() {
     with_registry(async {
         let request = info_span!("request");
         let again = request.clone();
@@ -113,7 +109,6 @@ fn a_job_may_enter_the_span_that_it_is_in_already() {
 
 #[test]
 fn a_job_that_pauses_leaves_the_spans_of_its_resumer_as_they_were() {
-    let _watchdog = Watchdog::new();
     with_registry(async {
         let job = asyncjob_tokio::job(|| {
             let _span = info_span!("signature").entered();

@@ -57,7 +57,7 @@ fn pause_until(ready: impl Fn() -> bool, resumes: &Cell<u32>) {
     }
 }
 
-/// Enough turns of the runtime for anything that is due: tokio asks the kernel for events every 61 of them at the latest.
+/// Enough turns of the runtime for everything that is due: tokio asks the kernel for events at least every 61 turns.
 async fn many_turns() {
     for _ in 0..200 {
         yield_now().await;
@@ -86,7 +86,11 @@ fn a_job_that_waits_for_an_fd_is_resumed_once_and_only_when_it_is_ready() {
         assert_eq!(resumes.get(), 0);
         writer.write_all(&[1]).unwrap();
         many_turns().await;
-        assert_eq!(resumes.get(), 1, "once for a byte, though tokio remembers its edge");
+        assert_eq!(
+            resumes.get(),
+            1,
+            "once for a byte, though tokio remembers that the fd was ready"
+        );
         writer.write_all(&[2]).unwrap();
         assert_eq!(job.await.unwrap().unwrap(), [1, 2]);
         assert_eq!(resumes.get(), 2);
@@ -110,7 +114,7 @@ fn wakes_of_the_task_do_not_resume_a_job_whose_fd_is_not_ready() {
             yield_now().await;
         }
         assert_eq!(resumes.get(), 0, "ten polls, no resume");
-        drop(writer); // the end of the pipe is readable, too
+        drop(writer); // makes the pipe readable: it has ended
         job.await.unwrap();
         assert_eq!(resumes.get(), 1);
     });
@@ -174,7 +178,7 @@ fn a_number_that_is_closed_and_opened_again_is_watched_as_what_it_is_now() {
             pause_job().unwrap();
             counter.set(counter.get() + 1);
             let first = ctx.clear_fd(key).unwrap().downcast::<PipeReader>().unwrap();
-            // In one step, so that no other test of this process gets the number in between.
+            // By one call, so that no other test of this process gets the number in between.
             let mut reopened = OwnedFd::from(*first);
             dup2(&second, &mut reopened).unwrap();
             ctx.add_wait_fd(key, reopened);
@@ -189,7 +193,7 @@ fn a_number_that_is_closed_and_opened_again_is_watched_as_what_it_is_now() {
         assert_eq!(resumes.get(), 1);
         assert!(
             first_writer.write_all(&[1]).is_err(),
-            "nobody holds the first pipe open any more"
+            "no duplicate holds the first pipe open"
         );
         many_turns().await;
         assert_eq!(resumes.get(), 1, "the second pipe is empty");
@@ -252,7 +256,7 @@ fn an_fd_may_be_waited_for_as_writable() {
 }
 
 #[test]
-fn a_file_that_the_system_does_not_poll_is_tried_with_a_back_off() {
+fn a_job_that_waits_for_a_regular_file_is_polled() {
     on_one_thread(async {
         let resumes = Rc::new(Cell::new(0));
         let counter = Rc::clone(&resumes);
@@ -324,7 +328,7 @@ fn a_deadline_resumes_the_job_when_it_has_passed() {
             started.elapsed()
         });
         let elapsed = job.await.unwrap().unwrap();
-        assert!(elapsed >= Duration::from_millis(20), "not before: after {elapsed:?}");
+        assert!(elapsed >= Duration::from_millis(20), "resumed after {elapsed:?}");
     });
 }
 
@@ -369,7 +373,7 @@ fn a_timeout_around_a_wait_for_a_callback_is_kept() {
 }
 
 #[test]
-fn at_the_limit_jobs_wait_in_line() {
+fn at_the_limit_jobs_wait_for_the_end_of_others() {
     init_thread(PoolConfig::new().limit(2)).unwrap();
     on_one_thread(async {
         let (most, done) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
@@ -388,7 +392,7 @@ fn at_the_limit_jobs_wait_in_line() {
         }
         assert_eq!((most.get(), done.get()), (2, 50));
     });
-    cleanup_thread().unwrap(); // a test runner with one thread runs the other tests on it
+    cleanup_thread().unwrap(); // a test runner with one thread runs the other tests on this thread
 }
 
 tokio::task_local!(static USER: u32);
@@ -412,7 +416,7 @@ fn a_task_local_scope_around_a_job_is_its_own() {
     });
 }
 
-/// Counts its drops.
+/// Counts drops.
 struct Guard(Rc<Cell<u32>>);
 
 impl Drop for Guard {
@@ -485,7 +489,7 @@ fn a_runtime_that_shuts_down_cancels_its_paused_jobs() {
         many_turns().await;
     });
     assert_eq!((drops.get(), cancelled.get(), pool_stats().in_use), (0, 0, 2));
-    drop(runtime); // first the driver under them, then the jobs
+    drop(runtime); // first the driver that the jobs wait with, then the jobs
     drop(tasks);
     assert_eq!((drops.get(), cancelled.get(), pool_stats().in_use), (2, 2, 0));
 }
@@ -498,12 +502,12 @@ fn hangup_is_ready_when_the_other_side_leaves_and_reads_nothing() {
         many_turns().await;
         theirs.write_all(b"x").unwrap();
         many_turns().await;
-        assert!(!left.is_finished(), "data is no reason");
+        assert!(!left.is_finished(), "data does not count");
         drop(theirs);
         left.await.unwrap().unwrap();
         let mut rest = Vec::new();
         ours.read_to_end(&mut rest).unwrap();
-        assert_eq!(rest, b"x", "all of it is still there");
+        assert_eq!(rest, b"x", "nothing was read");
     });
 }
 

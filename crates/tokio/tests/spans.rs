@@ -5,6 +5,7 @@ use std::future::{Future, poll_fn};
 use std::rc::Rc;
 
 use asyncjob::waiting::await_future;
+use asyncjob_testing::Watchdog;
 use asyncjob_tokio::spawn_local;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
@@ -25,6 +26,7 @@ fn current() -> Option<&'static str> {
 }
 
 fn with_registry(test: impl Future<Output = ()>) {
+    let _watchdog = Watchdog::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     tracing::subscriber::with_default(Registry::default().with(Nothing), || {
         LocalSet::new().block_on(&runtime, test);

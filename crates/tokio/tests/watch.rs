@@ -1,7 +1,5 @@
 //! A job on tokio is resumed when what it waits for has happened, and for no other reason. Counters, and no clock.
 
-mod watchdog;
-
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::{PipeReader, Read, Write, pipe};
@@ -19,11 +17,11 @@ use asyncjob::offload::Offload;
 use asyncjob::pool::{PoolConfig, cleanup_thread, init_thread, pool_stats};
 use asyncjob::waiting::{AwaitError, await_future};
 use asyncjob::{Interest, Interrupted, WaitCtx, WaitFdOptions, WaitKey, Wants, current_job, pause_job};
+use asyncjob_testing::Watchdog;
 use asyncjob_tokio::{in_job, job, spawn_local};
 use rustix::io::dup2;
 use tokio::task::{LocalSet, yield_now};
 use tokio::time::advance;
-use watchdog::watchdog;
 
 fn on_one_thread(test: impl Future<Output = ()>) {
     run(false, test);
@@ -35,7 +33,7 @@ fn on_a_paused_clock(test: impl Future<Output = ()>) {
 }
 
 fn run(paused: bool, test: impl Future<Output = ()>) {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(paused)

@@ -1,7 +1,5 @@
 //! Work that is spawned on workers runs there, ends there, and ends with them.
 
-mod watchdog;
-
 use std::any::Any;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
@@ -12,9 +10,9 @@ use asyncjob::Panic;
 use asyncjob::job_future::JobError;
 use asyncjob::pool::{PoolConfig, PoolError, pool_stats};
 use asyncjob::waiting::await_future;
+use asyncjob_testing::Watchdog;
 use asyncjob_tokio::{JoinError, Workers};
 use tokio::sync::Notify;
-use watchdog::watchdog;
 
 /// Counts itself until it is dropped.
 struct Counted(Arc<AtomicU32>);
@@ -59,7 +57,7 @@ fn zero_threads_are_invalid_input() {
 
 #[test]
 fn a_pool_that_cannot_be_set_up_is_an_error() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let pool = PoolConfig::new().limit(1).precreate(2);
     let error = Workers::builder().threads(2).pool(pool).build().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
@@ -68,7 +66,7 @@ fn a_pool_that_cannot_be_set_up_is_an_error() {
 
 #[test]
 fn threads_have_the_name_of_the_builder() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let name = |workers: Workers| block_on(workers.handle().spawn(|| thread::current().name().map(str::to_owned)));
     let default = name(Workers::new(1).unwrap()).unwrap();
     assert_eq!(default.as_deref(), Some("asyncjob-tokio-0"));
@@ -79,7 +77,7 @@ fn threads_have_the_name_of_the_builder() {
 
 #[test]
 fn a_job_stays_on_its_thread_and_the_handle_may_go_anywhere() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(2).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -110,7 +108,7 @@ fn a_job_stays_on_its_thread_and_the_handle_may_go_anywhere() {
 
 #[test]
 fn work_goes_to_the_thread_with_the_fewest_tasks() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(3).unwrap();
     let handle = workers.handle();
     let go_on = Arc::new(Notify::new());
@@ -127,7 +125,7 @@ fn work_goes_to_the_thread_with_the_fewest_tasks() {
 
 #[test]
 fn dropping_the_handle_cancels_the_work() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(1).unwrap();
     let alive = Arc::new(AtomicU32::new(0));
     let counted = Counted::new(&alive);
@@ -147,7 +145,7 @@ fn dropping_the_handle_cancels_the_work() {
 
 #[test]
 fn a_detached_job_goes_on_and_ends_by_itself() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(1).unwrap();
     let go_on = Arc::new(Notify::new());
     let (ended, result) = mpsc::channel();
@@ -166,7 +164,7 @@ fn a_detached_job_goes_on_and_ends_by_itself() {
 
 #[test]
 fn a_requested_cancel_ends_the_job_before_its_result_says_so() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(1).unwrap();
     let alive = Arc::new(AtomicU32::new(0));
     let counted = Counted::new(&alive);
@@ -187,7 +185,7 @@ fn a_requested_cancel_ends_the_job_before_its_result_says_so() {
 
 #[test]
 fn work_that_is_cancelled_before_it_starts_never_does() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(1).unwrap();
     let (go_on, told) = mpsc::channel::<()>();
     let blocking = workers.handle().spawn(move || told.recv().unwrap());
@@ -209,7 +207,7 @@ fn work_that_is_cancelled_before_it_starts_never_does() {
 
 #[test]
 fn a_handle_is_finished_when_its_result_is_there() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(1).unwrap();
     let go_on = Arc::new(Notify::new());
     let told = Arc::clone(&go_on);
@@ -222,7 +220,7 @@ fn a_handle_is_finished_when_its_result_is_there() {
 
 #[test]
 fn a_panic_comes_back_and_spares_the_thread() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(1).unwrap();
     let job = workers.handle().spawn(|| {
         if true {
@@ -236,7 +234,7 @@ fn a_panic_comes_back_and_spares_the_thread() {
 
 #[test]
 fn workers_that_end_cancel_what_runs_and_refuse_what_comes() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let workers = Workers::new(2).unwrap();
     let handle = workers.handle();
     let alive = Arc::new(AtomicU32::new(0));
@@ -267,7 +265,7 @@ fn workers_that_end_cancel_what_runs_and_refuse_what_comes() {
 
 #[test]
 fn a_job_that_drops_its_own_workers_goes_on_to_its_next_pause() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let alive = Arc::new(AtomicU32::new(0));
     for pauses in [false, true] {
         let workers = Workers::new(2).unwrap();
@@ -302,7 +300,7 @@ fn a_job_that_drops_its_own_workers_goes_on_to_its_next_pause() {
 
 #[test]
 fn a_limit_is_for_each_thread_and_work_above_it_waits() {
-    let _watchdog = watchdog();
+    let _watchdog = Watchdog::new();
     let workers = Workers::builder()
         .threads(1)
         .pool(PoolConfig::new().limit(1))

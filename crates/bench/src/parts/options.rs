@@ -4,8 +4,9 @@ use std::hint::black_box;
 use std::thread;
 use std::time::Instant;
 
-use asyncjob::stack::{Secrets, StackSize};
-use asyncjob::{PoolConfig, Step, WaitCtx, init_thread, start_job};
+use asyncjob::pool::{PoolConfig, init_thread};
+use asyncjob::stack::{SecretPolicy, StackSize};
+use asyncjob::{Step, WaitCtx, start_job};
 
 use crate::measure::Candidate;
 use crate::progress::Progress;
@@ -38,10 +39,10 @@ pub(crate) fn run(setup: &Setup) -> Section {
 fn group(setup: &Setup, body: fn() -> u8) -> Group<'_> {
     let plain = PoolConfig::new().stack_size(StackSize::at_least(64 << 10));
     let options = [
-        ("scrub", plain.secrets(Secrets::new().scrub())),
-        ("dont_dump", plain.secrets(Secrets::new().dont_dump())),
-        ("lock", plain.secrets(Secrets::new().lock())),
-        ("scrub and lock", plain.secrets(Secrets::new().scrub().lock())),
+        ("scrub", plain.secrets(SecretPolicy::new().scrub())),
+        ("dont_dump", plain.secrets(SecretPolicy::new().dont_dump())),
+        ("mlock", plain.secrets(SecretPolicy::new().mlock())),
+        ("scrub and mlock", plain.secrets(SecretPolicy::new().scrub().mlock())),
         ("exact high water", plain.exact_high_water(true)),
     ];
     let mut group = Group::new(setup, "none", |name| candidate(name, plain, body));

@@ -99,7 +99,7 @@ where
     JobBuilder::new().in_job(future)
 }
 
-impl<H: SwitchHooks + 'static> JobBuilder<H> {
+impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     /// Polls `future` inside a job: [`in_job`], with a name, a stack size, hooks or a wait ctx.
     pub fn in_job<F>(self, future: F) -> JobFuture<F::Output>
     where

@@ -135,7 +135,7 @@ impl<T: 'static> JobFuture<T> {
 
     /// Makes the future of a job whose code may fail by itself.
     pub(crate) fn of<H: SwitchHooks + 'static>(
-        builder: JobBuilder<H>,
+        builder: JobBuilder<'_, H>,
         f: impl FnOnce() -> Outcome<T> + 'static,
     ) -> Self {
         #[cfg(feature = "tracing")]
@@ -194,7 +194,7 @@ impl<T: 'static> JobFuture<T> {
     }
 }
 
-impl<H: SwitchHooks + 'static> JobBuilder<H> {
+impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     /// A future that runs `f` as a job when it is polled.
     ///
     /// ```

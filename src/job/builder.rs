@@ -21,8 +21,8 @@ use crate::wait_ctx::{ClaimedCtx, WaitCtx};
 /// | let a scheduler or workers run it, from any thread | [`submit_to`](Self::submit_to) |
 /// | let an async runtime run it | [`future`](Self::future), [`in_job`](Self::in_job) |
 ///
-/// When one of these is refused, its error gives the builder and the closure back. The type parameter is the type of the
-/// hooks: a builder is `Send` if they are.
+/// When one of these is refused, its error gives the builder and the closure back. The lifetime is that of a borrowed wait
+/// ctx. The type parameter is the type of the hooks: a builder is `Send` if they are.
 ///
 /// ```
 /// use asyncjob::stack::StackSize;
@@ -39,21 +39,22 @@ use crate::wait_ctx::{ClaimedCtx, WaitCtx};
 /// ```
 #[derive(Clone, Default)]
 #[must_use = "a builder does nothing until it starts or spawns a job"]
-pub struct JobBuilder<H = ()> {
+pub struct JobBuilder<'c, H = ()> {
     pub(crate) name: Option<Cow<'static, str>>,
     pub(crate) stack_size: Option<StackSize>,
-    pub(crate) wait_ctx: Option<WaitCtx>,
+    /// Borrowed until something must keep it: a start that does not pause counts no reference.
+    wait_ctx: Option<Cow<'c, WaitCtx>>,
     pub(crate) hooks: H,
 }
 
-impl JobBuilder {
+impl JobBuilder<'_> {
     /// A job without a name or hooks, on a stack of the pool, with a wait ctx of its own.
     pub fn new() -> Self {
         Self::default()
     }
 }
 
-impl<H: SwitchHooks + 'static> JobBuilder<H> {
+impl<'c, H: SwitchHooks + 'static> JobBuilder<'c, H> {
     /// A name for overflow reports, panics and lists of jobs.
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.name = Some(name.into());
@@ -69,13 +70,17 @@ impl<H: SwitchHooks + 'static> JobBuilder<H> {
     /// The wait ctx that the job is bound to until it ends. The default is a new one.
     ///
     /// A scheduler or a future refuses a ctx that belongs to another job which has not ended.
-    pub fn wait_ctx(mut self, ctx: &WaitCtx) -> Self {
-        self.wait_ctx = Some(ctx.clone());
-        self
+    pub fn wait_ctx<'n>(self, ctx: &'n WaitCtx) -> JobBuilder<'n, H> {
+        JobBuilder {
+            name: self.name,
+            stack_size: self.stack_size,
+            wait_ctx: Some(Cow::Borrowed(ctx)),
+            hooks: self.hooks,
+        }
     }
 
     /// Thread state that travels with the job. These hooks take the place of earlier ones; a pair of hooks is a hook.
-    pub fn hooks<N: SwitchHooks + 'static>(self, hooks: N) -> JobBuilder<N> {
+    pub fn hooks<N: SwitchHooks + 'static>(self, hooks: N) -> JobBuilder<'c, N> {
         self.map_hooks(|_| hooks)
     }
 
@@ -89,22 +94,33 @@ impl<H: SwitchHooks + 'static> JobBuilder<H> {
     /// # Panics
     ///
     /// As [`start_job`](super::start_job).
-    pub fn start<F, T>(self, f: F) -> Result<Step<T>, StartError<F, Self>>
+    pub fn start<F, T>(self, f: F) -> Result<Step<T>, StartError<F, JobBuilder<'static, H>>>
     where
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
         match pool::take(self.stack_size) {
             Ok(stack) => {
-                let (plan, ctx) = self.plan_and_ctx();
-                Ok(start(stack, &ctx, plan.attributes, f))
+                let ctx = self.wait_ctx.unwrap_or_else(|| Cow::Owned(WaitCtx::new()));
+                let hooks = boxed(self.hooks).map(|hooks| hooks as Box<dyn SwitchHooks>);
+                Ok(start(stack, &ctx, Attributes { name: self.name, hooks }, f))
             }
-            Err(refusal) => Err(StartError::new(refusal.into(), self, f)),
+            Err(refusal) => Err(StartError::new(refusal.into(), self.into_owned(), f)),
         }
     }
 }
 
-impl<H> JobBuilder<H> {
+impl<'c, H> JobBuilder<'c, H> {
+    /// The same builder, which borrows nothing.
+    pub(crate) fn into_owned(self) -> JobBuilder<'static, H> {
+        JobBuilder {
+            name: self.name,
+            stack_size: self.stack_size,
+            wait_ctx: self.wait_ctx.map(|ctx| Cow::Owned(ctx.into_owned())),
+            hooks: self.hooks,
+        }
+    }
+
     /// Takes the job's ctx for its driver. `None`: the ctx belongs to another job that has not ended.
     pub(crate) fn claim_ctx(&self) -> Option<ClaimedCtx> {
         match &self.wait_ctx {
@@ -114,7 +130,7 @@ impl<H> JobBuilder<H> {
     }
 
     /// The same builder with other hooks.
-    pub(crate) fn map_hooks<N>(self, change: impl FnOnce(H) -> N) -> JobBuilder<N> {
+    pub(crate) fn map_hooks<N>(self, change: impl FnOnce(H) -> N) -> JobBuilder<'c, N> {
         JobBuilder {
             name: self.name,
             stack_size: self.stack_size,
@@ -124,7 +140,7 @@ impl<H> JobBuilder<H> {
     }
 }
 
-impl<H: SwitchHooks + 'static> JobBuilder<H> {
+impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     /// The builder without its type parameter and its ctx: what a driver of this thread keeps until the job starts.
     pub(crate) fn plan(self) -> JobPlan {
         let hooks = boxed(self.hooks);
@@ -136,7 +152,7 @@ impl<H: SwitchHooks + 'static> JobBuilder<H> {
     }
 
     pub(crate) fn plan_and_ctx(mut self) -> (JobPlan, WaitCtx) {
-        let ctx = self.wait_ctx.take().unwrap_or_default();
+        let ctx = self.wait_ctx.take().map_or_else(WaitCtx::new, Cow::into_owned);
         (self.plan(), ctx)
     }
 }
@@ -186,7 +202,7 @@ impl From<NoStack> for StartErrorKind {
     }
 }
 
-impl<H> fmt::Debug for JobBuilder<H> {
+impl<H> fmt::Debug for JobBuilder<'_, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JobBuilder")
             .field("name", &self.name)

@@ -40,7 +40,7 @@ impl LocalHandle {
         self.inner.upgrade().map_or(0, |inner| inner.shared.live())
     }
 
-    fn spawn_job<F, T, H>(&self, builder: JobBuilder<H>, f: F) -> Result<JoinHandle<T>, Refused<F, H>>
+    fn spawn_job<F, T, H>(&self, builder: JobBuilder<'static, H>, f: F) -> Result<JoinHandle<T>, Refused<F, H>>
     where
         F: FnOnce() -> T + 'static,
         T: 'static,
@@ -54,7 +54,7 @@ impl LocalHandle {
 }
 
 /// A spawn that was refused, before it becomes an error.
-pub(super) type Refused<F, H> = (SpawnErrorKind, JobBuilder<H>, F);
+pub(super) type Refused<F, H> = (SpawnErrorKind, JobBuilder<'static, H>, F);
 
 impl From<&Scheduler> for LocalHandle {
     fn from(scheduler: &Scheduler) -> Self {
@@ -78,7 +78,7 @@ impl fmt::Debug for LocalHandle {
     }
 }
 
-impl<H: SwitchHooks + 'static> JobBuilder<H> {
+impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     /// Queues `f` on a scheduler of this thread, a [`&Scheduler`](Scheduler) or a [`&LocalHandle`](LocalHandle), to be run as
     /// a job by its next turns.
     ///
@@ -100,12 +100,12 @@ impl<H: SwitchHooks + 'static> JobBuilder<H> {
         self,
         scheduler: impl Into<LocalHandle>,
         f: F,
-    ) -> Result<JoinHandle<T>, SpawnError<F, JobBuilder<H>>>
+    ) -> Result<JoinHandle<T>, SpawnError<F, JobBuilder<'static, H>>>
     where
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
-        let spawned = scheduler.into().spawn_job(self, f);
+        let spawned = scheduler.into().spawn_job(self.into_owned(), f);
         spawned.map_err(|(kind, builder, f)| SpawnError::new(kind, builder, f))
     }
 }

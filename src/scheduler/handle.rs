@@ -70,7 +70,7 @@ impl Handle {
         self.shared.live()
     }
 
-    fn submit<F, T, H>(&self, builder: JobBuilder<H>, f: F) -> Result<JoinHandle<T>, Refused<F, H>>
+    fn submit<F, T, H>(&self, builder: JobBuilder<'static, H>, f: F) -> Result<JoinHandle<T>, Refused<F, H>>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
@@ -95,7 +95,7 @@ impl Handle {
     }
 }
 
-impl<H: SwitchHooks + Send + 'static> JobBuilder<H> {
+impl<H: SwitchHooks + Send + 'static> JobBuilder<'_, H> {
     /// Queues `f` from any thread, to be run as a job by the scheduler or by the worker that is free first.
     ///
     /// # Errors
@@ -112,12 +112,12 @@ impl<H: SwitchHooks + Send + 'static> JobBuilder<H> {
     /// assert_eq!(job.join()?, Some(6));
     /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
-    pub fn submit_to<F, T>(self, handle: &Handle, f: F) -> Result<JoinHandle<T>, SpawnError<F, JobBuilder<H>>>
+    pub fn submit_to<F, T>(self, handle: &Handle, f: F) -> Result<JoinHandle<T>, SpawnError<F, JobBuilder<'static, H>>>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let submitted = handle.submit(self, f);
+        let submitted = handle.submit(self.into_owned(), f);
         submitted.map_err(|(kind, builder, f)| SpawnError::new(kind, builder, f))
     }
 }

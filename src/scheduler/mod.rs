@@ -357,7 +357,7 @@ impl Scheduler {
 }
 
 impl Inner {
-    fn spawn_job<F, T, H>(&self, builder: JobBuilder<H>, f: F) -> Result<JoinHandle<T>, Refused<F, H>>
+    fn spawn_job<F, T, H>(&self, builder: JobBuilder<'static, H>, f: F) -> Result<JoinHandle<T>, Refused<F, H>>
     where
         F: FnOnce() -> T + 'static,
         T: 'static,

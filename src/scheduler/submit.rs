@@ -98,7 +98,7 @@ impl Shared {
     }
 
     /// Counts another job and takes its wait ctx, if there may be another job and the ctx is free.
-    pub(super) fn admit<H>(&self, builder: &JobBuilder<H>) -> Result<ClaimedCtx, SpawnErrorKind> {
+    pub(super) fn admit<H>(&self, builder: &JobBuilder<'_, H>) -> Result<ClaimedCtx, SpawnErrorKind> {
         if self.closed.load(Ordering::SeqCst) {
             return Err(SpawnErrorKind::ShuttingDown);
         }

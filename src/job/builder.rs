@@ -49,6 +49,7 @@ pub struct JobBuilder<'c, H = ()> {
 
 impl JobBuilder<'_> {
     /// A job without a name or hooks, on a stack of the pool, with a wait ctx of its own.
+    #[inline]
     pub fn new() -> Self {
         Self::default()
     }
@@ -56,12 +57,14 @@ impl JobBuilder<'_> {
 
 impl<'c, H: SwitchHooks + 'static> JobBuilder<'c, H> {
     /// A name for overflow reports, panics and lists of jobs.
+    #[inline]
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.name = Some(name.into());
         self
     }
 
     /// A stack of another size than the pool's. It still counts for the pool's limit.
+    #[inline]
     pub fn stack_size(mut self, size: StackSize) -> Self {
         self.stack_size = Some(size);
         self
@@ -70,6 +73,7 @@ impl<'c, H: SwitchHooks + 'static> JobBuilder<'c, H> {
     /// The wait ctx that the job is bound to until it ends. The default is a new one.
     ///
     /// A scheduler or a future refuses a ctx that belongs to another job which has not ended.
+    #[inline]
     pub fn wait_ctx<'n>(self, ctx: &'n WaitCtx) -> JobBuilder<'n, H> {
         JobBuilder {
             name: self.name,
@@ -80,6 +84,7 @@ impl<'c, H: SwitchHooks + 'static> JobBuilder<'c, H> {
     }
 
     /// Thread state that travels with the job. These hooks take the place of earlier ones; a pair of hooks is a hook.
+    #[inline]
     pub fn hooks<N: SwitchHooks + 'static>(self, hooks: N) -> JobBuilder<'c, N> {
         self.map_hooks(|_| hooks)
     }
@@ -94,6 +99,7 @@ impl<'c, H: SwitchHooks + 'static> JobBuilder<'c, H> {
     /// # Panics
     ///
     /// As [`start_job`](super::start_job).
+    #[inline]
     pub fn start<F, T>(self, f: F) -> Result<Step<T>, StartError<F, JobBuilder<'static, H>>>
     where
         F: FnOnce() -> T + 'static,
@@ -130,6 +136,7 @@ impl<'c, H> JobBuilder<'c, H> {
     }
 
     /// The same builder with other hooks.
+    #[inline]
     pub(crate) fn map_hooks<N>(self, change: impl FnOnce(H) -> N) -> JobBuilder<'c, N> {
         JobBuilder {
             name: self.name,

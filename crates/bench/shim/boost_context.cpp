@@ -1,4 +1,5 @@
-// Boost.Context through its public class `fiber`, with both loops in C++ so that what a C++ compiler inlines is inlined.
+// Boost.Context through its public class `fiber`, with both loops in C++ so that what a C++ compiler inlines is
+// inlined.
 
 #include <boost/context/fiber.hpp>
 #include <boost/context/preallocated.hpp>

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use crate::progress::Progress;
 
-/// Runs its operation `n` times and says how long that took. What it must prepare for that, it does before its clock starts.
+/// Runs its operation `n` times and says how long that took. What it must prepare for that, it does before its clock
+/// starts.
 pub(crate) type Run = Box<dyn FnMut(u64) -> Duration>;
 
 /// One thing to measure.

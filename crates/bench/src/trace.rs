@@ -1,4 +1,5 @@
-//! What the processor does for one operation, counted instead of timed: each instruction of a child process, one by one.
+//! What the processor does for one operation, counted instead of timed: each instruction of a child process, one by
+//! one.
 //!
 //! ```text
 //!   this process                          child: the same program

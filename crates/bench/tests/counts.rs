@@ -47,8 +47,8 @@ fn an_empty_job_touches_neither_the_kernel_nor_the_heap(report: &Report) {
     report.expect("life", "asyncjob", ALLOCATIONS, 0.0..=0.0);
 }
 
-/// The scheduler asks the kernel every 64 resumes, so that nothing starves fds, and when the kernel's clock has ticked: this
-/// once or twice in a run is why the ranges are not single numbers.
+/// The scheduler asks the kernel every 64 resumes, so that nothing starves fds, and when the kernel's clock has ticked:
+/// this once or twice in a run is why the ranges are not single numbers.
 fn a_wake_by_callback_shares_one_look_at_the_kernel_with_sixty_others(report: &Report) {
     let table = "wake by callback, a batch of 20";
     report.expect(table, "asyncjob, callback", SYSTEM_CALLS, -0.1..=0.1);

@@ -10,9 +10,9 @@ use crate::trace::{Counts, per_operation};
 use super::switch;
 
 const TEXT: &str = "\
-One operation, executed one instruction at a time. *Instructions* are those in user space. *Wrong returns* went elsewhere
-than the last 32 calls let a processor expect: each costs about as much as a whole switch. *System calls* and *allocations*
-(through Rust) as they say. These figures depend on the compiler, not on the machine or its load.";
+One operation, executed one instruction at a time. *Instructions* are those in user space. *Wrong returns* went
+elsewhere than the last 32 calls let a processor expect: each costs about as much as a whole switch. *System calls*
+and *allocations* (through Rust) as they say. These figures depend on the compiler, not on the machine or its load.";
 
 /// Peers that do their work on other threads, which stepping through this one does not see.
 const ELSEWHERE: [&str; 4] = ["may", "two threads", "spawn_blocking", "std::thread"];

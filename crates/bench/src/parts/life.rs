@@ -12,7 +12,8 @@ use crate::report::{Section, Table};
 use crate::setup::{Group, Setup};
 
 const TEXT: &str = "\
-A job that does nothing, from its start to its end, one after another. *Warm*: on the stack that the one before it left.";
+A job that does nothing, from its start to its end, one after another. *Warm*: on the stack that the one before it
+left.";
 
 /// Measures every peer.
 pub(crate) fn run(setup: &Setup) -> Section {

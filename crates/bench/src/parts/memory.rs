@@ -21,15 +21,15 @@ use crate::report::{Cell, Chart, Row, Section, Table};
 use crate::setup::Setup;
 
 const TEXT: &str = "\
-So many jobs live at once, as under *Scale*, and what that leaves out: they are resumed in an order without a pattern, the
-same for all; each pauses 8 frames deep, on a stack of 16 KiB (libcrypto: 32 KiB), with a wait ctx of its own; and their
-memory includes page tables. Ratios are to libcrypto.
+So many jobs live at once, as under *Scale*, and what that leaves out: they are resumed in an order without a pattern,
+the same for all; each pauses 8 frames deep, on a stack of 16 KiB (libcrypto: 32 KiB), with a wait ctx of its own; and
+their memory includes page tables. Ratios are to libcrypto.
 
 *asyncjob, prefetched*: each job is prefetched 4 round trips ahead (`Job::prefetch`), as a queue of ready jobs allows.
-*asyncjob, one ctx*: one wait ctx for all. *memory, 4 KiB pages* is the control, without any job: a write to each of the
-lines that a round trip touches, in pages 32 KiB apart. *2 MiB pages*: the same lines without gaps and in huge pages; the
-difference is address translation. *same lines*: the lines are the same ones in each page; the difference is what
-staggered stacks save.";
+*asyncjob, one ctx*: one wait ctx for all. *memory, 4 KiB pages* is the control, without any job: a write to each of
+the lines that a round trip touches, in pages 32 KiB apart. *2 MiB pages*: the same lines without gaps and in huge
+pages; the difference is address translation. *same lines*: the lines are the same ones in each page; the difference
+is what staggered stacks save.";
 
 /// How many frames deep each job pauses.
 const FRAMES: u32 = 8;
@@ -272,8 +272,8 @@ fn visit_pages(live: usize, sweeps: u64, pages: Pages) -> Result<[f64; 2], Absen
     visit(live, sweeps, |at| Ok(pages.lines(at)), |lines| lines.touch(), |_| ())
 }
 
-/// Starts so many, and resumes them again and again in an order without a pattern. `ahead` is told of each some round trips
-/// before its own. They do not end: the process does.
+/// Starts so many, and resumes them again and again in an order without a pattern. `ahead` is told of each some round
+/// trips before its own. They do not end: the process does.
 fn visit<J>(
     live: usize,
     sweeps: u64,

@@ -14,8 +14,8 @@ use crate::report::{Section, Table};
 use crate::setup::{Group, Setup};
 
 const TEXT: &str = "\
-A job from its start to its end, one after another on a warm stack of 64 KiB, with each option of a pool. A column says how
-much of its stack the job uses: what an option looks at or wipes is what has been used.";
+A job from its start to its end, one after another on a warm stack of 64 KiB, with each option of a pool. A column
+says how much of its stack the job uses: what an option looks at or wipes is what has been used.";
 
 /// Measures every option.
 pub(crate) fn run(setup: &Setup) -> Section {

@@ -11,10 +11,10 @@ use crate::report::{Cell, Chart, Row, Section, Table};
 use crate::setup::Setup;
 
 const TEXT: &str = "\
-So many jobs live at once, each peer and number in a fresh process. *Round trip*: each job resumed once in turn, over and
-over, for each job: what caches and page tables make of a crowd. *Start* is from nothing to the first pause, *end* from the
-last pause to the end, memory that is asked of the kernel included. *Resident* is what the process gained in RAM. Jobs
-hardly touch their stacks here: real ones need more memory, all peers alike.";
+So many jobs live at once, each peer and number in a fresh process. *Round trip*: each job resumed once in turn, over
+and over, for each job: what caches and page tables make of a crowd. *Start* is from nothing to the first pause, *end*
+from the last pause to the end, memory that is asked of the kernel included. *Resident* is what the process gained in
+RAM. Jobs hardly touch their stacks here: real ones need more memory, all peers alike.";
 
 /// What one number of live jobs gave for each peer.
 type Results = HashMap<(String, usize), Result<Crowd, Absent>>;

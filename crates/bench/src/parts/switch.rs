@@ -12,10 +12,10 @@ use crate::report::{Section, Table};
 use crate::setup::{Group, Setup};
 
 const TEXT: &str = "\
-One job, paused and resumed in a loop; a figure is one round trip: into the job and back. Ratios are to bare corosensei at
-the same depth. *job n, caller m*: between its loop and its pause the job goes down n frames and returns through them again
-each time; the caller does the same with m frames around its resume. What a job does between its pauses is not in here, nor
-are its caches: this is a lower bound of what a switch costs a program.";
+One job, paused and resumed in a loop; a figure is one round trip: into the job and back. Ratios are to bare
+corosensei at the same depth. *job n, caller m*: between its loop and its pause the job goes down n frames and returns
+through them again each time; the caller does the same with m frames around its resume. What a job does between its
+pauses is not in here, nor are its caches: this is a lower bound of what a switch costs a program.";
 
 /// Measures every peer at every depth.
 pub(crate) fn run(setup: &Setup) -> Section {
@@ -44,7 +44,8 @@ fn column(depth: Depth) -> String {
     format!("job {}, caller {}", depth.job, depth.caller)
 }
 
-/// Every peer at one depth. A peer whose caller has no frames of ours (a scheduler resumes it) appears at caller 0 only.
+/// Every peer at one depth. A peer whose caller has no frames of ours (a scheduler resumes it) appears at caller 0
+/// only.
 pub(crate) fn group<'a>(setup: &'a Setup, depth: Depth) -> Group<'a> {
     let mut group = Group::new(setup, "corosensei", |name| switch(name, Bare::default(), depth));
     group.add("asyncjob", |name| switch(name, Ours::<Inlined>::default(), depth));

@@ -11,11 +11,12 @@ use crate::report::{Cell, Chart, Row, Section, Table};
 use crate::setup::{Group, Setup};
 
 const TEXT: &str = "\
-From \"the engine is done\" to \"the job runs\". *Cost*: everything that happens on one thread for one wake: telling, finding
-out, switching to the job and back; in a batch of 20, the share of one. By callback there is nothing of the kernel in it; by
-fd the job empties its fd, as an engine does, and the floor is exactly that without any job: write, `epoll_wait`, read.
-*Latency*: the engine is on another processor; from just before it calls the waker until the job's next instruction, reading
-the clock twice included (about 40 ns). *Busy*: another job is always ready. *Asleep*: the thread sleeps in the kernel.";
+From \"the engine is done\" to \"the job runs\". *Cost*: everything that happens on one thread for one wake: telling,
+finding out, switching to the job and back; in a batch of 20, the share of one. By callback there is nothing of the
+kernel in it; by fd the job empties its fd, as an engine does, and the floor is exactly that without any job: write,
+`epoll_wait`, read. *Latency*: the engine is on another processor; from just before it calls the waker until the job's
+next instruction, reading the clock twice included (about 40 ns). *Busy*: another job is always ready. *Asleep*: the
+thread sleeps in the kernel.";
 
 /// The batch of the figures that are shares.
 const BATCH: usize = 20;

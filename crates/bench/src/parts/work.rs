@@ -18,10 +18,10 @@ use crate::report::{Cell, Chart, Row, Section, Table};
 use crate::setup::Setup;
 
 const TEXT: &str = "\
-Jobs a second through the scheduler, so many in flight: each that ends spawns the next one. *Signature*: one RSA-2048 signature,
-made by as many other threads (`offload`) as the scheduler has. *Record*: 16 KiB of AES-128-GCM on the job's own stack, and one
-pause, as if for a socket. *Without jobs*: the same work in a plain loop on as many threads: what there is to be had. The
-scheduler's and the signing threads share the processors of the run.";
+Jobs a second through the scheduler, so many in flight: each that ends spawns the next one. *Signature*: one RSA-2048
+signature, made by as many other threads (`offload`) as the scheduler has. *Record*: 16 KiB of AES-128-GCM on the
+job's own stack, and one pause, as if for a socket. *Without jobs*: the same work in a plain loop on as many threads:
+what there is to be had. The scheduler's and the signing threads share the processors of the run.";
 
 /// One kind of job.
 #[derive(Clone, Copy, PartialEq, Eq)]

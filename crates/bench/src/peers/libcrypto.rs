@@ -1,4 +1,5 @@
-//! `ASYNC_start_job` as a C program calls it: in OpenSSL's libcrypto, or in our drop-in. One file, because it is one interface.
+//! `ASYNC_start_job` as a C program calls it: in OpenSSL's libcrypto, or in our drop-in. One file, because it is one
+//! interface.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -46,7 +47,8 @@ pub(crate) struct Found {
     library: Rc<Library>,
 }
 
-/// Every libcrypto of this machine that has `ASYNC_start_job`: the usual one, those of `/usr/local` and `/opt`, and `extra`.
+/// Every libcrypto of this machine that has `ASYNC_start_job`: the usual one, those of `/usr/local` and `/opt`, and
+/// `extra`.
 pub(crate) fn find(extra: &[PathBuf]) -> Result<Vec<Found>, Absent> {
     let mut found: Vec<Found> = Vec::new();
     for path in extra.iter().cloned().chain(usual_places()) {

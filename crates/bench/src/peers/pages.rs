@@ -5,8 +5,8 @@ use std::ptr;
 
 use crate::peer::Absent;
 
-/// Lines of 64 bytes that a round trip of ours touches on a job's stack: two of header and coroutine, two of frames. (Traced
-/// with `valgrind --tool=lackey --trace-mem=yes`; one of the wait ctx comes on top, on another page.)
+/// Lines of 64 bytes that a round trip of ours touches on a job's stack: two of header and coroutine, two of frames.
+/// (Traced with `valgrind --tool=lackey --trace-mem=yes`; one of the wait ctx comes on top, on another page.)
 const LINES: usize = 4;
 
 /// Bytes of a huge page.

@@ -1,4 +1,5 @@
-//! `makecontext` and `swapcontext`: what the C library offers, with two system calls in each round trip for the signal mask.
+//! `makecontext` and `swapcontext`: what the C library offers, with two system calls in each round trip for the signal
+//! mask.
 
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
@@ -30,7 +31,8 @@ impl Ucontext {
         context.inside.uc_stack.ss_size = context.stack.len();
         context.inside.uc_link = &raw mut context.outside;
         let at = ptr::from_mut(&mut *context).expose_provenance();
-        // SAFETY: makecontext passes its arguments as the ints that they are declared as; its C prototype has no place for them.
+        // SAFETY: makecontext passes its arguments as the ints that they are declared as; its C prototype has no place
+        // for them.
         let body = unsafe { std::mem::transmute::<extern "C" fn(c_int, c_int), extern "C" fn()>(body) };
         // SAFETY: `inside` was filled by getcontext, its stack lives as long as it, and two int arguments are passed.
         unsafe { libc::makecontext(&mut context.inside, body, 2, (at >> 32) as c_int, at as c_int) };

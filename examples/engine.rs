@@ -1,4 +1,5 @@
-//! An engine of one's own: a device that takes requests and completes them later, behind a function that looks synchronous.
+//! An engine of one's own: a device that takes requests and completes them later, behind a function that looks
+//! synchronous.
 //!
 //! ```text
 //!   application                   engine                                 device (a thread here)
@@ -10,9 +11,9 @@
 //!   49 <------------------------- the result
 //! ```
 //!
-//! The engine does not know what drives its caller. In a job it pauses the job, whether the driver takes a callback or polls
-//! wait fds. Outside a job it blocks the thread. (If your device is just something that blocks, `asyncjob::offload` is this,
-//! ready to use.)
+//! The engine does not know what drives its caller. In a job it pauses the job, whether the driver takes a callback or
+//! polls wait fds. Outside a job it blocks the thread. (If your device is just something that blocks,
+//! `asyncjob::offload` is this, ready to use.)
 
 use std::error::Error;
 use std::io;

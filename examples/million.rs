@@ -13,8 +13,8 @@
 //! | `--shared-ctx` | | one wait ctx for all jobs, instead of one each |
 //! | `--quiet` | | no progress bar; so also where stderr is no terminal |
 //!
-//! It starts the jobs, resumes all of them in order and in random order, and finishes them in random order. The last line is
-//! `key=value` pairs for a script:
+//! It starts the jobs, resumes all of them in order and in random order, and finishes them in random order. The last
+//! line is `key=value` pairs for a script:
 //!
 //! | key | |
 //! |---|---|
@@ -30,8 +30,9 @@
 //! | `prefetched_ns` | at random, telling the processor of each job some jobs ahead (`Job::prefetch`), as a queue of ready jobs can |
 //! | `resident_before`, `resident_after` | bytes, before the first job and after the last: the heap that the wait ctxs took is glibc's to return, and mostly stays |
 //!
-//! Why 16 KiB of guard and not the default of 64 KiB: each page of a slot costs 8 bytes of page table, guard pages included.
-//! A slot of 16 + 16 KiB takes 64 of them, one of 64 + 64 KiB takes 256, which is over 4,300 bytes a job in all.
+//! Why 16 KiB of guard and not the default of 64 KiB: each page of a slot costs 8 bytes of page table, guard pages
+//! included. A slot of 16 + 16 KiB takes 64 of them, one of 64 + 64 KiB takes 256, which is over 4,300 bytes a job in
+//! all.
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -128,9 +129,10 @@ fn run(options: &Options) -> Result<(), String> {
     let per_job = |bytes: usize| bytes as f64 / n as f64;
     println!(
         "jobs={n} stack={} guard={} frames={} start_seconds={start_seconds:.3} start_ns={:.0} floor_ns={:.0} \
-         guarded_floor_ns={:.0} start_over_floor={:.3} start_over_guarded_floor={:.3} start_faults={:.4} floor_faults={:.4} resident_per_job={:.0} page_tables={} mappings={} slabs={slabs} \
-         in_order_ns={in_order_ns:.1} random_ns={random_ns:.1} prefetched_ns={prefetched_ns:.1} finish_ns={finish_ns:.0} high_water={high_water} \
-         resident_before={} resident_after={}",
+         guarded_floor_ns={:.0} start_over_floor={:.3} start_over_guarded_floor={:.3} \
+         start_faults={:.4} floor_faults={:.4} resident_per_job={:.0} page_tables={} mappings={} slabs={slabs} \
+         in_order_ns={in_order_ns:.1} random_ns={random_ns:.1} prefetched_ns={prefetched_ns:.1} \
+         finish_ns={finish_ns:.0} high_water={high_water} resident_before={} resident_after={}",
         StackSize::at_least(options.stack).bytes(),
         options.guard,
         options.frames,

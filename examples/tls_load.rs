@@ -1,5 +1,5 @@
-//! Loads TLS servers with full handshakes, and reports what somebody else notices of it: a client that has its connection
-//! already and sends a small request every few milliseconds.
+//! Loads TLS servers with full handshakes, and reports what somebody else notices of it: a client that has its
+//! connection already and sends a small request every few milliseconds.
 //!
 //! ```text
 //!   cargo run --release --example tls_load                        compares signing inline with signing by offload
@@ -11,8 +11,8 @@
 //!   one thread, a blocking client         request, response; --probe-interval later the next one
 //! ```
 //!
-//! While the server stalls, that one client waits and sends nothing. So a wait counts once for every request that was due
-//! during it (hdrhistogram's correction of "coordinated omission"): the percentiles are of time, not of luck.
+//! While the server stalls, that one client waits and sends nothing. So a wait counts once for every request that was
+//! due during it (hdrhistogram's correction of "coordinated omission"): the percentiles are of time, not of luck.
 //!
 //! Without a target it starts `tls_server` twice, one mode after the other, as processes of their own.
 
@@ -391,8 +391,8 @@ fn client_config() -> Result<ClientConfig, rustls::Error> {
     Ok(config)
 }
 
-/// `crates/rustls/examples/support/visitors.rs` has one like it, for TLS 1.3 alone. They are two, because they belong to two
-/// packages: a published package has no files outside its directory, and a reader copies an example as it is.
+/// `crates/rustls/examples/support/visitors.rs` has one like it, for TLS 1.3 alone. They are two, because they belong
+/// to two packages: a published package has no files outside its directory, and a reader copies an example as it is.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -1,5 +1,5 @@
-//! An HTTPS server whose every connection is a job: straight, blocking-style `rustls` on one thread, with the private-key
-//! operation done elsewhere.
+//! An HTTPS server whose every connection is a job: straight, blocking-style `rustls` on one thread, with the
+//! private-key operation done elsewhere.
 //!
 //! ```text
 //!   cargo run --release --example tls_server
@@ -14,8 +14,8 @@
 //!                  |  room or no fd     |  <------ signature
 //! ```
 //!
-//! With `--mode inline` the signature is made where rustls asks for it, as a server without jobs does, and everybody waits:
-//! `tls_load` measures the difference.
+//! With `--mode inline` the signature is made where rustls asks for it, as a server without jobs does, and everybody
+//! waits: `tls_load` measures the difference.
 
 #[path = "tls_server/counters.rs"]
 mod counters;

@@ -62,8 +62,8 @@ fn a_guard_outside_a_job_does_nothing() {
     assert_eq!(finished(job.resume()), Err(PauseError::Blocked));
 }
 
-/// S44, fixed: a job that ends under a guard that it forgot leaves nothing behind: not for the next job, not on the same
-/// stack.
+/// S44, fixed: a job that ends under a guard that it forgot leaves nothing behind: not for the next job, not on the
+/// same stack.
 #[test]
 fn a_forgotten_guard_ends_with_its_job() {
     run(|| std::mem::forget(block_pause()));

@@ -1,7 +1,7 @@
 //! After a burst the memory is back, without anybody asking for it; while it lasts, it takes few mappings.
 //!
-//! One test: it reads the numbers of the whole process. Its jobs share one wait ctx: what jobs allocate on the heap is freed to
-//! the allocator, and glibc keeps small blocks until `malloc_trim(3)` (with a ctx for each job, 26 MiB stay).
+//! One test: it reads the numbers of the whole process. Its jobs share one wait ctx: what jobs allocate on the heap is
+//! freed to the allocator, and glibc keeps small blocks until `malloc_trim(3)` (with a ctx for each job, 26 MiB stay).
 
 use asyncjob::stack::{self, StackSize, set_max_cached};
 use asyncjob::{Job, PoolConfig, Step, WaitCtx, cleanup_thread, init_thread, pause_job};

@@ -293,7 +293,8 @@ fn an_abandoned_job_is_left_alone() {
     assert_eq!(in_use(), 1);
 }
 
-/// The job's hold on its ctx ends in each of the ways, and with it the values in the ctx: seen by the far end of a pipe.
+/// The job's hold on its ctx ends in each of the ways, and with it the values in the ctx: seen by the far end of a
+/// pipe.
 #[test]
 fn every_way_out_lets_go_of_the_ctx() {
     use std::io::Read;
@@ -409,7 +410,8 @@ fn pausing_below_c() -> Job<()> {
     paused(|| engine())
 }
 
-/// Where a paused job stands: its function is in the backtrace, the job does not notice, and does so any number of times.
+/// Where a paused job stands: its function is in the backtrace, the job does not notice, and does so any number of
+/// times.
 #[test]
 fn a_backtrace_names_the_function_that_paused() {
     #[inline(never)]

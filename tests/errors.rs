@@ -1,5 +1,6 @@
-//! Promise: an error goes where errors go, whatever was refused: `?` carries it into a `Box<dyn Error + Send + Sync>` and into
-//! an `io::Error`, and what it was given comes back. What an error gives as its source, it does not print itself.
+//! Promise: an error goes where errors go, whatever was refused: `?` carries it into a `Box<dyn Error + Send + Sync>`
+//! and into an `io::Error`, and what it was given comes back. What an error gives as its source, it does not print
+//! itself.
 
 use std::error::Error;
 use std::io;
@@ -136,8 +137,8 @@ fn no_error_prints_its_source() {
     }
 }
 
-/// Both reasons to cut a wait short, as an `io::Error`: a timeout has the kind that callers look for, and a cancel never has
-/// the kind that std retries.
+/// Both reasons to cut a wait short, as an `io::Error`: a timeout has the kind that callers look for, and a cancel
+/// never has the kind that std retries.
 #[test]
 fn an_interrupted_wait_as_an_io_error() {
     assert_eq!(io::Error::from(Interrupted::TimedOut).kind(), io::ErrorKind::TimedOut);

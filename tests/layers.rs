@@ -1,7 +1,7 @@
 //! Promise: what pauses a job never knows what resumes it, and what resumes a job never knows why it paused.
 //!
-//! The imports of `src/` keep that promise, so this test reads them and holds them against a table. A permission that no
-//! file uses fails as well, so that the table says what is.
+//! The imports of `src/` keep that promise, so this test reads them and holds them against a table. A permission that
+//! no file uses fails as well, so that the table says what is.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Promise: a wait ctx serves one job of a driver at a time. One callback cannot wake two jobs, so a second job is refused with
-//! a sentence, and no wake is lost.
+//! Promise: a wait ctx serves one job of a driver at a time. One callback cannot wake two jobs, so a second job is
+//! refused with a sentence, and no wake is lost.
 
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;

@@ -248,7 +248,8 @@ fn recurse_through_c() {
     std::hint::black_box(numbers);
 }
 
-/// What C compiled without stack probes does with a large array: moves the stack pointer, and writes at the far end only.
+/// What C compiled without stack probes does with a large array: moves the stack pointer, and writes at the far end
+/// only.
 fn skip_far() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: not safe at all: this is the fault to be reported.

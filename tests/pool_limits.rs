@@ -20,8 +20,8 @@ fn pausing() {
     pause_job().unwrap();
 }
 
-/// At least that many idle stacks, for a pool may take more than one at a time from what other threads gave back; exactly
-/// that many in use, and that limit, which idle stacks and those in use keep together.
+/// At least that many idle stacks, for a pool may take more than one at a time from what other threads gave back;
+/// exactly that many in use, and that limit, which idle stacks and those in use keep together.
 #[track_caller]
 fn expect(idle: usize, in_use: usize, limit: Option<usize>) {
     let stats = pool_stats();
@@ -104,7 +104,8 @@ fn a_second_setup_counts_the_jobs_of_the_first() {
     expect(3, 0, Some(3));
 }
 
-/// S15, fixed: idle jobs never exceed a limit that was lowered, neither those that are idle then nor those that end later.
+/// S15, fixed: idle jobs never exceed a limit that was lowered, neither those that are idle then nor those that end
+/// later.
 #[test]
 fn a_lowered_limit_holds_for_idle_jobs_too() {
     let mut jobs: Vec<_> = (0..6).map(|_| paused(pausing)).collect();

@@ -1,5 +1,5 @@
-//! What a job wrote on its stack is not there for the next one, nor in a core dump, where that was asked for. Each case has
-//! its control: without the option, the same search finds the secret.
+//! What a job wrote on its stack is not there for the next one, nor in a core dump, where that was asked for. Each case
+//! has its control: without the option, the same search finds the secret.
 
 #![allow(unsafe_code, reason = "allows a child process to dump core")]
 
@@ -13,7 +13,9 @@ use asyncjob::{Job, PoolConfig, Step, WaitCtx, init_thread, pause_job};
 use asyncjob_testing::tools::skipped;
 
 /// The secret, each byte inverted, so that what searches for it does not contain it.
-const INVERTED: [u8; 32] = *b"\x91\x03\x7f\xaa\x10\xfe\x5c\x22\x81\x39\xd7\x64\x0b\xc5\x9e\xf1\x13\x48\xe6\x2d\xb0\x77\xca\x5f\x08\xd2\x96\x31\xeb\x4c\xa7\x80";
+const INVERTED: [u8; 32] = *b"\
+    \x91\x03\x7f\xaa\x10\xfe\x5c\x22\x81\x39\xd7\x64\x0b\xc5\x9e\xf1\
+    \x13\x48\xe6\x2d\xb0\x77\xca\x5f\x08\xd2\x96\x31\xeb\x4c\xa7\x80";
 
 /// Sixteen copies of the secret in each of some frames of more than a page.
 #[inline(never)]
@@ -37,8 +39,8 @@ fn count(bytes: &[u8]) -> usize {
     bytes.windows(INVERTED.len()).filter(is_secret).count()
 }
 
-/// How often it is in the writable memory of this process that has no name: stacks of jobs and of threads, and the heap. What
-/// a thread's own stack holds was not written by this file, which uses the secret in jobs only.
+/// How often it is in the writable memory of this process that has no name: stacks of jobs and of threads, and the
+/// heap. What a thread's own stack holds was not written by this file, which uses the secret in jobs only.
 fn count_in_memory() -> usize {
     let memory = File::open("/proc/self/mem").unwrap();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
@@ -68,7 +70,8 @@ fn count_between(memory: &File, start: usize, end: usize) -> usize {
     found
 }
 
-/// Starts and finishes one job that uses the secret, on a thread of its own, and counts what is left while its pool exists.
+/// Starts and finishes one job that uses the secret, on a thread of its own, and counts what is left while its pool
+/// exists.
 fn left_after(secrets: SecretPolicy, guard: usize) -> usize {
     let config = PoolConfig::new()
         .stack_size(StackSize::at_least(64 << 10))

@@ -1,5 +1,5 @@
-//! Promise: a scheduler that shuts down takes no more jobs, lets those that are there end, cancels what is left, and says
-//! what became of each; whoever holds a handle is never left waiting.
+//! Promise: a scheduler that shuts down takes no more jobs, lets those that are there end, cancels what is left, and
+//! says what became of each; whoever holds a handle is never left waiting.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};

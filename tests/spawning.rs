@@ -361,8 +361,8 @@ fn a_panic_is_reported() {
     assert_eq!(scheduler.stats().ended, 3);
 }
 
-/// Ten thousand jobs that panic, before and after a pause, beside ten that do not: each reports, and the number of stacks
-/// is what ten thousand that do not panic need.
+/// Ten thousand jobs that panic, before and after a pause, beside ten that do not: each reports, and the number of
+/// stacks is what ten thousand that do not panic need.
 #[test]
 fn ten_thousand_panics() {
     let _watchdog = Watchdog::new();
@@ -403,8 +403,8 @@ fn ten_thousand_panics() {
     assert_eq!(scheduler.stats().ended, 20_000);
 }
 
-/// The bound on jobs counts queued, running and paused ones; at the bound the closure comes back and the error says what
-/// to do; with room again, the same closure is spawned.
+/// The bound on jobs counts queued, running and paused ones; at the bound the closure comes back and the error says
+/// what to do; with room again, the same closure is spawned.
 #[test]
 fn the_bound_on_jobs() {
     let _watchdog = Watchdog::new();

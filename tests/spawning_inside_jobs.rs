@@ -1,4 +1,5 @@
-//! Promise: a job reaches its scheduler without owning it, and so a dropped scheduler drops its jobs and all that is theirs.
+//! Promise: a job reaches its scheduler without owning it, and so a dropped scheduler drops its jobs and all that is
+//! theirs.
 
 mod by_hand;
 
@@ -58,7 +59,8 @@ fn a_local_handle_outlives_its_scheduler() {
     assert_eq!((handle.live_jobs(), refused.into_closure()()), (0, 2));
 }
 
-/// Outside the jobs of every scheduler there is none: not on the thread, not in its turns, not in a job that is driven by hand.
+/// Outside the jobs of every scheduler there is none: not on the thread, not in its turns, not in a job that is driven
+/// by hand.
 #[test]
 fn no_scheduler_no_spawn() {
     let _watchdog = Watchdog::new();
@@ -104,7 +106,8 @@ fn what_is_not_send_stays_on_the_thread() {
     assert_eq!(scheduler.run_until(job.unwrap()).unwrap(), 42);
 }
 
-/// Spawned while a host sleeps on the scheduler's fd, by a job of another scheduler on the same thread: the fd tells the host.
+/// Spawned while a host sleeps on the scheduler's fd, by a job of another scheduler on the same thread: the fd tells
+/// the host.
 #[test]
 fn a_spawn_is_heard_by_a_sleeping_host() {
     let _watchdog = Watchdog::new();

@@ -1,4 +1,5 @@
-//! Promise: a job runs at once, pauses, is resumed, and hands out what it returns: whatever its size, alignment or kind.
+//! Promise: a job runs at once, pauses, is resumed, and hands out what it returns: whatever its size, alignment or
+//! kind.
 
 mod by_hand;
 

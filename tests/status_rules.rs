@@ -1,4 +1,5 @@
-//! Promise: what a driver does after a pause follows from the wait ctx by one table, the same for every driver (S29, S66).
+//! Promise: what a driver does after a pause follows from the wait ctx by one table, the same for every driver (S29,
+//! S66).
 
 mod by_hand;
 

@@ -6,8 +6,8 @@
 //! | a callback wake on a busy scheduler, from its thread or another | none of its own; one `epoll_wait` for a batch of resumes |
 //! | a wait on a stable fd | no `epoll_ctl`; one `epoll_wait` for all jobs that are ready together |
 //!
-//! Each workload is a test of this file that runs alone under strace, twice, with 2,000 rounds more the second time. The
-//! difference of the counts is what those rounds cost; what the process and the harness cost cancels out.
+//! Each workload is a test of this file that runs alone under strace, twice, with 2,000 rounds more the second time.
+//! The difference of the counts is what those rounds cost; what the process and the harness cost cancels out.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -123,7 +123,8 @@ fn a_callback_on_a_busy_scheduler_costs_none() {
         return;
     }
     let cost = cost("callbacks_on_a_busy_scheduler");
-    // Three resumes a round: the job that is woken, and twice the one that calls, whose second call finds the first latched.
+    // Three resumes a round: the job that is woken, and twice the one that calls, whose second call finds the first
+    // latched.
     expect_at_most(cost, &[("epoll_wait", 3 * MORE / BATCH + 2 * CHANCE)]);
 }
 

@@ -62,7 +62,8 @@ fn a_job_in_a_thread_local() {
     }
 }
 
-/// S51: the pool of a thread that exits can be used to its very end: set up, cleaned up, with jobs started and finished.
+/// S51: the pool of a thread that exits can be used to its very end: set up, cleaned up, with jobs started and
+/// finished.
 #[test]
 fn jobs_started_while_the_thread_exits() {
     let _watchdog = Watchdog::new();

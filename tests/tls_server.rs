@@ -429,7 +429,8 @@ fn a_signer_that_takes_too_long_fails_its_handshake_and_nothing_else() {
         .status()
         .unwrap();
     assert!(!late.success());
-    // The signer is busy with what nobody waits for; the server is not. No handshake succeeds, so Ctrl-C shows the counts.
+    // The signer is busy with what nobody waits for; the server is not. No handshake succeeds, so Ctrl-C shows the
+    // counts.
     let late = Command::new("curl")
         .args(["-sk", "--max-time", "60", &url])
         .status()

@@ -1,7 +1,7 @@
 //! Promise: whatever happens to a wait ctx, it reports what its rules say (S42, S52 to S59).
 //!
-//! The model states the rules without a list of entries in it. It numbers the phases between resumes, and writes down of
-//! every registration when it was made and when it was cleared:
+//! The model states the rules without a list of entries in it. It numbers the phases between resumes, and writes down
+//! of every registration when it was made and when it was cleared:
 //!
 //! ```text
 //!   phase          0         |    1            |    2      now

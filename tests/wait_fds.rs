@@ -167,7 +167,8 @@ fn clear_of_a_settled_fd() {
     assert_eq!(changes(&ctx), (vec![], vec![]), "S58: the resume took it away");
 }
 
-/// S57: cleared and set again in one phase, a key is both removed and added; so is a number that was closed and reopened.
+/// S57: cleared and set again in one phase, a key is both removed and added; so is a number that was closed and
+/// reopened.
 #[test]
 fn the_same_number_removed_and_added() {
     let ctx = WaitCtx::new();
@@ -223,7 +224,8 @@ fn additions_before_the_end_stay_reported() {
     assert_eq!((changes(&ctx).0, numbers(&ctx.fds())), (vec![], vec![3]));
 }
 
-/// S60: the values are dropped with the last handle, the newest first; those that were cleared are not the ctx's any more.
+/// S60: the values are dropped with the last handle, the newest first; those that were cleared are not the ctx's any
+/// more.
 #[test]
 fn values_are_dropped_newest_first() {
     let (sender, dropped) = mpsc::channel();

@@ -1,5 +1,5 @@
-//! Promise: `pause_until` waits the same way wherever it is called: in a job under every kind of driver, on a plain thread,
-//! and where a job may not pause.
+//! Promise: `pause_until` waits the same way wherever it is called: in a job under every kind of driver, on a plain
+//! thread, and where a job may not pause.
 
 mod drivers;
 

@@ -71,7 +71,8 @@ fn register(ctx: &WaitCtx, (key, fd): (WaitKey, RawFd)) {
     add_number(ctx, number(key, fd), ());
 }
 
-/// Level-triggered: an fd that the engine leaves undrained resumes its job again and again; the scheduler never reads it.
+/// Level-triggered: an fd that the engine leaves undrained resumes its job again and again; the scheduler never reads
+/// it.
 #[test]
 fn a_wait_fd_wakes_for_as_long_as_it_is_readable() {
     let _watchdog = Watchdog::new();
@@ -147,8 +148,8 @@ fn two_jobs_on_one_fd() {
     }
 }
 
-/// A wait fd closed while it is registered, without being cleared: nobody is told by the kernel, other jobs and the loop
-/// go on, and the job is there for its callback.
+/// A wait fd closed while it is registered, without being cleared: nobody is told by the kernel, other jobs and the
+/// loop go on, and the job is there for its callback.
 #[test]
 fn an_fd_closed_while_it_is_registered() {
     let _watchdog = Watchdog::new();
@@ -399,8 +400,8 @@ fn callbacks_from_a_thread_through_a_shutdown() {
     }
 }
 
-/// Starts jobs with deadlines that far from now and then some, and turns until all wait for them. On a machine so slow that
-/// one passes before that, it tries again with later ones.
+/// Starts jobs with deadlines that far from now and then some, and turns until all wait for them. On a machine so slow
+/// that one passes before that, it tries again with later ones.
 fn wait_for_deadlines(scheduler: &Scheduler, log: &Log, deadlines: &[(&'static str, u64)]) {
     for later in [0, 100, 1000, 10_000] {
         let start = Instant::now() + Duration::from_millis(later);
@@ -556,8 +557,8 @@ fn another_status_waits_for_the_fds() {
     nothing_happens(&scheduler);
 }
 
-/// S29, the poll rule: with neither fd, callback nor deadline a job is resumed again and again: at once a few times, then
-/// from a timer, so that the thread sleeps in between.
+/// S29, the poll rule: with neither fd, callback nor deadline a job is resumed again and again: at once a few times,
+/// then from a timer, so that the thread sleeps in between.
 #[test]
 fn a_job_with_nothing_to_wait_for_is_polled_with_a_back_off() {
     let _watchdog = Watchdog::new();

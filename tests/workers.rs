@@ -1,5 +1,5 @@
-//! Promise: several schedulers on several threads behind one handle: a job that has not started goes to whichever worker
-//! is free, a job that has started stays where it is.
+//! Promise: several schedulers on several threads behind one handle: a job that has not started goes to whichever
+//! worker is free, a job that has started stays where it is.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -197,7 +197,8 @@ fn no_threads_are_no_workers() {
     assert_eq!(error.to_string(), "workers need at least one thread");
 }
 
-/// A call on every worker from inside a job of theirs waits by pausing the job, so that its own worker can make the call.
+/// A call on every worker from inside a job of theirs waits by pausing the job, so that its own worker can make the
+/// call.
 #[test]
 fn broadcast_inside_a_job() {
     let _watchdog = Watchdog::new();
@@ -234,7 +235,8 @@ fn broadcast_where_a_job_cannot_pause() {
     );
 }
 
-/// The last handle to the workers is dropped in one of their own jobs: the others are joined, this thread ends by itself.
+/// The last handle to the workers is dropped in one of their own jobs: the others are joined, this thread ends by
+/// itself.
 #[test]
 fn dropped_inside_a_job() {
     let _watchdog = Watchdog::new();
@@ -281,8 +283,8 @@ fn pools_are_configured() {
     assert!(error.to_string().contains("raise the limit"), "{error}");
 }
 
-/// Those who wait for capacity are woken one for each job that ends, in their order, and a wait that is given up passes its
-/// wake on. A future that is polled again and again is still one that waits.
+/// Those who wait for capacity are woken one for each job that ends, in their order, and a wait that is given up passes
+/// its wake on. A future that is polled again and again is still one that waits.
 #[test]
 fn capacity_is_first_come_first_served() {
     let _watchdog = Watchdog::new();

@@ -70,7 +70,8 @@ pub(crate) fn respond(stream: &mut impl Write, status: &str, request: Option<&Re
         body
     };
     let response = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: {connection}\r\n\r\n{shown}"
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\
+         Connection: {connection}\r\n\r\n{shown}"
     );
     stream.write_all(response.as_bytes())?;
     stream.flush()

@@ -1,4 +1,5 @@
-//! The accept loop: takes a connection when there is a job and an fd for it, and leaves it in the kernel's queue until then.
+//! The accept loop: takes a connection when there is a job and an fd for it, and leaves it in the kernel's queue until
+//! then.
 
 use std::io;
 use std::net::TcpListener;
@@ -57,7 +58,8 @@ fn take_on(stream: Pausing<std::net::TcpStream>, service: &Arc<Service>, jobs: &
             service.connections.started(id, handle);
             true
         }
-        Err(refused) if matches!(refused.kind(), SpawnErrorKind::Full { .. }) => true, // the closure and with it the connection is dropped: cannot be, as we waited
+        // Cannot be, as the accept loop has waited for capacity. If it were, the connection would be dropped here.
+        Err(refused) if matches!(refused.kind(), SpawnErrorKind::Full { .. }) => true,
         Err(_) => false,
     }
 }

@@ -1,7 +1,7 @@
 //! A private key for rustls whose signatures are made elsewhere.
 //!
-//! `rustls::sign::Signer::sign` is synchronous: whoever calls it gets the signature or an error from that very call. In a
-//! job, that call may pause.
+//! `rustls::sign::Signer::sign` is synchronous: whoever calls it gets the signature or an error from that very call. In
+//! a job, that call may pause.
 
 use std::error::Error;
 use std::sync::Arc;

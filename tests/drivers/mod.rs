@@ -61,7 +61,8 @@ impl Drivers {
         }
     }
 
-    /// Starts `f` as a job with a ctx of its own, which is returned. Under the scheduler it starts in [`run`](Self::run).
+    /// Starts `f` as a job with a ctx of its own, which is returned. Under the scheduler it starts in
+    /// [`run`](Self::run).
     pub(crate) fn start(&mut self, f: impl FnOnce() + 'static) -> WaitCtx {
         let ctx = WaitCtx::new();
         if self.rule == Rule::Scheduler {

@@ -1,4 +1,4 @@
-//! Builds C programs and runs them on stock OpenSSL, and with our library in front of it.
+//! Builds C programs and runs them on stock OpenSSL, and with our library preloaded.
 #![allow(dead_code, reason = "each test uses the part it needs")]
 
 use std::env;
@@ -18,8 +18,8 @@ pub(crate) fn archive() -> PathBuf {
     built("libasyncjob.a")
 }
 
-/// Cargo builds no cdylib for the sake of integration tests, so they build it themselves, as it is shipped. Another profile's
-/// name in `ASYNCJOB_CAPI_PROFILE` tests that one.
+/// The path of a library as it is shipped. Cargo builds no cdylib for integration tests, so the tests build it. They
+/// build the profile that `ASYNCJOB_CAPI_PROFILE` names, or `dropin`.
 fn built(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(build).join(name)
@@ -51,13 +51,13 @@ pub(crate) fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// What the C programs need that use OpenSSL: a compiler, its headers, and what they link with.
+/// The tools for a C program that uses OpenSSL: a compiler, the headers, and the libraries to link with.
 pub(crate) const C_WITH_OPENSSL: &[Tool] = &[CC, OPENSSL_HEADERS];
 
-/// The same and Valgrind.
+/// The same tools, and Valgrind.
 pub(crate) const VALGRIND_WITH_OPENSSL: &[Tool] = &[CC, OPENSSL_HEADERS, VALGRIND];
 
-/// A C program, compiled with warnings as errors: once, as another test may be running it.
+/// Compiles a C program, with warnings as errors. A program is compiled once, because another test may be running it.
 pub(crate) fn compile(path: &str, arguments: &[&str]) -> PathBuf {
     static COMPILED: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
     let mut compiled = COMPILED.lock().expect("no compilation failed");
@@ -90,7 +90,7 @@ fn call_cc(path: &str, arguments: &[&str]) -> PathBuf {
 /// The libcrypto and libssl that are installed.
 pub(crate) const OPENSSL: &[&str] = &["-lssl", "-lcrypto", "-lpthread", "-ldl", "-lm"];
 
-/// On what a program's calls of `ASYNC_*` arrive.
+/// The library that a program's calls of `ASYNC_*` reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum On {
     /// The installed libcrypto.
@@ -100,7 +100,7 @@ pub(crate) enum On {
 }
 
 impl On {
-    /// `program`, to be run so. It is ended after two minutes.
+    /// A command that runs `program` on this library. The program is killed after two minutes.
     pub(crate) fn command(self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("timeout");
         command.args(["--signal=KILL", "120"]);
@@ -114,7 +114,7 @@ impl On {
         command
     }
 
-    /// `program` under a tool of Valgrind's, which fails it with 99 when it has something to say.
+    /// The same under a tool of Valgrind, which ends the program with 99 if it reports an error.
     pub(crate) fn under_valgrind(self, program: impl AsRef<Path>, options: &[&str]) -> Command {
         let mut command = self.command("valgrind");
         command
@@ -125,14 +125,14 @@ impl On {
     }
 }
 
-/// What a successful program printed.
+/// Runs a program, which must succeed, and returns its output.
 pub(crate) fn printed(mut command: Command) -> String {
-    let output = command.output().expect("it starts");
+    let output = command.output().expect("the program starts");
     assert!(output.status.success(), "{command:?}: {}", describe(&output));
     String::from_utf8(output.stdout).expect("ASCII")
 }
 
-/// How a program ended and what it said.
+/// How a program ended, and everything that it printed.
 pub(crate) fn describe(output: &Output) -> String {
     format!(
         "{}\n{}{}",

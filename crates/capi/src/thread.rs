@@ -18,9 +18,9 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::ptr;
-use std::sync::OnceLock;
 
 use asyncjob::pool::{self, PoolConfig};
+use parking_lot::Mutex;
 
 use crate::boundary::guarded;
 use crate::libcrypto::{self, LibCtx, OurExports, Reason};
@@ -141,17 +141,23 @@ impl Thread {
 /// Arranges that [`at_exit`] is called when this thread exits. If the process is out of pthread keys, it is not called,
 /// and the slots of the thread stay out of use.
 fn call_at_exit() {
-    static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
-    let key = KEY.get_or_init(|| {
-        let mut key = 0;
+    if let Some(key) = exit_key() {
+        // SAFETY: the key is ours. Its value only has to differ from NULL.
+        unsafe { libc::pthread_setspecific(key, ptr::without_provenance(1)) };
+    }
+}
+
+fn exit_key() -> Option<libc::pthread_key_t> {
+    // A `OnceLock` would do, but ThreadSanitizer does not see the half of it that is in the compiled standard library.
+    static KEY: Mutex<Option<libc::pthread_key_t>> = Mutex::new(None);
+    let mut key = KEY.lock();
+    if key.is_none() {
+        let mut new = 0;
         // SAFETY: stores a new key. The destructor outlives every thread: build.rs links this object as one that the
         // loader never unloads.
-        (unsafe { libc::pthread_key_create(&mut key, Some(at_exit)) } == 0).then_some(key)
-    });
-    if let Some(key) = *key {
-        // SAFETY: the key is ours. Its value only has to differ from NULL.
-        unsafe { libc::pthread_setspecific(key, ptr::from_ref(&KEY).cast()) };
+        *key = (unsafe { libc::pthread_key_create(&mut new, Some(at_exit)) } == 0).then_some(new);
     }
+    *key
 }
 
 /// The destructor of the key.

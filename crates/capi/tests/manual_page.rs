@@ -53,7 +53,7 @@ fn flags() -> Vec<&'static str> {
         .arg(format!("--define-variable=includedir={}", source("include").display()))
         .arg(format!("--define-variable=libdir={directory}"))
         .args(["--cflags", "--libs", "asyncjob"]);
-    let flags = format!("{} -Wl,-rpath,{directory}", printed(pkg_config).trim());
+    let flags = format!("{} {}", printed(pkg_config).trim(), support::find_in(&directory));
     flags.leak().split_whitespace().collect()
 }
 

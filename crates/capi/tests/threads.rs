@@ -48,7 +48,7 @@ fn thread_sanitizer_finds_no_race_and_would_find_one() {
         return;
     }
     let directory = build_sanitized();
-    let (search, find) = (format!("-L{directory}"), format!("-Wl,-rpath,{directory}"));
+    let (search, find) = (format!("-L{directory}"), support::find_in(&directory));
     let ours = ["-fsanitize=thread", "-rdynamic", &search, "-lasyncjob", &find];
     let arguments = [&ours, OPENSSL].concat();
 

@@ -46,6 +46,12 @@ fn build() -> PathBuf {
     target.join(if profile == "dev" { "debug" } else { &profile })
 }
 
+/// An option for the linker. The program looks for its libraries in this directory first, and then in
+/// `LD_LIBRARY_PATH`: Cargo puts its target directory there, which may contain an old build of the library.
+pub(crate) fn find_in(directory: &str) -> String {
+    format!("-Wl,--disable-new-dtags,-rpath,{directory}")
+}
+
 /// A file of this crate.
 pub(crate) fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

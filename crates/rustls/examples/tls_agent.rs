@@ -9,8 +9,9 @@
 //!   --port 8443                  0, any, unless said otherwise
 //! ```
 //!
-//! The signer is the same under both drivers: it writes to the agent's socket and reads from it, as if it could block. Needs
-//! OpenSSH's client (`apt-get install openssh-client`). The agent and its key are made at the start, and go at the end.
+//! The signer is the same under both drivers: it writes to the agent's socket and reads from it, as if it could block.
+//! Needs OpenSSH's client (`apt-get install openssh-client`). The agent and its key are made at the start, and go at
+//! the end.
 
 #[path = "support/certificate.rs"]
 mod certificate;
@@ -73,7 +74,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A server as in a textbook on threads: accept, then a job for each connection, which reads and writes as if it could block.
+/// A server as in a textbook on threads: accept, then a job for each connection, which reads and writes as if it could
+/// block.
 fn serve_on_scheduler(key: CertifiedKey, port: u16, ready: impl FnOnce(SocketAddr) + 'static) -> io::Result<()> {
     let config = https::server_config(key);
     let scheduler = Scheduler::new()?;

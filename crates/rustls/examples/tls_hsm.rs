@@ -9,8 +9,8 @@
 //!   --port 8443                                         0, any, unless said otherwise
 //! ```
 //!
-//! Needs SoftHSM (`apt-get install softhsm2`). The token is made at the start, in a temporary directory, and goes at the end.
-//! In `job` mode the event loop has one thread, and the token four.
+//! Needs SoftHSM (`apt-get install softhsm2`). The token is made at the start, in a temporary directory, and goes at
+//! the end. In `job` mode the event loop has one thread, and the token four.
 
 #[path = "support/certificate.rs"]
 mod certificate;
@@ -88,7 +88,7 @@ fn visit(server: SocketAddr, count: usize, key: &TokenKey) -> i32 {
     let rate = count as f64 / start.elapsed().as_secs_f64();
     println!(
         "{count} handshakes at once, {failed} failed, {rate:.0} a second, {} sessions",
-        key.sessions().opened
+        key.session_stats().opened
     );
     i32::from(failed > 0)
 }

@@ -1,4 +1,4 @@
-//! A TLS handshake in a job: `tokio_rustls::TlsAcceptor` with the same methods, and with private keys that may pause.
+//! TLS handshakes in jobs: an acceptor like `tokio_rustls::TlsAcceptor`, whose private keys may pause.
 
 use std::fmt;
 use std::future::Future;
@@ -17,13 +17,14 @@ use tokio_rustls::server::TlsStream;
 
 /// Accepts TLS connections, each handshake in a job of its own: a drop-in for [`tokio_rustls::TlsAcceptor`].
 ///
-/// While the private key is busy the job is paused, and the thread serves the other connections. After the handshake there is
-/// no job any more; the stream is the one of `tokio_rustls`.
+/// While the private key is busy, the job is paused and the thread serves the other connections. The job ends with the
+/// handshake. The stream is the one of `tokio_rustls`.
 ///
-/// A job stays on its thread, so [`accept`](Self::accept) is for `spawn_local`. Where tasks change their threads, see
-/// [`pinned`](Self::pinned).
+/// A job stays on its thread, so [`accept`](Self::accept) is for `spawn_local`. [`pinned`](Self::pinned) is for
+/// `tokio::spawn`.
 ///
-/// Dropping the future, by a timeout or because the client left, cancels the handshake in the middle of its signature:
+/// Dropping the future cancels the handshake, also in the middle of its signature. So a timeout around the future
+/// works, and so does a `select!` with [`asyncjob_tokio::hangup`]:
 ///
 /// ```no_run
 /// # use std::{io, sync::Arc, time::Duration};
@@ -56,19 +57,35 @@ impl From<Arc<ServerConfig>> for TlsAcceptor {
 }
 
 impl TlsAcceptor {
-    /// Stacks of another size than the thread's pool has: for a signer or a verifier of yours that needs more.
+    /// A stack of another size than the thread's pool has, for a signer or a verifier of yours that needs more.
     pub fn stack_size(mut self, size: StackSize) -> Self {
         self.stack_size = Some(size);
         self
     }
 
-    /// The same as a future that may be sent to another thread: the handshake runs on one of these workers.
+    /// Runs each handshake on one of these workers, which it never leaves. The futures are `Send`, for `tokio::spawn`
+    /// and for servers that call it (`axum::serve`).
     ///
-    /// For `tokio::spawn`, and for servers that do it (`axum::serve`).
-    pub fn pinned(self, workers: &Handle) -> PinnedTlsAcceptor {
+    /// ```no_run
+    /// # use std::{io, sync::Arc};
+    /// # async fn serve(listener: tokio::net::TcpListener, config: Arc<rustls::ServerConfig>) -> io::Result<()> {
+    /// let workers = asyncjob_tokio::Workers::new(2)?; // once in a program
+    /// let acceptor = asyncjob_rustls::TlsAcceptor::from(config).pinned(&workers);
+    /// loop {
+    ///     let (stream, _) = listener.accept().await?;
+    ///     let accept = acceptor.accept(stream);
+    ///     tokio::spawn(async move {
+    ///         let _stream = accept.await?;
+    ///         // serve it
+    ///         Ok::<(), io::Error>(())
+    ///     });
+    /// }
+    /// # }
+    /// ```
+    pub fn pinned(self, workers: impl Into<Handle>) -> PinnedTlsAcceptor {
         PinnedTlsAcceptor {
             acceptor: self,
-            workers: workers.clone(),
+            workers: workers.into(),
         }
     }
 
@@ -80,7 +97,7 @@ impl TlsAcceptor {
         self.accept_with(stream, |_| ())
     }
 
-    /// The same, with a look at the connection before it begins.
+    /// The handshake on `stream`. `look` is called with the connection before the handshake begins.
     pub fn accept_with<IO, F>(&self, stream: IO, look: F) -> Accept<IO>
     where
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -97,15 +114,16 @@ impl TlsAcceptor {
     }
 }
 
-/// A handshake, see [`TlsAcceptor::accept`]. Dropping it cancels the handshake.
+/// A handshake in a job: see [`TlsAcceptor::accept`]. Dropping the future cancels the handshake.
 ///
 /// # Errors
 ///
-/// Of the handshake, as from `tokio_rustls`; and of the job, as [`asyncjob::job_future::JobError`] inside.
+/// The errors of the handshake, as from `tokio_rustls`. When the job has no result, the error holds a
+/// [`JobError`](asyncjob::job_future::JobError).
 ///
 /// # Panics
 ///
-/// With the panic of a signer or another callback in the handshake.
+/// With the panic of a signer, or of another callback in the handshake.
 #[must_use = "futures do nothing unless polled"]
 pub struct Accept<IO: 'static> {
     job: JobFuture<io::Result<TlsStream<IO>>>,
@@ -119,7 +137,7 @@ impl<IO> Future for Accept<IO> {
     }
 }
 
-/// Accepts TLS connections on [workers](asyncjob_tokio::Workers): see [`TlsAcceptor::pinned`].
+/// Accepts TLS connections on [`Workers`](asyncjob_tokio::Workers): see [`TlsAcceptor::pinned`].
 #[derive(Clone, Debug)]
 pub struct PinnedTlsAcceptor {
     acceptor: TlsAcceptor,
@@ -127,11 +145,12 @@ pub struct PinnedTlsAcceptor {
 }
 
 impl PinnedTlsAcceptor {
-    /// The handshake on `stream`. Dropping the future cancels it.
+    /// Begins the handshake on `stream`. Dropping the future cancels it.
     ///
     /// # Errors
     ///
-    /// Of the handshake, and when the workers have ended or a callback in the handshake has panicked.
+    /// The errors of the handshake, as from [`TlsAcceptor::accept`]. When the workers have ended, and when a callback
+    /// in the handshake has panicked, the error holds a [`JoinError`](asyncjob_tokio::JoinError).
     pub fn accept<IO>(&self, stream: IO) -> impl Future<Output = io::Result<TlsStream<IO>>> + Send + use<IO>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

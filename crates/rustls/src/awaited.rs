@@ -10,9 +10,11 @@ use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::sign::{Signer, SigningKey};
 use rustls::{Error, OtherError, SignatureAlgorithm, SignatureScheme};
 
-/// A [`SigningKey`] that awaits its signatures, while the job of the handshake is paused.
+/// A [`SigningKey`] that awaits each signature while the job of the handshake is paused.
 ///
-/// The future is polled on the thread of the handshake, so it need not be `Send`, and may use that thread's runtime.
+/// The future is polled on the thread of the handshake. So it need not be `Send`, and it may use that thread's runtime.
+///
+/// Outside a job a signature is an error, unless the key is told to [block](Self::or_block).
 ///
 /// ```
 /// use asyncjob_rustls::AwaitedKey;
@@ -44,14 +46,14 @@ struct Key {
     sign: Arc<Sign>,
 }
 
-/// Scheme, message, and whether to block the thread where there is no job.
+/// Takes the scheme, the message, and whether to block the thread outside a job.
 type Sign = dyn Fn(SignatureScheme, &[u8], bool) -> Result<Vec<u8>, Error> + Send + Sync;
 
 impl AwaitedKey {
-    /// A key of this kind, which can sign with these schemes, the preferred one first.
+    /// A key of this algorithm, which signs with these schemes, the preferred one first.
     ///
-    /// `sign` gets the scheme and the message, which is not hashed yet. A signature has the form that TLS wants: for ECDSA see
-    /// [`ecdsa_signature`](crate::ecdsa_signature).
+    /// `sign` gets the scheme and the message, which is not hashed yet. The signature must have the form that TLS
+    /// wants. For ECDSA, [`ecdsa_signature`](crate::ecdsa_signature) makes it.
     pub fn new<F, S, E>(
         algorithm: SignatureAlgorithm,
         schemes: impl IntoIterator<Item = SignatureScheme>,
@@ -79,16 +81,16 @@ impl AwaitedKey {
         }))
     }
 
-    /// Lets rustls check that the certificate is the one of this key.
+    /// Lets rustls check that the certificate belongs to this key.
     pub fn public_key(mut self, spki: SubjectPublicKeyInfoDer<'static>) -> Self {
         Arc::make_mut(&mut self.0).public_key = Some(spki);
         self
     }
 
-    /// Where there is no job, block the thread instead of failing.
+    /// Outside a job, and where the job cannot pause, blocks the thread until the signature is there.
     ///
-    /// Without this a handshake outside [`TlsAcceptor`](crate::TlsAcceptor) fails, with a sentence that says so: a server that was
-    /// meant to pause does not stall unnoticed.
+    /// Without this, a handshake outside [`TlsAcceptor`](crate::TlsAcceptor) fails, with an error that says why. So a
+    /// server that is meant to pause does not stall unnoticed.
     pub fn or_block(mut self) -> Self {
         Arc::make_mut(&mut self.0).blocks_outside_jobs = true;
         self

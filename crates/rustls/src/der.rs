@@ -1,4 +1,5 @@
-//! The little DER that keys outside the process need: tokens and agents speak of bare numbers and points, TLS of encodings.
+//! The DER that keys outside the process need: tokens and agents give bare numbers and points, and TLS wants them
+//! encoded.
 
 const INTEGER: u8 = 0x02;
 const OCTET_STRING: u8 = 0x04;
@@ -6,8 +7,8 @@ const SEQUENCE: u8 = 0x30;
 
 /// `ECDSA-Sig-Value`: the form in which TLS wants the two numbers of an ECDSA signature (RFC 3279, 2.2.3).
 ///
-/// `r` and `s` are unsigned, most significant byte first, with or without leading zeros, as PKCS#11 (two halves of equal length)
-/// and the ssh-agent protocol (two `mpint`) give them.
+/// `r` and `s` are unsigned, most significant byte first, with or without leading zeros. PKCS#11 gives them as two
+/// halves of equal length, and the ssh-agent protocol as two `mpint`.
 ///
 /// ```
 /// let signature = asyncjob_rustls::ecdsa_signature(&[0x00, 0x01], &[0x80]);
@@ -23,7 +24,7 @@ pub(crate) fn rsa_public_key(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
     encoded(SEQUENCE, &[unsigned(modulus), unsigned(exponent)].concat())
 }
 
-/// What an OCTET STRING holds, or nothing if `der` is not exactly one.
+/// The content of an OCTET STRING. `None` if `der` is not exactly one OCTET STRING.
 #[cfg_attr(not(feature = "pkcs11"), allow(dead_code))]
 pub(crate) fn octet_string(der: &[u8]) -> Option<&[u8]> {
     let (&tag, rest) = der.split_first()?;

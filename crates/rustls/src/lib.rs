@@ -1,8 +1,8 @@
 //! Private keys for rustls that pause instead of blocking.
 //!
-//! `rustls` calls [`Signer::sign`](rustls::sign::Signer::sign) synchronously, in the middle of a handshake. If the key is slow to
-//! reach, in an HSM, a key service, a remote signer, that call stalls every connection of its thread. With each handshake in a
-//! job it does not, and `rustls`, `tokio-rustls` and `hyper` stay as they are:
+//! `rustls` calls [`Signer::sign`](rustls::sign::Signer::sign) synchronously, in the middle of a handshake. If the key
+//! is slow to reach, because it is in an HSM, in a key service or at a remote signer, that call stalls every connection
+//! of its thread. With each handshake in a job it stalls none. `rustls`, `tokio-rustls` and `hyper` stay as they are:
 //!
 //! ```text
 //!   TlsAcceptor::accept     a job:   tokio_rustls handshake -> rustls -> Signer::sign
@@ -11,16 +11,40 @@
 //!        |                            AwaitedKey     a future, polled here
 //!        |                            your own       anything that pauses: asyncjob::io, an engine's wait fd
 //!        v                                                                    |
-//!     pending while it is paused                             <------------- pause
+//!     pending while the job is paused                        <------------- pause
 //! ```
 //!
 //! | the key is | use |
 //! |---|---|
-//! | a PKCS#11 token's | `pkcs11::TokenKey` (feature `pkcs11`) in an [`OffloadedKey`] |
+//! | in a PKCS#11 token | `pkcs11::TokenKey` (feature `pkcs11`) in an [`OffloadedKey`] |
 //! | behind a library that blocks | its [`SigningKey`](rustls::sign::SigningKey) in an [`OffloadedKey`] |
 //! | behind an `async fn` | [`AwaitedKey`] |
 //!
-//! Clients with a slow key of their own need no type from here: `asyncjob_tokio::in_job(connector.connect(name, stream))`.
+//! A client with a slow key of its own needs no acceptor: `asyncjob_tokio::in_job(connector.connect(name, stream))`.
+//!
+//! # If the compiler says that `JobStaysOnItsThread` cannot be sent
+//!
+//! A job never changes its thread once it has started. So [`Accept`] is not `Send`, and `tokio::spawn` does not take
+//! it:
+//!
+//! ```compile_fail,E0277
+//! # fn not_like_this(acceptor: asyncjob_rustls::TlsAcceptor, stream: tokio::net::TcpStream) {
+//! tokio::spawn(acceptor.accept(stream));
+//! # }
+//! ```
+//!
+//! There are two ways out. On a current-thread runtime or a `LocalSet`, use `tokio::task::spawn_local`. On a
+//! multi-threaded runtime, use [`TlsAcceptor::pinned`], which runs the handshakes on
+//! [`Workers`](asyncjob_tokio::Workers):
+//!
+//! ```
+//! # fn like_this(acceptor: asyncjob_rustls::TlsAcceptor, stream: tokio::net::TcpStream) -> std::io::Result<()> {
+//! let workers = asyncjob_tokio::Workers::new(2)?; // once in a program
+//! let acceptor = acceptor.pinned(&workers);
+//! tokio::spawn(acceptor.accept(stream));
+//! # Ok(())
+//! # }
+//! ```
 
 mod acceptor;
 mod awaited;

@@ -1,16 +1,19 @@
 //! A private key in a PKCS#11 token: an HSM, a smart card, SoftHSM.
 //!
 //! ```text
-//!   TokenKey ── lends ──> seat { session, handle of the key }   one for each thread that signs at the same time
-//!      ^                    │
-//!      └──── takes back ────┘   a seat whose session died is thrown away, and the signature is made again on a new one
+//!   sign() ---- an idle session, or a new one ----> signature ----> the session is idle again
+//!                                                       |
+//!                                                       | its session is dead
+//!                                                       v
+//!                              that session and all idle ones are dropped; once more, on a new one
 //! ```
 //!
-//! A PKCS#11 session does one thing at a time, and opening one costs a login. So the key keeps the seats of earlier signatures
-//! and lends each to one thread at a time: under an [`offload`](asyncjob::offload) pool of four threads it ends with four
-//! sessions, each opened when first needed.
+//! A PKCS#11 session does one thing at a time, and opening a session costs a login. So a key keeps the sessions of
+//! earlier signatures, and each signature uses one of them alone. With an [`offload`](asyncjob::offload) pool of four
+//! threads the key ends up with four sessions, each opened when it was first needed.
 //!
-//! `TokenKey` is an ordinary synchronous [`SigningKey`]: wrapped in [`OffloadedKey`](crate::OffloadedKey) it pauses, bare it blocks.
+//! `TokenKey` is an ordinary synchronous [`SigningKey`]. In an [`OffloadedKey`](crate::OffloadedKey) it pauses the job.
+//! Without one it blocks the thread.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,28 +39,29 @@ use crate::der;
 #[derive(Clone)]
 pub struct TokenKey(Arc<Key>);
 
-/// How many sessions a [`TokenKey`] has opened, and why.
+/// The sessions of a [`TokenKey`]: see [`TokenKey::session_stats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sessions {
-    /// All that were opened.
+#[non_exhaustive]
+pub struct SessionStats {
+    /// Sessions that were opened.
     pub opened: u64,
-    /// Those that replaced one that had died.
+    /// Of these, sessions that replaced one that had died.
     pub reopened: u64,
-    /// Those that are open and wait for a signature.
+    /// Sessions that are open and not in use.
     pub idle: usize,
 }
 
 struct Key {
-    place: Place,
+    location: KeyLocation,
     kind: Kind,
     public: Vec<u8>,
-    idle: Mutex<Vec<Seat>>,
+    idle: Mutex<Vec<KeySession>>,
     opened: AtomicU64,
     reopened: AtomicU64,
 }
 
-/// Where the key is, and the PIN that lets us use it.
-struct Place {
+/// Where the key is, and the PIN that unlocks it.
+struct KeyLocation {
     pkcs11: Pkcs11,
     token: String,
     pin: AuthPin,
@@ -70,33 +74,35 @@ enum Kind {
     Rsa,
 }
 
-/// A session and the handle that the key has in it.
-struct Seat {
-    // Not closed by its drop: a dead session's number may already be that of a living one.
+/// A session, and the handle of the key in that session.
+struct KeySession {
+    // Its drop does not close it: the number of a dead session may already be the number of a living one.
     session: Session,
     key: ObjectHandle,
 }
 
 impl TokenKey {
-    /// The key pair with this label, in the token with that label, behind an initialised library.
+    /// The key pair with the label `label`, in the token with the label `token`. The library must be initialised.
     ///
     /// # Errors
     ///
-    /// What the token says; [`TokenNotPresent`](RvError::TokenNotPresent) if no slot has the token,
-    /// [`KeyHandleInvalid`](RvError::KeyHandleInvalid) if it has no private key or no public key with this label, and
-    /// [`KeyTypeInconsistent`](RvError::KeyTypeInconsistent) if the pair is neither P-256 nor RSA.
+    /// - [`TokenNotPresent`](RvError::TokenNotPresent) if no slot has the token.
+    /// - [`KeyHandleInvalid`](RvError::KeyHandleInvalid) if the token has no private key or no public key with this
+    ///   label.
+    /// - [`KeyTypeInconsistent`](RvError::KeyTypeInconsistent) if the pair is neither P-256 nor RSA.
+    /// - Any other error of the token.
     pub fn open(pkcs11: Pkcs11, token: &str, pin: AuthPin, label: &str) -> TokenResult<TokenKey> {
-        let place = Place {
+        let location = KeyLocation {
             pkcs11,
             token: token.into(),
             pin,
             label: label.into(),
         };
-        let seat = place.open()?;
-        let (kind, public) = public_key(&seat.session, label)?;
-        let (idle, opened, reopened) = (Mutex::new(vec![seat]), AtomicU64::new(1), AtomicU64::new(0));
+        let session = location.open()?;
+        let (kind, public) = public_key(&session.session, label)?;
+        let (idle, opened, reopened) = (Mutex::new(vec![session]), AtomicU64::new(1), AtomicU64::new(0));
         Ok(TokenKey(Arc::new(Key {
-            place,
+            location,
             kind,
             public,
             idle,
@@ -105,14 +111,15 @@ impl TokenKey {
         })))
     }
 
-    /// The public key as a certificate holds it: an uncompressed point (65 bytes) for P-256, an `RSAPublicKey` in DER for RSA.
+    /// The public key as a certificate holds it: an uncompressed point (65 bytes) for P-256, an `RSAPublicKey` in DER
+    /// for RSA.
     pub fn public_key_bytes(&self) -> &[u8] {
         &self.0.public
     }
 
-    /// What was opened until now.
-    pub fn sessions(&self) -> Sessions {
-        self.0.sessions()
+    /// Counts the sessions of this key.
+    pub fn session_stats(&self) -> SessionStats {
+        self.0.session_stats()
     }
 }
 
@@ -158,7 +165,9 @@ struct TokenSigner {
 
 impl Signer for TokenSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
-        let signed = self.key.with_seat(|seat| signature(seat, self.scheme, message));
+        let signed = self
+            .key
+            .with_session(|session| signature(session, self.scheme, message));
         signed.map_err(|error| Error::Other(OtherError(Arc::new(error))))
     }
 
@@ -177,77 +186,75 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("TokenKey");
         shown
-            .field("token", &self.place.token)
-            .field("label", &self.place.label)
+            .field("token", &self.location.token)
+            .field("label", &self.location.label)
             .field("kind", &self.kind);
-        shown.field("sessions", &self.sessions()).finish_non_exhaustive()
+        shown.field("sessions", &self.session_stats()).finish_non_exhaustive()
     }
 }
 
 impl Key {
-    /// Does `work` on a seat; if its session turns out to be dead, once more on a new one.
-    fn with_seat<T>(&self, work: impl Fn(&Seat) -> TokenResult<T>) -> TokenResult<T> {
-        let Some(seat) = self.idle().pop() else {
-            return self.settle(self.open()?, &work);
+    /// Does `work` on a session. If the session turns out to be dead, does it once more, on a new one.
+    fn with_session<T>(&self, work: impl Fn(&KeySession) -> TokenResult<T>) -> TokenResult<T> {
+        let Some(session) = self.idle().pop() else {
+            return self.with_new_session(&work);
         };
-        match work(&seat) {
+        match work(&session) {
             Err(error) if is_session_dead(&error) => {
                 self.reopened.fetch_add(1, Ordering::Relaxed);
-                // The idle seats go, too: what killed this session has killed theirs, and after a restart of the library the
-                // number of a dead session may come again for a living one.
+                // The idle sessions go, too. What killed this one has killed them, and after a restart of the library
+                // the number of a dead session may be given to a new one.
                 let dead = std::mem::take(&mut *self.idle());
-                std::iter::once(seat).chain(dead).for_each(|seat| seat.discard(&error));
-                self.settle(self.open()?, &work)
+                std::iter::once(session)
+                    .chain(dead)
+                    .for_each(|session| session.close_after(&error));
+                self.with_new_session(&work)
             }
             result => {
-                self.idle().push(seat);
+                self.idle().push(session);
                 result
             }
         }
     }
 
-    /// Does `work` on a new seat and keeps it, unless even that one is dead.
-    fn settle<T>(&self, seat: Seat, work: impl Fn(&Seat) -> TokenResult<T>) -> TokenResult<T> {
-        let result = work(&seat);
+    /// Does `work` on a new session, and keeps the session unless it is dead, too.
+    fn with_new_session<T>(&self, work: impl Fn(&KeySession) -> TokenResult<T>) -> TokenResult<T> {
+        let session = self.location.open()?;
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        let result = work(&session);
         match &result {
-            Err(error) if is_session_dead(error) => seat.discard(error),
-            _ => self.idle().push(seat),
+            Err(error) if is_session_dead(error) => session.close_after(error),
+            _ => self.idle().push(session),
         }
         result
     }
 
-    fn open(&self) -> TokenResult<Seat> {
-        let seat = self.place.open()?;
-        self.opened.fetch_add(1, Ordering::Relaxed);
-        Ok(seat)
-    }
-
-    fn sessions(&self) -> Sessions {
-        Sessions {
+    fn session_stats(&self) -> SessionStats {
+        SessionStats {
             opened: self.opened.load(Ordering::Relaxed),
             reopened: self.reopened.load(Ordering::Relaxed),
             idle: self.idle().len(),
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Seat>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<KeySession>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Key {
     fn drop(&mut self) {
-        for seat in self.idle().drain(..) {
-            let _ = seat.session.close();
+        for session in self.idle().drain(..) {
+            let _ = session.session.close();
         }
     }
 }
 
-impl Place {
-    fn open(&self) -> TokenResult<Seat> {
+impl KeyLocation {
+    fn open(&self) -> TokenResult<KeySession> {
         let session = self.pkcs11.open_ro_session_no_drop(self.slot()?)?;
         match self.log_in(&session) {
-            Ok(key) => Ok(Seat { session, key }),
+            Ok(key) => Ok(KeySession { session, key }),
             Err(error) => {
                 let _ = session.close();
                 Err(error)
@@ -255,7 +262,7 @@ impl Place {
         }
     }
 
-    /// Where the token is now: after a restart of the library it may have another slot (SoftHSM: measured).
+    /// The slot of the token. After a restart of the library it may be another one, as with SoftHSM.
     fn slot(&self) -> TokenResult<Slot> {
         for slot in self.pkcs11.get_slots_with_initialized_token()? {
             if self.pkcs11.get_token_info(slot)?.label() == self.token {
@@ -267,7 +274,7 @@ impl Place {
 
     fn log_in(&self, session: &Session) -> TokenResult<ObjectHandle> {
         match session.login(UserType::User, Some(&self.pin)) {
-            // The login is the whole process's: another session of ours came first.
+            // A login counts for the whole process, and another session has logged in already.
             Ok(()) | Err(TokenError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
             Err(error) => return Err(error),
         }
@@ -275,8 +282,9 @@ impl Place {
     }
 }
 
-impl Seat {
-    fn discard(self, error: &TokenError) {
+impl KeySession {
+    /// Closes the session after `error`, unless its number is not valid any more: another session may have it.
+    fn close_after(self, error: &TokenError) {
         if !matches!(
             error,
             TokenError::Pkcs11(RvError::SessionHandleInvalid | RvError::SessionClosed, _)
@@ -286,10 +294,10 @@ impl Seat {
     }
 }
 
-fn signature(seat: &Seat, scheme: SignatureScheme, message: &[u8]) -> TokenResult<Vec<u8>> {
-    let sign = |mechanism, data| seat.session.sign(&mechanism, seat.key, data);
+fn signature(session: &KeySession, scheme: SignatureScheme, message: &[u8]) -> TokenResult<Vec<u8>> {
+    let sign = |mechanism, data| session.session.sign(&mechanism, session.key, data);
     match scheme {
-        // Not CKM_ECDSA_SHA256: few tokens have it, every token has this one.
+        // CKM_ECDSA, which every token has, and not CKM_ECDSA_SHA256, which few tokens have.
         SignatureScheme::ECDSA_NISTP256_SHA256 => {
             let digest = ring::digest::digest(&ring::digest::SHA256, message);
             let halves = sign(Mechanism::Ecdsa, digest.as_ref())?;
@@ -350,7 +358,7 @@ fn find(session: &Session, class: ObjectClass, label: &str) -> TokenResult<Objec
         .ok_or(TokenError::Pkcs11(RvError::KeyHandleInvalid, Function::FindObjects))
 }
 
-/// The answers of a token after which a new session may help and this one will not.
+/// Whether the token's error is one after which a new session may work and this one will not.
 fn is_session_dead(error: &TokenError) -> bool {
     let TokenError::Pkcs11(answer, _) = error else {
         return false;

@@ -1,5 +1,5 @@
-//! Handshakes whose private key is slow to reach: nothing is blocked, and no fault of a signer or a client costs more than its own
-//! handshake. Everything on one thread, with counters; time stands still.
+//! Handshakes whose private key is slow to reach: nothing is blocked, and no fault of a signer or a client costs more
+//! than its own handshake. Everything on one thread, with counters; time stands still.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -442,9 +442,7 @@ fn a_multi_threaded_runtime_hands_its_handshakes_to_pinned_workers() {
     let _watchdog = Watchdog::new();
     let (identity, gate) = (Identity::new(), Gate::default());
     let workers = Workers::new(2).unwrap();
-    let acceptor = identity
-        .server(gate.key(), &rustls::version::TLS13)
-        .pinned(&workers.handle());
+    let acceptor = identity.server(gate.key(), &rustls::version::TLS13).pinned(&workers);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

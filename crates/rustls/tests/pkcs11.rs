@@ -1,4 +1,5 @@
-//! A key in a token signs what TLS can verify, on as many sessions as threads, and survives the death of its sessions.
+//! A key in a token makes signatures that verify, has as many sessions as threads sign, and opens new ones for dead
+//! ones.
 //!
 //! Needs SoftHSM (`apt-get install softhsm2`): without it, each test is skipped.
 #![cfg(feature = "pkcs11")]
@@ -18,7 +19,7 @@ use std::thread;
 
 use asyncjob::offload::Offload;
 use asyncjob_rustls::OffloadedKey;
-use asyncjob_rustls::pkcs11::{Sessions, TokenKey};
+use asyncjob_rustls::pkcs11::TokenKey;
 use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{SOFTHSM, missing};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags};
@@ -48,6 +49,12 @@ fn with_token(name: &str, test: impl FnOnce(SoftHsm)) {
 
 fn signer(key: &TokenKey, scheme: SignatureScheme) -> Box<dyn Signer> {
     key.choose_scheme(&[scheme]).expect("the key can do this")
+}
+
+/// Sessions of the key: (opened, reopened, idle).
+fn counts(key: &TokenKey) -> (u64, u64, usize) {
+    let stats = key.session_stats();
+    (stats.opened, stats.reopened, stats.idle)
 }
 
 fn assert_verifies(key: &TokenKey, algorithm: &'static dyn VerificationAlgorithm, signature: &[u8]) {
@@ -99,12 +106,17 @@ fn one_session_for_each_thread_that_signs() {
         for signature in threads.into_iter().flat_map(|thread| thread.join().expect("no panic")) {
             assert_verifies(&key, &ECDSA_P256_SHA256_ASN1, &signature);
         }
-        let Sessions { opened, reopened, idle } = key.sessions();
+        let stats = key.session_stats();
         assert!(
-            (1..=THREADS as u64).contains(&opened),
-            "200 signatures on {THREADS} threads opened {opened} sessions"
+            (1..=THREADS as u64).contains(&stats.opened),
+            "200 signatures on {THREADS} threads opened {} sessions",
+            stats.opened
         );
-        assert_eq!((reopened, idle as u64), (0, opened), "all came back, none had died");
+        assert_eq!(
+            (stats.reopened, stats.idle as u64),
+            (0, stats.opened),
+            "all are idle again, and none had died"
+        );
     });
 }
 
@@ -114,16 +126,9 @@ fn a_session_that_dies_is_opened_again() {
         let key = hsm.key("p256").expect("the key");
         let signer = signer(&key, SignatureScheme::ECDSA_NISTP256_SHA256);
         signer.sign(b"message").expect("signed");
-        assert_eq!(
-            key.sessions(),
-            Sessions {
-                opened: 1,
-                reopened: 0,
-                idle: 1
-            }
-        );
+        assert_eq!(counts(&key), (1, 0, 1));
 
-        // The library ends under the session: nothing can be signed until somebody starts it again.
+        // The library ends while the session is open. Nothing can be signed until it is initialised again.
         hsm.pkcs11.clone().finalize().expect("finalized");
         signer.sign(b"message").expect_err("there is no library to sign");
         hsm.pkcs11
@@ -132,23 +137,9 @@ fn a_session_that_dies_is_opened_again() {
 
         let signature = signer.sign(b"message").expect("signed on a new session");
         assert_verifies(&key, &ECDSA_P256_SHA256_ASN1, &signature);
-        assert_eq!(
-            key.sessions(),
-            Sessions {
-                opened: 2,
-                reopened: 1,
-                idle: 1
-            }
-        );
+        assert_eq!(counts(&key), (2, 1, 1));
         signer.sign(b"message").expect("signed on the same session");
-        assert_eq!(
-            key.sessions(),
-            Sessions {
-                opened: 2,
-                reopened: 1,
-                idle: 1
-            }
-        );
+        assert_eq!(counts(&key), (2, 1, 1));
     });
 }
 
@@ -165,17 +156,17 @@ fn a_handshake_survives_the_death_of_the_sessions() {
         let server = addresses.recv().expect("an address");
 
         assert_eq!(visitors::visit_at_once(server, 20), 0, "none failed");
-        let before = key.sessions();
+        let before = key.session_stats();
         assert!(
             before.opened <= 3,
-            "one for the certificate, at most one more for each thread: {before:?}"
+            "one session for the certificate, and at most one more for each thread: {before:?}"
         );
         hsm.pkcs11.clone().finalize().expect("finalized");
         hsm.pkcs11
             .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
             .expect("initialized");
         assert_eq!(visitors::visit_at_once(server, 20), 0, "none failed");
-        let after = key.sessions();
+        let after = key.session_stats();
         assert!(
             after.reopened > before.reopened && after.opened > before.opened,
             "{before:?}, {after:?}"

@@ -124,6 +124,13 @@ impl Drop for Workers {
     }
 }
 
+/// For functions that take `impl Into<Handle>`, such as `asyncjob_rustls::TlsAcceptor::pinned`: `pinned(&workers)`.
+impl From<&Workers> for Handle {
+    fn from(workers: &Workers) -> Self {
+        workers.handle()
+    }
+}
+
 impl WorkersBuilder {
     fn new() -> Self {
         WorkersBuilder {

@@ -1,27 +1,27 @@
 //! HTTPS with the private key in an ssh-agent: a signer with an fd to wait on, and no thread for it.
 //!
 //! ```text
-//! cargo run -p asyncjob-rustls --example tls_agent                                              serves until Ctrl-C
-//! cargo run -p asyncjob-rustls --example tls_agent -- --driver scheduler --visitors 100         visits itself, and ends
+//! cargo run -p asyncjob-rustls --example tls_agent                                        serves until Ctrl-C
+//! cargo run -p asyncjob-rustls --example tls_agent -- --driver scheduler --clients 100    runs 100 clients, and ends
 //!
-//!   --driver tokio|scheduler     hyper on tokio, or blocking-style code on asyncjob's own scheduler; tokio unless said otherwise
-//!   --key ecdsa|ed25519          ecdsa unless said otherwise
-//!   --port 8443                  0, any, unless said otherwise
+//!   --driver tokio|scheduler     hyper on tokio, or blocking-style code on asyncjob's scheduler; default: tokio
+//!   --key ecdsa|ed25519          default: ecdsa
+//!   --port 8443                  default: 0, any port that is free
 //! ```
 //!
 //! The signer is the same under both drivers: it writes to the agent's socket and reads from it, as if it could block.
-//! Needs OpenSSH's client (`apt-get install openssh-client`). The agent and its key are made at the start, and go at
-//! the end.
+//! The example needs OpenSSH's client (`apt-get install openssh-client`). It starts an agent with a new key, and ends
+//! the agent when it ends itself.
 
 #[path = "support/certificate.rs"]
 mod certificate;
+#[path = "support/client.rs"]
+mod client;
 #[path = "support/https.rs"]
 #[allow(dead_code, reason = "tls_hsm uses the rest")]
 mod https;
 #[path = "support/ssh_agent.rs"]
 mod ssh_agent;
-#[path = "support/visitors.rs"]
-mod visitors;
 
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Write};
@@ -46,24 +46,24 @@ fn main() -> Result<(), Box<dyn Error>> {
             .to_owned()
     };
     let (driver, kind) = (option("--driver", "tokio"), option("--key", "ecdsa"));
-    let (port, visitors): (u16, usize) = (option("--port", "0").parse()?, option("--visitors", "0").parse()?);
+    let (port, clients): (u16, usize) = (option("--port", "0").parse()?, option("--clients", "0").parse()?);
 
     let agent = Agent::start(&kind)?;
     let key = Arc::new(AgentKey::first(&agent.socket())?);
     let public = key.public_key_bytes().to_vec();
     let certified = certificate::self_signed(key, &public)?;
     let title = format!("the key {kind} in an ssh-agent, on {driver}");
-    // Ends the agent with the visits: the server itself never ends.
+    // Ends the agent with the clients: the server itself never ends.
     let ready = move |address: SocketAddr| {
         println!("https://localhost:{} ({title})", address.port());
-        if visitors > 0 {
+        if clients > 0 {
             thread::spawn(move || {
-                let code = visit(address, visitors);
+                let code = run_clients(address, clients);
                 drop(agent);
                 std::process::exit(code);
             });
         } else {
-            std::mem::forget(agent); // Ctrl-C ends it with us: it is in our process group
+            std::mem::forget(agent); // Ctrl-C ends the agent, too: it is in the process group of this program
         }
     };
     match driver.as_str() {
@@ -74,8 +74,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A server as in a textbook on threads: accept, then a job for each connection, which reads and writes as if it could
-/// block.
+/// A server like one with a thread for each connection: it accepts, and spawns a job that reads and writes as if it
+/// could block.
 fn serve_on_scheduler(key: CertifiedKey, port: u16, ready: impl FnOnce(SocketAddr) + 'static) -> io::Result<()> {
     let config = https::server_config(key);
     let scheduler = Scheduler::new()?;
@@ -110,14 +110,14 @@ fn serve_one(stream: Pausing<TcpStream>, config: Arc<ServerConfig>) -> io::Resul
     stream.flush()
 }
 
-/// Visits the server with so many clients at once; returns the exit code.
-fn visit(server: SocketAddr, count: usize) -> i32 {
+/// Runs so many clients of the server at once, and returns the exit code.
+fn run_clients(server: SocketAddr, count: usize) -> i32 {
     let start = Instant::now();
-    let failed = visitors::visit_at_once(server, count);
+    let failed = client::requests_at_once(server, count);
     let rate = count as f64 / start.elapsed().as_secs_f64();
     let threads = fs::read_dir("/proc/self/task").map_or(0, |tasks| tasks.count());
     println!(
-        "{count} handshakes at once, {failed} failed, {rate:.0} a second, {threads} threads with the visitors' one"
+        "{count} handshakes at once, {failed} failed, {rate:.0} a second, {threads} threads with the clients' one"
     );
     i32::from(failed > 0)
 }

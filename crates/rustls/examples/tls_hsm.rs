@@ -1,25 +1,25 @@
-//! HTTPS with hyper, the private key inside SoftHSM.
+//! HTTPS with hyper, and the private key inside SoftHSM.
 //!
 //! ```text
-//! cargo run -p asyncjob-rustls --features pkcs11 --example tls_hsm                            serves until Ctrl-C
-//! cargo run -p asyncjob-rustls --features pkcs11 --example tls_hsm -- --visitors 100         visits itself, and ends
+//! cargo run -p asyncjob-rustls --features pkcs11 --example tls_hsm                     serves until Ctrl-C
+//! cargo run -p asyncjob-rustls --features pkcs11 --example tls_hsm -- --clients 100    runs 100 clients, and ends
 //!
-//!   --mode inline|spawn_blocking|block_in_place|job     how to wait for a signature; job unless said otherwise
-//!   --key p256|rsa                                      which of the token's keys; p256 unless said otherwise
-//!   --port 8443                                         0, any, unless said otherwise
+//!   --mode inline|spawn_blocking|block_in_place|job     how to wait for a signature; default: job
+//!   --key p256|rsa                                      which of the token's keys; default: p256
+//!   --port 8443                                         default: 0, any port that is free
 //! ```
 //!
-//! Needs SoftHSM (`apt-get install softhsm2`). The token is made at the start, in a temporary directory, and goes at
-//! the end. In `job` mode the event loop has one thread, and the token four.
+//! The example needs SoftHSM (`apt-get install softhsm2`). It makes a token in a temporary directory, and removes it at
+//! the end. In `job` mode the event loop has one thread, and the token has four.
 
 #[path = "support/certificate.rs"]
 mod certificate;
+#[path = "support/client.rs"]
+mod client;
 #[path = "support/https.rs"]
 mod https;
 #[path = "support/softhsm.rs"]
 mod softhsm;
-#[path = "support/visitors.rs"]
-mod visitors;
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mode: Mode = option("--mode", "job").parse()?;
     let label = option("--key", "p256");
-    let visitors: usize = option("--visitors", "0").parse()?;
+    let clients: usize = option("--clients", "0").parse()?;
     let port = option("--port", "0").parse()?;
 
     let token_key = SoftHsm::create()?.key(&label)?;
@@ -74,17 +74,17 @@ fn main() -> Result<(), Box<dyn Error>> {
             address.port(),
             mode.name()
         );
-        if visitors > 0 {
-            thread::spawn(move || exit(visit(address, visitors, &token_key)));
+        if clients > 0 {
+            thread::spawn(move || exit(run_clients(address, clients, &token_key)));
         }
     })?;
     Ok(())
 }
 
-/// Visits the server with so many clients at once; returns the exit code.
-fn visit(server: SocketAddr, count: usize, key: &TokenKey) -> i32 {
+/// Runs so many clients of the server at once, and returns the exit code.
+fn run_clients(server: SocketAddr, count: usize, key: &TokenKey) -> i32 {
     let start = Instant::now();
-    let failed = visitors::visit_at_once(server, count);
+    let failed = client::requests_at_once(server, count);
     let rate = count as f64 / start.elapsed().as_secs_f64();
     println!(
         "{count} handshakes at once, {failed} failed, {rate:.0} a second, {} sessions",

@@ -9,11 +9,11 @@ use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 
 /// Makes the signatures of another key on the threads of an [`Offload`], while the job of the handshake is paused.
 ///
-/// As many signatures are made at a time as the pool has threads; the other handshakes wait in its queue. Several keys may
-/// share a pool. Outside a job a signature is made on the calling thread.
+/// As many signatures are made at a time as the pool has threads; the other handshakes wait in its queue. Several keys
+/// may share a pool. Outside a job a signature is made on the calling thread.
 ///
-/// A handshake that is cancelled leaves its signature to be finished and thrown away: whatever blocks the thread goes on
-/// blocking it. Give the key's own library a timeout, too.
+/// A handshake that is cancelled leaves its signature to be finished and thrown away: whatever blocks the thread goes
+/// on blocking it. Give the key's own library a timeout, too.
 ///
 /// ```
 /// use asyncjob::offload::Offload;

@@ -1,6 +1,6 @@
-//! The two servers run, in every mode, and serve.
+//! The two example servers serve their clients in every mode.
 //!
-//! They need OpenSSH's client, and SoftHSM with the feature `pkcs11`.
+//! The tests need OpenSSH's client and, with the feature `pkcs11`, SoftHSM.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,18 +9,18 @@ use std::process::Command;
 use asyncjob_testing::tools::SOFTHSM;
 use asyncjob_testing::tools::{SSH_AGENT, missing};
 
-/// Beside this test: cargo builds the examples with it.
+/// The program of an example, which cargo builds with this test.
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this test");
     let directory = test.ancestors().nth(2).expect("the test is in target/<profile>/deps");
     directory.join("examples").join(name)
 }
 
-/// Runs a server that is visited by 30 clients at once, and gives the number of its threads if it says so.
+/// Runs a server with 30 clients at once, and gives what it prints.
 fn serves(name: &str, arguments: &[&str]) -> String {
     let output = Command::new(example(name))
         .args(arguments)
-        .args(["--visitors", "30"])
+        .args(["--clients", "30"])
         .output()
         .expect("cargo builds it with all tests, or with --examples");
     let (stdout, stderr) = (
@@ -46,8 +46,8 @@ fn a_server_with_its_key_in_an_agent_needs_no_thread_for_it() {
     }
     for driver in ["tokio", "scheduler"] {
         for key in ["ecdsa", "ed25519"] {
-            let said = serves("tls_agent", &["--driver", driver, "--key", key]);
-            assert!(said.contains(" 2 threads with the visitors' one"), "{said}");
+            let printed = serves("tls_agent", &["--driver", driver, "--key", key]);
+            assert!(printed.contains(" 2 threads with the clients' one"), "{printed}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Handshakes whose private key is slow to reach: nothing is blocked, and no fault of a signer or a client costs more
-//! than its own handshake. Everything on one thread, with counters; time stands still.
+//! Handshakes whose private key is slow to reach: no other connection is blocked, and no fault of a signer or a client
+//! costs more than its own handshake. The tests count, and tokio's clock is paused.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -74,14 +74,14 @@ impl Identity {
     }
 }
 
-/// What a signer was asked for, and where the answer goes.
+/// The message that a signer was asked to sign, and where the signature goes.
 type Request = (Vec<u8>, oneshot::Sender<io::Result<Vec<u8>>>);
 
-/// A signer that answers when the test says so.
+/// A signer that answers when the test tells it to.
 #[derive(Clone, Default)]
 struct Gate {
     requests: Arc<Mutex<Vec<Request>>>,
-    /// Signatures that are being waited for.
+    /// Signatures that a handshake waits for.
     waiting: Arc<AtomicU32>,
 }
 
@@ -155,7 +155,7 @@ fn connect(
     (accept, spawn_local(connect))
 }
 
-/// Runs a test on one thread, and sees to it that no job is left.
+/// Runs a test on one thread, and checks that no job is left.
 fn on_one_thread(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -179,7 +179,7 @@ fn handshakes_wait_for_their_signatures_side_by_side() {
             assert_eq!(
                 (gate.waiting(), pool_stats().in_use),
                 (5, 5),
-                "all five wait, and this task runs"
+                "all five handshakes wait, and this task runs"
             );
             for left in (0..5).rev() {
                 let (message, answer) = gate.take(); // the last one first
@@ -220,7 +220,7 @@ fn a_signer_that_fails_fails_its_handshake_only() {
 }
 
 #[test]
-fn a_signer_that_hangs_is_cancelled_by_the_timeout() {
+fn a_timeout_cancels_a_signature_that_never_comes() {
     let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (identity, gate) = (Identity::new(), Gate::default());
@@ -233,7 +233,7 @@ fn a_signer_that_hangs_is_cancelled_by_the_timeout() {
         let connect = spawn_local(connect);
         gate.asked(1).await;
         assert_eq!((gate.waiting(), pool_stats().in_use), (1, 1));
-        accept.await.unwrap().unwrap_err(); // the clock jumps: nobody else has anything to do
+        accept.await.unwrap().unwrap_err(); // the paused clock advances: no task is ready
         assert_eq!(
             (gate.waiting(), pool_stats().in_use),
             (0, 0),
@@ -242,13 +242,13 @@ fn a_signer_that_hangs_is_cancelled_by_the_timeout() {
         connect.await.unwrap().unwrap_err();
         assert!(
             gate.take().1.send(Ok(vec![])).is_err(),
-            "a late signature has nowhere to go"
+            "a late signature is not waited for"
         );
     });
 }
 
 #[test]
-fn a_signer_that_panics_takes_its_task_along_and_no_other() {
+fn a_signer_that_panics_ends_its_task_and_no_other() {
     let _watchdog = Watchdog::new();
     on_one_thread(async {
         let (identity, gate) = (Identity::new(), Gate::default());
@@ -342,7 +342,7 @@ fn a_client_that_leaves_during_its_signature_cancels_it() {
     });
 }
 
-/// How many in [`nothing_leaks_when_clients_leave`]: the long form with `ASYNCJOB_LONG=1`.
+/// The number of clients in [`nothing_leaks_when_clients_leave`], which `ASYNCJOB_LONG=1` raises.
 fn leaving_clients() -> u32 {
     if std::env::var_os("ASYNCJOB_LONG").is_some() {
         100_000
@@ -377,7 +377,7 @@ fn nothing_leaks_when_clients_leave() {
         }
         assert_eq!((gate.waiting(), pool_stats().in_use), (0, 0));
         let grown = resident_kib().saturating_sub(resident_after_warm_up);
-        // A leak of one page for each would be 8 MiB in the short form.
+        // A leak of one page for each client would be 16 MiB with 5,000 clients.
         assert!(
             grown < 4096,
             "{grown} KiB more after {} cancelled signatures",
@@ -386,7 +386,7 @@ fn nothing_leaks_when_clients_leave() {
     });
 }
 
-/// What a client sends first.
+/// The first bytes that a client sends.
 fn client_hello(identity: &Identity) -> Vec<u8> {
     let config = Arc::clone(identity.client().config());
     let mut client = ClientConnection::new(config, ServerName::try_from("localhost").unwrap()).unwrap();
@@ -433,12 +433,12 @@ fn a_runtime_that_shuts_down_cancels_the_signatures_that_are_waited_for() {
     assert_eq!(
         ends.borrow().len(),
         0,
-        "the tasks ended without a result, as tokio's do"
+        "the tasks ended without a result, as tokio's tasks do"
     );
 }
 
 #[test]
-fn a_multi_threaded_runtime_hands_its_handshakes_to_pinned_workers() {
+fn a_multi_threaded_runtime_runs_its_handshakes_on_workers() {
     let _watchdog = Watchdog::new();
     let (identity, gate) = (Identity::new(), Gate::default());
     let workers = Workers::new(2).unwrap();
@@ -479,7 +479,7 @@ fn a_multi_threaded_runtime_hands_its_handshakes_to_pinned_workers() {
     assert_eq!(gate.waiting(), 0);
 }
 
-/// A key that blocks its thread in each signature until the test sends what to do, as a library for an HSM does.
+/// A key that blocks its thread in each signature, as a library for an HSM does, until the test sends an order.
 #[derive(Debug)]
 struct BlockingKey<K> {
     key: K,
@@ -504,7 +504,7 @@ impl SigningKey for BlockingKey<Arc<dyn SigningKey>> {
 
 impl Signer for BlockingKey<Box<dyn Signer>> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        // Taken off the lock: the panic is to be the signer's, not the channel's.
+        // The lock is released before the panic, so that the other signers still get their orders.
         let order = self.orders.lock().unwrap().recv().unwrap();
         match order {
             Order::Sign => self.key.sign(message),
@@ -528,7 +528,7 @@ fn offloaded(identity: &Identity, threads: usize) -> (OffloadedKey, Offload, mps
     (OffloadedKey::new(key, pool.clone()), pool, sender)
 }
 
-/// Lets the tasks and the threads go on until `condition` holds.
+/// Lets the other tasks run until `condition` holds.
 async fn until(condition: impl Fn() -> bool) {
     for _ in 0..10_000_000 {
         if condition() {
@@ -536,11 +536,11 @@ async fn until(condition: impl Fn() -> bool) {
         }
         tokio::task::yield_now().await;
     }
-    panic!("it never came to be");
+    panic!("the condition never held");
 }
 
 #[test]
-fn a_key_that_blocks_blocks_its_pool_and_not_the_event_loop() {
+fn a_key_that_blocks_does_not_block_the_event_loop() {
     let _watchdog = Watchdog::new();
     on_one_thread(async {
         let identity = Identity::new();
@@ -592,7 +592,7 @@ fn an_offloaded_signer_that_hangs_keeps_its_thread_and_not_its_handshake() {
         far.write_all(&client_hello(&identity)).await.unwrap();
         let accept = spawn_local(acceptor.accept(near));
         until(|| pool.stats().running == 1).await;
-        accept.abort(); // what a timeout does
+        accept.abort(); // as a timeout does
         assert!(accept.await.unwrap_err().is_cancelled());
         assert_eq!(
             (pool_stats().in_use, pool.stats().running),

@@ -6,13 +6,13 @@
 
 #[path = "../examples/support/certificate.rs"]
 mod certificate;
+#[path = "../examples/support/client.rs"]
+mod client;
 #[path = "../examples/support/https.rs"]
 #[allow(dead_code, reason = "the example uses the rest")]
 mod https;
 #[path = "../examples/support/softhsm.rs"]
 mod softhsm;
-#[path = "../examples/support/visitors.rs"]
-mod visitors;
 
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
@@ -155,7 +155,7 @@ fn a_handshake_survives_the_death_of_the_sessions() {
         thread::spawn(move || https::serve(Mode::Job, certified, 0, move |at| address.send(at).expect("we wait")));
         let server = addresses.recv().expect("an address");
 
-        assert_eq!(visitors::visit_at_once(server, 20), 0, "none failed");
+        assert_eq!(client::requests_at_once(server, 20), 0, "none failed");
         let before = key.session_stats();
         assert!(
             before.opened <= 3,
@@ -165,7 +165,7 @@ fn a_handshake_survives_the_death_of_the_sessions() {
         hsm.pkcs11
             .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
             .expect("initialized");
-        assert_eq!(visitors::visit_at_once(server, 20), 0, "none failed");
+        assert_eq!(client::requests_at_once(server, 20), 0, "none failed");
         let after = key.session_stats();
         assert!(
             after.reopened > before.reopened && after.opened > before.opened,

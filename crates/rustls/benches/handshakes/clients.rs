@@ -13,11 +13,12 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_rustls::TlsConnector;
 
+use crate::client::{connector, request};
 use crate::machine;
-use crate::visitors::{connector, visit};
 
-/// Keeps `count` clients busy until its input ends; with a `rate`, so many new handshakes a second instead, at most `count` of
-/// them at once. Prints a line when the window begins, and the handshakes and failures in it when it ends.
+/// Keeps `count` clients busy until the input of this process ends. With a `rate` above 0, begins so many handshakes a
+/// second instead, at most `count` at a time. Prints a line when the window begins, and when it ends the handshakes and
+/// failures in it.
 pub(crate) fn run(
     server: SocketAddr,
     count: usize,
@@ -26,7 +27,7 @@ pub(crate) fn run(
     window: Duration,
 ) -> Result<(), Box<dyn Error>> {
     machine::stay_on_core(1)?;
-    machine::come_first(-15);
+    machine::raise_priority(-15);
     machine::raise_fd_limit()?;
     thread::spawn(|| {
         let _ = io::stdin().lock().read_line(&mut String::new());
@@ -34,63 +35,63 @@ pub(crate) fn run(
     });
     let runtime = Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let tally = Rc::new(Tally::default());
+        let counts = Rc::new(Counts::default());
         let connector = connector();
         if rate == 0 {
             for _ in 0..count {
-                spawn_local(closed_loop(server, connector.clone(), Rc::clone(&tally)));
+                spawn_local(closed_loop(server, connector.clone(), Rc::clone(&counts)));
             }
         } else {
-            spawn_local(paced(server, connector, rate, count, Rc::clone(&tally)));
+            spawn_local(paced(server, connector, rate, count, Rc::clone(&counts)));
         }
         sleep(warm_up).await;
-        tally.done.set(0);
-        tally.failed.set(0);
+        counts.done.set(0);
+        counts.failed.set(0);
         println!("begin");
         sleep(window).await;
-        println!("{} {}", tally.done.get(), tally.failed.get());
+        println!("{} {}", counts.done.get(), counts.failed.get());
         std::future::pending::<()>().await;
     });
     Ok(())
 }
 
 #[derive(Default)]
-struct Tally {
+struct Counts {
     done: Cell<u64>,
     failed: Cell<u64>,
     running: Cell<usize>,
 }
 
-impl Tally {
+impl Counts {
     fn count(&self, outcome: &io::Result<()>) {
         let counter = if outcome.is_ok() { &self.done } else { &self.failed };
         counter.set(counter.get() + 1);
     }
 }
 
-async fn closed_loop(server: SocketAddr, connector: TlsConnector, tally: Rc<Tally>) {
+async fn closed_loop(server: SocketAddr, connector: TlsConnector, counts: Rc<Counts>) {
     loop {
-        let outcome = visit(server, &connector).await;
-        tally.count(&outcome);
+        let outcome = request(server, &connector).await;
+        counts.count(&outcome);
         if outcome.is_err() {
-            sleep(Duration::from_millis(10)).await; // a refused connection is no reason to try 100,000 times a second
+            sleep(Duration::from_millis(10)).await; // or a refused connection would be tried 100,000 times a second
         }
     }
 }
 
-async fn paced(server: SocketAddr, connector: TlsConnector, rate: u32, count: usize, tally: Rc<Tally>) {
+async fn paced(server: SocketAddr, connector: TlsConnector, rate: u32, count: usize, counts: Rc<Counts>) {
     let mut ticks = interval(Duration::from_secs(1) / rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     loop {
         ticks.tick().await;
-        if tally.running.get() >= count {
+        if counts.running.get() >= count {
             continue;
         }
-        let (connector, tally) = (connector.clone(), Rc::clone(&tally));
-        tally.running.set(tally.running.get() + 1);
+        let (connector, counts) = (connector.clone(), Rc::clone(&counts));
+        counts.running.set(counts.running.get() + 1);
         spawn_local(async move {
-            tally.count(&visit(server, &connector).await);
-            tally.running.set(tally.running.get() - 1);
+            counts.count(&request(server, &connector).await);
+            counts.running.set(counts.running.get() - 1);
         });
     }
 }

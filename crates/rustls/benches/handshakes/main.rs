@@ -1,22 +1,26 @@
-//! Handshakes with a private key that takes its time: four ways to wait for it, beside each other in one run.
+//! Handshakes with a slow private key: four ways to wait for it, interleaved in one run.
 //!
 //! ```text
-//!   core 0   server: hyper over TLS, one way to wait     fresh for each cell
-//!   core 1   clients: N in a closed loop, each a full handshake and one request, again and again
-//!   core 1   probe: one connection that stays, a request every 2 ms; what it waits is what everybody else waits
-//!   (this)   takes the server's threads, memory and processor time from /proc at the end of the window
+//!   core 0   server: hyper over TLS, one way to wait; a new process for each cell
+//!   core 1   clients: N in a closed loop, each makes a full handshake and one request, again and again
+//!   core 1   probe: one connection that stays open, with a request every 2 ms: how long other connections wait
+//!   (this)   reads the server's threads, memory and processor time from /proc at the end of the window
 //! ```
 //!
-//! The modes take turns within each cell, so that what else the machine does hits them alike. The signer waits for its latency
-//! and then makes a real ECDSA signature: a blocking sleep in three modes, a timerfd that the job waits for in the fourth.
+//! Each cell is measured in every mode, one after the other, so that other load on the machine affects all modes. The
+//! signer waits for its latency and then makes a real ECDSA signature. In three modes it waits in a blocking sleep, and
+//! in the fourth the job waits for a timerfd.
 //!
 //! ```text
 //! cargo bench -p asyncjob-rustls --bench handshakes                 the whole table, about 8 minutes
-//! cargo bench -p asyncjob-rustls --bench handshakes -- --quick      a corner of it, half a minute
+//! cargo bench -p asyncjob-rustls --bench handshakes -- --quick      two of its cells, half a minute
 //! ```
 //!
 //! Both write `target/handshakes.md` and `target/handshakes.svg`.
 
+#[path = "../../examples/support/client.rs"]
+#[allow(dead_code, reason = "the examples use the rest")]
+mod client;
 mod clients;
 #[path = "../../examples/support/https.rs"]
 mod https;
@@ -25,9 +29,6 @@ mod measure;
 mod probe;
 mod report;
 mod server;
-#[path = "../../examples/support/visitors.rs"]
-#[allow(dead_code, reason = "the examples use the rest")]
-mod visitors;
 
 use std::error::Error;
 use std::time::Duration;
@@ -36,7 +37,7 @@ use measure::{Cell, Plan};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    // `--test` is what other benchmarks take to show that they run.
+    // Other benchmarks take `--test` for a run that only shows that they work.
     let (quick, arguments): (Vec<&str>, Vec<&str>) = arguments
         .iter()
         .map(String::as_str)

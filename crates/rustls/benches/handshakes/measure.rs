@@ -1,4 +1,4 @@
-//! One cell of the table: a fresh server, a probe, clients, a window.
+//! One cell of the table: a new server, a probe, clients, a window of time.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
@@ -6,9 +6,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::https::Mode;
-use crate::machine::Look;
+use crate::machine::Usage;
 
-/// Which cells, and how long each.
+/// Which cells to measure, and for how long each.
 pub(crate) struct Plan {
     latencies: &'static [u64],
     outstanding: &'static [usize],
@@ -38,7 +38,7 @@ impl Plan {
     }
 }
 
-/// What was measured.
+/// The figures of one cell.
 #[derive(Clone, Debug)]
 pub(crate) struct Cell {
     pub(crate) mode: Mode,
@@ -48,16 +48,16 @@ pub(crate) struct Cell {
     pub(crate) failures: u64,
     pub(crate) probe_p50: Duration,
     pub(crate) probe_p99: Duration,
-    /// Share of a core.
+    /// The share of a core that the server used.
     pub(crate) cpu: f64,
     pub(crate) threads: u64,
     pub(crate) resident_kib: u64,
     pub(crate) virtual_kib: u64,
-    /// Before the first client came.
+    /// The server's memory before its first client.
     pub(crate) idle_resident_kib: u64,
 }
 
-/// `rate` 0: a closed loop. No clients with `outstanding` 0.
+/// Measures a cell: a closed loop if `rate` is 0, and the probe alone if `outstanding` is 0.
 pub(crate) fn cell(
     plan: &Plan,
     mode: Mode,
@@ -65,7 +65,7 @@ pub(crate) fn cell(
     outstanding: usize,
     rate: u32,
 ) -> Result<Cell, Box<dyn Error>> {
-    // Three rounds of the closed loop, so that the window begins in its middle.
+    // Long enough that the closed loop is in its steady state when the window begins.
     let warm_up = Duration::from_millis(500) + 2 * latency;
     let window = plan.window + latency;
     let milliseconds = |duration: Duration| duration.as_millis().to_string();
@@ -74,7 +74,7 @@ pub(crate) fn cell(
     let address = server.line()?;
     let mut probe = Role::start(&["probe", &address])?;
     probe.line()?;
-    let idle = Look::at(server.id())?;
+    let idle = Usage::at(server.id())?;
     let counts = [
         outstanding.to_string(),
         rate.to_string(),
@@ -85,13 +85,13 @@ pub(crate) fn cell(
 
     clients.line()?;
     probe.say("begin")?;
-    let (start, before) = (Instant::now(), Look::at(server.id())?);
-    let tally = clients.line()?;
-    let (elapsed, after) = (start.elapsed(), Look::at(server.id())?);
+    let (start, before) = (Instant::now(), Usage::at(server.id())?);
+    let counted = clients.line()?;
+    let (elapsed, after) = (start.elapsed(), Usage::at(server.id())?);
     probe.say("end")?;
     let times = probe.line()?;
 
-    let (done, failures) = two(&tally)?;
+    let (done, failures) = two(&counted)?;
     let (p50, p99) = two(&times)?;
     Ok(Cell {
         mode,
@@ -109,13 +109,13 @@ pub(crate) fn cell(
     })
 }
 
-/// Each mode with as many handshakes a second as keep the job mode's core busy to 70%; and the probe alone, as the first row.
+/// Measures the probe alone, then each mode with as many handshakes a second as use 70% of the core in the job mode.
 pub(crate) fn at_seventy_percent(plan: &Plan, cells: &[Cell]) -> Result<Vec<Cell>, Box<dyn Error>> {
     let latency = Duration::from_millis(5);
     let full = cells
         .iter()
         .filter(|cell| cell.mode == Mode::Job && cell.latency == latency && cell.cpu > 0.0);
-    // Handshakes a second for each whole core, where the core was busiest.
+    // The cell whose handshakes a second, for each whole core, are used: the one whose core was busiest.
     let busiest = full
         .max_by(|a, b| a.cpu.total_cmp(&b.cpu))
         .ok_or("the job mode was not measured")?;
@@ -125,7 +125,7 @@ pub(crate) fn at_seventy_percent(plan: &Plan, cells: &[Cell]) -> Result<Vec<Cell
     std::iter::once(Ok(idle)).chain(loaded).collect()
 }
 
-/// This program in another role, in a process of its own. Ends when this is dropped.
+/// This program in another role, in a process of its own. Dropping this ends the process.
 struct Role {
     process: Child,
     input: ChildStdin,

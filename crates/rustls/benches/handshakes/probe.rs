@@ -1,4 +1,4 @@
-//! The probe: one connection that stays, and how long each of its requests takes.
+//! The probe: one connection that stays open, and how long each of its requests takes.
 
 use std::error::Error;
 use std::io::{self, BufRead};
@@ -14,14 +14,14 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_rustls::client::TlsStream;
 
+use crate::client::{connect, connector};
 use crate::https::BODY;
 use crate::machine;
-use crate::visitors::{connect, connector};
 
 /// Sends a request every 2 ms. Two lines of input mark the window; then it prints the p50 and p99 in microseconds.
 pub(crate) fn run(server: SocketAddr) -> Result<(), Box<dyn Error>> {
     machine::stay_on_core(1)?;
-    machine::come_first(-20);
+    machine::raise_priority(-20);
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let times = runtime.block_on(async {
         let mut stream = connect(server, &connector()).await?;
@@ -33,7 +33,7 @@ pub(crate) fn run(server: SocketAddr) -> Result<(), Box<dyn Error>> {
             let start = Instant::now();
             let is_last = tokio::select! {
                 answered = request(&mut stream) => answered.map(|()| false)?,
-                _ = &mut is_over => true, // whatever it waits for has taken at least so long
+                _ = &mut is_over => true, // the request that is not answered has taken at least so long
             };
             if let Some(begin) = in_window.get() {
                 times.push(start.max(*begin).elapsed());
@@ -49,7 +49,7 @@ pub(crate) fn run(server: SocketAddr) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// When the window began, once it has, and its end: the two lines of the input.
+/// The time at which the window began, and a future of its end. The two lines of the input mark them.
 fn marks() -> (Arc<OnceLock<Instant>>, oneshot::Receiver<()>) {
     let (begin, (end, is_over)) = (Arc::new(OnceLock::new()), oneshot::channel());
     let in_window = Arc::clone(&begin);

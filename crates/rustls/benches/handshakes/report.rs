@@ -19,7 +19,8 @@ pub(crate) fn row(cell: &Cell) -> String {
     let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
     let grown = cell.resident_kib.saturating_sub(cell.idle_resident_kib) as f64;
     format!(
-        "| {:>9} | {:>11} | {:<14} | {:>12.0} | {:>6} | {:>12.2} | {:>12.2} | {:>5.0} | {:>7} | {:>12.1} | {:>11.0} | {:>15.1} |",
+        "| {:>9} | {:>11} | {:<14} | {:>12.0} | {:>6} | {:>12.2} | {:>12.2} \
+         | {:>5.0} | {:>7} | {:>12.1} | {:>11.0} | {:>15.1} |",
         cell.latency.as_millis(),
         cell.outstanding,
         cell.mode.name(),
@@ -35,7 +36,7 @@ pub(crate) fn row(cell: &Cell) -> String {
     )
 }
 
-/// Writes `handshakes.md` and `handshakes.svg` to the target directory, and prints what is new in them.
+/// Writes `handshakes.md` and `handshakes.svg` to the target directory, and prints what was not printed before.
 pub(crate) fn write(cells: &[Cell], paced: &[Cell]) -> Result<(), Box<dyn Error>> {
     let mut table = format!("{HEADER}\n");
     for cell in cells {
@@ -55,7 +56,7 @@ pub(crate) fn write(cells: &[Cell], paced: &[Cell]) -> Result<(), Box<dyn Error>
     Ok(())
 }
 
-/// What the table says of what was to be reached.
+/// The figures that the goals are about.
 fn goals(cells: &[Cell], paced: &[Cell]) -> Option<String> {
     let jobs = || cells.iter().filter(|cell| cell.mode == Mode::Job);
     let beside = |job: &Cell| {
@@ -66,7 +67,7 @@ fn goals(cells: &[Cell], paced: &[Cell]) -> Option<String> {
     let least = jobs().filter_map(beside).fold(f64::INFINITY, f64::min);
     let threads = jobs().map(|cell| cell.threads);
     let (few, many) = (threads.clone().min()?, threads.max()?);
-    // Where all of them wait at the same time: the longest latency.
+    // With the longest latency all handshakes wait at the same time.
     let longest = jobs().map(|cell| cell.latency).max()?;
     let waiting = || jobs().filter(|cell| cell.latency == longest);
     let (small, large) = (
@@ -101,7 +102,7 @@ Of the job mode:
     ))
 }
 
-/// Where this program was built: `target`, above `release/deps`.
+/// The directory `target`, where this program was built.
 fn target() -> Result<PathBuf, Box<dyn Error>> {
     let program = std::env::current_exe()?;
     Ok(program
@@ -111,7 +112,8 @@ fn target() -> Result<PathBuf, Box<dyn Error>> {
         .to_owned())
 }
 
-/// A row of charts for the handshakes a second, one for the probe; a chart for each latency, a line for each mode.
+/// Draws a row of charts for the handshakes a second and one for the probe, with a chart for each latency and a line
+/// for each mode.
 fn draw(cells: &[Cell], path: &std::path::Path) -> Result<(), Box<dyn Error>> {
     let mut latencies: Vec<_> = cells.iter().map(|cell| cell.latency).collect();
     latencies.dedup();

@@ -1,4 +1,4 @@
-//! The server's process: a key that waits and then signs, in the way of the mode.
+//! The server's process: its key waits, in the way of the mode, and then signs.
 
 use std::error::Error;
 use std::fs::File;
@@ -13,17 +13,17 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, Signer, SigningKey};
-use rustls::{SignatureAlgorithm, SignatureScheme};
+use rustls::{OtherError, SignatureAlgorithm, SignatureScheme};
 
 use crate::https::{self, InPlaceKey, Mode};
 use crate::machine;
 
-/// Serves until its input ends. Prints its address first.
+/// Serves until the input of this process ends. Prints its address first.
 pub(crate) fn serve(mode: Mode, latency: Duration) -> Result<(), Box<dyn Error>> {
     machine::stay_on_core(0)?;
-    machine::come_first(-18);
+    machine::raise_priority(-18);
     machine::raise_fd_limit()?;
-    // A thread of our own, in every mode: tokio's stdin would add one of its blocking threads to some.
+    // A thread for the input, in every mode: tokio's stdin would add a blocking thread in some modes only.
     thread::spawn(|| {
         let _ = io::stdin().lock().read_line(&mut String::new());
         std::process::exit(0);
@@ -63,7 +63,7 @@ fn identity() -> (CertificateDer<'static>, Arc<dyn SigningKey>) {
     )
 }
 
-/// A key in memory that waits first.
+/// A key in memory that waits before each signature.
 #[derive(Debug)]
 struct SlowKey<K> {
     key: K,
@@ -76,7 +76,7 @@ fn block(latency: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// On an fd, as for a remote signer's answer. (tokio's timer would round the latency up to the next millisecond.)
+/// Waits for an fd, as for the answer of a remote signer. (tokio's timer would round the latency up to a millisecond.)
 fn pause(latency: Duration) -> io::Result<()> {
     let timer = timerfd_create(
         TimerfdClockId::Monotonic,
@@ -105,7 +105,7 @@ impl SigningKey for SlowKey<Arc<dyn SigningKey>> {
 impl Signer for SlowKey<Box<dyn Signer>> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         if self.latency > Duration::ZERO {
-            (self.wait)(self.latency).map_err(|error| rustls::Error::General(error.to_string()))?;
+            (self.wait)(self.latency).map_err(|error| rustls::Error::Other(OtherError(Arc::new(error))))?;
         }
         self.key.sign(message)
     }

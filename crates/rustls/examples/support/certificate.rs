@@ -1,4 +1,4 @@
-//! A self-signed certificate for a private key that nobody can read: the key signs its own certificate.
+//! A self-signed certificate for a private key that cannot be read: the key signs its own certificate.
 
 use std::sync::Arc;
 
@@ -6,16 +6,17 @@ use rcgen::{CertificateParams, PublicKeyData};
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{SignatureAlgorithm, SignatureScheme};
 
-/// A certificate for `localhost`, and the key that goes with it.
+/// A certificate for `localhost`, and its key.
 ///
-/// `public` is the public key as a certificate holds it: a point for P-256, 32 bytes for Ed25519, an `RSAPublicKey` for RSA.
+/// `public` is the public key as a certificate holds it: a point for P-256, 32 bytes for Ed25519, an `RSAPublicKey` for
+/// RSA.
 pub(crate) fn self_signed(key: Arc<dyn SigningKey>, public: &[u8]) -> Result<CertifiedKey, rcgen::Error> {
     let params = CertificateParams::new(vec!["localhost".into()])?;
     let certificate = params.self_signed(&Issuer { key: &*key, public })?;
     Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
 }
 
-/// A key of rustls in the clothes of a key of rcgen.
+/// Lets rcgen sign with a key of rustls.
 struct Issuer<'a> {
     key: &'a dyn SigningKey,
     public: &'a [u8],

@@ -1,4 +1,4 @@
-//! An HTTPS server of hyper, with one of four ways to wait for a private key that takes its time.
+//! An HTTPS server with hyper, and four ways to wait for a slow private key.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::task::{LocalSet, block_in_place, spawn_blocking, spawn_local};
 use tokio_rustls::server::TlsStream;
 
-/// What every request is answered with.
+/// The body of every response.
 pub(crate) const BODY: &str = "hello\n";
 
 /// How the server waits for a signature.
@@ -67,7 +67,8 @@ pub(crate) fn serve(
 ) -> io::Result<()> {
     let accept_all = accept_all(mode, server_config(key), port, ready);
     if mode == Mode::BlockInPlace {
-        // A current-thread runtime has no other thread to move to. And in a task: what `block_on` runs is not on a worker.
+        // A current-thread runtime has no other thread to move to. And what `block_on` runs is on no worker: so, in a
+        // task.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         runtime.block_on(async { tokio::spawn(accept_all).await })?
     } else {
@@ -98,7 +99,7 @@ async fn accept_all(
     let listener = listen(port)?;
     ready(listener.local_addr()?);
     let plain = tokio_rustls::TlsAcceptor::from(Arc::clone(&config));
-    let pausing = asyncjob_rustls::TlsAcceptor::from(config); // the line that changes
+    let pausing = asyncjob_rustls::TlsAcceptor::from(config); // the one line that changes
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
@@ -115,7 +116,7 @@ async fn accept_all(
     }
 }
 
-/// With a queue for as many clients as the benchmark has.
+/// Listens with a queue for as many clients as the benchmark has.
 fn listen(port: u16) -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from(([127, 0, 0, 1], port)))?;
@@ -123,7 +124,7 @@ fn listen(port: u16) -> io::Result<TcpListener> {
 }
 
 async fn serve_after(handshake: impl Future<Output = io::Result<TlsStream<TcpStream>>>) {
-    // A client that leaves, in the handshake or after it, is no news.
+    // An error is not reported: a client may leave in the handshake or after it.
     let Ok(stream) = handshake.await else { return };
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service_fn(hello))
@@ -134,7 +135,7 @@ async fn hello(_: Request<Incoming>) -> Result<Response<String>, Infallible> {
     Ok(Response::new(BODY.into()))
 }
 
-/// A key that blocks, in `block_in_place`.
+/// Signs with a key that blocks, inside `block_in_place`.
 #[derive(Debug)]
 pub(crate) struct InPlaceKey<K>(pub(crate) K);
 

@@ -1,7 +1,7 @@
-//! A SoftHSM token of our own, in a directory of our own, gone at the end.
+//! A SoftHSM token in a directory of its own, which is removed at the end.
 //!
-//! SoftHSM reads the name of its configuration from the environment. The environment of a running process is not safe to change,
-//! so the program starts itself once more with the right one: [`with_config`].
+//! SoftHSM reads the name of its configuration from the environment. It is not safe to change the environment of a
+//! running process. So the program starts itself once more, with the name in the environment: [`with_config`].
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -28,12 +28,13 @@ pub(crate) struct SoftHsm {
     pub(crate) pkcs11: Pkcs11,
 }
 
-/// Runs this program again with the same arguments and a token directory of its own; nothing if that has been done already.
+/// Runs this program again, with these arguments and a token directory of its own. `None` if this is the second run
+/// already.
 pub(crate) fn with_config(arguments: impl IntoIterator<Item = String>) -> io::Result<Option<ExitStatus>> {
     if env::var_os(CONFIG).is_some() {
         return Ok(None);
     }
-    // The tests of one process run at the same time: the process id alone is not enough.
+    // The tests of one process run at the same time, so the process id alone is not enough.
     static DIRECTORIES: AtomicU64 = AtomicU64::new(0);
     let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
     let directory = env::temp_dir().join(format!("asyncjob-softhsm-{}-{number}", process::id()));
@@ -114,13 +115,13 @@ fn pin(digits: &str) -> AuthPin {
 }
 
 fn library() -> Result<PathBuf, Box<dyn Error>> {
-    const PLACES: [&str; 4] = [
+    const PATHS: [&str; 4] = [
         "/usr/lib/softhsm/libsofthsm2.so",
         "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
         "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
         "/usr/local/lib/softhsm/libsofthsm2.so",
     ];
-    let found = PLACES.iter().map(Path::new).find(|place| place.exists());
+    let found = PATHS.iter().map(Path::new).find(|path| path.exists());
     Ok(found
         .ok_or("libsofthsm2.so is not installed: `apt-get install softhsm2`")?
         .into())

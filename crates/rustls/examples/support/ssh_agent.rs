@@ -5,8 +5,8 @@
 //!   answer     length, 14, string { string algorithm, string signature }
 //! ```
 //!
-//! Numbers have four bytes, the most significant first; a string is its length and its bytes. The agent hashes the message
-//! itself, as TLS wants it for these two algorithms.
+//! A number has four bytes, the most significant first. A string is its length and its bytes. The agent hashes the
+//! message itself, in the way that TLS wants for these two algorithms.
 
 use std::error::Error;
 use std::fs;
@@ -20,23 +20,23 @@ use std::{env, process, thread};
 use asyncjob::io::Pausing;
 use rustls::pki_types::{SubjectPublicKeyInfoDer, alg_id};
 use rustls::sign::{Signer, SigningKey, public_key_to_spki};
-use rustls::{SignatureAlgorithm, SignatureScheme};
+use rustls::{OtherError, SignatureAlgorithm, SignatureScheme};
 
 const LIST_IDENTITIES: u8 = 11;
 const IDENTITIES: u8 = 12;
 const SIGN: u8 = 13;
 const SIGNATURE: u8 = 14;
-/// No answer of an agent is longer; a longer one is not an answer.
+/// The longest answer of an agent that is read.
 const LONGEST_ANSWER: usize = 256 * 1024;
 
-/// A running ssh-agent of our own with one key of its own. It ends, and the key with it, when this is dropped.
+/// A running ssh-agent with one new key. Dropping this ends the agent, and the key is gone.
 pub(crate) struct Agent {
     process: Child,
     directory: PathBuf,
 }
 
 impl Agent {
-    /// Starts one and gives it a new key, `ecdsa` (P-256) or `ed25519`.
+    /// Starts an agent and gives it a new key, `ecdsa` (P-256) or `ed25519`.
     pub(crate) fn start(kind: &str) -> Result<Agent, Box<dyn Error>> {
         let directory = env::temp_dir().join(format!("asyncjob-agent-{}", process::id()));
         fs::create_dir_all(&directory)?;
@@ -50,7 +50,7 @@ impl Agent {
         let process = process.map_err(|error| format!("ssh-agent: {error} (`apt-get install openssh-client`)"))?;
         let agent = Agent { process, directory };
         while !socket.exists() {
-            thread::yield_now(); // it says nothing when it is ready
+            thread::yield_now(); // the agent does not report that it is ready
         }
         let quietly = |program: &str, arguments: &[&str]| {
             let mut command = Command::new(program);
@@ -67,7 +67,7 @@ impl Agent {
         };
         quietly("ssh-keygen", &["-q", "-t", kind, "-N", "", "-f"])?;
         quietly("ssh-add", &["-q"])?;
-        fs::remove_file(&key)?; // from here on the agent has the only copy
+        fs::remove_file(&key)?; // the agent has the only copy now
         Ok(agent)
     }
 
@@ -84,7 +84,8 @@ impl Drop for Agent {
     }
 }
 
-/// A key that an agent keeps. Signing waits on the agent's socket: in a job by pausing, elsewhere by blocking.
+/// A key that an agent keeps. Signing waits for the agent's socket, in a job by pausing it, elsewhere by blocking the
+/// thread.
 #[derive(Clone, Debug)]
 pub(crate) struct AgentKey {
     socket: Arc<Path>,
@@ -103,7 +104,7 @@ impl AgentKey {
     pub(crate) fn first(socket: &Path) -> io::Result<AgentKey> {
         let answer = ask(socket, &[LIST_IDENTITIES], IDENTITIES)?;
         let mut rest = &answer[..];
-        number(&mut rest)?; // how many there are
+        number(&mut rest)?; // the number of keys
         let blob = string(&mut rest)?;
         let kind = match string(&mut &blob[..])? {
             b"ecdsa-sha2-nistp256" => Kind::P256,
@@ -123,7 +124,7 @@ impl AgentKey {
         })
     }
 
-    /// As a certificate holds it: the last string of the blob, the point or the 32 bytes.
+    /// The public key as a certificate holds it: the point or the 32 bytes in the last string of the blob.
     pub(crate) fn public_key_bytes(&self) -> &[u8] {
         match self.kind {
             Kind::P256 => &self.blob[self.blob.len() - 65..],
@@ -185,7 +186,7 @@ impl SigningKey for AgentKey {
 impl Signer for AgentKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let signed = self.ask_to_sign(message);
-        signed.map_err(|error| rustls::Error::General(format!("ssh-agent: {error}")))
+        signed.map_err(|error| rustls::Error::Other(OtherError(Arc::new(error))))
     }
 
     fn scheme(&self) -> SignatureScheme {
@@ -193,7 +194,7 @@ impl Signer for AgentKey {
     }
 }
 
-/// Code as for a blocking socket. The whole difference is `Pausing`.
+/// Sends a request and reads its answer. The code is that for a blocking socket, except for `Pausing`.
 fn ask(socket: &Path, request: &[u8], expected: u8) -> io::Result<Vec<u8>> {
     let mut agent = Pausing::new(UnixStream::connect(socket)?)?;
     agent.write_all(&[&(request.len() as u32).to_be_bytes()[..], request].concat())?;
@@ -207,7 +208,7 @@ fn ask(socket: &Path, request: &[u8], expected: u8) -> io::Result<Vec<u8>> {
     agent.read_exact(&mut answer)?;
     match answer[0] == expected {
         true => Ok(answer.split_off(1)),
-        false => Err(io::Error::other("the agent refused")),
+        false => Err(io::Error::other("the ssh-agent refused")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Clients: full handshakes, one request each.
+//! Clients of an HTTPS server: each makes a full handshake and one request.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,27 +18,27 @@ use tokio_rustls::client::TlsStream;
 
 use crate::https::BODY;
 
-/// So many visits at once, on this thread. Returns how many failed, and prints why.
-pub(crate) fn visit_at_once(server: SocketAddr, count: usize) -> usize {
+/// Runs so many clients at once on this thread. Returns how many failed, and prints why.
+pub(crate) fn requests_at_once(server: SocketAddr, count: usize) -> usize {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime for the clients");
     runtime.block_on(async {
         let connector = connector();
-        let mut visits = JoinSet::new();
+        let mut requests = JoinSet::new();
         for _ in 0..count {
             let connector = connector.clone();
-            visits.spawn(async move { visit(server, &connector).await });
+            requests.spawn(async move { request(server, &connector).await });
         }
-        let outcomes = visits.join_all().await;
+        let outcomes = requests.join_all().await;
         let failures = outcomes.into_iter().filter_map(Result::err);
         failures.inspect(|error| eprintln!("{error}")).count()
     })
 }
 
-/// A handshake, a request, its response.
-pub(crate) async fn visit(server: SocketAddr, connector: &TlsConnector) -> io::Result<()> {
+/// A handshake, a request and its response.
+pub(crate) async fn request(server: SocketAddr, connector: &TlsConnector) -> io::Result<()> {
     let mut stream = connect(server, connector).await?;
     stream
         .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
@@ -58,7 +58,7 @@ pub(crate) async fn connect(server: SocketAddr, connector: &TlsConnector) -> io:
     connector.connect(name, stream).await
 }
 
-/// Checks the signature, which is the server's work, and not who made the certificate, which it made itself.
+/// Checks the server's signature. Does not check who made the certificate: the server made it itself.
 pub(crate) fn connector() -> TlsConnector {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));

@@ -391,7 +391,7 @@ fn client_config() -> Result<ClientConfig, rustls::Error> {
     Ok(config)
 }
 
-/// `crates/rustls/examples/support/clients.rs` has one like it, for TLS 1.3 alone. They are two, because they belong
+/// `crates/rustls/examples/support/client.rs` has one like it, for TLS 1.3 alone. They are two, because they belong
 /// to two packages: a published package has no files outside its directory, and a reader copies an example as it is.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);

@@ -1,4 +1,4 @@
-//! Compiles the Boost.Context shim where Boost is installed; where it is not, the program says so by name.
+//! Compiles the Boost.Context shim where Boost is installed. Without it, the program reports that the peer is absent.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,7 +18,7 @@ fn main() {
     }
 }
 
-/// Optimised in every profile: a slow shim would make a slow peer.
+/// Compiles the shim with optimisation in every profile: a slow shim would make a slow peer.
 fn compile() -> Result<(), cc::Error> {
     cc::Build::new()
         .cpp(true)
@@ -28,7 +28,7 @@ fn compile() -> Result<(), cc::Error> {
         .try_compile("boost_shim")
 }
 
-/// What compiled the Rust peers, for the report.
+/// The version of the compiler of the Rust peers, for the report.
 fn compiler() -> String {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc).arg("--version").output();

@@ -1,5 +1,4 @@
-// Boost.Context through its public class `fiber`, with both loops in C++ so that what a C++ compiler inlines is
-// inlined.
+// Boost.Context through its public class `fiber`. Both loops are in C++, so that the compiler inlines what it can.
 
 #include <boost/context/fiber.hpp>
 #include <boost/context/preallocated.hpp>
@@ -10,14 +9,14 @@
 
 namespace ctx = boost::context;
 
-// Gives out one piece of memory that somebody else owns.
+// Gives out one piece of memory, which the caller owns.
 struct Borrowed {
     ctx::stack_context stack;
     ctx::stack_context allocate() { return stack; }
     void deallocate(ctx::stack_context &) noexcept {}
 };
 
-// `bottom` below `frames` frames: the same as `descend` in depth.rs.
+// Calls `bottom` below `frames` frames, as `descend` in depth.rs does.
 template <typename F> __attribute__((noinline)) static void last(F &bottom) {
     bottom();
     asm volatile("");

@@ -1,6 +1,7 @@
-//! Parts of a run that need a process of their own: one that is traced, or whose memory is measured from the start.
+//! Parts of a run that need a process of their own, because it is traced, or because its memory is measured from the
+//! start.
 //!
-//! The program calls itself with `--child` and words that only this file writes and reads.
+//! The program runs itself with `--child` and words that only this file writes and reads.
 
 use std::io;
 use std::process::{Command, Output, Stdio};
@@ -40,14 +41,14 @@ pub(crate) fn numbers<const N: usize>(words: &[&str]) -> Result<[f64; N], Absent
     let exe = std::env::current_exe().map_err(|e| Absent::new(e.to_string()))?;
     let mut command = Command::new(exe);
     command.arg("--child").args(words);
-    command.env("RUST_BACKTRACE", "0"); // a backtrace needs memory, which is what ends there
+    command.env("RUST_BACKTRACE", "0"); // a backtrace needs memory, and there may be none left
     let output = within(CROWD_TIME, command).map_err(|e| Absent::new(e.to_string()))?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_string();
-    let numbers: Vec<f64> = said.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let printed = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    let numbers: Vec<f64> = printed.split(' ').filter_map(|word| word.parse().ok()).collect();
     match (output.status.success(), <[f64; N]>::try_from(numbers)) {
         (true, Ok(numbers)) => Ok(numbers),
-        (true, Err(_)) => Err(Absent(said)),
-        (false, _) => Err(Absent::new(last_words(&output))),
+        (true, Err(_)) => Err(Absent(printed)),
+        (false, _) => Err(Absent::new(failure(&output))),
     }
 }
 
@@ -65,7 +66,7 @@ pub(crate) fn refusals(
     peers.iter().filter_map(first).collect()
 }
 
-/// A crowd that takes longer hangs.
+/// The limit of time for a crowd.
 const CROWD_TIME: Duration = Duration::from_secs(90);
 
 /// Runs a program to its end, or kills it.
@@ -81,10 +82,10 @@ fn within(limit: Duration, mut command: Command) -> io::Result<Output> {
     child.wait_with_output() // its output is a line or two, which the pipes hold
 }
 
-/// What a process that failed has said of it: a panic's message is on its second line.
-fn last_words(output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr);
-    let mut lines = said
+/// Why a process failed, from its standard error: a panic's message is on the second line.
+fn failure(output: &Output) -> String {
+    let printed = String::from_utf8_lossy(&output.stderr);
+    let mut lines = printed
         .lines()
         .filter(|line| !line.trim().is_empty() && !line.starts_with("thread "));
     match lines.next() {
@@ -93,7 +94,7 @@ fn last_words(output: &Output) -> String {
     }
 }
 
-/// What `--child` asks for.
+/// Does what the words after `--child` say.
 pub(crate) fn run(setup: &Setup, words: &[String]) {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
@@ -145,7 +146,7 @@ fn measure_crowd(setup: &Setup, name: &str, live: usize, sweeps: u64) -> Result<
     }
 }
 
-/// A crowd in a process that has run one job before, so that what a library does once is not counted.
+/// Runs a crowd after one other job, so that what a library does once is not measured.
 fn fresh<P: Peer>(peer: &mut P, live: usize, sweeps: u64) -> Result<Crowd, Absent> {
     peer.empty();
     crowd(peer, live, sweeps)

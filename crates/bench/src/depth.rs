@@ -1,4 +1,4 @@
-//! How many frames lie between the loop and the switch.
+//! How many frames are between the loop and the switch.
 //!
 //! ```text
 //!   caller                       job
@@ -7,9 +7,10 @@
 //!     `---- CALLER ---'            `----- JOB -----'
 //! ```
 //!
-//! A processor guesses where a `ret` goes from the calls it has seen. After a switch these are the calls of the other
-//! side, so each of the frames that the job returns through is guessed wrong, until the guesses meet the truth again.
-//! A pause in the loop itself shows none of that, a pause eight calls deep in a TLS library shows all of it.
+//! A processor predicts the target of a `ret` from the calls that it has executed. After a switch these are the calls
+//! of the other side. So it mispredicts the return from each frame of the job, until the predictions are about the
+//! job's own calls again. A pause in the loop itself shows no such misprediction. A pause eight calls deep in a TLS
+//! library shows all of them.
 
 use std::hint::black_box;
 
@@ -30,17 +31,18 @@ fn down<F: FnMut()>(frames: u32, bottom: &mut F) {
     } else {
         down(frames - 1, bottom);
     }
-    black_box(()); // something left to do: without it the calls become jumps
+    black_box(()); // or the call above would become a jump
 }
 
-/// Not part of `down`: with a switch inlined, each of its frames would save every register.
+/// This is not part of `down`: with a switch inlined, each frame of `down` would save every register.
 #[inline(never)]
 fn last<F: FnMut()>(bottom: &mut F) {
     bottom();
     black_box(());
 }
 
-/// What the job of every peer does: pause `pauses` times, each time `FRAMES` frames deep, and return in between.
+/// The code of every peer's job: pauses `pauses` times, each time `FRAMES` frames deep, and returns to the loop in
+/// between.
 #[inline(always)]
 pub(crate) fn pause_often<const FRAMES: u32>(pauses: u64, mut pause: impl FnMut()) {
     for _ in 0..pauses {
@@ -48,7 +50,8 @@ pub(crate) fn pause_often<const FRAMES: u32>(pauses: u64, mut pause: impl FnMut(
     }
 }
 
-/// Goes down `FRAMES` frames once, and pauses there for ever: what it touches on its stack is the same at each pause.
+/// Goes down `FRAMES` frames once, and pauses there for ever. So the job touches the same memory of its stack at each
+/// pause.
 #[inline(always)]
 pub(crate) fn pause_for_ever<const FRAMES: u32>(mut pause: impl FnMut()) {
     descend::<FRAMES, _>(&mut || {
@@ -62,7 +65,7 @@ pub(crate) fn pause_for_ever<const FRAMES: u32>(mut pause: impl FnMut()) {
 mod tests {
     use super::*;
 
-    /// The stack that lies between here and the bottom.
+    /// Bytes of stack between this function and `bottom`.
     fn stack_used<const FRAMES: u32>() -> usize {
         let top = 0u8;
         let mut used = 0;
@@ -76,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn every_frame_is_really_there() {
+    fn the_compiler_merges_no_frames() {
         let (none, four, eight) = (stack_used::<0>(), stack_used::<4>(), stack_used::<8>());
         assert!(four >= none + 3 * 16, "0 frames: {none} bytes, 4 frames: {four} bytes");
         assert!(

@@ -8,31 +8,31 @@ use crate::peer::Absent;
 /// The processors of a run.
 #[derive(Clone, Copy)]
 pub(crate) struct Cores {
-    /// Where everything runs.
-    pub(crate) home: usize,
-    /// Where the second thread of a hand-over runs: the same as `home` on a machine with one processor.
+    /// The processor that everything runs on.
+    pub(crate) main: usize,
+    /// The processor of the second thread of a hand-over. It is `main` on a machine with one processor.
     pub(crate) other: usize,
 }
 
 impl Cores {
-    /// The last two processors that this process may use: the first ones serve most interrupts.
+    /// Takes the last two processors that this process may use, because the first ones serve most interrupts.
     pub(crate) fn choose() -> Self {
         let allowed = allowed();
-        let home = *allowed.last().expect("a running process has a processor");
-        let other = allowed.iter().rev().nth(1).copied().unwrap_or(home);
-        Cores { home, other }
+        let main = *allowed.last().expect("a running process has a processor");
+        let other = allowed.iter().rev().nth(1).copied().unwrap_or(main);
+        Cores { main, other }
     }
 
-    /// Whether a second thread really has its own.
+    /// Whether a second thread has a processor of its own.
     pub(crate) fn two(self) -> bool {
-        self.home != self.other
+        self.main != self.other
     }
 }
 
-/// Runs `f` on a thread that may use the processors of `cores`, and so may the threads that it starts.
+/// Runs `f` on a thread that may use both processors of `cores`, as may the threads that it starts.
 pub(crate) fn on_all<T: Send>(cores: Cores, f: impl FnOnce() -> T + Send) -> T {
     let run = || {
-        restrict(&[cores.home, cores.other]);
+        restrict(&[cores.main, cores.other]);
         f()
     };
     std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -57,7 +57,7 @@ fn restrict(cores: &[usize]) {
 }
 
 fn allowed() -> Vec<usize> {
-    // SAFETY: as in `restrict`.
+    // SAFETY: a set of processors is an array of bits, zero is the empty one.
     let mut set: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
     // SAFETY: the pointer and the size are those of the set.
     unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) };
@@ -67,7 +67,7 @@ fn allowed() -> Vec<usize> {
         .collect()
 }
 
-/// What a reader must know to compare figures, as pairs of a name and a value.
+/// The facts about this machine that a reader needs to compare figures, as pairs of a name and a value.
 pub(crate) fn describe(cores: Cores) -> Vec<(&'static str, String)> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let mitigations = ["retbleed", "spec_rstack_overflow", "spectre_v2"].map(mitigation);
@@ -78,7 +78,7 @@ pub(crate) fn describe(cores: Cores) -> Vec<(&'static str, String)> {
                 .or_else(|| field(&cpu, "CPU implementer"))
                 .unwrap_or_else(unknown),
         ),
-        ("processors", format!("home {}, other {}", cores.home, cores.other)),
+        ("processors", format!("main {}, other {}", cores.main, cores.other)),
         (
             "virtual",
             if cpu.contains("hypervisor") {
@@ -109,15 +109,15 @@ fn memory() -> String {
     field(&text, "MemTotal").unwrap_or_else(unknown)
 }
 
-/// Bytes that the kernel believes it could give out without swapping.
+/// Bytes that the kernel estimates it could give out without swapping.
 fn available_memory() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = field(&text, "MemAvailable").and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
 
-/// Whether so many times `each` bytes are in this machine's memory, with a fifth of what is free to spare.
-pub(crate) fn has_room_for(live: usize, each: f64) -> Result<(), Absent> {
+/// Whether the free memory of this machine is enough for `live` times `each` bytes, and a fifth of it is left.
+pub(crate) fn has_memory_for(live: usize, each: f64) -> Result<(), Absent> {
     let needed = (each * live as f64) as u64;
     let free = available_memory() / 10 * 8;
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;

@@ -1,11 +1,11 @@
 //! What a context switch costs: every peer beside the floor, interleaved in one run.
 //!
 //! ```text
-//!   peers ──> candidates ── parts ──> rounds ── measure ──> summaries ── report ──> markdown, JSON, SVG
+//!   peers --> candidates -- parts --> rounds -- measure --> summaries -- report --> markdown, JSON, SVG
 //!   (one file a peer)  (one file a question)  (interleaved)
 //! ```
 //!
-//! The README beside this crate says how it measures and what the numbers mean.
+//! The README of this crate says how it measures and what the numbers mean.
 
 #[allow(unsafe_code, reason = "a global allocator")]
 mod alloc;
@@ -41,10 +41,10 @@ use setup::{Length, Setup};
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Two minutes, for a first look.
+    /// A shorter run, of about two minutes.
     #[arg(long)]
     quick: bool,
-    /// Everything a few times: shows that it works, the times mean nothing.
+    /// Run everything a few times, to show that it works. The times mean nothing.
     #[arg(long, conflicts_with = "quick")]
     once: bool,
     /// Only peers with this in their name, beside their floor (may be repeated).
@@ -53,10 +53,10 @@ struct Args {
     /// Only this part: switch, life, wake, scale, memory, options, work, counts (may be repeated).
     #[arg(long, value_name = "PART")]
     part: Vec<String>,
-    /// Name every peer, and those that were not found with the reason.
+    /// Name every peer, and for each that was not found the reason.
     #[arg(long)]
     list: bool,
-    /// Where the report goes: report.md, report.json and plots/*.svg.
+    /// The directory for the report: report.md, report.json and plots/*.svg.
     #[arg(long, value_name = "DIR", default_value = "target/asyncjob-bench")]
     out: PathBuf,
     /// One more libcrypto to measure (may be repeated).
@@ -94,7 +94,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         list(&setup);
         return Ok(());
     }
-    machine::pin(setup.cores.home);
+    machine::pin(setup.cores.main);
     if !args.child.is_empty() {
         child::run(&setup, &args.child);
         return Ok(());
@@ -132,8 +132,8 @@ fn prepare(args: &Args) -> Setup {
         },
         length,
         only: args.peer.clone(),
-        libcryptos: Err(Absent::new("not looked for yet")),
-        capi: Err(Absent::new("not looked for yet")),
+        libcryptos: Err(Absent::new("no search was made")),
+        capi: Err(Absent::new("no search was made")),
     };
     setup.find(&args.libcrypto, args.capi.clone());
     setup

@@ -1,4 +1,4 @@
-//! Rounds: every candidate of a group runs once a round, and what is compared is compared within a round.
+//! Rounds: every candidate of a group runs once in each round, and only figures of the same round are compared.
 //!
 //! ```text
 //!            candidate a   candidate b   control     order turns every round
@@ -7,15 +7,14 @@
 //!  ...
 //! ```
 //!
-//! A machine that changes its clock, or that somebody else uses, slows a whole round down: the ratio stays.
-//! The control is the floor's own code once more; how far its ratio is from 1 is how far any ratio can be trusted.
+//! When the machine changes its clock, or runs other programs, it slows a whole round down, and the ratio stays. The
+//! control is the floor's own code once more. A ratio can be trusted as far as the control's ratio is close to 1.
 
 use std::time::Duration;
 
 use crate::progress::Progress;
 
-/// Runs its operation `n` times and says how long that took. What it must prepare for that, it does before its clock
-/// starts.
+/// Runs an operation `n` times and returns how long that took. The clock starts after all preparations.
 pub(crate) type Run = Box<dyn FnMut(u64) -> Duration>;
 
 /// One thing to measure.
@@ -33,21 +32,21 @@ impl Candidate {
     }
 }
 
-/// How long to measure.
+/// How much to measure.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
-    /// Rounds that count; one more is run before them and thrown away.
+    /// Rounds that count. One more is run before them, and its figures are dropped.
     pub(crate) rounds: usize,
     /// How long one candidate runs in one round.
     pub(crate) batch: Duration,
 }
 
-/// What the rounds said about one candidate. Times in nanoseconds an operation.
+/// The figures of one candidate over all rounds. Times are nanoseconds for each operation.
 #[derive(Clone, Debug)]
 pub(crate) struct Summary {
     pub(crate) median: f64,
     pub(crate) min: f64,
-    /// Median over rounds of this candidate's time by the floor's time in the same round.
+    /// The median, over all rounds, of this candidate's time divided by the floor's time in the same round.
     pub(crate) ratio: f64,
     /// The middle half of those ratios.
     pub(crate) ratio_quartiles: (f64, f64),
@@ -74,7 +73,7 @@ pub(crate) fn ticks(group: usize, effort: Effort) -> u64 {
     (group * (effort.rounds + 1)) as u64
 }
 
-/// Nobody always runs after the same neighbour, nor always last.
+/// The order of a round. No candidate always runs after the same one, and none always runs last.
 fn order(round: usize, len: usize) -> impl Iterator<Item = usize> {
     let forward = round.is_multiple_of(2);
     (0..len).map(move |i| {
@@ -83,7 +82,8 @@ fn order(round: usize, len: usize) -> impl Iterator<Item = usize> {
     })
 }
 
-/// The number of operations that fill a batch. Starts small: the first operation of some peers takes a millisecond.
+/// The number of operations that fill a batch. It starts at 1, because the first operation of some peers takes a
+/// millisecond.
 fn calibrate(run: &mut Run, batch: Duration) -> u64 {
     let mut n = 1;
     loop {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_always_runs_first() {
+    fn no_candidate_always_runs_first() {
         let firsts: std::collections::HashSet<usize> = (0..8).map(|round| order(round, 4).next().unwrap()).collect();
         assert!(firsts.len() > 2, "only {firsts:?} ever ran first");
     }

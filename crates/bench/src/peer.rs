@@ -1,4 +1,4 @@
-//! A peer: something that can start a job, pause it and resume it. From these few functions come all its figures.
+//! A peer: something that can start a job, pause it and resume it. All its figures come from these few functions.
 //!
 //! ```text
 //!   open ── start ──> job (paused) ── resume ──> paused ── ... ── resume ──> ended ── finish
@@ -15,22 +15,22 @@ pub(crate) trait Peer: Sized + 'static {
     /// A job that is paused or has ended.
     type Job;
 
-    /// Starts a job that runs `pause_often::<FRAMES>(pauses, ..)`; it comes back at its first pause.
+    /// Starts a job that runs `pause_often::<FRAMES>(pauses, ..)`, and returns at the job's first pause.
     fn start<const FRAMES: u32>(&mut self, pauses: u64) -> Result<Self::Job, Absent>;
 
     /// Resumes the job until its next pause (true) or its end (false).
     fn resume(&mut self, job: &mut Self::Job) -> bool;
 
-    /// Takes back a job that has ended.
+    /// Drops a job that has ended, or keeps its stack.
     fn finish(&mut self, job: Self::Job) {
         drop(job);
     }
 
-    /// Starts a job that does nothing, and sees it end.
+    /// Runs a job that does nothing, from its start to its end.
     fn empty(&mut self);
 }
 
-/// Why something cannot be measured here: said by name in every report.
+/// Why something cannot be measured here, for the reports.
 #[derive(Clone, Debug)]
 pub(crate) struct Absent(pub(crate) String);
 
@@ -46,7 +46,7 @@ impl std::fmt::Display for Absent {
     }
 }
 
-/// How many frames deep the job pauses and the caller resumes.
+/// How many frames deep the job pauses, and how many frames deep its caller resumes it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Depth {
     pub(crate) job: u32,
@@ -65,7 +65,7 @@ impl Depth {
     ];
 }
 
-/// Pause and resume of one job, the job and its caller at `depth`.
+/// Pauses and resumes one job, with the job and its caller at `depth`.
 pub(crate) fn switch<P: Peer>(name: &str, peer: P, depth: Depth) -> Candidate {
     match (depth.job, depth.caller) {
         (0, 0) => switch_at::<P, 0, 0>(name, peer),
@@ -93,7 +93,7 @@ fn switch_at<P: Peer, const JOB: u32, const CALLER: u32>(name: &str, mut peer: P
     })
 }
 
-/// Start to end of an empty job, on memory that the one before it left.
+/// Runs empty jobs, each on the memory of the one before.
 pub(crate) fn life<P: Peer>(name: &str, mut peer: P) -> Candidate {
     Candidate::new(name, move |n| {
         let clock = Instant::now();
@@ -104,16 +104,16 @@ pub(crate) fn life<P: Peer>(name: &str, mut peer: P) -> Candidate {
     })
 }
 
-/// What each job of a crowd cost, in nanoseconds.
+/// The cost of each of many live jobs, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crowd {
-    /// From nothing to its first pause.
+    /// From nothing to the first pause.
     pub(crate) start: f64,
-    /// Pause and resume, each job in turn, over and over: the median sweep.
+    /// Pause and resume, where a sweep resumes each job once. From the median sweep.
     pub(crate) round_trip: f64,
-    /// From its last pause to its end.
+    /// From the last pause to the end.
     pub(crate) end: f64,
-    /// Memory that the process gained, in bytes.
+    /// Bytes of memory that the process gained.
     pub(crate) resident: f64,
 }
 
@@ -146,7 +146,7 @@ pub(crate) fn crowd<P: Peer>(peer: &mut P, live: usize, sweeps: u64) -> Result<C
     })
 }
 
-/// At least so many resumes between two readings of the clock, which takes as long as ten of them.
+/// The least number of resumes between two readings of the clock. A reading takes as long as ten resumes.
 const RESUMES_A_CLOCK: u64 = 10_000;
 
 fn sweep<P: Peer>(peer: &mut P, jobs: &mut [P::Job], times: u64) -> Duration {

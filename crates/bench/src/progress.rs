@@ -1,4 +1,4 @@
-//! The bar on standard error: what is being measured, and how long that will still take.
+//! The progress bar on standard error: what is being measured, and how long that will take.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -15,7 +15,8 @@ impl Progress {
         Progress(bar)
     }
 
-    /// One step, about to run `what`. Drawing is limited to a few times a second, and happens outside every clock.
+    /// Counts a step, which is about to run `what`. The bar is drawn a few times a second at most, and never while a
+    /// candidate runs.
     pub(crate) fn tick(&self, what: &str) {
         if self.0.position().is_multiple_of(16) {
             self.0.set_message(what.to_string());

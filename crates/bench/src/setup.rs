@@ -1,4 +1,4 @@
-//! What a run has to work with: how long, which peers were asked for, which were found.
+//! The settings of a run: how long it is, which peers were asked for, and which were found.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ pub(crate) struct Setup {
     pub(crate) cores: Cores,
     pub(crate) effort: Effort,
     pub(crate) length: Length,
-    /// Parts of names; a peer is measured if it has one of them, every peer if there are none.
+    /// Parts of names. A peer is measured if its name has one of them. Without any, every peer is measured.
     pub(crate) only: Vec<String>,
     pub(crate) libcryptos: Result<Vec<Found>, Absent>,
     pub(crate) capi: Result<Found, Absent>,
@@ -22,11 +22,11 @@ pub(crate) struct Setup {
 /// How much of everything a run does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Length {
-    /// Each candidate a few times: shows that it works, its times mean nothing.
+    /// Each candidate runs a few times, which shows that it works. The times mean nothing.
     Once,
-    /// Two minutes.
+    /// About two minutes.
     Quick,
-    /// As long as the published tables took.
+    /// As for the published tables.
     Full,
 }
 
@@ -47,7 +47,7 @@ impl Setup {
         self.capi = libcrypto::ours(capi.as_deref());
     }
 
-    /// Whether `--peer` asks for this one, or for none in particular.
+    /// Whether `--peer` asks for this peer, or is not given.
     pub(crate) fn wants(&self, name: &str) -> bool {
         let name = name.to_lowercase();
         self.only.is_empty() || self.only.iter().any(|part| name.contains(&part.to_lowercase()))
@@ -79,7 +79,7 @@ pub(crate) struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// A group with its floor and the control: the same code once more.
+    /// A group with its floor and its control, which is the same code once more.
     pub(crate) fn new(setup: &'a Setup, floor: &str, make: impl Fn(&str) -> Candidate) -> Self {
         let candidates = vec![make(floor), make(&format!("{floor} (control)"))];
         Group {
@@ -89,12 +89,12 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Adds a candidate, if it was asked for.
+    /// Adds a candidate, if its peer was asked for.
     pub(crate) fn add(&mut self, name: &str, make: impl FnOnce(&str) -> Candidate) {
         self.try_add(name, |name| Ok(make(name)));
     }
 
-    /// The same for one that may be absent.
+    /// Adds a candidate whose peer may be absent.
     pub(crate) fn try_add(&mut self, name: &str, make: impl FnOnce(&str) -> Result<Candidate, Absent>) {
         if !self.setup.wants(name) {
             return;
@@ -126,7 +126,7 @@ impl<'a> Group<'a> {
         self.candidates.iter().map(|candidate| candidate.name.clone()).collect()
     }
 
-    /// What could not be made, and why.
+    /// The candidates that could not be made, and why.
     pub(crate) fn skipped(&self) -> &[(String, Absent)] {
         &self.skipped
     }
@@ -140,7 +140,7 @@ impl<'a> Group<'a> {
         ticks(self.candidates.len(), self.setup.effort)
     }
 
-    /// Measures them all.
+    /// Measures all candidates.
     pub(crate) fn run(mut self, progress: &Progress) -> Measured {
         let names = self.names();
         let summaries = interleave(&mut self.candidates, self.setup.effort, progress);
@@ -151,7 +151,7 @@ impl<'a> Group<'a> {
     }
 }
 
-/// What a group gave.
+/// The figures of a group.
 pub(crate) struct Measured {
     pub(crate) results: Vec<(String, Summary)>,
     pub(crate) skipped: Vec<(String, Absent)>,

@@ -1,5 +1,5 @@
-//! What the processor does for one operation, counted instead of timed: each instruction of a child process, one by
-//! one.
+//! What one operation makes the processor do, counted instead of timed: a child process runs instruction by
+//! instruction.
 //!
 //! ```text
 //!   this process                          child: the same program
@@ -9,11 +9,11 @@
 //!                                         stop
 //! ```
 //!
-//! Done with n and with 2n operations: the difference is n operations, without what surrounds them. It needs no
-//! performance counters, which virtual machines rarely have, and gives the same numbers on a busy machine.
+//! This is done with n and with 2n operations. The difference is n operations, without what surrounds them. It needs no
+//! performance counters, which virtual machines rarely have, and the numbers are the same on a busy machine.
 //!
-//! Returns are counted against a model of the processor's guess: a stack of the last [`GUESSES`] return addresses. A
-//! return to another address is one that the processor has guessed wrong, which costs it 10 to 20 cycles.
+//! A model of the processor's prediction counts the returns: a stack of the last [`RETURN_STACK`] return addresses. A
+//! return to another address than the one on top is mispredicted, which costs a processor 10 to 20 cycles.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,22 +24,22 @@ use std::ptr;
 use crate::peer::Absent;
 
 /// Entries of the return-address predictor: 32 on current AMD processors, 16 or more on Intel's.
-const GUESSES: usize = 32;
+const RETURN_STACK: usize = 32;
 
-/// What happened between two stops, or for each operation.
+/// The counts between two stops, or for each operation.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) instructions: f64,
-    /// Returns that went elsewhere than the last calls let a processor expect.
-    pub(crate) misguessed: f64,
+    /// Returns that a processor mispredicts.
+    pub(crate) mispredicted: f64,
     pub(crate) system_calls: f64,
     pub(crate) allocations: f64,
 }
 
-/// The cost of one operation of the candidate that `child` runs: `child(n)` gives the arguments for n operations.
+/// The counts for one operation of the candidate that `child` runs. `child(n)` gives the arguments for n operations.
 ///
-/// System calls are counted in runs of their own, at full speed: a scheduler asks the kernel also when time has passed,
-/// and a stepped one is slow.
+/// System calls are counted in runs of their own, at full speed. A scheduler asks the kernel when some time has passed,
+/// which would be often while each instruction is stepped through.
 pub(crate) fn per_operation(child: impl Fn(u64) -> Vec<String>, n: u64) -> Result<Counts, Absent> {
     let both = |n: u64| -> io::Result<Counts> {
         let (steps, calls) = (run(&child(n), step)?, run(&child(n), count_system_calls)?);
@@ -48,7 +48,7 @@ pub(crate) fn per_operation(child: impl Fn(u64) -> Vec<String>, n: u64) -> Resul
             ..steps
         })
     };
-    // One line, for a table: what a child says when it dies can be long.
+    // Only the first line, for a table: a child that fails may print more.
     let absent = |e: io::Error| {
         Absent::new(format!(
             "cannot trace: {}",
@@ -60,15 +60,15 @@ pub(crate) fn per_operation(child: impl Fn(u64) -> Vec<String>, n: u64) -> Resul
     let each = |twice: f64, once: f64| (twice - once) / n as f64;
     Ok(Counts {
         instructions: each(twice.instructions, once.instructions),
-        misguessed: each(twice.misguessed, once.misguessed),
+        mispredicted: each(twice.mispredicted, once.mispredicted),
         system_calls: each(twice.system_calls, once.system_calls),
         allocations: each(twice.allocations, once.allocations),
     })
 }
 
-/// In the child: tells the tracer that what counts begins, or has ended.
+/// In the child: tells the tracer that the operations begin, or have ended.
 pub(crate) fn mark() {
-    // SAFETY: stops this thread until the tracer lets it go on; has no effect on memory.
+    // SAFETY: the call stops this thread until the tracer continues it, and has no effect on memory.
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
@@ -87,7 +87,7 @@ fn run(args: &[String], follow: fn(libc::pid_t) -> io::Result<Counts>) -> io::Re
 }
 
 fn trace_me() -> io::Result<()> {
-    // SAFETY: asks to be traced by the parent; the other arguments are ignored.
+    // SAFETY: this request ignores the other arguments, and has no effect on memory.
     let failed = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
     if failed == -1 {
         Err(io::Error::last_os_error())
@@ -96,7 +96,7 @@ fn trace_me() -> io::Result<()> {
     }
 }
 
-/// From the exec to the second stop; the child runs on by itself then.
+/// Follows the child from its first stop to its second. The child is not traced after that.
 fn between_stops(child: &Child, follow: fn(libc::pid_t) -> io::Result<Counts>) -> io::Result<Counts> {
     let pid = child.id() as libc::pid_t;
     wait_for(pid, libc::SIGTRAP)?; // the exec
@@ -108,7 +108,8 @@ fn between_stops(child: &Child, follow: fn(libc::pid_t) -> io::Result<Counts>) -
     Ok(counts)
 }
 
-/// Every system call until the next stop. Each stops the child twice: when it enters the kernel and when it leaves it.
+/// Counts every system call until the next stop. Each stops the child twice: when it enters the kernel and when it
+/// leaves it.
 fn count_system_calls(pid: libc::pid_t) -> io::Result<Counts> {
     const SYSTEM_CALL: i32 = libc::SIGTRAP | 0x80; // PTRACE_O_TRACESYSGOOD
     let mut stops = 0.0;
@@ -126,11 +127,11 @@ fn count_system_calls(pid: libc::pid_t) -> io::Result<Counts> {
     })
 }
 
-/// Every instruction until the next stop.
+/// Counts every instruction until the next stop.
 fn step(pid: libc::pid_t) -> io::Result<Counts> {
     let mut counts = Counts::default();
-    let mut guesses = Guesses::default();
-    let mut kinds: HashMap<u64, Kind> = HashMap::new(); // loops run the same instructions again and again
+    let mut returns = ReturnStack::default();
+    let mut kinds: HashMap<u64, Kind> = HashMap::new(); // by address: loops run the same instructions again
     let mut at = registers(pid)?;
     loop {
         let kind = match kinds.get(&at.rip) {
@@ -147,8 +148,8 @@ fn step(pid: libc::pid_t) -> io::Result<Counts> {
         at = registers(pid)?;
         counts.instructions += 1.0;
         match kind {
-            Kind::Call => guesses.call(request(libc::PTRACE_PEEKDATA, pid, at.rsp, 0)? as u64),
-            Kind::Return => counts.misguessed += f64::from(u8::from(!guesses.ret(at.rip))),
+            Kind::Call => returns.call(request(libc::PTRACE_PEEKDATA, pid, at.rsp, 0)? as u64),
+            Kind::Return => counts.mispredicted += f64::from(u8::from(!returns.ret(at.rip))),
             Kind::Other => {}
         }
     }
@@ -158,7 +159,7 @@ fn unexpected(signal: i32) -> io::Error {
     io::Error::other(format!("the child got signal {signal}"))
 }
 
-/// The child says itself how often it allocated.
+/// Adds the allocations, which the child has counted and prints.
 fn finish(child: Child, counts: Counts) -> io::Result<Counts> {
     let output = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -169,7 +170,7 @@ fn finish(child: Child, counts: Counts) -> io::Result<Counts> {
     Ok(Counts { allocations, ..counts })
 }
 
-/// The kinds of instruction that are told apart.
+/// A kind of instruction.
 #[derive(Clone, Copy)]
 enum Kind {
     Call,
@@ -178,7 +179,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// By its first bytes. Prefixes before a call or a return occur (`notrack`, `repz`, `rex`) and are skipped.
+    /// The kind by the first bytes of the code. Prefixes of a call or a return (`notrack`, `repz`, `rex`) are skipped.
     fn of(code: [u8; 8]) -> Self {
         let mut code = &code[..];
         while let [0x3e | 0xf2 | 0xf3 | 0x40..=0x4f, rest @ ..] = code {
@@ -193,24 +194,24 @@ impl Kind {
     }
 }
 
-/// The return addresses that a processor remembers: the oldest is overwritten, an empty one guesses nothing.
+/// The return addresses that a processor remembers. A new one overwrites the oldest.
 #[derive(Default)]
-struct Guesses {
-    ring: [u64; GUESSES],
+struct ReturnStack {
+    ring: [u64; RETURN_STACK],
     top: usize,
 }
 
-impl Guesses {
+impl ReturnStack {
     fn call(&mut self, back: u64) {
-        self.top = (self.top + 1) % GUESSES;
+        self.top = (self.top + 1) % RETURN_STACK;
         self.ring[self.top] = back;
     }
 
-    /// Whether the return to `went` was expected.
-    fn ret(&mut self, went: u64) -> bool {
-        let guess = self.ring[self.top];
-        self.top = (self.top + GUESSES - 1) % GUESSES;
-        guess == went
+    /// Whether the return to `target` is predicted.
+    fn ret(&mut self, target: u64) -> bool {
+        let predicted = self.ring[self.top];
+        self.top = (self.top + RETURN_STACK - 1) % RETURN_STACK;
+        predicted == target
     }
 }
 
@@ -222,14 +223,14 @@ fn registers(pid: libc::pid_t) -> io::Result<libc::user_regs_struct> {
     if failed == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the request succeeded and has filled it.
+    // SAFETY: the request has succeeded and has filled the struct.
     Ok(unsafe { registers.assume_init() })
 }
 
-/// Only `PEEK*` give a value; their words are never -1 where code or a stack is.
+/// Makes a request. Only `PEEK*` give a value, and it is never -1 where code or a stack is.
 fn request(request: libc::c_uint, pid: libc::pid_t, address: u64, data: u64) -> io::Result<libc::c_long> {
     let (address, data) = (address as *mut libc::c_void, data as *mut libc::c_void);
-    // SAFETY: `pid` is a stopped child that this process traces; these requests write to no memory of ours.
+    // SAFETY: `pid` is a stopped child that this process traces, and these requests write to no memory of this process.
     let value = unsafe { libc::ptrace(request, pid, address, data) };
     if value == -1 {
         Err(io::Error::last_os_error())
@@ -277,12 +278,12 @@ mod tests {
     }
 
     #[test]
-    fn a_return_is_guessed_by_the_last_call() {
-        let mut guesses = Guesses::default();
-        guesses.call(1);
-        guesses.call(2);
-        assert!(guesses.ret(2));
-        assert!(!guesses.ret(7), "the call before came from 1");
-        assert!(!guesses.ret(1), "it was used up");
+    fn a_return_is_predicted_by_the_last_call() {
+        let mut returns = ReturnStack::default();
+        returns.call(1);
+        returns.call(2);
+        assert!(returns.ret(2));
+        assert!(!returns.ret(7), "the call before came from 1");
+        assert!(!returns.ret(1), "the prediction was used already");
     }
 }

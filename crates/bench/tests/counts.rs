@@ -1,5 +1,6 @@
-//! What our operations consist of stays what it is: allocations, system calls, and, in an optimised build, instructions
-//! and wrong returns. Counted in traced processes, so a busy machine changes nothing. No times.
+//! Bounds for what our operations consist of: allocations, system calls, and, in an optimised build, instructions and
+//! mispredicted returns. They are counted in traced processes, so a busy machine changes nothing. No times are
+//! measured.
 
 #![cfg(target_arch = "x86_64")]
 
@@ -11,11 +12,11 @@ use serde_json::Value;
 
 /// The columns of the tables.
 const INSTRUCTIONS: usize = 0;
-const WRONG_RETURNS: usize = 1;
+const MISPREDICTED_RETURNS: usize = 1;
 const SYSTEM_CALLS: usize = 2;
 const ALLOCATIONS: usize = 3;
 
-/// Debug builds inline nothing: what they execute says nothing.
+/// Debug builds inline nothing, so their instructions are not checked.
 const OPTIMISED: bool = cfg!(not(debug_assertions));
 
 #[test]
@@ -23,10 +24,10 @@ fn our_operations_consist_of_what_the_readme_says() {
     let report = Report::make();
     a_switch_touches_neither_the_kernel_nor_the_heap(&report);
     an_empty_job_touches_neither_the_kernel_nor_the_heap(&report);
-    a_wake_by_callback_shares_one_look_at_the_kernel_with_sixty_others(&report);
+    a_wake_by_callback_makes_a_small_share_of_a_system_call(&report);
     a_wake_by_fd_makes_the_system_calls_of_its_floor(&report);
     if OPTIMISED {
-        a_switch_returns_wrongly_as_often_as_its_floor(&report);
+        a_switch_has_as_many_mispredicted_returns_as_its_floor(&report);
         instructions_stay_near_the_floor(&report);
     }
 }
@@ -47,9 +48,9 @@ fn an_empty_job_touches_neither_the_kernel_nor_the_heap(report: &Report) {
     report.expect("life", "asyncjob", ALLOCATIONS, 0.0..=0.0);
 }
 
-/// The scheduler asks the kernel every 64 resumes, so that nothing starves fds, and when the kernel's clock has ticked:
-/// this once or twice in a run is why the ranges are not single numbers.
-fn a_wake_by_callback_shares_one_look_at_the_kernel_with_sixty_others(report: &Report) {
+/// The scheduler asks the kernel every 64 resumes, and when the kernel's clock has ticked. The clock ticks once or
+/// twice in a run, so the ranges are not single numbers.
+fn a_wake_by_callback_makes_a_small_share_of_a_system_call(report: &Report) {
     let table = "wake by callback, a batch of 20";
     report.expect(table, "asyncjob, callback", SYSTEM_CALLS, -0.1..=0.1);
     report.expect(table, "asyncjob, callback", ALLOCATIONS, -0.05..=0.05);
@@ -66,14 +67,14 @@ fn a_wake_by_fd_makes_the_system_calls_of_its_floor(report: &Report) {
     }
 }
 
-fn a_switch_returns_wrongly_as_often_as_its_floor(report: &Report) {
+fn a_switch_has_as_many_mispredicted_returns_as_its_floor(report: &Report) {
     for table in [
         "switch, job 0, caller 0",
         "switch, job 8, caller 0",
         "switch, job 8, caller 4",
     ] {
-        let floor = report.count(table, "corosensei", WRONG_RETURNS);
-        report.expect(table, "asyncjob", WRONG_RETURNS, 0.0..=floor + 0.1);
+        let floor = report.count(table, "corosensei", MISPREDICTED_RETURNS);
+        report.expect(table, "asyncjob", MISPREDICTED_RETURNS, 0.0..=floor + 0.1);
     }
 }
 
@@ -121,7 +122,7 @@ impl Report {
 
     #[track_caller]
     fn expect(&self, table: &str, name: &str, column: usize, range: std::ops::RangeInclusive<f64>) {
-        let what = ["instructions", "wrong returns", "system calls", "allocations"][column];
+        let what = ["instructions", "mispredicted returns", "system calls", "allocations"][column];
         let count = self.count(table, name, column);
         assert!(
             range.contains(&count),

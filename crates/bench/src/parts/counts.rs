@@ -1,4 +1,4 @@
-//! What the operations of the other parts consist of, in numbers that do not change from run to run.
+//! Counts what the operations of the other parts consist of. The numbers do not change from run to run.
 
 use crate::child::count_words;
 use crate::peer::Depth;
@@ -10,14 +10,15 @@ use crate::trace::{Counts, per_operation};
 use super::switch;
 
 const TEXT: &str = "\
-One operation, executed one instruction at a time. *Instructions* are those in user space. *Wrong returns* went
-elsewhere than the last 32 calls let a processor expect: each costs about as much as a whole switch. *System calls*
-and *allocations* (through Rust) as they say. These figures depend on the compiler, not on the machine or its load.";
+One operation, executed one instruction at a time. *Instructions* are those in user space. *Mispredicted returns*
+went to another address than the last 32 calls let a processor predict: each costs about as much as a whole switch.
+*System calls* are counted at full speed, and *allocations* are those through Rust. These figures depend on the
+compiler, and neither on the machine nor on its load.";
 
-/// Peers that do their work on other threads, which stepping through this one does not see.
-const ELSEWHERE: [&str; 4] = ["may", "two threads", "spawn_blocking", "std::thread"];
+/// Peers that do their work on other threads, which are not stepped through.
+const OTHER_THREADS: [&str; 4] = ["may", "two threads", "spawn_blocking", "std::thread"];
 
-/// Counts the switch at three depths, the life and the wakes.
+/// Counts the switch at three depths, an empty job and the wakes.
 pub(crate) fn run(setup: &Setup) -> Section {
     let depths = [Depth::ALL[0], Depth::ALL[2], Depth::ALL[5]].map(switch::name);
     let groups = super::groups(setup)
@@ -38,7 +39,7 @@ pub(crate) fn run(setup: &Setup) -> Section {
 }
 
 fn single(mut names: Vec<String>) -> Vec<String> {
-    names.retain(|name| !name.ends_with("(control)") && !ELSEWHERE.iter().any(|part| name.contains(part)));
+    names.retain(|name| !name.ends_with("(control)") && !OTHER_THREADS.iter().any(|part| name.contains(part)));
     names
 }
 
@@ -59,7 +60,7 @@ fn table(setup: &Setup, group: &str, names: &[String], progress: &Progress) -> T
         name: "operations",
         title: group.to_string(),
         unit: "for each operation",
-        columns: ["instructions", "wrong returns", "system calls", "allocations"]
+        columns: ["instructions", "mispredicted returns", "system calls", "allocations"]
             .map(String::from)
             .to_vec(),
         rows: rows.collect(),
@@ -70,7 +71,7 @@ fn table(setup: &Setup, group: &str, names: &[String], progress: &Progress) -> T
 fn cells(counts: Counts) -> Vec<Cell> {
     [
         counts.instructions,
-        counts.misguessed,
+        counts.mispredicted,
         counts.system_calls,
         counts.allocations,
     ]

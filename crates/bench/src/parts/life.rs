@@ -1,4 +1,4 @@
-//! What it costs to start a job and to see it end.
+//! What a job costs from its start to its end.
 
 use crate::peer::life;
 use crate::peers::bare::Bare;
@@ -12,8 +12,8 @@ use crate::report::{Section, Table};
 use crate::setup::{Group, Setup};
 
 const TEXT: &str = "\
-A job that does nothing, from its start to its end, one after another. *Warm*: on the stack that the one before it
-left.";
+A job that does nothing, from its start to its end, one after another. *Warm*: each job runs on the stack of the one
+before.";
 
 /// Measures every peer.
 pub(crate) fn run(setup: &Setup) -> Section {

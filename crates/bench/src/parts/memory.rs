@@ -1,17 +1,18 @@
-//! What caches, address translation and page tables make of many live jobs.
+//! What caches, address translation and page tables cost when many jobs are live.
 
 use std::collections::HashMap;
 use std::fs;
 use std::time::Instant;
 
+use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::stack::StackSize;
-use asyncjob::{Job, PoolConfig, Step, WaitCtx, init_thread, pause_job, start_job};
+use asyncjob::{Job, Step, WaitCtx, pause_job, start_job};
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use crate::child;
 use crate::depth::pause_for_ever;
-use crate::machine::has_room_for;
+use crate::machine::has_memory_for;
 use crate::measure::{quantile, summarise};
 use crate::peer::Absent;
 use crate::peers::libcrypto::Async;
@@ -21,15 +22,15 @@ use crate::report::{Cell, Chart, Row, Section, Table};
 use crate::setup::Setup;
 
 const TEXT: &str = "\
-So many jobs live at once, as under *Scale*, and what that leaves out: they are resumed in an order without a pattern,
-the same for all; each pauses 8 frames deep, on a stack of 16 KiB (libcrypto: 32 KiB), with a wait ctx of its own; and
-their memory includes page tables. Ratios are to libcrypto.
+As under *Scale*, so many jobs live at once, with three differences. The jobs are resumed in a random order, the same
+for all peers. Each job pauses 8 frames deep, on a stack of 16 KiB (libcrypto: 32 KiB), with a wait ctx of its own.
+And memory includes page tables. Ratios are to libcrypto.
 
-*asyncjob, prefetched*: each job is prefetched 4 round trips ahead (`Job::prefetch`), as a queue of ready jobs allows.
-*asyncjob, one ctx*: one wait ctx for all. *memory, 4 KiB pages* is the control, without any job: a write to each of
-the lines that a round trip touches, in pages 32 KiB apart. *2 MiB pages*: the same lines without gaps and in huge
-pages; the difference is address translation. *same lines*: the lines are the same ones in each page; the difference
-is what staggered stacks save.";
+*asyncjob, prefetched*: each job is prefetched 4 round trips ahead (`Job::prefetch`), as a queue of ready jobs
+allows. *asyncjob, one ctx*: one wait ctx for all jobs. *memory, 4 KiB pages* is the control, without any job: a
+write to each of the cache lines that a round trip touches, in pages 32 KiB apart. *2 MiB pages*: the same lines
+without gaps and in huge pages. The difference is address translation. *same lines*: the lines have the same offsets
+in each page. The difference is what staggered stacks save.";
 
 /// How many frames deep each job pauses.
 const FRAMES: u32 = 8;
@@ -38,10 +39,10 @@ const STACK: usize = 16 << 10;
 /// How many round trips ahead a job is prefetched.
 const AHEAD: usize = 4;
 
-/// The peers without jobs come last.
+/// The controls, which have no jobs. They come last.
 const CONTROLS: [&str; 3] = ["memory, 4 KiB pages", "memory, 2 MiB pages", "memory, same lines"];
 
-/// What each of some live jobs cost.
+/// The cost of each of some live jobs.
 #[derive(Clone, Copy)]
 struct Numbers {
     /// Nanoseconds of a round trip in random order.
@@ -50,7 +51,7 @@ struct Numbers {
     resident: f64,
 }
 
-/// Of each peer at each size: one for each round, or why not.
+/// For each peer at each size: the figures of each round, or why there are none.
 type Results = HashMap<(String, usize), Result<Vec<Numbers>, Absent>>;
 
 /// Measures every peer, at every size.
@@ -123,17 +124,17 @@ fn peers(setup: &Setup) -> Vec<String> {
     names
 }
 
-/// Nothing measured yet at this size; or why it cannot be, judged by the size before.
+/// An empty list of rounds for this size. An error if the size cannot be measured, judged by the size before.
 fn fits(before: &Result<Vec<Numbers>, Absent>, live: usize) -> Result<Vec<Numbers>, Absent> {
     let numbers = before.as_ref().map_err(Absent::clone)?;
     let each = numbers.first().map_or(0.0, |numbers| numbers.resident);
     if live > 10_000 {
-        has_room_for(live, each)?; // the memory of a few jobs is lost in the noise
+        has_memory_for(live, each)?; // the memory of few jobs cannot be measured
     }
     Ok(Vec::new())
 }
 
-/// One more round of a peer, unless it has failed.
+/// Measures one more round of a peer, unless it has failed.
 fn measure_once(peer: &str, live: usize, resumes: usize, results: &mut Results) {
     let result = results.get_mut(&(peer.to_string(), live)).expect("made for every peer");
     if let Ok(rounds) = result {
@@ -167,7 +168,7 @@ fn table(
     }
 }
 
-/// The median, with the ratio to the first libcrypto, round by round, if there is one.
+/// The median, and the ratio to the first libcrypto in each round, if there is one.
 fn round_trip(peer: &str, live: usize, results: &Results) -> Cell {
     let of = |peer: &str| -> Option<Vec<f64>> {
         let rounds = results[&(peer.to_owned(), live)].as_ref().ok()?;
@@ -195,32 +196,33 @@ fn resident(peer: &str, live: usize, results: &Results) -> Cell {
     }
 }
 
-/// In a process of its own: starts so many jobs of a peer and visits them. A round trip, and the memory of one.
+/// In a process of its own: starts so many jobs of a peer and resumes them. Returns a round trip and the memory of one
+/// job.
 pub(crate) fn measure(setup: &Setup, peer: &str, live: usize, sweeps: u64) -> Result<[f64; 2], Absent> {
     let own_ctx = |_| start_ours(&WaitCtx::new());
     match peer {
         "asyncjob" => {
             small_stacks()?;
-            visit(live, sweeps, own_ctx, resume_ours, |_| ())
+            resume_in_random_order(live, sweeps, own_ctx, resume_ours, |_| ())
         }
         "asyncjob, prefetched" => {
             small_stacks()?;
             let prefetch = |job: &Ours| job.iter().for_each(Job::prefetch);
-            visit(live, sweeps, own_ctx, resume_ours, prefetch)
+            resume_in_random_order(live, sweeps, own_ctx, resume_ours, prefetch)
         }
         "asyncjob, one ctx" => {
             small_stacks()?;
             let ctx = WaitCtx::new();
-            visit(live, sweeps, |_| start_ours(&ctx), resume_ours, |_| ())
+            resume_in_random_order(live, sweeps, |_| start_ours(&ctx), resume_ours, |_| ())
         }
-        "corosensei" => visit(live, sweeps, |_| start_bare(), resume_bare, |_| ()),
-        "memory, 4 KiB pages" => visit_pages(live, sweeps, Pages::small(live)?),
-        "memory, 2 MiB pages" => visit_pages(live, sweeps, Pages::huge(live)?),
-        "memory, same lines" => visit_pages(live, sweeps, Pages::same_lines(live)?),
+        "corosensei" => resume_in_random_order(live, sweeps, |_| start_bare(), resume_bare, |_| ()),
+        "memory, 4 KiB pages" => touch_pages(live, sweeps, Pages::small(live)?),
+        "memory, 2 MiB pages" => touch_pages(live, sweeps, Pages::huge(live)?),
+        "memory, same lines" => touch_pages(live, sweeps, Pages::same_lines(live)?),
         _ => {
             let library = Async::new(&setup.c_library(peer)?)?;
             let start = |_| library.start_endless::<FRAMES>();
-            visit(live, sweeps, start, |job| library.resume_endless(job), |_| ())
+            resume_in_random_order(live, sweeps, start, |job| library.resume_endless(job), |_| ())
         }
     }
 }
@@ -235,7 +237,7 @@ type Ours = Option<Job<()>>;
 fn start_ours(ctx: &WaitCtx) -> Result<Ours, Absent> {
     let body = || {
         pause_for_ever::<FRAMES>(|| {
-            let _ = pause_job(); // nobody cancels here
+            let _ = pause_job(); // these jobs are never cancelled
         });
     };
     match start_job(ctx, body) {
@@ -268,13 +270,13 @@ fn resume_bare(job: &mut Bare) {
     assert!(matches!(job.resume(()), CoroutineResult::Yield(())));
 }
 
-fn visit_pages(live: usize, sweeps: u64, pages: Pages) -> Result<[f64; 2], Absent> {
-    visit(live, sweeps, |at| Ok(pages.lines(at)), |lines| lines.touch(), |_| ())
+fn touch_pages(live: usize, sweeps: u64, pages: Pages) -> Result<[f64; 2], Absent> {
+    resume_in_random_order(live, sweeps, |at| Ok(pages.lines(at)), |lines| lines.touch(), |_| ())
 }
 
-/// Starts so many, and resumes them again and again in an order without a pattern. `ahead` is told of each some round
-/// trips before its own. They do not end: the process does.
-fn visit<J>(
+/// Starts so many jobs, and resumes them again and again in a random order. `ahead` is called with each job some round
+/// trips before the job is resumed. The jobs do not end before the process does.
+fn resume_in_random_order<J>(
     live: usize,
     sweeps: u64,
     start: impl Fn(usize) -> Result<J, Absent>,
@@ -289,7 +291,7 @@ fn visit<J>(
     }
     let gained = resident_with_page_tables().saturating_sub(before + live * size_of::<J>());
     let mut best = f64::MAX;
-    // The first time fills caches as far as they go.
+    // The first time fills the caches.
     for _ in 0..3 {
         let clock = Instant::now();
         for _ in 0..sweeps {
@@ -307,15 +309,15 @@ fn visit<J>(
     Ok([best, gained as f64 / live as f64])
 }
 
-/// 0 to `n - 1` in an order without a pattern, the same in each run (Fisher and Yates; xorshift).
+/// 0 to `n - 1` in a random order, the same in each run (Fisher and Yates; xorshift).
 fn shuffled(n: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..n as u32).collect();
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     for last in (1..n).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        order.swap(last, (state % (last as u64 + 1)) as usize);
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        order.swap(last, (random % (last as u64 + 1)) as usize);
     }
     order
 }
@@ -336,11 +338,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_job_is_visited_once_in_each_sweep() {
+    fn every_job_is_resumed_once_in_each_sweep() {
         let mut order = shuffled(1000);
         assert!(
             order.windows(2).filter(|pair| pair[0] + 1 == pair[1]).count() < 10,
-            "it has a pattern"
+            "the order is not random"
         );
         order.sort_unstable();
         assert_eq!(order, (0..1000).collect::<Vec<u32>>());

@@ -13,7 +13,7 @@ use crate::measure::Candidate;
 use crate::peer::Depth;
 use crate::setup::{Group, Setup};
 
-/// Every group of candidates, by the name that `counts` and `--list` call it.
+/// Every group of candidates, with its name in `counts` and `--list`.
 pub(crate) fn groups(setup: &Setup) -> Vec<(String, Group<'_>)> {
     let switches = Depth::ALL
         .iter()

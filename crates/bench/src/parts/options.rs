@@ -15,7 +15,7 @@ use crate::setup::{Group, Setup};
 
 const TEXT: &str = "\
 A job from its start to its end, one after another on a warm stack of 64 KiB, with each option of a pool. A column
-says how much of its stack the job uses: what an option looks at or wipes is what has been used.";
+says how much of its stack the job uses, because an option measures or wipes what has been used.";
 
 /// Measures every option.
 pub(crate) fn run(setup: &Setup) -> Section {
@@ -52,7 +52,7 @@ fn group(setup: &Setup, body: fn() -> u8) -> Group<'_> {
     group
 }
 
-/// Each run is on a thread of its own, as a pool is a thread's.
+/// Each run is on a thread of its own, because a pool belongs to a thread.
 fn candidate(name: &str, config: PoolConfig, body: fn() -> u8) -> Candidate {
     Candidate::new(name, move |n| {
         let run = || {
@@ -60,7 +60,7 @@ fn candidate(name: &str, config: PoolConfig, body: fn() -> u8) -> Candidate {
             let ctx = WaitCtx::new();
             let once = || match start_job(&ctx, body) {
                 Ok(Step::Finished(byte)) => byte,
-                Ok(Step::Paused(_)) => unreachable!("it does not pause"),
+                Ok(Step::Paused(_)) => unreachable!("the job does not pause"),
                 Err(refused) => panic!("{refused}"),
             };
             black_box(once());

@@ -1,9 +1,9 @@
-//! What a job costs when it is one of many.
+//! What a job costs when many are live.
 
 use std::collections::HashMap;
 
 use crate::child::{crowd_peers, refusals, run_crowd};
-use crate::machine::has_room_for;
+use crate::machine::has_memory_for;
 use crate::measure::quantile;
 use crate::peer::{Absent, Crowd};
 use crate::progress::Progress;
@@ -11,15 +11,16 @@ use crate::report::{Cell, Chart, Row, Section, Table};
 use crate::setup::Setup;
 
 const TEXT: &str = "\
-So many jobs live at once, each peer and number in a fresh process. *Round trip*: each job resumed once in turn, over
-and over, for each job: what caches and page tables make of a crowd. *Start* is from nothing to the first pause, *end*
-from the last pause to the end, memory that is asked of the kernel included. *Resident* is what the process gained in
-RAM. Jobs hardly touch their stacks here: real ones need more memory, all peers alike.";
+So many jobs live at once, in a new process for each peer and number. *Round trip*: each job is resumed once in turn,
+again and again; the figure for each job shows what caches and page tables cost. *Start* is from nothing to the first
+pause, and *end* is from the last pause to the end. Both include the time in which the kernel gives memory and takes
+it back. *Resident* is the memory that the process gained in RAM. These jobs hardly touch their stacks. Real jobs
+need more memory, with every peer.";
 
-/// What one number of live jobs gave for each peer.
+/// The figures of each peer for each number of live jobs.
 type Results = HashMap<(String, usize), Result<Crowd, Absent>>;
 
-/// Measures every peer that can hold a crowd, at every size.
+/// Measures every peer that can have many live jobs, at every size.
 pub(crate) fn run(setup: &Setup) -> Section {
     let peers = crowd_peers(setup);
     let sizes: &[usize] = setup.length.pick(
@@ -66,12 +67,12 @@ pub(crate) fn run(setup: &Setup) -> Section {
     }
 }
 
-/// A crowd of a million takes half a minute.
+/// How often each crowd is measured. A million jobs take half a minute.
 fn rounds(setup: &Setup, live: usize) -> usize {
     if live >= 100_000 { 1 } else { setup.length.pick(1, 3, 5) }
 }
 
-/// Every peer at one size, in rounds: the medians, or the first reason why not.
+/// Measures every peer at one size, in rounds: the medians, or the first reason why a peer cannot be measured.
 fn measure(
     peers: &[String],
     live: usize,
@@ -82,7 +83,7 @@ fn measure(
     let sweeps = (2_000_000 / live as u64).clamp(3, 20_000);
     let mut all: Vec<(String, Vec<Crowd>, Option<Absent>)> = peers
         .iter()
-        .map(|peer| (peer.clone(), Vec::new(), too_much(peer, live, before)))
+        .map(|peer| (peer.clone(), Vec::new(), cannot_fit(peer, live, before)))
         .collect();
     for _ in 0..rounds {
         for (peer, crowds, failed) in &mut all {
@@ -95,15 +96,16 @@ fn measure(
             }
         }
     }
-    let settle = |(peer, crowds, failed): (String, Vec<Crowd>, Option<Absent>)| match failed {
+    let result = |(peer, crowds, failed): (String, Vec<Crowd>, Option<Absent>)| match failed {
         Some(why) => (peer, Err(why)),
         None => (peer, Ok(medians(&crowds))),
     };
-    all.into_iter().map(settle).collect()
+    all.into_iter().map(result).collect()
 }
 
-/// A size that the memory of this machine cannot hold, judged by the size before, or that has failed before.
-fn too_much(peer: &str, live: usize, before: &Results) -> Option<Absent> {
+/// Why a size cannot be measured: a smaller one has failed, or this machine has too little memory, judged by a smaller
+/// one.
+fn cannot_fit(peer: &str, live: usize, before: &Results) -> Option<Absent> {
     let sizes = before
         .keys()
         .filter(|(other, size)| other == peer && *size < live)
@@ -111,8 +113,8 @@ fn too_much(peer: &str, live: usize, before: &Results) -> Option<Absent> {
     let largest = sizes.max()?;
     match &before[&(peer.to_string(), largest)] {
         Err(why) => Some(why.clone()),
-        Ok(_) if live < 10_000 || largest < 1000 => None, // one job's memory is lost in the noise
-        Ok(crowd) => has_room_for(live, crowd.resident).err(),
+        Ok(_) if live < 10_000 || largest < 1000 => None, // the memory of few jobs cannot be measured
+        Ok(crowd) => has_memory_for(live, crowd.resident).err(),
     }
 }
 

@@ -12,10 +12,11 @@ use crate::report::{Section, Table};
 use crate::setup::{Group, Setup};
 
 const TEXT: &str = "\
-One job, paused and resumed in a loop; a figure is one round trip: into the job and back. Ratios are to bare
-corosensei at the same depth. *job n, caller m*: between its loop and its pause the job goes down n frames and returns
-through them again each time; the caller does the same with m frames around its resume. What a job does between its
-pauses is not in here, nor are its caches: this is a lower bound of what a switch costs a program.";
+One job, paused and resumed in a loop. A figure is one round trip: into the job and back. Ratios are to bare
+corosensei at the same depth. *job n, caller m*: between its loop and its pause the job goes down n frames, and
+returns through them each time; the caller does the same with m frames around its resume. What a job does between its
+pauses is not in these figures, and neither are its cache misses, so they are a lower bound of what a switch costs a
+program.";
 
 /// Measures every peer at every depth.
 pub(crate) fn run(setup: &Setup) -> Section {
@@ -35,7 +36,7 @@ pub(crate) fn run(setup: &Setup) -> Section {
     }
 }
 
-/// What the group of that depth is called.
+/// The name of the group of that depth.
 pub(crate) fn name(depth: Depth) -> String {
     format!("switch, {}", column(depth))
 }
@@ -44,8 +45,8 @@ fn column(depth: Depth) -> String {
     format!("job {}, caller {}", depth.job, depth.caller)
 }
 
-/// Every peer at one depth. A peer whose caller has no frames of ours (a scheduler resumes it) appears at caller 0
-/// only.
+/// Every peer at one depth. A peer that is resumed by a scheduler of its own has no caller with frames, and appears at
+/// caller 0 only.
 pub(crate) fn group<'a>(setup: &'a Setup, depth: Depth) -> Group<'a> {
     let mut group = Group::new(setup, "corosensei", |name| switch(name, Bare::default(), depth));
     group.add("asyncjob", |name| switch(name, Ours::<Inlined>::default(), depth));
@@ -71,18 +72,18 @@ pub(crate) fn group<'a>(setup: &'a Setup, depth: Depth) -> Group<'a> {
     group
 }
 
-/// Peers that have no stack to be deep in, or for which a few frames are lost in the cost of a thread.
+/// Adds peers that have no stack to go down, and peers whose threads cost so much that a few frames do not matter.
 fn without_frames(setup: &Setup, group: &mut Group) {
     group.add("tokio, yield_now", tokio::switch);
     group.add("a system call", threads::system_call);
-    group.add("two threads, park, one core", threads::park_here);
-    group.add("two threads, condvar, one core", threads::condvar_here);
+    group.add("two threads, park, one core", threads::park_one_core);
+    group.add("two threads, condvar, one core", threads::condvar_one_core);
     if setup.cores.two() {
         group.add("two threads, condvar, two cores", |name| {
-            threads::condvar_away(name, setup.cores)
+            threads::condvar_two_cores(name, setup.cores)
         });
         group.add("two threads, spinning, two cores", |name| {
-            threads::spin_away(name, setup.cores)
+            threads::spin_two_cores(name, setup.cores)
         });
     }
 }

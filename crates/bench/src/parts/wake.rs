@@ -1,4 +1,4 @@
-//! What it costs to wake a job, and how long that takes.
+//! What it costs to wake a job, and how long a wake takes.
 
 use hdrhistogram::Histogram;
 
@@ -11,14 +11,14 @@ use crate::report::{Cell, Chart, Row, Section, Table};
 use crate::setup::{Group, Setup};
 
 const TEXT: &str = "\
-From \"the engine is done\" to \"the job runs\". *Cost*: everything that happens on one thread for one wake: telling,
-finding out, switching to the job and back; in a batch of 20, the share of one. By callback there is nothing of the
-kernel in it; by fd the job empties its fd, as an engine does, and the floor is exactly that without any job: write,
-`epoll_wait`, read. *Latency*: the engine is on another processor; from just before it calls the waker until the job's
-next instruction, reading the clock twice included (about 40 ns). *Busy*: another job is always ready. *Asleep*: the
-thread sleeps in the kernel.";
+From \"the engine is done\" to \"the job runs\". *Cost* is everything that happens on one thread for one wake: the
+notification, the search for the ready job, the switch to the job and back. In a batch of 20 it is the share of one
+wake. A wake by callback makes no system call. With a wake by fd the job drains its fd, as an engine does. The floor
+of that is the same without any job: write, `epoll_wait`, read. *Latency* is the time from just before an engine on
+another processor calls the waker until the job's next instruction, with two readings of the clock (about 40 ns).
+*Busy*: another job is always ready. *Asleep*: the thread sleeps in the kernel.";
 
-/// The batch of the figures that are shares.
+/// How many wakes a batch has. A figure is the share of one of them.
 const BATCH: usize = 20;
 
 /// Measures the costs, then the latencies.
@@ -73,7 +73,7 @@ pub(crate) fn groups(setup: &Setup) -> Vec<(String, Group<'_>)> {
     ]
 }
 
-/// Every way to wake from another processor, interleaved in chunks.
+/// Measures every way to wake from another processor, in interleaved rounds.
 fn latencies(setup: &Setup) -> Table {
     let rounds = setup.length.pick(1, 5, 20);
     let samples = setup.length.pick(10, 400, 1000);
@@ -102,20 +102,20 @@ fn latencies(setup: &Setup) -> Table {
     }
 }
 
-type Way = (&'static str, Load, fn(&std::sync::Arc<latency::Line>, Load));
+type Way = (&'static str, Load, fn(&std::sync::Arc<latency::Exchange>, Load));
 
 fn ways() -> Vec<Way> {
     vec![
         ("busy: a loop on a cache line (floor)", Load::Busy, |line, _| {
             latency::spinning(line)
         }),
-        ("busy: asyncjob", Load::Busy, scheduled::woken_from_afar),
-        ("busy: tokio", Load::Busy, tokio::woken_from_afar),
+        ("busy: asyncjob", Load::Busy, scheduled::woken_from_another_core),
+        ("busy: tokio", Load::Busy, tokio::woken_from_another_core),
         ("asleep: thread::park (floor)", Load::Asleep, |line, _| {
             latency::parked(line)
         }),
-        ("asleep: asyncjob", Load::Asleep, scheduled::woken_from_afar),
-        ("asleep: tokio", Load::Asleep, tokio::woken_from_afar),
+        ("asleep: asyncjob", Load::Asleep, scheduled::woken_from_another_core),
+        ("asleep: tokio", Load::Asleep, tokio::woken_from_another_core),
     ]
 }
 

@@ -18,10 +18,11 @@ use crate::report::{Cell, Chart, Row, Section, Table};
 use crate::setup::Setup;
 
 const TEXT: &str = "\
-Jobs a second through the scheduler, so many in flight: each that ends spawns the next one. *Signature*: one RSA-2048
-signature, made by as many other threads (`offload`) as the scheduler has. *Record*: 16 KiB of AES-128-GCM on the
-job's own stack, and one pause, as if for a socket. *Without jobs*: the same work in a plain loop on as many threads:
-what there is to be had. The scheduler's and the signing threads share the processors of the run.";
+Jobs a second through the scheduler, with so many in flight: each job that ends spawns the next one. *Signature*: one
+RSA-2048 signature, made by as many other threads (`offload`) as the scheduler has. *Record*: 16 KiB of AES-128-GCM
+on the job's own stack, and one pause, as if for a socket. *Without jobs*: the same work in a plain loop on as many
+threads, which is the most that the machine can do. The scheduler's threads and the signing threads share the
+processors of the run.";
 
 /// One kind of job.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,7 +36,7 @@ struct Bench {
     kind: Kind,
     crypto: Crypto,
     offload: Offload,
-    /// Only what ends between these counts: everything is in flight then.
+    /// Only jobs that end between these times count: all jobs are in flight then.
     since: Instant,
     until: Instant,
     done: AtomicU64,
@@ -97,7 +98,7 @@ fn columns(setup: &Setup) -> Vec<(&'static str, Kind, usize)> {
     columns
 }
 
-/// Jobs a second; with none in flight, the work a second in a plain loop.
+/// Jobs a second. With none in flight, how often a plain loop does the work in a second.
 fn measure(kind: Kind, threads: usize, flight: usize, time: Duration) -> f64 {
     let bench = Arc::new(Bench {
         kind,
@@ -140,13 +141,14 @@ fn spawn(handle: &Handle, bench: &Arc<Bench>) {
             spawn(&next, &own);
         }
     };
+    // Refused only when the scheduler is shutting down.
     if let Ok(job) = handle.spawn(job) {
         job.detach();
-    } // refused only when it is shutting down
+    }
 }
 
 impl Bench {
-    /// Does some work and counts it, unless the time is over.
+    /// Does some work and counts it, unless the time has passed. Whether there is time for more.
     fn step(&self, work: impl FnOnce(&Bench)) -> bool {
         if Instant::now() >= self.until {
             return false;

@@ -15,7 +15,7 @@ use crate::peer::{Absent, Peer};
 /// Bytes of each stack. More than is ever touched here, so that it makes no difference.
 pub(crate) const STACK: usize = 64 * 1024;
 
-/// corosensei, and the stacks that it is not using.
+/// corosensei, and the stacks that are not in use.
 #[derive(Default)]
 pub(crate) struct Bare {
     idle: Vec<DefaultStack>,
@@ -60,7 +60,8 @@ impl Peer for Bare {
     }
 }
 
-/// A batch of coroutines that are put into a queue and run from it: the least that waking several by a callback can be.
+/// A batch of coroutines that are put into a queue and run from it: the least that a wake of several jobs by their
+/// callbacks can cost.
 pub(crate) fn queue(name: &str, batch: usize) -> Candidate {
     let mut peer = Bare::default();
     let endless = || peer.start::<0>(u64::MAX).expect("a few stacks are there");

@@ -21,7 +21,7 @@ mod here {
         safe fn bench_boost_version() -> u32;
     }
 
-    /// What to call it, with its version.
+    /// The name of this peer, with its version.
     pub(crate) fn open() -> Result<String, Absent> {
         let version = bench_boost_version();
         Ok(format!("Boost.Context {}.{}", version / 100_000, version / 100 % 1000))
@@ -32,7 +32,7 @@ mod here {
         Candidate::new(name, move |n| {
             let memory = stack.as_mut_ptr().cast();
             let clock = Instant::now();
-            // SAFETY: the shim runs its job on this memory and is done with it when it returns.
+            // SAFETY: the shim runs its job on this memory, and does not use the memory after it returns.
             unsafe { bench_boost_switch(memory, STACK, n, depth.job, depth.caller) };
             clock.elapsed()
         })
@@ -43,7 +43,7 @@ mod here {
         Candidate::new(name, move |n| {
             let memory = stack.as_mut_ptr().cast();
             let clock = Instant::now();
-            // SAFETY: as above.
+            // SAFETY: the shim runs its jobs on this memory, and does not use the memory after it returns.
             unsafe { bench_boost_empty(memory, STACK, n) };
             clock.elapsed()
         })

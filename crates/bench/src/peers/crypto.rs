@@ -1,16 +1,16 @@
-//! Real work: what a TLS server does for a connection, and for a record.
+//! The work of a TLS server for a connection, and for a record.
 
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
 
-/// A private key made for this program, and used for nothing else.
+/// A private key that was made for this program and has no other use.
 const KEY: &[u8] = include_bytes!("../../keys/rsa-2048.pk8");
 
 /// Bytes of a full TLS record.
 pub(crate) const RECORD: usize = 16 * 1024;
 
-/// Keys, ready to use from every thread.
+/// Keys that every thread may use.
 pub(crate) struct Crypto {
     rsa: RsaKeyPair,
     random: SystemRandom,
@@ -38,7 +38,7 @@ impl Crypto {
 
     /// Encrypts one record in place.
     pub(crate) fn seal(&self, record: &mut [u8; RECORD]) -> [u8; 16] {
-        let nonce = Nonce::assume_unique_for_key([0; 12]); // nobody reads what this program encrypts
+        let nonce = Nonce::assume_unique_for_key([0; 12]); // what this program encrypts is not read
         let tag = self
             .aes
             .seal_in_place_separate_tag(nonce, Aad::empty(), record)

@@ -1,14 +1,14 @@
-//! The `generator` crate: its own assembly, its bookkeeping in each stack.
+//! The `generator` crate, which has its own assembly and keeps its data in each stack.
 
 use generator::{Generator, Gn, LocalGenerator};
 
 use crate::depth::pause_often;
 use crate::peer::{Absent, Peer};
 
-/// Words of each stack: `generator` counts in `usize`.
+/// The size of each stack in words of `usize`, as `generator` counts.
 const STACK: usize = super::bare::STACK / size_of::<usize>();
 
-/// generator. It keeps no stacks: a program reuses one by initialising the coroutine again, which `empty` does.
+/// generator. It keeps no stacks. A program reuses a stack by initialising the coroutine again, as `empty` does.
 pub(crate) struct Gen {
     reused: Generator<'static, (), ()>,
 }

@@ -1,7 +1,7 @@
-//! Wake-ups that go through the kernel, bare: what a wake by fd cannot avoid.
+//! Wakes through the kernel without any job: the floor of a wake by fd.
 //!
 //! ```text
-//!   write(fd) x n  ──>  epoll_wait, once  ──>  read(fd) x n
+//!   write(fd) x n  -->  epoll_wait, once  -->  read(fd) x n
 //! ```
 
 use std::fs::File;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::measure::Candidate;
 
-/// An fd that one side writes to and the other waits for.
+/// A kind of fd that one side writes to and the other side waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Eventfd,
@@ -19,20 +19,19 @@ pub(crate) enum Kind {
 }
 
 /// Both ends of such an fd.
-pub(crate) struct Bell {
+pub(crate) struct Pair {
     write: File,
     read: File,
 }
 
-/// The two ends, for two owners.
-impl Bell {
+impl Pair {
     pub(crate) fn new(kind: Kind) -> Self {
         let pair = match kind {
             Kind::Eventfd => eventfd().and_then(|fd| Ok((fd.try_clone()?, fd))),
             Kind::Pipe => io::pipe().map(|(read, write)| (OwnedFd::from(write), OwnedFd::from(read))),
         };
         let (write, read) = pair.expect("a few fds are left");
-        Bell {
+        Pair {
             write: write.into(),
             read: read.into(),
         }
@@ -43,23 +42,23 @@ impl Bell {
     }
 }
 
-/// The end that is waited for.
-impl AsFd for Bell {
+/// The end that reads.
+impl AsFd for Pair {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.read.as_fd()
     }
 }
 
-/// Makes it readable. Eight bytes, as an eventfd demands.
+/// Makes the other end readable, with eight bytes, as an eventfd demands.
 #[inline(always)]
-pub(crate) fn ring(mut write: &File) {
-    write.write_all(&1u64.to_ne_bytes()).expect("nothing is full here");
+pub(crate) fn notify(mut write: &File) {
+    write.write_all(&1u64.to_ne_bytes()).expect("the fd is not full");
 }
 
-/// Makes it silent again.
+/// Reads what `notify` wrote.
 #[inline(always)]
-pub(crate) fn silence(mut read: &File) {
-    read.read_exact(&mut [0; 8]).expect("it was rung before");
+pub(crate) fn drain(mut read: &File) {
+    read.read_exact(&mut [0; 8]).expect("the fd is readable");
 }
 
 fn eventfd() -> io::Result<OwnedFd> {
@@ -68,7 +67,7 @@ fn eventfd() -> io::Result<OwnedFd> {
     if fd == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a new fd that nobody else owns.
+    // SAFETY: the fd is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -84,7 +83,7 @@ impl Epoll {
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         assert_ne!(fd, -1, "no epoll fd: {}", io::Error::last_os_error());
         Epoll {
-            // SAFETY: a new fd that nobody else owns.
+            // SAFETY: the fd is new and has no other owner.
             fd: unsafe { OwnedFd::from_raw_fd(fd) },
             events: vec![libc::epoll_event { events: 0, u64: 0 }; capacity],
         }
@@ -101,42 +100,42 @@ impl Epoll {
         assert_eq!(failed, 0, "epoll_ctl: {}", io::Error::last_os_error());
     }
 
-    /// Waits for as long as it takes, and gives the names of those that are ready.
+    /// Waits until an fd is ready, and gives the names of those that are.
     #[inline(always)]
     pub(crate) fn wait(&mut self) -> impl Iterator<Item = u64> {
-        let room = self.events.len() as i32;
-        // SAFETY: the pointer is to `room` events.
-        let got = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), room, -1) };
+        let capacity = self.events.len() as i32;
+        // SAFETY: the pointer is to `capacity` events.
+        let got = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), capacity, -1) };
         self.events[..got.max(0) as usize].iter().map(|event| event.u64)
     }
 }
 
-/// A batch of writes, one `epoll_wait`, as many reads: for each of them.
+/// A batch of writes, one `epoll_wait`, and as many reads. Measures the share of one wake.
 pub(crate) fn wake(name: &str, kind: Kind, batch: usize) -> Candidate {
     let mut epoll = Epoll::new(batch);
-    let bells: Vec<Bell> = (0..batch).map(|_| Bell::new(kind)).collect();
-    bells
+    let pairs: Vec<Pair> = (0..batch).map(|_| Pair::new(kind)).collect();
+    pairs
         .iter()
         .enumerate()
-        .for_each(|(at, bell)| epoll.add(bell, at as u64));
+        .for_each(|(at, pair)| epoll.add(pair, at as u64));
     Candidate::new(name, move |n| {
         let clock = Instant::now();
         for _ in 0..rounds(n, batch) {
-            bells.iter().for_each(|bell| ring(&bell.write));
+            pairs.iter().for_each(|pair| notify(&pair.write));
             for at in epoll.wait() {
-                silence(&bells[at as usize].read);
+                drain(&pairs[at as usize].read);
             }
         }
         per_wake(clock.elapsed(), n, batch)
     })
 }
 
-/// So many rounds of a batch make at least `n` wakes.
+/// The number of rounds of a batch that make at least `n` wakes.
 pub(crate) fn rounds(n: u64, batch: usize) -> u64 {
     n.div_ceil(batch as u64)
 }
 
-/// What `n` wakes would have taken at the pace of the whole rounds.
+/// The time for `n` wakes, from the time for whole rounds.
 pub(crate) fn per_wake(took: Duration, n: u64, batch: usize) -> Duration {
     took.mul_f64(n as f64 / (rounds(n, batch) * batch as u64) as f64)
 }

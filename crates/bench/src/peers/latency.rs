@@ -1,10 +1,10 @@
-//! From another processor's "it is done" to the job that runs: how long, as a distribution.
+//! The latency of a wake from another processor, as a distribution.
 //!
 //! ```text
-//!   waiter (home)                     engine (other processor)
-//!   arm ───────────────────────────>  sees it; lets the waiter go to sleep, or on with other work
-//!   pauses, awaits, sleeps ...        stamps the time, calls the waker
-//!   runs again: now - stamp  <──────
+//!   waiter                            engine (on the other processor)
+//!   arm --------------------------->  waits until the waiter sleeps or does other work
+//!   pauses, awaits, sleeps ...        stores the time, calls the waker
+//!   runs again: now - stamp  <------
 //! ```
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,19 +18,19 @@ use hdrhistogram::Histogram;
 
 use crate::machine::{Cores, pin};
 
-/// What the waiter's thread does while it waits.
+/// What the waiter's thread does during a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
-    /// Other jobs keep it running.
+    /// It runs other jobs.
     Busy,
-    /// It has nothing else to do and sleeps in the kernel.
+    /// It sleeps in the kernel.
     Asleep,
 }
 
 /// What a waiter and its engine share.
-pub(crate) struct Line {
+pub(crate) struct Exchange {
     epoch: Instant,
-    /// Nanoseconds since the epoch; 0 while nothing was done.
+    /// When the engine called the waker, in nanoseconds since the epoch. 0 before that.
     stamp: AtomicU64,
     armed: AtomicBool,
     left: AtomicU64,
@@ -38,9 +38,9 @@ pub(crate) struct Line {
     seen: Mutex<Histogram<u64>>,
 }
 
-impl Line {
+impl Exchange {
     fn new(samples: u64) -> Self {
-        Line {
+        Exchange {
             epoch: Instant::now(),
             stamp: AtomicU64::new(0),
             armed: AtomicBool::new(false),
@@ -50,12 +50,12 @@ impl Line {
         }
     }
 
-    /// The waiter: this is how to wake me.
+    /// The waiter calls this with its waker.
     pub(crate) fn open(&self, waker: Waker) {
-        assert!(self.waker.set(waker).is_ok(), "a line has one waiter");
+        assert!(self.waker.set(waker).is_ok(), "an exchange has one waiter");
     }
 
-    /// The waiter: wake me. False when there were enough samples.
+    /// The waiter asks for a wake. False when there are enough samples.
     pub(crate) fn arm(&self) -> bool {
         if self.is_closed() {
             return false;
@@ -65,7 +65,8 @@ impl Line {
         true
     }
 
-    /// The waiter, running: whether it was woken, and if so that counts. Waking may be for nothing.
+    /// The waiter calls this when it runs. If the engine has woken it, this takes the sample. A waiter may also run
+    /// without that.
     #[inline]
     pub(crate) fn woken(&self) -> bool {
         let stamp = self.stamp.load(Ordering::Acquire);
@@ -73,7 +74,10 @@ impl Line {
             return false;
         }
         let took = self.now() - stamp;
-        self.seen.lock().expect("nobody panics").saturating_record(took.max(1));
+        self.seen
+            .lock()
+            .expect("no thread panics with the lock")
+            .saturating_record(took.max(1));
         self.left.fetch_sub(1, Ordering::Release);
         true
     }
@@ -87,7 +91,7 @@ impl Line {
         self.epoch.elapsed().as_nanos() as u64 + 1
     }
 
-    /// The engine: waits until the waiter is ready, then until it sleeps or has gone on, and wakes it.
+    /// The engine: waits until the waiter is armed, gives it time to sleep or to go on with other work, and wakes it.
     fn serve(&self, load: Load) {
         while !self.is_closed() {
             if self.armed.swap(false, Ordering::Acquire) {
@@ -105,41 +109,44 @@ impl Line {
     }
 }
 
-/// Runs `waiter` here and its engine on the other processor until there are so many samples.
-pub(crate) fn measure(cores: Cores, samples: u64, load: Load, waiter: impl FnOnce(&Arc<Line>)) -> Histogram<u64> {
-    let line = Arc::new(Line::new(samples));
+/// Runs `waiter` on this thread and its engine on the other processor, until there are so many samples.
+pub(crate) fn measure(cores: Cores, samples: u64, load: Load, waiter: impl FnOnce(&Arc<Exchange>)) -> Histogram<u64> {
+    let exchange = Arc::new(Exchange::new(samples));
     let engine = {
-        let line = Arc::clone(&line);
+        let exchange = Arc::clone(&exchange);
         thread::spawn(move || {
             pin(cores.other);
-            line.serve(load);
+            exchange.serve(load);
         })
     };
-    waiter(&line);
+    waiter(&exchange);
     engine.join().expect("it does not panic");
-    mem::replace(&mut *line.seen.lock().expect("nobody panics"), histogram())
+    mem::replace(
+        &mut *exchange.seen.lock().expect("no thread panics with the lock"),
+        histogram(),
+    )
 }
 
-/// Counts from a nanosecond to ten seconds, to three digits.
+/// A histogram from a nanosecond to ten seconds, with three digits.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 10_000_000_000, 3).expect("these bounds are allowed")
 }
 
-/// The floor of a wake on a busy thread: it looks at the cache line that the engine writes, over and over.
-pub(crate) fn spinning(line: &Arc<Line>) {
-    while line.arm() {
-        while !line.woken() {
+/// The floor of a wake on a busy thread: a loop on the cache line that the engine writes.
+pub(crate) fn spinning(exchange: &Arc<Exchange>) {
+    while exchange.arm() {
+        while !exchange.woken() {
             hint::spin_loop();
         }
     }
 }
 
-/// The floor of a wake of a thread that sleeps: parked, and unparked by the engine.
-pub(crate) fn parked(line: &Arc<Line>) {
+/// The floor of a wake of a thread that sleeps: the thread is parked, and the engine unparks it.
+pub(crate) fn parked(exchange: &Arc<Exchange>) {
     let here = thread::current();
-    line.open(asyncjob::waker_fn(move || here.unpark()));
-    while line.arm() {
-        while !line.woken() {
+    exchange.open(asyncjob::waker_fn(move || here.unpark()));
+    while exchange.arm() {
+        while !exchange.woken() {
             thread::park();
         }
     }

@@ -1,5 +1,4 @@
-//! `ASYNC_start_job` as a C program calls it: in OpenSSL's libcrypto, or in our drop-in. One file, because it is one
-//! interface.
+//! `ASYNC_start_job` as a C program calls it, in OpenSSL's libcrypto or in our drop-in, which have one interface.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -33,25 +32,25 @@ pub(crate) struct Handle(*mut c_void);
 /// A job that pauses for ever, by its C handle, and its wait ctx. Neither is freed.
 pub(crate) struct Endless(*mut c_void, *mut c_void);
 
-/// What a job is given: copied by `ASYNC_start_job`.
+/// The arguments of a job, which `ASYNC_start_job` copies.
 #[repr(C)]
 struct Args {
     pauses: u64,
     pause: unsafe extern "C" fn() -> c_int,
 }
 
-/// A library that was found, and what it says of itself.
+/// A library that was found, and its name with its version.
 #[derive(Clone)]
 pub(crate) struct Found {
     pub(crate) name: String,
     library: Rc<Library>,
 }
 
-/// Every libcrypto of this machine that has `ASYNC_start_job`: the usual one, those of `/usr/local` and `/opt`, and
+/// Every libcrypto of this machine that has `ASYNC_start_job`: the usual one, those in `/usr/local` and `/opt`, and
 /// `extra`.
 pub(crate) fn find(extra: &[PathBuf]) -> Result<Vec<Found>, Absent> {
     let mut found: Vec<Found> = Vec::new();
-    for path in extra.iter().cloned().chain(usual_places()) {
+    for path in extra.iter().cloned().chain(usual_paths()) {
         if let Ok(one) = open(&path)
             && !found.iter().any(|other| other.name == one.name)
         {
@@ -74,10 +73,10 @@ pub(crate) fn ours(path: Option<&Path>) -> Result<Found, Absent> {
     let path = path
         .map(Path::to_path_buf)
         .or(beside)
-        .ok_or_else(|| Absent::new("no path to look at"))?;
+        .ok_or_else(|| Absent::new("the path of this program is not known"))?;
     if !path.exists() {
         let how = "cargo build --release -p asyncjob-capi, or name it with --capi PATH";
-        return Err(Absent::new(format!("{} is not there; {how}", path.display())));
+        return Err(Absent::new(format!("{} does not exist; {how}", path.display())));
     }
     let library = load(&path)?;
     Ok(Found {
@@ -86,8 +85,8 @@ pub(crate) fn ours(path: Option<&Path>) -> Result<Found, Absent> {
     })
 }
 
-fn usual_places() -> Vec<PathBuf> {
-    let mut places = vec![PathBuf::from("libcrypto.so.3"), PathBuf::from("libcrypto.so.4")];
+fn usual_paths() -> Vec<PathBuf> {
+    let mut paths = vec![PathBuf::from("libcrypto.so.3"), PathBuf::from("libcrypto.so.4")];
     let prefixes = std::fs::read_dir("/opt")
         .into_iter()
         .flatten()
@@ -95,10 +94,10 @@ fn usual_places() -> Vec<PathBuf> {
         .map(|entry| entry.path());
     for prefix in [PathBuf::from("/usr/local")].into_iter().chain(prefixes) {
         for lib in ["lib64", "lib"] {
-            places.extend(["libcrypto.so.3", "libcrypto.so.4"].map(|so| prefix.join(lib).join(so)));
+            paths.extend(["libcrypto.so.3", "libcrypto.so.4"].map(|so| prefix.join(lib).join(so)));
         }
     }
-    places
+    paths
 }
 
 fn open(path: &Path) -> Result<Found, Absent> {
@@ -108,7 +107,7 @@ fn open(path: &Path) -> Result<Found, Absent> {
     const OPENSSL_FULL_VERSION_STRING: c_int = 7;
     // SAFETY: the function takes any int.
     let text = unsafe { version(OPENSSL_FULL_VERSION_STRING) };
-    // SAFETY: it returns a pointer to a constant string.
+    // SAFETY: the function returns a pointer to a constant string.
     let text = unsafe { CStr::from_ptr(text) };
     Ok(Found {
         name: format!("libcrypto {}", text.to_string_lossy()),
@@ -136,19 +135,19 @@ impl Async {
             pause: symbol(library, c"ASYNC_pause_job")?,
             free_ctx: symbol(library, c"ASYNC_WAIT_CTX_free")?,
             new_ctx,
-            // SAFETY: it takes nothing and may be called on any thread.
+            // SAFETY: the function takes no argument and may be called on any thread.
             ctx: unsafe { new_ctx() },
             _library: Rc::clone(library),
         })
     }
 
-    /// Starts (`job` null) or resumes a job, and says what `ASYNC_start_job` said.
+    /// Starts a job (if `job` is null) or resumes it, and returns what `ASYNC_start_job` returned.
     #[inline(always)]
     fn run(&self, job: &mut *mut c_void, body: Body, args: *mut c_void, size: usize) -> c_int {
         self.run_with(self.ctx, job, body, args, size)
     }
 
-    /// The same with another wait ctx of this library.
+    /// As `run`, with another wait ctx of this library.
     #[inline(always)]
     fn run_with(&self, ctx: *mut c_void, job: &mut *mut c_void, body: Body, args: *mut c_void, size: usize) -> c_int {
         let mut ret = 0;
@@ -163,16 +162,16 @@ impl Async {
             pauses: u64::MAX,
             pause: self.pause,
         };
-        // SAFETY: it takes nothing and may be called on any thread.
+        // SAFETY: the function takes no argument and may be called on any thread.
         let mut job = Endless(ptr::null_mut(), unsafe { (self.new_ctx)() });
         let (args, size) = ((&raw mut args).cast(), size_of::<Args>());
         match self.run_with(job.1, &mut job.0, endless::<FRAMES>, args, size) {
             PAUSE => Ok(job),
-            other => Err(Absent::new(format!("ASYNC_start_job said {other}"))),
+            other => Err(Absent::new(format!("ASYNC_start_job returned {other}"))),
         }
     }
 
-    /// Resumes it until its next pause.
+    /// Resumes the job until its next pause.
     #[inline(always)]
     pub(crate) fn resume_endless(&self, job: &mut Endless) {
         self.run_with(job.1, &mut job.0, nothing, ptr::null_mut(), 0);
@@ -197,7 +196,7 @@ impl Peer for Async {
         let mut job = ptr::null_mut();
         match self.run(&mut job, body::<FRAMES>, (&raw mut args).cast(), size_of::<Args>()) {
             PAUSE => Ok(Handle(job)),
-            other => Err(Absent::new(format!("ASYNC_start_job said {other}"))),
+            other => Err(Absent::new(format!("ASYNC_start_job returned {other}"))),
         }
     }
 
@@ -220,7 +219,7 @@ unsafe extern "C" fn endless<const FRAMES: u32>(args: *mut c_void) -> c_int {
     // SAFETY: `start_endless` passed an `Args`, copied for this job.
     let Args { pause, .. } = unsafe { ptr::read(args.cast()) };
     pause_for_ever::<FRAMES>(|| {
-        // SAFETY: it may be called in any job.
+        // SAFETY: the function may be called in any job.
         unsafe { pause() };
     });
     1
@@ -230,7 +229,7 @@ unsafe extern "C" fn body<const FRAMES: u32>(args: *mut c_void) -> c_int {
     // SAFETY: `start` passed an `Args`, copied for this job.
     let Args { pauses, pause } = unsafe { ptr::read(args.cast()) };
     pause_often::<FRAMES>(pauses, || {
-        // SAFETY: it may be called in any job.
+        // SAFETY: the function may be called in any job.
         unsafe { pause() };
     });
     1

@@ -1,4 +1,4 @@
-//! The `may` crate: coroutines on worker threads of its own. One worker here, on the processor that everything runs on.
+//! The `may` crate: coroutines on worker threads of its own. It has one worker here, on the processor of the run.
 
 use std::sync::Once;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use may::coroutine;
 use crate::depth::pause_often;
 use crate::measure::Candidate;
 
-/// Yield and being run again, of the only coroutine that is ready.
+/// `yield_now` of the only coroutine that is ready.
 pub(crate) fn switch(name: &str, job_frames: u32) -> Candidate {
     configure();
     match job_frames {
@@ -19,7 +19,7 @@ pub(crate) fn switch(name: &str, job_frames: u32) -> Candidate {
     }
 }
 
-/// Spawn to join, both inside may: from a coroutine that waits for the one that it spawned.
+/// Spawn to join, both inside may: a coroutine waits for the one that it spawned.
 pub(crate) fn life(name: &str) -> Candidate {
     configure();
     Candidate::new(name, |n| {
@@ -41,17 +41,17 @@ fn yields<const FRAMES: u32>(n: u64) -> Duration {
     })
 }
 
-/// Runs `work` on the worker, so that crossing to it is outside the clock.
+/// Runs `work` on the worker, so that the clock does not count the way to the worker.
 fn on_worker(work: impl FnOnce() -> Duration + Send + 'static) -> Duration {
     spawn(work).join().expect("it does not panic")
 }
 
 fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> coroutine::JoinHandle<T> {
-    // SAFETY: the closures of this file use no thread-local and little stack, which is what `spawn` asks for.
+    // SAFETY: `spawn` wants closures that use no thread-local and little stack, as those of this file do.
     unsafe { coroutine::spawn(work) }
 }
 
-/// Before the first coroutine: may starts its workers once and for ever.
+/// Called before the first coroutine, because may starts its workers once.
 fn configure() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,4 +1,4 @@
-//! Everything that is measured beside us, one file each.
+//! The peers, one file each.
 
 pub(crate) mod bare;
 #[allow(unsafe_code, reason = "calls into a C++ shim")]

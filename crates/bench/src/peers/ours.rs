@@ -1,4 +1,4 @@
-//! asyncjob through its Rust API, in the forms that a program may choose or end up with.
+//! asyncjob through its Rust API, in the forms that it may have in a program.
 
 use std::marker::PhantomData;
 
@@ -39,7 +39,7 @@ impl Form for Inlined {
 
     #[inline(always)]
     fn pause() {
-        let _ = pause_job(); // nobody cancels here
+        let _ = pause_job(); // these jobs are never cancelled
     }
 }
 
@@ -91,7 +91,7 @@ impl<F> Default for Ours<F> {
 }
 
 impl<F: Form> Peer for Ours<F> {
-    /// `None` when it has ended.
+    /// `None` when the job has ended.
     type Job = Option<Job<()>>;
 
     fn start<const FRAMES: u32>(&mut self, pauses: u64) -> Result<Self::Job, Absent> {

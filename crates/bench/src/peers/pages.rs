@@ -1,18 +1,19 @@
-//! What memory does alone: the lines that a round trip touches on a job's stack, without any job.
+//! The cost of memory alone: the cache lines that a round trip touches on a job's stack, without any job.
 
 use std::ffi::c_int;
 use std::ptr;
 
 use crate::peer::Absent;
 
-/// Lines of 64 bytes that a round trip of ours touches on a job's stack: two of header and coroutine, two of frames.
-/// (Traced with `valgrind --tool=lackey --trace-mem=yes`; one of the wait ctx comes on top, on another page.)
+/// Cache lines of 64 bytes that a round trip of asyncjob touches on a job's stack: two of the control block and the
+/// coroutine, two of frames. One of the wait ctx comes on top, on another page. (Traced with `valgrind --tool=lackey
+/// --trace-mem=yes`.)
 const LINES: usize = 4;
 
 /// Bytes of a huge page.
 const HUGE: usize = 2 << 20;
 
-/// Pages in the place of jobs: each is as far from the next as two stacks are.
+/// Pages instead of jobs, as far apart as stacks are.
 pub(crate) struct Pages {
     /// A multiple of a huge page.
     first: usize,
@@ -20,26 +21,27 @@ pub(crate) struct Pages {
     stagger: usize,
 }
 
-/// The lines of one page, by the first.
+/// The cache lines of one page, by a pointer to the first.
 pub(crate) struct Lines(*mut u64);
 
 impl Pages {
-    /// As the stacks of jobs lie: small pages, 32 KiB apart, the lines of each of 8 neighbours 64 bytes further down.
+    /// Like the stacks of jobs: small pages, 32 KiB apart, with the lines of each of 8 neighbours 64 bytes further
+    /// down.
     pub(crate) fn small(count: usize) -> Result<Self, Absent> {
         Self::new(count, 32 << 10, 64, libc::MADV_NOHUGEPAGE)
     }
 
-    /// The same lines without gaps and in huge pages: the difference is what address translation takes.
+    /// The same lines without gaps and in huge pages. The difference is the cost of address translation.
     pub(crate) fn huge(count: usize) -> Result<Self, Absent> {
         Self::new(count, 4 << 10, 64, libc::MADV_HUGEPAGE)
     }
 
-    /// As the first, but the lines are the same ones in each page: the difference is what staggering saves.
+    /// Like `small`, with the lines at the same offsets in each page. The difference is what staggering saves.
     pub(crate) fn same_lines(count: usize) -> Result<Self, Absent> {
         Self::new(count, 32 << 10, 0, libc::MADV_NOHUGEPAGE)
     }
 
-    /// The mapping is as long as the process.
+    /// The mapping stays until the process ends.
     fn new(count: usize, stride: usize, stagger: usize, advice: c_int) -> Result<Self, Absent> {
         let len = (count * stride).next_multiple_of(HUGE) + HUGE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;

@@ -9,8 +9,8 @@ use std::time::Instant;
 use asyncjob::scheduler::Scheduler;
 use asyncjob::{Status, WaitCtx, WaitKey, current_job, pause_job};
 
-use super::kernel::{Bell, Kind, per_wake, ring, rounds, silence};
-use super::latency::{Line, Load};
+use super::kernel::{Kind, Pair, drain, notify, per_wake, rounds};
+use super::latency::{Exchange, Load};
 use crate::measure::Candidate;
 
 /// Spawn to join of an empty job, while `live` others are paused.
@@ -18,12 +18,12 @@ pub(crate) fn spawn_join(name: &str, live: usize) -> Candidate {
     let scheduler = scheduler();
     for _ in 0..live {
         let job = scheduler.spawn(|| {
-            wait_ctx().set_status(Status::Ok); // a callback that nobody calls
+            wait_ctx().set_status(Status::Ok); // the callback is never called
             while pause_job().is_ok() {}
         });
         job.unwrap_or_else(|e| panic!("{e}")).detach();
     }
-    settle(&scheduler);
+    run_until_idle(&scheduler);
     Candidate::new(name, move |n| {
         let clock = Instant::now();
         for _ in 0..n {
@@ -34,7 +34,8 @@ pub(crate) fn spawn_join(name: &str, live: usize) -> Candidate {
     })
 }
 
-/// A batch of jobs that wait for their callbacks, called by another job on the same thread: for each wake.
+/// A batch of jobs that wait for their callbacks, which another job on the same thread calls. Measures the share of one
+/// wake.
 pub(crate) fn callbacks(name: &str, batch: usize) -> Candidate {
     let scheduler = scheduler();
     let wakers: Rc<RefCell<Vec<Waker>>> = Rc::default();
@@ -49,12 +50,12 @@ pub(crate) fn callbacks(name: &str, batch: usize) -> Candidate {
             while pause_job().is_ok() {}
         });
     }
-    settle(&scheduler);
+    run_until_idle(&scheduler);
     let wakers = Rc::new(wakers.take());
     Candidate::new(name, move |n| {
         let (rounds_to_do, wakers) = (rounds(n, batch), Rc::clone(&wakers));
         run_job(&scheduler, move || {
-            wait_ctx().set_status(Status::Eagain); // after each batch: when those that it woke have run
+            wait_ctx().set_status(Status::Eagain); // so this job runs again when the jobs that it woke have run
             let clock = Instant::now();
             for _ in 0..rounds_to_do {
                 wakers.iter().for_each(Waker::wake_by_ref);
@@ -65,30 +66,31 @@ pub(crate) fn callbacks(name: &str, batch: usize) -> Candidate {
     })
 }
 
-/// A batch of jobs that wait for their fds, which the loop around the scheduler makes readable: for each wake.
+/// A batch of jobs that wait for their fds, which the loop around the scheduler makes readable. Measures the share of
+/// one wake.
 pub(crate) fn fds(name: &str, kind: Kind, batch: usize) -> Candidate {
     let scheduler = scheduler();
     let mut writers = Vec::new();
     let woken = Rc::new(Cell::new(0u64));
     for _ in 0..batch {
-        let (write, read) = Bell::new(kind).split();
+        let (write, read) = Pair::new(kind).split();
         writers.push(write);
         let woken = Rc::clone(&woken);
         spawn(&scheduler, move || {
             let reader = Arc::new(read);
             wait_ctx().add_wait_fd(WaitKey::unique(), Arc::clone(&reader));
             while pause_job().is_ok() {
-                silence(&reader);
+                drain(&reader);
                 woken.set(woken.get() + 1);
             }
         });
     }
-    settle(&scheduler);
+    run_until_idle(&scheduler);
     Candidate::new(name, move |n| {
         let clock = Instant::now();
         for _ in 0..rounds(n, batch) {
             let goal = woken.get() + batch as u64;
-            writers.iter().for_each(ring);
+            writers.iter().for_each(notify);
             while woken.get() < goal {
                 scheduler.turn(None).expect("epoll works");
             }
@@ -97,17 +99,17 @@ pub(crate) fn fds(name: &str, kind: Kind, batch: usize) -> Candidate {
     })
 }
 
-/// A job that another thread wakes by its callback, over and over: it says when it is ready for it, and when it runs.
-pub(crate) fn woken_from_afar(line: &Arc<Line>, load: Load) {
+/// A job that an engine on another processor wakes by its callback, again and again.
+pub(crate) fn woken_from_another_core(exchange: &Arc<Exchange>, load: Load) {
     let scheduler = scheduler();
     let sleeper = {
-        let line = Arc::clone(line);
+        let exchange = Arc::clone(exchange);
         move || {
             let ctx = wait_ctx();
             ctx.set_status(Status::Ok);
-            line.open(ctx.callback().expect("the scheduler has set one"));
-            while line.arm() {
-                while !line.woken() {
+            exchange.open(ctx.callback().expect("the scheduler has set one"));
+            while exchange.arm() {
+                while !exchange.woken() {
                     let _ = pause_job();
                 }
             }
@@ -115,10 +117,10 @@ pub(crate) fn woken_from_afar(line: &Arc<Line>, load: Load) {
     };
     spawn(&scheduler, sleeper);
     if load == Load::Busy {
-        let line = Arc::clone(line);
+        let exchange = Arc::clone(exchange);
         spawn(&scheduler, move || {
             wait_ctx().set_status(Status::Eagain);
-            while !line.is_closed() {
+            while !exchange.is_closed() {
                 let _ = pause_job();
             }
         });
@@ -130,8 +132,8 @@ fn scheduler() -> Scheduler {
     Scheduler::new().expect("a scheduler needs an epoll fd and an eventfd")
 }
 
-/// Lets every job run until it has nothing to do.
-fn settle(scheduler: &Scheduler) {
+/// Runs until every job waits.
+fn run_until_idle(scheduler: &Scheduler) {
     while scheduler
         .turn(Some(std::time::Duration::ZERO))
         .expect("epoll works")

@@ -1,4 +1,4 @@
-//! What threads cost, and the system call that every hand-over by the kernel contains.
+//! What threads cost, and what a system call costs, which every hand-over through the kernel contains.
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use crate::machine::Cores;
 use crate::measure::Candidate;
 
-/// The cheapest system call there is: into the kernel and back.
+/// The cheapest system call: into the kernel and back.
 pub(crate) fn system_call(name: &str) -> Candidate {
     Candidate::new(name, |n| {
         let clock = Instant::now();
         for _ in 0..n {
-            // SAFETY: it takes no argument and cannot fail. (`libc::getppid` is the same call, without a cache.)
+            // SAFETY: the call takes no argument and cannot fail.
             unsafe { libc::syscall(libc::SYS_getppid) };
         }
         clock.elapsed()
@@ -33,22 +33,22 @@ pub(crate) fn life(name: &str) -> Candidate {
 }
 
 /// Two threads hand over to each other and back, both on this processor, through `thread::park`.
-pub(crate) fn park_here(name: &str) -> Candidate {
+pub(crate) fn park_one_core(name: &str) -> Candidate {
     Candidate::new(name, |n| hand_over(n, None, Parked::default()))
 }
 
-/// The same through a mutex and a condition variable.
-pub(crate) fn condvar_here(name: &str) -> Candidate {
+/// As `park_one_core`, through a mutex and a condition variable.
+pub(crate) fn condvar_one_core(name: &str) -> Candidate {
     Candidate::new(name, |n| hand_over(n, None, Signalled::default()))
 }
 
-/// The same, the other thread on another processor, which sleeps in between.
-pub(crate) fn condvar_away(name: &str, cores: Cores) -> Candidate {
+/// As `condvar_one_core`, with the other thread on another processor, which sleeps in between.
+pub(crate) fn condvar_two_cores(name: &str, cores: Cores) -> Candidate {
     Candidate::new(name, move |n| hand_over(n, Some(cores.other), Signalled::default()))
 }
 
-/// The same, both threads spinning: what the caches alone ask for.
-pub(crate) fn spin_away(name: &str, cores: Cores) -> Candidate {
+/// As `condvar_two_cores`, with both threads spinning: what the caches alone cost.
+pub(crate) fn spin_two_cores(name: &str, cores: Cores) -> Candidate {
     Candidate::new(name, move |n| hand_over(n, Some(cores.other), Spun::default()))
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn spin_away(name: &str, cores: Cores) -> Candidate {
 trait Turn: Send + Sync + 'static {
     /// Waits until the counter is `value`.
     fn wait(&self, value: u64);
-    /// Sets it, and wakes `other`.
+    /// Sets the counter, and wakes `other`.
     fn set(&self, value: u64, other: &thread::Thread);
 }
 
@@ -74,7 +74,7 @@ fn hand_over(n: u64, core: Option<usize>, turn: impl Turn) -> Duration {
         }
     });
     let there = other.thread().clone();
-    turn.set(1, &there); // the thread is up when this round is over
+    turn.set(1, &there); // after this round the thread runs
     turn.wait(2);
     let clock = Instant::now();
     for round in 1..=n {
@@ -110,16 +110,16 @@ struct Signalled {
 
 impl Turn for Signalled {
     fn wait(&self, value: u64) {
-        let seen = self.value.lock().expect("nobody panics");
+        let seen = self.value.lock().expect("no thread panics with the lock");
         drop(
             self.changed
                 .wait_while(seen, |seen| *seen != value)
-                .expect("nobody panics"),
+                .expect("no thread panics with the lock"),
         );
     }
 
     fn set(&self, value: u64, _: &thread::Thread) {
-        *self.value.lock().expect("nobody panics") = value;
+        *self.value.lock().expect("no thread panics with the lock") = value;
         self.changed.notify_one();
     }
 }

@@ -1,4 +1,4 @@
-//! tokio: what most programs would use instead of a job, and what it asks them to be: asynchronous all the way down.
+//! tokio: what most programs would use instead of a job. Such a program has to be asynchronous in all its layers.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -11,11 +11,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{self, LocalSet};
 
-use super::kernel::{Bell, Kind, per_wake, ring, rounds, silence};
-use super::latency::{Line, Load};
+use super::kernel::{Kind, Pair, drain, notify, per_wake, rounds};
+use super::latency::{Exchange, Load};
 use crate::measure::Candidate;
 
-/// A runtime on this thread alone, with fds.
+/// A current-thread runtime with everything enabled.
 pub(crate) fn current_thread() -> Runtime {
     Builder::new_current_thread()
         .enable_all()
@@ -55,7 +55,8 @@ pub(crate) fn spawn(name: &str) -> Candidate {
     })
 }
 
-/// The same for a blocking closure, on tokio's pool of threads: already started, and held to the same processor.
+/// Spawn to join of an empty closure on tokio's blocking pool. The thread has been started, and runs on the same
+/// processor.
 pub(crate) fn spawn_blocking(name: &str) -> Candidate {
     let runtime = current_thread();
     Candidate::new(name, move |n| runtime.block_on(blocking(n)))
@@ -69,7 +70,8 @@ async fn blocking(n: u64) -> Duration {
     clock.elapsed()
 }
 
-/// A batch of tasks that wait for their wakers, called by another task on the same thread: for each wake.
+/// A batch of tasks that wait for their wakers, which another task on the same thread calls. Measures the share of one
+/// wake.
 pub(crate) fn wakers(name: &str, batch: usize) -> Candidate {
     let (runtime, local) = (current_thread(), LocalSet::new());
     let wakers: Rc<RefCell<Vec<Waker>>> = Rc::default();
@@ -98,7 +100,7 @@ pub(crate) fn wakers(name: &str, batch: usize) -> Candidate {
     })
 }
 
-/// Lets the tasks that are ready run, without the look at the driver that `yield_now` includes.
+/// Lets the tasks that are ready run. Unlike `yield_now`, it does not ask the driver for events.
 async fn again() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -112,13 +114,13 @@ async fn again() {
     .await;
 }
 
-/// A batch of tasks that wait for their fds, which another task makes readable: for each wake.
+/// A batch of tasks that wait for their fds, which another task makes readable. Measures the share of one wake.
 pub(crate) fn fds(name: &str, kind: Kind, batch: usize) -> Candidate {
     let (runtime, local) = (current_thread(), LocalSet::new());
     let woken = Rc::new(Cell::new(0u64));
     let mut writers = Vec::new();
     for _ in 0..batch {
-        let (write, read) = Bell::new(kind).split();
+        let (write, read) = Pair::new(kind).split();
         writers.push(write);
         let woken = Rc::clone(&woken);
         local.spawn_local(async move {
@@ -126,7 +128,7 @@ pub(crate) fn fds(name: &str, kind: Kind, batch: usize) -> Candidate {
             let reader = unsafe { AsyncFd::register(read) }.expect("epoll takes it");
             loop {
                 let mut ready = reader.readable().await.expect("the runtime is there");
-                silence(reader.get_ref());
+                drain(reader.get_ref());
                 ready.clear_ready();
                 woken.set(woken.get() + 1);
             }
@@ -139,9 +141,9 @@ pub(crate) fn fds(name: &str, kind: Kind, batch: usize) -> Candidate {
             let clock = Instant::now();
             for _ in 0..rounds(n, batch) {
                 let goal = woken.get() + batch as u64;
-                writers.iter().for_each(ring);
+                writers.iter().for_each(notify);
                 while woken.get() < goal {
-                    task::yield_now().await; // looks at the driver
+                    task::yield_now().await; // asks the driver for events
                 }
             }
             per_wake(clock.elapsed(), n, batch)
@@ -149,10 +151,10 @@ pub(crate) fn fds(name: &str, kind: Kind, batch: usize) -> Candidate {
     })
 }
 
-/// A task that another thread wakes by its waker, over and over.
-pub(crate) fn woken_from_afar(line: &Arc<Line>, load: Load) {
+/// A task that an engine on another processor wakes by its waker, again and again.
+pub(crate) fn woken_from_another_core(exchange: &Arc<Exchange>, load: Load) {
     let runtime = current_thread();
-    let waiter = Arc::clone(line);
+    let waiter = Arc::clone(exchange);
     let task = runtime.spawn(async move {
         poll_fn(|cx| {
             waiter.open(cx.waker().clone());
@@ -164,9 +166,9 @@ pub(crate) fn woken_from_afar(line: &Arc<Line>, load: Load) {
         }
     });
     if load == Load::Busy {
-        let line = Arc::clone(line);
+        let exchange = Arc::clone(exchange);
         drop(runtime.spawn(async move {
-            while !line.is_closed() {
+            while !exchange.is_closed() {
                 again().await;
             }
         }));

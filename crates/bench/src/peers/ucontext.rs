@@ -1,5 +1,4 @@
-//! `makecontext` and `swapcontext`: what the C library offers, with two system calls in each round trip for the signal
-//! mask.
+//! `makecontext` and `swapcontext` of the C library, with two system calls for the signal mask in each round trip.
 
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
@@ -8,14 +7,14 @@ use std::ptr;
 use crate::depth::pause_often;
 use crate::peer::{Absent, Peer};
 
-/// ucontext, and the contexts with stacks that it is not using.
+/// ucontext, and the contexts that are not in use, with their stacks.
 #[derive(Default)]
 #[expect(clippy::vec_box, reason = "a context must not move: see `Context`")]
 pub(crate) struct Ucontext {
     idle: Vec<Box<Context>>,
 }
 
-/// Both sides of the switch. Boxed: glibc's `ucontext_t` holds pointers into itself.
+/// Both sides of the switch. It is boxed, because glibc's `ucontext_t` has pointers into itself.
 pub(crate) struct Context {
     inside: libc::ucontext_t,
     outside: libc::ucontext_t,
@@ -31,8 +30,7 @@ impl Ucontext {
         context.inside.uc_stack.ss_size = context.stack.len();
         context.inside.uc_link = &raw mut context.outside;
         let at = ptr::from_mut(&mut *context).expose_provenance();
-        // SAFETY: makecontext passes its arguments as the ints that they are declared as; its C prototype has no place
-        // for them.
+        // SAFETY: makecontext passes the arguments as ints, as they are declared. Its C prototype does not show them.
         let body = unsafe { std::mem::transmute::<extern "C" fn(c_int, c_int), extern "C" fn()>(body) };
         // SAFETY: `inside` was filled by getcontext, its stack lives as long as it, and two int arguments are passed.
         unsafe { libc::makecontext(&mut context.inside, body, 2, (at >> 32) as c_int, at as c_int) };
@@ -51,7 +49,7 @@ impl Context {
             stack: vec![0; super::bare::STACK],
             pauses: 0,
         });
-        // Only where it will stay: glibc stores a pointer to the floating-point state, which lies in the struct.
+        // In the box, which does not move: glibc stores a pointer to the floating-point state, which is in the struct.
         // SAFETY: the pointer is to writable memory of the right type.
         unsafe { libc::getcontext(&mut context.inside) };
         context
@@ -98,9 +96,9 @@ extern "C" fn body<const FRAMES: u32>(high: c_int, low: c_int) {
     // SAFETY: `prepare` passed the address of a context that outlives its job.
     let pauses = unsafe { (*context).pauses };
     pause_often::<FRAMES>(pauses, || {
-        // SAFETY: as above; only one side of the switch touches the context at a time.
+        // SAFETY: the context outlives its job, and only one side of the switch touches it at a time.
         let inside = unsafe { &raw mut (*context).inside };
-        // SAFETY: as above.
+        // SAFETY: the context outlives its job, and only one side of the switch touches it at a time.
         let outside = unsafe { &raw const (*context).outside };
         // SAFETY: `outside` was filled by the `swapcontext` that entered this job.
         unsafe { libc::swapcontext(inside, outside) };

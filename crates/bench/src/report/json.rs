@@ -1,4 +1,4 @@
-//! The report for programs: every number with all its digits.
+//! The report as JSON: every number with all its digits.
 
 use serde_json::{Value, json};
 

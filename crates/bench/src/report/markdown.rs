@@ -1,10 +1,10 @@
-//! The report for people.
+//! The report as Markdown.
 
 use std::fmt::Write;
 
 use super::{Cell, Chart, Report, Section, Table, digits};
 
-/// The whole report; `plots` is where its links look for the SVG files.
+/// The whole report. Its links look for the SVG files in `plots`.
 pub(crate) fn write(report: &Report, plots: &str) -> String {
     let mut out = String::from("# What a switch costs\n\n");
     for (name, value) in &report.about {
@@ -16,7 +16,7 @@ pub(crate) fn write(report: &Report, plots: &str) -> String {
     out
 }
 
-/// One section, as it is also printed while a run goes on.
+/// Writes one section, which is also printed while a run goes on.
 pub(crate) fn write_section(out: &mut String, section: &Section, plots: &str) {
     let _ = write!(out, "\n## {}\n\n{}\n", section.title, section.text);
     for table in &section.tables {
@@ -66,7 +66,7 @@ fn write_row(out: &mut String, cells: &[String], widths: &[usize]) {
     let _ = writeln!(out, "| {} |", padded.collect::<Vec<_>>().join(" | "));
 }
 
-/// One column of rounds becomes all that is known of them.
+/// Makes a column for each figure of a table whose one column is from rounds.
 fn spread(table: &Table) -> (Vec<String>, Vec<Vec<String>>) {
     let columns = ["", "median", "minimum", "ratio", "middle half of ratios"]
         .map(String::from)

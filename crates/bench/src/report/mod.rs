@@ -1,4 +1,4 @@
-//! What a run found, before it is written down: sections of tables. `markdown`, `json` and `plot` write the same ones.
+//! The figures of a run, as sections of tables. `markdown`, `json` and `plot` write the same ones.
 
 pub(crate) mod json;
 pub(crate) mod markdown;
@@ -10,7 +10,7 @@ use crate::setup::Measured;
 
 /// A whole run.
 pub(crate) struct Report {
-    /// The command, the machine, the time: pairs of a name and a value.
+    /// Facts about the command, the machine and the time: pairs of a name and a value.
     pub(crate) about: Vec<(&'static str, String)>,
     pub(crate) sections: Vec<Section>,
 }
@@ -19,13 +19,13 @@ pub(crate) struct Report {
 pub(crate) struct Section {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
-    /// What its numbers mean, and what they do not.
+    /// What its numbers mean, and what they do not mean.
     pub(crate) text: &'static str,
     pub(crate) tables: Vec<Table>,
     pub(crate) skipped: Vec<(String, Absent)>,
 }
 
-/// Rows by columns.
+/// A table of figures.
 pub(crate) struct Table {
     /// A short name, part of file names.
     pub(crate) name: &'static str,
@@ -42,10 +42,10 @@ pub(crate) struct Row {
     pub(crate) cells: Vec<Cell>,
 }
 
-/// What was found for a row in a column.
+/// The figure of a row in a column.
 #[derive(Clone)]
 pub(crate) enum Cell {
-    /// From rounds, with a ratio to the floor.
+    /// A figure from rounds, with a ratio to the floor.
     Rounds(Summary),
     /// A plain number in the table's unit.
     Number(f64),
@@ -116,7 +116,7 @@ fn row<'a>(rows: &'a mut Vec<Row>, name: &str, columns: usize) -> &'a mut Row {
     &mut rows[at]
 }
 
-/// Three digits that matter, and no more than the unit deserves.
+/// A number with three digits, or more if it is large.
 pub(crate) fn digits(value: f64) -> String {
     match value.abs() {
         v if v >= 100_000.0 => grouped(value),

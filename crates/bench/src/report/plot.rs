@@ -1,4 +1,4 @@
-//! The report for a glance: one SVG file for each table that has a chart.
+//! The report as drawings: one SVG file for each table that has a chart.
 
 use std::error::Error;
 use std::path::Path;
@@ -37,7 +37,7 @@ pub(crate) fn write(report: &Report, dir: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// From the smallest to the largest value of a table, widened to where its axis has round numbers.
+/// The range of a table's values, from a power of ten below the smallest to some way above the largest.
 fn range(table: &Table) -> Option<(f64, f64)> {
     let values = table
         .rows
@@ -54,8 +54,8 @@ fn bars(table: &Table, path: &Path) -> Result<(), Box<dyn Error>> {
         return Ok(());
     };
     let lanes = table.columns.len() + 1;
-    let slots = table.rows.len() * lanes;
-    let root = SVGBackend::new(path, (WIDTH, 110 + slots as u32 * 15)).into_drawing_area();
+    let height = table.rows.len() * lanes;
+    let root = SVGBackend::new(path, (WIDTH, 110 + height as u32 * 15)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .caption(
@@ -65,7 +65,7 @@ fn bars(table: &Table, path: &Path) -> Result<(), Box<dyn Error>> {
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(270)
-        .build_cartesian_2d((low..high).log_scale(), 0f64..slots as f64)?;
+        .build_cartesian_2d((low..high).log_scale(), 0f64..height as f64)?;
     chart
         .configure_mesh()
         .disable_y_axis()
@@ -73,7 +73,7 @@ fn bars(table: &Table, path: &Path) -> Result<(), Box<dyn Error>> {
         .x_label_formatter(&|v| digits(*v))
         .draw()?;
     for (at, row) in table.rows.iter().enumerate() {
-        let top = (slots - at * lanes) as f64;
+        let top = (height - at * lanes) as f64;
         let middle = top - lanes as f64 / 2.0;
         let (x, y) = chart.plotting_area().map_coordinate(&(low, middle));
         let style = ("sans-serif", 14).into_font().color(&BLACK);

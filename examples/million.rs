@@ -38,8 +38,9 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::stack::{self, StackSize, install_overflow_handler};
-use asyncjob::{Job, PoolConfig, StartErrorKind, Step, WaitCtx, init_thread, pause_job};
+use asyncjob::{Job, StartErrorKind, Step, WaitCtx, pause_job};
 
 /// Round trips of each job in each order.
 const ROUNDS: usize = 2;

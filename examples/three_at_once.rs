@@ -16,11 +16,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let serve = move || {
             println!("{name} connects");
             // A plain blocking call, as deep in a TLS library as you like. It pauses this job and blocks no thread.
-            let signature = key.run(move |_session| {
+            key.run(move || {
                 barrier.wait();
                 format!("signed for {name}")
-            });
-            signature.map_err(|error| error.to_string())
+            })
         };
         scheduler
             .spawn(serve)

@@ -33,10 +33,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use asyncjob::io::Pausing;
+use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::scheduler::Scheduler;
 use asyncjob::stack::StackSize;
 use asyncjob::time::with_timeout;
-use asyncjob::{PoolConfig, init_thread};
 use clap::Parser;
 use hdrhistogram::Histogram;
 use rustix::process::{Pid, Signal, kill_process};

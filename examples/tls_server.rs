@@ -39,9 +39,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use asyncjob::io::Pausing;
+use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::scheduler::{Handle, Scheduler, ShutdownReport, Workers};
 use asyncjob::stack::StackSize;
-use asyncjob::{PoolConfig, init_thread};
 use clap::{Parser, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};

@@ -39,7 +39,7 @@ use parking_lot::Mutex;
 use crate::error::{AwaitError, StartErrorKind, WAIT_CTX_IN_USE};
 use crate::hooks::SwitchHooks;
 use crate::job::{Job, JobBuilder, JobPlan, Step};
-use crate::pool::{FreeJob, free_job};
+use crate::pool::{Available, available};
 use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, Wants};
 
 /// Runs synchronous code as a job, on any runtime. Its output is what the code returns.
@@ -47,7 +47,7 @@ use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, Wants};
 /// The code starts at the first poll, on the thread that polls, and stays there: the future is not `Send`
 /// ([`JobStaysOnItsThread`] says what to do), so it goes to `spawn_local`, a `LocalSet`, or a `block_on`.
 ///
-/// - At the limit of the thread's pool it waits for a [`free_job`].
+/// - At the limit of the thread's pool it waits for a [`available`](crate::pool::available).
 /// - Dropping it cancels the job: the pause fails with [`Cancelled`](crate::PauseError::Cancelled), destructors run, the stack
 ///   goes back.
 /// - A panic of the job leaves `poll`.
@@ -105,7 +105,7 @@ type Outcome<T> = Result<T, JobError>;
 
 enum State<T: 'static> {
     /// Not started, maybe in the queue for a job.
-    Pending(JobPlan, Box<dyn FnOnce() -> Outcome<T>>, FreeJob),
+    Pending(JobPlan, Box<dyn FnOnce() -> Outcome<T>>, Available),
     /// Paused. The flag: the runtime has had a turn since.
     Paused(Job<Outcome<T>>, bool),
     /// Finished, failed or panicked.
@@ -148,7 +148,7 @@ impl<T: 'static> JobFuture<T> {
         }
         JobFuture {
             _not_send: PhantomData,
-            state: State::Pending(plan, Box::new(f), free_job()),
+            state: State::Pending(plan, Box::new(f), available()),
             ctx,
             claim,
             forwarder,

@@ -139,7 +139,6 @@ pub use job::{
     BlockPause, CurrentJob, Job, JobBuilder, JobId, Step, block_pause, current_job, current_job_id, is_capable,
     pause_job, start_job,
 };
-pub use pool::{FreeJob, PoolConfig, PoolError, PoolStats, cleanup_thread, free_job, init_thread, pool_stats};
 pub use returned::Returned;
 pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, Wants, waker_fn};
 

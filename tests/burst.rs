@@ -3,8 +3,9 @@
 //! One test: it reads the numbers of the whole process. Its jobs share one wait ctx: what jobs allocate on the heap is
 //! freed to the allocator, and glibc keeps small blocks until `malloc_trim(3)` (with a ctx for each job, 26 MiB stay).
 
+use asyncjob::pool::{PoolConfig, cleanup_thread, init_thread};
 use asyncjob::stack::{self, StackSize, set_max_cached};
-use asyncjob::{Job, PoolConfig, Step, WaitCtx, cleanup_thread, init_thread, pause_job};
+use asyncjob::{Job, Step, WaitCtx, pause_job};
 
 const STEADY: usize = 10_000;
 const BURST: usize = 200_000;

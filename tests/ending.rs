@@ -339,7 +339,7 @@ fn the_last_drop_of_a_ctx_may_run_jobs() {
     impl Drop for RunsAJob {
         fn drop(&mut self) {
             assert_eq!(run(|| 5), 5);
-            asyncjob::cleanup_thread().unwrap();
+            asyncjob::pool::cleanup_thread().unwrap();
         }
     }
     let ctx = WaitCtx::new();

@@ -7,8 +7,9 @@
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
+use asyncjob::pool::{PoolConfig, cleanup_thread, init_thread};
 use asyncjob::stack::{SetStackMemoryError, set_stack_memory};
-use asyncjob::{PoolConfig, StartErrorKind, Step, WaitCtx, cleanup_thread, init_thread, pause_job, start_job};
+use asyncjob::{StartErrorKind, Step, WaitCtx, pause_job, start_job};
 
 static GIVEN: AtomicUsize = AtomicUsize::new(0);
 static TAKEN_BACK: AtomicUsize = AtomicUsize::new(0);

@@ -221,7 +221,7 @@ fn they_are_dropped_with_the_job() {
     finished(job.resume());
     assert_eq!(log.take(), ["hooks dropped"]);
 
-    asyncjob::init_thread(asyncjob::PoolConfig::new().limit(0)).unwrap();
+    asyncjob::pool::init_thread(asyncjob::pool::PoolConfig::new().limit(0)).unwrap();
     let hooks = JobBuilder::new().hooks(Telling(log.at_drop("hooks dropped")));
     assert!(hooks.start(|| ()).is_err());
     assert_eq!(log.take(), ["hooks dropped"]);
@@ -278,7 +278,7 @@ fn the_signal_mask_and_errno_are_left_alone() {
         // SAFETY: the call wrote it.
         unsafe { libc::sigismember(before.as_ptr(), signal) == 1 }
     }
-    asyncjob::init_thread(asyncjob::PoolConfig::new().precreate(4)).unwrap();
+    asyncjob::pool::init_thread(asyncjob::pool::PoolConfig::new().precreate(4)).unwrap();
     assert!(!block(libc::SIGUSR1)); // after the stacks were made, as in S74
     let job = paused(|| {
         let was_blocked = block(libc::SIGUSR1);

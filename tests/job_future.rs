@@ -13,11 +13,9 @@ use std::time::{Duration, Instant};
 
 use asyncjob::hooks::SwitchHooks;
 use asyncjob::job_future::{JobError, JobFuture};
+use asyncjob::pool::{self, PoolConfig, available, init_thread};
 use asyncjob::waiting::{AwaitError, await_future, await_or_block};
-use asyncjob::{
-    JobBuilder, PoolConfig, Status, WaitKey, block_pause, current_job, free_job, in_job, init_thread, pause_job,
-    pool_stats,
-};
+use asyncjob::{JobBuilder, Status, WaitKey, block_pause, current_job, in_job, pause_job};
 use asyncjob_testing::Watchdog;
 
 /// Counts how often a task was woken.
@@ -223,7 +221,7 @@ fn a_job_in_a_job_pauses_to_the_one_around_it() {
     outer.open();
     assert!(matches!(task.poll(both.as_mut()), Poll::Ready(Ok(true))));
     assert_eq!((inner.polls(), outer.polls(), task.wakes()), (2, 2, 2));
-    assert_eq!(pool_stats().in_use, 0);
+    assert_eq!(pool::stats().in_use, 0);
 }
 
 #[test]
@@ -252,7 +250,7 @@ fn a_future_dropped_while_its_job_is_paused_cancels_it_and_leaks_nothing() {
         doors.iter().all(|door| door.upgrade().is_none()),
         "nothing holds what the job held"
     );
-    assert_eq!(pool_stats().in_use, 0, "the stacks are back");
+    assert_eq!(pool::stats().in_use, 0, "the stacks are back");
 }
 
 #[test]
@@ -273,7 +271,7 @@ fn a_cancelled_job_that_pauses_for_ever_is_given_up() {
         });
         assert!(Task::new().poll(pin!(&mut job)).is_pending());
         drop(job);
-        assert_eq!(pool_stats().in_use, 1, "counted as in use for ever, and not a hang");
+        assert_eq!(pool::stats().in_use, 1, "counted as in use for ever, and not a hang");
     });
 }
 
@@ -370,7 +368,7 @@ fn a_panic_of_the_job_leaves_the_poll_and_spares_the_others() {
     let panic = catch_unwind(AssertUnwindSafe(|| task.poll(pin!(&mut job)))).unwrap_err();
     assert_eq!(*panic.downcast::<&str>().unwrap(), "out of paper");
     assert_eq!(
-        (drops.get(), pool_stats().in_use),
+        (drops.get(), pool::stats().in_use),
         (1, 1),
         "one job has ended, the other is there"
     );
@@ -405,7 +403,7 @@ fn status_err_cancels_the_job() {
         panic!("nothing to wait for")
     };
     assert!(matches!(error, JobError::EngineFailed), "{error}");
-    assert_eq!((was_cancelled.get(), pool_stats().in_use), (true, 0));
+    assert_eq!((was_cancelled.get(), pool::stats().in_use), (true, 0));
 }
 
 #[test]
@@ -529,7 +527,7 @@ fn at_the_limit_tasks_wait_in_line_for_a_job() {
         jobs[2] = None; // was called, and leaves: the call goes on
         assert_eq!(wakes(), [1, 0, 1, 1]);
         assert!(poll(3, &mut jobs).is_ready());
-        assert_eq!((door.polls(), pool_stats().in_use), (3, 0));
+        assert_eq!((door.polls(), pool::stats().in_use), (3, 0));
     });
 }
 
@@ -543,7 +541,7 @@ fn whoever_is_called_and_finds_the_job_taken_stays_first_in_line() {
             asyncjob::Step::Finished(_) => panic!("it pauses"),
         };
         let (first, second) = (Task::new(), Task::new());
-        let (mut first_place, mut second_place) = (pin!(free_job()), pin!(free_job()));
+        let (mut first_place, mut second_place) = (pin!(available()), pin!(available()));
         let job = start();
         assert!(first.poll(first_place.as_mut()).is_pending());
         assert!(second.poll(second_place.as_mut()).is_pending());

@@ -16,13 +16,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &["returned"]),
     ("wait_ctx", &[]),
     ("stack", &["sys"]),
-    ("pool", &["stack"]),
+    ("pool", &["stack", "sync"]),
     ("job", &["error", "hooks", "pool", "stack", "wait_ctx"]),
     // Inside a job.
-    ("waiting", &["error", "job", "sys", "wait_ctx"]),
+    ("waiting", &["error", "job", "sync", "sys", "wait_ctx"]),
     ("io", &["error", "job", "sync", "sys", "wait_ctx", "waiting"]),
     ("time", &["error", "job", "wait_ctx", "waiting"]),
-    ("offload", &["error", "job", "waiting"]),
+    ("offload", &["error", "job", "returned", "sync", "waiting"]),
     // Outside.
     (
         "scheduler",

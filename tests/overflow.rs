@@ -13,9 +13,10 @@ use std::ffi::{c_int, c_void};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
+use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::scheduler::Scheduler;
 use asyncjob::stack::{StackSize, install_overflow_handler};
-use asyncjob::{JobBuilder, PoolConfig, Step, WaitCtx, init_thread, pause_job};
+use asyncjob::{JobBuilder, Step, WaitCtx, pause_job};
 
 /// What became of the child, and what it said.
 fn run(case: &str) -> (Output, String) {

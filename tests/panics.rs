@@ -4,7 +4,8 @@ mod by_hand;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use asyncjob::{Job, JobBuilder, WaitCtx, current_job_id, pause_job, pool_stats, start_job};
+use asyncjob::pool;
+use asyncjob::{Job, JobBuilder, WaitCtx, current_job_id, pause_job, start_job};
 use by_hand::{Drops, finished, in_use, paused, run, still_paused};
 
 /// What a call threw.
@@ -162,7 +163,7 @@ fn with_a_name_and_hooks() {
 fn ten_thousand_of_them() {
     let bystander = paused(|| pause_job().is_ok());
     run(|| ());
-    let total = || pool_stats().idle + in_use();
+    let total = || pool::stats().idle + in_use();
     let before = total();
     for round in 0..10_000 {
         let panic = thrown(|| {

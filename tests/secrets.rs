@@ -8,8 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
+use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::stack::{SecretPolicy, StackSize};
-use asyncjob::{Job, PoolConfig, Step, WaitCtx, init_thread, pause_job};
+use asyncjob::{Job, Step, WaitCtx, pause_job};
 use asyncjob_testing::tools::skipped;
 
 /// The secret, each byte inverted, so that what searches for it does not contain it.

@@ -6,9 +6,10 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use asyncjob::pool;
 use asyncjob::scheduler::{JoinError, Scheduler, Workers};
 use asyncjob::waiting::await_or_block;
-use asyncjob::{SpawnErrorKind, Status, current_job, pause_job, pool_stats};
+use asyncjob::{SpawnErrorKind, Status, current_job, pause_job};
 use asyncjob_testing::Watchdog;
 
 fn wait_for_ever() {
@@ -33,7 +34,7 @@ fn the_report_tells_what_became_of_the_jobs() {
     let handles = jobs.map(|job| scheduler.spawn(job).unwrap());
     let report = scheduler.shutdown(Duration::from_millis(500)).unwrap();
     assert_eq!((report.finished, report.cancelled, report.quarantined), (3, 2, 1));
-    assert_eq!((scheduler.live_jobs(), pool_stats().in_use), (0, 1));
+    assert_eq!((scheduler.live_jobs(), pool::stats().in_use), (0, 1));
     let ends: Vec<_> = handles.into_iter().map(|handle| handle.join()).collect();
     assert!(ends[..3].iter().all(Result::is_ok));
     assert!(ends[3..5].iter().all(|end| matches!(end, Err(JoinError::Cancelled))));
@@ -101,7 +102,7 @@ fn dropping_it_cancels() {
     let joiner = thread::spawn(move || job.join());
     drop(scheduler);
     assert!(matches!(joiner.join().unwrap(), Err(JoinError::Cancelled)));
-    assert_eq!(pool_stats().in_use, 0);
+    assert_eq!(pool::stats().in_use, 0);
 }
 
 /// A job that waits for another job is cancelled with it, whichever comes first.

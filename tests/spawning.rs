@@ -10,12 +10,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use asyncjob::pool::{self, PoolConfig, init_thread};
 use asyncjob::scheduler::{self, JoinError, JoinHandle, Scheduler};
 use asyncjob::waiting::{AwaitError, await_future, await_or_block};
-use asyncjob::{
-    Interrupted, JobBuilder, PauseError, PoolConfig, SpawnErrorKind, Status, WaitCtx, WaitKey, current_job,
-    init_thread, pause_job, pool_stats,
-};
+use asyncjob::{Interrupted, JobBuilder, PauseError, SpawnErrorKind, Status, WaitCtx, WaitKey, current_job, pause_job};
 use asyncjob_testing::Watchdog;
 use by_hand::{Drops, Log, add_number, in_use, number};
 
@@ -367,7 +365,7 @@ fn a_panic_is_reported() {
 fn ten_thousand_panics() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
-    let total = || pool_stats().idle + pool_stats().in_use;
+    let total = || pool::stats().idle + pool::stats().in_use;
     let round = |panics: bool| {
         for batch in 0..100 {
             let jobs: Vec<_> = (0..100u32)
@@ -399,7 +397,7 @@ fn ten_thousand_panics() {
     round(false);
     let before = total();
     round(true);
-    assert_eq!((total(), pool_stats().in_use), (before, 0));
+    assert_eq!((total(), pool::stats().in_use), (before, 0));
     assert_eq!(scheduler.stats().ended, 20_000);
 }
 

@@ -9,7 +9,8 @@ use std::cell::RefCell;
 use std::sync::mpsc;
 use std::thread;
 
-use asyncjob::{Job, PoolConfig, cleanup_thread, current_job_id, init_thread, pause_job, pool_stats};
+use asyncjob::pool::{self, PoolConfig, cleanup_thread, init_thread};
+use asyncjob::{Job, current_job_id, pause_job};
 use asyncjob_testing::Watchdog;
 use by_hand::{paused, run};
 
@@ -37,7 +38,7 @@ fn report_to(sender: &mpsc::Sender<String>) -> Job<()> {
     paused(move || {
         let outcome = pause_job();
         sender
-            .send(format!("{outcome:?}, {:?} in use", pool_stats().in_use))
+            .send(format!("{outcome:?}, {:?} in use", pool::stats().in_use))
             .unwrap();
     })
 }
@@ -79,7 +80,7 @@ fn jobs_started_while_the_thread_exits() {
                 init_thread(PoolConfig::new().precreate(3)).unwrap();
                 drop(report_to(&sender));
                 cleanup_thread().unwrap();
-                let stats = pool_stats();
+                let stats = pool::stats();
                 sender
                     .send(format!("{sum} {} {} {:?}", stats.idle, stats.in_use, current_job_id()))
                     .unwrap();

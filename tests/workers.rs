@@ -272,7 +272,7 @@ fn pools_are_configured() {
         .thread_name("tls")
         .build()
         .unwrap();
-    let seen = workers.broadcast(|_| (pool::pool_stats(), thread::current().name().map(str::to_owned)));
+    let seen = workers.broadcast(|_| (pool::stats(), thread::current().name().map(str::to_owned)));
     for (at, (stats, name)) in seen.unwrap().into_iter().enumerate() {
         assert_eq!((stats.idle, stats.limit), (2, Some(3)));
         assert_eq!(name, Some(format!("tls-{at}")));

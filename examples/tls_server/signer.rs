@@ -1,6 +1,6 @@
 //! A private key for rustls whose signatures are made elsewhere.
 //!
-//! `rustls::sign::Signer::sign` is synchronous: whoever calls it gets the signature or an error from that very call. In
+//! `rustls::sign::Signer::sign` is synchronous: the caller gets the signature or an error from that very call. In
 //! a job, that call may pause.
 
 use std::error::Error;
@@ -11,12 +11,13 @@ use std::time::Duration;
 use asyncjob::offload::Offload;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::{Signer, SigningKey};
-use rustls::{SignatureAlgorithm, SignatureScheme};
+use rustls::{OtherError, SignatureAlgorithm, SignatureScheme};
 
 use super::service::Totals;
 use super::{Mode, Options};
 
-/// What a signing thread holds: here the way to a remote signer that takes its time, in yours a PKCS#11 session.
+/// The way to a remote signer that takes its time. It may be used by many threads at once. Where a library wants a
+/// session for each thread, keep them in a `thread_local!`, or in a list from which each signature takes one.
 #[derive(Debug)]
 pub(crate) struct Session {
     latency: Duration,
@@ -35,7 +36,7 @@ impl Session {
 #[derive(Clone, Debug)]
 enum Place {
     Inline(Arc<Session>),
-    Offload(Offload<Session>),
+    Offload(Offload, Arc<Session>),
 }
 
 /// The server's key.
@@ -49,11 +50,12 @@ pub(crate) struct SlowKey {
 impl SlowKey {
     pub(crate) fn new(options: &Options, key: &PrivateKeyDer<'_>, totals: Totals) -> Result<Self, Box<dyn Error>> {
         let latency = Duration::from_secs_f64(options.sign_latency / 1000.0);
+        let session = Arc::new(Session { latency });
         let place = match options.mode {
-            Mode::Inline => Place::Inline(Arc::new(Session { latency })),
+            Mode::Inline => Place::Inline(session),
             Mode::Offload => {
                 let threads = Offload::builder().threads(options.signers()).name("signer");
-                Place::Offload(threads.build(move || Ok(Session { latency }))?)
+                Place::Offload(threads.build()?, session)
             }
         };
         Ok(SlowKey {
@@ -91,10 +93,10 @@ impl Signer for SlowSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let result = match &self.place {
             Place::Inline(session) => session.sign(self.signer.as_ref(), message),
-            Place::Offload(pool) => {
-                let (signer, message) = (Arc::clone(&self.signer), message.to_vec());
-                let signature = pool.run(move |session| session.sign(signer.as_ref(), &message)); // the job pauses here
-                signature.unwrap_or_else(|e| Err(rustls::Error::General(e.to_string())))
+            Place::Offload(pool, session) => {
+                let (signer, session, message) = (Arc::clone(&self.signer), Arc::clone(session), message.to_vec());
+                let signature = pool.run(move || session.sign(signer.as_ref(), &message)); // the job pauses here
+                signature.unwrap_or_else(|error| Err(rustls::Error::Other(OtherError(Arc::new(error)))))
             }
         };
         match &result {

@@ -163,9 +163,9 @@ where
         limit: stack.limit().addr(),
     };
 
-    let id = JobId(pool::next_id());
+    let id = JobId::next();
     let mut flags = 0;
-    stack.header().set_id(id.0);
+    stack.header().set_id(id.get());
     if attributes.hooks.is_some() {
         flags |= HOOKS;
     }

@@ -1,11 +1,11 @@
 //! The job that runs this code: which it is, and whether it may pause.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::ptr::NonNull;
 
 use super::JobId;
-use super::control_block::{BLOCKED, ControlBlock};
+use super::control_block::{BLOCKED, CANCELLED, ControlBlock};
+use crate::pool;
 use crate::wait_ctx::WaitCtx;
 
 /// The job that runs this code, if any (`ASYNC_get_current_job(3)`, S46).
@@ -122,17 +122,40 @@ pub(crate) fn can_pause() -> bool {
     with_current(|control| control.flags.get() & BLOCKED == 0 && !std::thread::panicking()).unwrap_or(false)
 }
 
+/// Whether the job that runs this code was cancelled.
+pub(crate) fn is_cancelled() -> bool {
+    with_current(|control| control.flags.get() & CANCELLED != 0).unwrap_or(false)
+}
+
 /// Calls `f` with the ctx of the job that runs this code.
 pub(crate) fn with_current_ctx<R>(f: impl FnOnce(&WaitCtx) -> R) -> Option<R> {
     with_current(|control| f(control.wait_ctx()))
 }
 
-thread_local! {
-    /// The innermost job that runs on this thread. Only [`Running`](super::control_block::Running) writes it.
-    ///
-    /// A plain store after a resume would leave it dangling when a panic passes; a guard does not. The compiler may keep
-    /// the address of this variable across a switch: right, because a job never changes its thread.
-    pub(super) static CURRENT: Cell<Option<NonNull<ControlBlock>>> = const { Cell::new(None) };
+/// The innermost job that runs on this thread: the variable of the pool, with its type. Only
+/// [`Running`](super::control_block::Running) writes it.
+///
+/// A plain store after a resume would leave it dangling when a panic passes; a guard does not. The compiler may keep the
+/// address of the variable across a switch, because a job never changes its thread.
+pub(super) struct Current;
+
+pub(super) const CURRENT: Current = Current;
+
+impl Current {
+    #[inline(always)]
+    pub(super) fn get(&self) -> Option<NonNull<ControlBlock>> {
+        pool::CURRENT.get().map(NonNull::cast)
+    }
+
+    #[inline(always)]
+    pub(super) fn set(&self, job: Option<NonNull<ControlBlock>>) {
+        pool::CURRENT.set(job.map(NonNull::cast));
+    }
+
+    #[inline(always)]
+    pub(super) fn replace(&self, job: Option<NonNull<ControlBlock>>) -> Option<NonNull<ControlBlock>> {
+        pool::CURRENT.replace(job.map(NonNull::cast)).map(NonNull::cast)
+    }
 }
 
 /// Calls `f` with the header of the job that runs this code.

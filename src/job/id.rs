@@ -1,15 +1,47 @@
 //! The names of jobs.
+//!
+//! Each thread takes ids in blocks, so that the start of a job writes to no memory that threads share.
 
+use std::cell::Cell;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Identifies a job for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(pub(super) u64);
+pub struct JobId(u64);
+
+/// How many ids a thread takes at once.
+const BLOCK: u64 = 1024;
+
+thread_local! {
+    /// The next id of this thread, or a multiple of [`BLOCK`] when its block is used up. Such a number is no id, so
+    /// that no job has the id 0 either.
+    static NEXT: Cell<u64> = const { Cell::new(0) };
+}
 
 impl JobId {
     /// As a number, never 0.
     pub fn get(self) -> u64 {
         self.0
+    }
+
+    /// An id that no other job of the process has.
+    #[inline]
+    pub(super) fn next() -> Self {
+        let id = NEXT.get();
+        if id.is_multiple_of(BLOCK) {
+            return Self::of_new_block();
+        }
+        NEXT.set(id + 1);
+        JobId(id)
+    }
+
+    #[cold]
+    fn of_new_block() -> Self {
+        static BLOCKS: AtomicU64 = AtomicU64::new(0);
+        let first = BLOCKS.fetch_add(BLOCK, Ordering::Relaxed) + 1;
+        NEXT.set(first + 1);
+        JobId(first)
     }
 }
 

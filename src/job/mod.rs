@@ -69,7 +69,7 @@ use crate::wait_ctx::WaitCtx;
 pub use builder::JobBuilder;
 pub(crate) use builder::{JobPlan, boxed};
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
-pub(crate) use current::{can_pause, is_in_job, with_current_ctx};
+pub(crate) use current::{can_pause, is_cancelled, is_in_job, with_current_ctx};
 pub use id::JobId;
 
 use control_block::{
@@ -346,7 +346,7 @@ impl<T> Job<T> {
     }
 
     /// How many bytes of its stack were used so far: whole pages, or words if the pool measures
-    /// [exactly](crate::PoolConfig::exact_high_water). A stack that served other jobs before keeps the mark of the deepest.
+    /// [exactly](crate::pool::PoolConfig::exact_high_water). A stack that served other jobs before keeps the mark of the deepest.
     /// One system call.
     ///
     /// ```

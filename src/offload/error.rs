@@ -1,42 +1,47 @@
 //! Why an offloaded closure has no value.
 
-use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::io;
 
-use crate::error::Cancelled;
+use crate::error::{AwaitError, Interrupted, NO_WAKER, Panic};
+use crate::returned::Returned;
 
 /// Why [`Offload::run`](super::Offload::run) has no value.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum OffloadError {
-    /// The closure panicked, with this payload: [`std::panic::resume_unwind`] carries it on. Its thread lives on with a
-    /// new state.
-    Panicked(Box<dyn Any + Send>),
-    /// The thread's state could not be made. The next closure tries again.
-    NoState(Box<dyn Error + Send + Sync>),
-    /// The job is to end.
-    Cancelled,
-    /// A deadline around the call passed.
-    TimedOut,
+    /// The closure panicked. [`Panic::resume`] goes on panicking here. The thread of the pool lives on.
+    Panicked(Panic),
+    /// The code runs outside any job. The closure was not run.
+    NotInJob,
+    /// The job runs under [`block_pause`](crate::block_pause), or while its thread panics, so it cannot pause. The
+    /// closure was not run.
+    CannotPause,
+    /// The job was cancelled, or a deadline around the call passed. A closure that had begun is finished by its thread,
+    /// and its value is dropped.
+    Interrupted(Interrupted),
     /// [`Offload::shutdown`](super::Offload::shutdown) was called before the closure ran.
     ShutDown,
-    /// The driver takes no callback, and there is no fd left to wake the job with.
+    /// The driver takes no callback, and the process has no fd left to wake the job with. The closure was not run.
     NoWaker(io::Error),
 }
 
 impl fmt::Display for OffloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OffloadError::Panicked(payload) => {
-                write!(f, "the offloaded closure panicked: {}", message(payload.as_ref()))
-            }
-            OffloadError::NoState(source) => write!(f, "no state for the offload thread: {source}"),
-            OffloadError::Cancelled => Cancelled.fmt(f),
-            OffloadError::TimedOut => f.write_str("the deadline passed before the offloaded closure was done"),
+            OffloadError::Panicked(panic) => write!(f, "the offloaded closure panicked: {panic}"),
+            OffloadError::NotInJob => f.write_str(
+                "Offload::run was called outside a job: run this code in one (Scheduler::spawn, start_job), or use \
+                 run_or_block, which blocks the thread there",
+            ),
+            OffloadError::CannotPause => f.write_str(
+                "Offload::run was called where the job cannot pause: drop the block_pause guard first, or use \
+                 run_or_block, which blocks the thread there",
+            ),
+            OffloadError::Interrupted(interrupted) => interrupted.fmt(f),
             OffloadError::ShutDown => f.write_str("the Offload was shut down before the closure ran"),
-            OffloadError::NoWaker(source) => write!(f, "no eventfd to wake the job with: {source}"),
+            OffloadError::NoWaker(_) => f.write_str(NO_WAKER),
         }
     }
 }
@@ -44,9 +49,19 @@ impl fmt::Display for OffloadError {
 impl Error for OffloadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            OffloadError::NoState(source) => Some(source.as_ref()),
             OffloadError::NoWaker(source) => Some(source),
             _ => None,
+        }
+    }
+}
+
+impl From<AwaitError> for OffloadError {
+    fn from(error: AwaitError) -> Self {
+        match error {
+            AwaitError::NotInJob => OffloadError::NotInJob,
+            AwaitError::CannotPause => OffloadError::CannotPause,
+            AwaitError::Interrupted(interrupted) => OffloadError::Interrupted(interrupted),
+            AwaitError::NoWaker(source) => OffloadError::NoWaker(source),
         }
     }
 }
@@ -54,27 +69,42 @@ impl Error for OffloadError {
 impl From<OffloadError> for io::Error {
     fn from(error: OffloadError) -> Self {
         match error {
-            OffloadError::Cancelled => Cancelled.into(),
-            OffloadError::TimedOut => io::Error::new(io::ErrorKind::TimedOut, error.to_string()),
-            OffloadError::NoState(source) => io::Error::other(source),
-            other => io::Error::other(other.to_string()), // a payload is not Sync, so it cannot come along
+            OffloadError::Interrupted(interrupted) => interrupted.into(),
+            other => io::Error::other(other),
         }
     }
 }
 
 /// Why [`Offload::try_run`](super::Offload::try_run) has no value.
+#[non_exhaustive]
 pub enum TryRunError<F> {
-    /// Every place in the queue is taken. The closure was not run: here it is.
-    Full(F),
+    /// The queue is full. The closure was not run and comes back.
+    Full(Returned<F>),
     /// As with [`Offload::run`](super::Offload::run).
     Failed(OffloadError),
+}
+
+impl<F> TryRunError<F> {
+    /// The error of a call that waits when the queue is full.
+    pub(super) fn without_closure(self) -> OffloadError {
+        match self {
+            TryRunError::Failed(error) => error,
+            TryRunError::Full(_) => unreachable!("the call waits when the queue is full"),
+        }
+    }
+}
+
+impl<F> From<OffloadError> for TryRunError<F> {
+    fn from(error: OffloadError) -> Self {
+        TryRunError::Failed(error)
+    }
 }
 
 impl<F> fmt::Display for TryRunError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TryRunError::Full(_) => {
-                f.write_str("the queue of the Offload is full: try again later, or use run to wait")
+                f.write_str("the queue of the Offload is full: try again later, or use run, which waits")
             }
             TryRunError::Failed(error) => error.fmt(f),
         }
@@ -83,16 +113,34 @@ impl<F> fmt::Display for TryRunError<F> {
 
 impl<F> fmt::Debug for TryRunError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TryRunError({self})")
+        match self {
+            TryRunError::Full(_) => f.write_str("Full"),
+            TryRunError::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
+        }
     }
 }
 
-impl<F> Error for TryRunError<F> {}
-
-fn message(payload: &(dyn Any + Send)) -> &str {
-    payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(a payload that is no text)")
+impl<F> Error for TryRunError<F> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            TryRunError::Full(_) => None,
+            TryRunError::Failed(error) => error.source(),
+        }
+    }
 }
+
+impl<F> From<TryRunError<F>> for io::Error {
+    /// Drops a closure that came back.
+    fn from(error: TryRunError<F>) -> Self {
+        match error {
+            TryRunError::Full(_) => io::Error::new(io::ErrorKind::ResourceBusy, error.to_string()),
+            TryRunError::Failed(error) => error.into(),
+        }
+    }
+}
+
+const _: () = {
+    const fn is_portable<T: Send + Sync + 'static>() {}
+    is_portable::<OffloadError>();
+    is_portable::<TryRunError<*mut ()>>();
+};

@@ -1,154 +1,175 @@
 //! Inside a job: work on other threads.
 //!
 //! ```text
-//!   job             run(f)  --- room? --->  queue [f][f][f]  --->  threads, each with a state of its own
-//!    |                |no                   at most `queue`          |  f(&mut state)
-//!    | pauses         v                                              v
-//!    |              waits, in turn                                 result
-//!    v                                                               |
-//!   resumed by the driver's callback, or by a wait fd  <-------------+
+//!   job                run(f)  ------>  queue [f][f][f]  ------>  threads of the pool
+//!    |                                                              |
+//!    | pauses                                                       | f()
+//!    v                                                              v
+//!   resumed by the driver's callback, or by a wait fd  <--------  value
 //! ```
 //!
-//! For what can only block: a PKCS#11 token, a remote signer, a database driver, a host name. The thread's state is what
-//! such a thing needs one of for each thread: a session, a connection.
+//! Offloading is for what can only block: a PKCS#11 token, a remote signer, a database driver, a host name. What such a
+//! library needs once for each thread, such as a session or a connection, belongs in a `thread_local!` of the closures,
+//! or in a small pool of its own.
 //!
-//! A closure owns its data and so does its result. A job that is cancelled while it waits therefore takes nothing away
-//! from the thread that works for it: a closure that still waits is dropped unrun, a running one ends and its result is
-//! dropped.
+//! A closure owns its data, and so does its value. A job that is cancelled while it waits therefore takes nothing away
+//! from the thread that works for it. A closure that has not begun is dropped. One that runs is finished, and its value
+//! is dropped.
 //!
-//! Outside a job the closure runs inline, as OpenSSL's engines do it: see [`Offload::run`].
+//! | called | [`run`](Offload::run), [`try_run`](Offload::try_run) | [`run_or_block`](Offload::run_or_block) |
+//! |---|---|---|
+//! | in a job | pauses the job | pauses the job |
+//! | in a job that cannot pause | [`OffloadError::CannotPause`] | blocks the thread |
+//! | outside of jobs | [`OffloadError::NotInJob`] | blocks the thread |
 
 mod error;
 mod queue;
 mod run_future;
-mod state;
+#[cfg(test)]
+mod tests;
 
-use std::error::Error;
 use std::fmt;
 use std::io;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
 use parking_lot::Mutex;
 
 use crate::error::Interrupted;
-use crate::job::is_in_job;
-use crate::waiting::{AwaitError, await_or_block};
+use crate::job::{can_pause, is_cancelled, is_in_job};
+use crate::waiting::{await_future, await_or_block};
 pub use error::{OffloadError, TryRunError};
-use queue::{Refusal, Shared};
-use run_future::{RunFuture, Stage};
-pub use state::State;
-use state::inline_seat;
+use queue::{Admission, Shared};
+use run_future::RunFuture;
 
-/// Threads that work for jobs, each with a state `S` of its own.
+/// Threads that work for jobs.
 ///
-/// Clones are handles to the same threads. They end when the last handle is dropped, which does not wait for them, or
-/// in [`shutdown`](Self::shutdown), which does.
+/// Clones are handles to the same threads. The threads end when the last handle is dropped, which does not wait for
+/// them, or in [`shutdown`](Self::shutdown), which does.
 ///
 /// ```
 /// use asyncjob::offload::Offload;
-/// use asyncjob::{Step, WaitCtx, start_job};
+/// use asyncjob::scheduler::Scheduler;
 ///
 /// let pool = Offload::new(2)?;
-/// let ctx = WaitCtx::new();
-/// let step = start_job(&ctx, move || pool.run(|_| (1..=20u64).product::<u64>()));
-/// let Ok(mut step) = step else { panic!() };
-/// let product = loop {
-///     match step {
-///         Step::Finished(product) => break product.unwrap(),
-///         Step::Paused(job) => step = job.resume(), // a driver would wait for ctx.fds() first
-///     }
-/// };
-/// assert_eq!(product, 2_432_902_008_176_640_000);
-/// # Ok::<(), std::io::Error>(())
+/// let scheduler = Scheduler::new()?;
+/// let job = scheduler.spawn(move || pool.run(|| (1..=20u64).product::<u64>()))?;
+/// assert_eq!(scheduler.run_until(job)??, 2_432_902_008_176_640_000);
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
-pub struct Offload<S = ()> {
-    owner: Arc<Owner<S>>,
+#[derive(Clone)]
+pub struct Offload {
+    owner: Arc<Owner>,
 }
 
 impl Offload {
-    /// This many threads without a state, and room for 1,024 closures to wait.
+    /// This many threads, and a queue for 1,024 closures.
     ///
     /// # Errors
     ///
     /// As [`OffloadBuilder::build`].
     pub fn new(threads: usize) -> io::Result<Self> {
-        Self::builder().threads(threads).build(|| Ok(()))
+        Self::builder().threads(threads).build()
     }
 
-    /// For everything else.
+    /// A builder, to choose more than the number of threads.
     pub fn builder() -> OffloadBuilder {
         OffloadBuilder::default()
     }
-}
 
-impl<S: 'static> Offload<S> {
-    /// Runs `f` on one of the threads and gives its value; the job pauses meanwhile.
+    /// Runs `f` on one of the threads and returns its value. The job pauses meanwhile.
     ///
-    /// When the queue is full the job pauses until there is room, first come, first served.
-    ///
-    /// Outside a job `f` runs inline, on the calling thread. The state it gets there is one that is made for that thread
-    /// at its first such call and kept until the thread ends or the `Offload` is gone: the states of the pool's threads
-    /// stay theirs, as they need not be `Send`. Where a job may not pause the closure goes to the threads all the same,
-    /// and the caller's thread blocks.
+    /// Closures are run in the order of the calls, also when there are more than the queue has places.
     ///
     /// # Errors
     ///
-    /// [`OffloadError`]: it tells which of `f`, its state, the waiting job and the pool failed.
+    /// [`OffloadError`]: `f` panicked, the wait was interrupted, the pool was shut down, or the code cannot pause here.
+    ///
+    /// ```
+    /// use asyncjob::offload::{Offload, OffloadError};
+    ///
+    /// let pool = Offload::new(1)?;
+    /// let error = pool.run(|| 1).unwrap_err(); // this is no job
+    /// assert!(matches!(error, OffloadError::NotInJob));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn run<T, F>(&self, f: F) -> Result<T, OffloadError>
     where
-        F: FnOnce(&mut State<S>) -> T + Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        if is_in_job() {
-            return self.complete(Stage::New(f));
-        }
-        self.run_inline(f)
+        self.pausing(f, Admission::Waits).map_err(TryRunError::without_closure)
     }
 
-    /// As [`run`](Self::run), but does not wait for room.
+    /// As [`run`](Self::run), but where the code cannot pause, outside of jobs or under
+    /// [`block_pause`](crate::block_pause), it blocks the thread.
+    ///
+    /// In a closure that this pool runs, `f` is run by the same thread, at once: all threads of the pool could be
+    /// waiting in such closures.
     ///
     /// # Errors
     ///
-    /// [`TryRunError::Full`] gives `f` back; the rest is as with [`run`](Self::run).
+    /// [`OffloadError`], but never [`NotInJob`](OffloadError::NotInJob) or [`CannotPause`](OffloadError::CannotPause).
+    ///
+    /// ```
+    /// use asyncjob::offload::Offload;
+    ///
+    /// let pool = Offload::new(1)?;
+    /// assert_eq!(pool.run_or_block(|| 6 * 7)?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
+    pub fn run_or_block<T, F>(&self, f: F) -> Result<T, OffloadError>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        if can_pause() {
+            return self.run(f);
+        }
+        if self.shared().is_of_this_thread() {
+            return self.run_here(f);
+        }
+        check_cancelled()?;
+        let run = RunFuture::new(self.shared(), f, Admission::Waits);
+        await_or_block(run)?.map_err(TryRunError::without_closure)
+    }
+
+    /// As [`run`](Self::run), but does not wait when the queue is full.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRunError::Full`] gives `f` back. Other errors are those of [`run`](Self::run).
     ///
     /// ```
     /// use asyncjob::offload::{Offload, TryRunError};
+    /// use asyncjob::scheduler::Scheduler;
     ///
-    /// let pool = Offload::builder().threads(1).queue(8).build(|| Ok(()))?;
-    /// match pool.try_run(|_| "signed") {
-    ///     Ok(signature) => assert_eq!(signature, "signed"),
-    ///     Err(TryRunError::Full(_f)) => unreachable!("tell the peer to come back later"),
-    ///     Err(TryRunError::Failed(e)) => return Err(e.into()),
-    /// }
-    /// # Ok::<(), std::io::Error>(())
+    /// let pool = Offload::builder().threads(1).queue_capacity(8).build()?;
+    /// let scheduler = Scheduler::new()?;
+    /// let job = scheduler.spawn(move || match pool.try_run(|| "signed") {
+    ///     Ok(signature) => Ok(signature),
+    ///     Err(TryRunError::Full(_f)) => Ok("come back later"),
+    ///     Err(error) => Err(error),
+    /// })?;
+    /// assert_eq!(scheduler.run_until(job)??, "signed");
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     pub fn try_run<T, F>(&self, f: F) -> Result<T, TryRunError<F>>
     where
-        F: FnOnce(&mut State<S>) -> T + Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        if !is_in_job() {
-            return self.run_inline(f).map_err(TryRunError::Failed);
-        }
-        let queued = self.owner.shared.queue.lock().push_if_room(f);
-        match queued {
-            Ok(place) => {
-                self.owner.shared.work.notify_one();
-                self.complete::<T, F>(Stage::Queued(place)).map_err(TryRunError::Failed)
-            }
-            Err(Refusal::Full(f)) => Err(TryRunError::Full(f)),
-            Err(Refusal::Closed) => Err(TryRunError::Failed(OffloadError::ShutDown)),
-        }
+        self.pausing(f, Admission::IsRefused)
     }
 
-    /// Ends the threads, and waits for it.
+    /// Ends the threads, and waits until they have ended.
     ///
-    /// What runs is finished and its job gets the result. What waits is dropped and its job gets
+    /// A closure that runs is finished, and its job gets the value. A closure that waits is dropped, and its job gets
     /// [`OffloadError::ShutDown`], as does every later call. Inside a job this blocks the thread.
     pub fn shutdown(&self) {
-        self.owner.shared.close();
+        self.shared().close();
         let threads = mem::take(&mut *self.owner.threads.lock());
         for thread in threads {
             // A closure of the pool may be the caller: it cannot wait for itself.
@@ -160,139 +181,128 @@ impl<S: 'static> Offload<S> {
 
     /// What the pool does now.
     pub fn stats(&self) -> OffloadStats {
-        let queue = self.owner.shared.queue.lock();
-        OffloadStats {
-            queued: queue.tasks.len(),
-            waiting_for_room: queue.waiting.len() + queue.granted.len(),
-            running: queue.running,
-            finished: queue.finished,
-        }
+        self.shared().stats()
     }
 
-    /// Waits for what `stage` leads to.
-    fn complete<T, F>(&self, stage: Stage<T, F>) -> Result<T, OffloadError>
+    fn pausing<T, F>(&self, f: F, admission: Admission) -> Result<T, TryRunError<F>>
     where
-        F: FnOnce(&mut State<S>) -> T + Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let run_future = RunFuture {
-            shared: &self.owner.shared,
-            stage,
-        };
-        match await_or_block(run_future) {
-            Ok(result) => result,
-            Err(AwaitError::Interrupted(Interrupted::Cancelled)) => Err(OffloadError::Cancelled),
-            Err(AwaitError::Interrupted(Interrupted::TimedOut)) => Err(OffloadError::TimedOut),
-            Err(AwaitError::NoWaker(source)) => Err(OffloadError::NoWaker(source)),
-            Err(AwaitError::NotInJob | AwaitError::CannotPause) => unreachable!("these block instead"),
+        if !can_pause() {
+            let error = if is_in_job() {
+                OffloadError::CannotPause
+            } else {
+                OffloadError::NotInJob
+            };
+            return Err(error.into());
         }
+        check_cancelled()?;
+        await_future(RunFuture::new(self.shared(), f, admission)).map_err(OffloadError::from)?
     }
 
-    fn run_inline<T>(&self, f: impl FnOnce(&mut State<S>) -> T) -> Result<T, OffloadError> {
-        let shared = &self.owner.shared;
-        if shared.queue.lock().closed {
+    /// Runs `f` on the calling thread, which is one of the pool's.
+    fn run_here<T>(&self, f: impl FnOnce() -> T) -> Result<T, OffloadError> {
+        if self.shared().is_closed() {
             return Err(OffloadError::ShutDown);
         }
-        let mut seat = inline_seat::take::<S>(shared.id);
-        let result = seat.serve(&shared.make, f);
-        inline_seat::put(shared.id, Arc::downgrade(&self.owner.alive), seat);
-        result
+        catch_unwind(AssertUnwindSafe(f)).map_err(|payload| OffloadError::Panicked(payload.into()))
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.owner.shared
     }
 }
 
-impl<S> Clone for Offload<S> {
-    fn clone(&self) -> Self {
-        Offload {
-            owner: Arc::clone(&self.owner),
-        }
+/// A closure of a job that is cancelled already is not sent: whether it ran would be a matter of chance.
+fn check_cancelled() -> Result<(), OffloadError> {
+    if is_cancelled() {
+        return Err(OffloadError::Interrupted(Interrupted::Cancelled));
     }
+    Ok(())
 }
 
-impl<S> fmt::Debug for Offload<S> {
+impl fmt::Debug for Offload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let queue = self.owner.shared.queue.lock();
+        let stats = self.stats();
         f.debug_struct("Offload")
-            .field("queued", &queue.tasks.len())
-            .field("running", &queue.running)
+            .field("queued", &stats.queued)
+            .field("running", &stats.running)
             .finish_non_exhaustive()
     }
 }
 
-/// How many threads, how long a queue, which completion.
+/// How many threads an [`Offload`] has, and how long its queue is.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct OffloadBuilder {
     threads: usize,
-    queue: usize,
+    queue_capacity: usize,
     name: String,
 }
 
 impl Default for OffloadBuilder {
-    /// One thread for each processor, 1,024 places in the queue.
+    /// One thread for each processor, and a queue for 1,024 closures.
     fn default() -> Self {
         OffloadBuilder {
             threads: thread::available_parallelism().map_or(1, usize::from),
-            queue: 1024,
+            queue_capacity: 1024,
             name: "offload".to_owned(),
         }
     }
 }
 
 impl OffloadBuilder {
-    /// How many threads: for work that waits (a remote signer) as many as it serves at a time, for work that computes
-    /// as many as there are processors, which is the default.
+    /// How many threads there are. For work that waits (a remote signer) choose as many as it serves at a time. For
+    /// work that computes choose as many as there are processors, which is the default.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
     }
 
-    /// How many closures may wait for a thread.
-    pub fn queue(mut self, places: usize) -> Self {
-        self.queue = places;
+    /// How many closures may wait for a thread before [`Offload::try_run`] refuses another one: 1,024 unless set.
+    ///
+    /// [`Offload::run`] is not refused: its closure lines up behind them, one for each job.
+    pub fn queue_capacity(mut self, closures: usize) -> Self {
+        self.queue_capacity = closures;
         self
     }
 
-    /// What the threads are called: a number is added.
+    /// What the threads are called. A number is added.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// Starts the threads. Each makes its state with `make` when it first needs one, and again after one is discarded.
+    /// Starts the threads.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidInput`] without a thread or a place in the queue, and what the system says when it cannot
-    /// start a thread.
+    /// [`io::ErrorKind::InvalidInput`] without a thread or a place in the queue, and what the system says when it
+    /// cannot start a thread.
     ///
     /// ```
-    /// use asyncjob::offload::{Offload, OffloadError};
+    /// use asyncjob::offload::Offload;
+    /// use std::cell::Cell;
     ///
-    /// struct Session { signatures: u32 }
-    /// let token = Offload::builder().threads(4).name("token").build(|| Ok(Session { signatures: 0 }))?;
-    /// let signatures = token.run(|session| { session.signatures += 1; session.signatures })?;
-    /// assert_eq!(signatures, 1);
+    /// // What each thread needs one of: here a count, in your program a session with a token.
+    /// thread_local!(static SIGNATURES: Cell<u32> = const { Cell::new(0) });
     ///
-    /// let unplugged = Offload::builder().build(|| -> Result<Session, _> { Err("no token in slot 0".into()) })?;
-    /// let error = unplugged.run(|session| session.signatures).unwrap_err();
-    /// assert_eq!(error.to_string(), "no state for the offload thread: no token in slot 0");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// let token = Offload::builder().threads(1).name("token").build()?;
+    /// let sign = || SIGNATURES.replace(SIGNATURES.get() + 1);
+    /// assert_eq!((token.run_or_block(sign)?, token.run_or_block(sign)?), (0, 1));
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
-    pub fn build<S, M>(self, make: M) -> io::Result<Offload<S>>
-    where
-        S: 'static,
-        M: Fn() -> Result<S, Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
-    {
-        if self.threads == 0 || self.queue == 0 {
+    pub fn build(self) -> io::Result<Offload> {
+        if self.threads == 0 || self.queue_capacity == 0 {
             let sentence = "an Offload needs at least one thread and one place in its queue";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
         }
-        let shared = Arc::new(Shared::new(self.queue, Box::new(make)));
+        let shared = Arc::new(Shared::new(self.queue_capacity));
         // From here on dropping the owner ends the threads that were started before one could not be.
         let owner = Arc::new(Owner {
             shared: Arc::clone(&shared),
             threads: Mutex::default(),
-            alive: Arc::default(),
         });
         for number in 0..self.threads {
             let shared = Arc::clone(&shared);
@@ -309,25 +319,23 @@ impl OffloadBuilder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OffloadStats {
-    /// Closures that wait for a thread.
+    /// Closures in the queue, which wait for a thread.
     pub queued: usize,
-    /// Jobs that wait for a place in the queue.
-    pub waiting_for_room: usize,
+    /// Closures that wait behind the queue, because it is full.
+    pub waiting_for_capacity: usize,
     /// Closures that run.
     pub running: usize,
-    /// Closures that have run, those that panicked included. Inline ones do not count.
+    /// Closures that have run, those that panicked included.
     pub finished: u64,
 }
 
 /// What the handles hold and the threads do not, so that the last handle ends the threads.
-struct Owner<S> {
-    shared: Arc<Shared<S>>,
+struct Owner {
+    shared: Arc<Shared>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
-    /// Goes with the last handle: so do the states of inline closures.
-    alive: Arc<()>,
 }
 
-impl<S> Drop for Owner<S> {
+impl Drop for Owner {
     fn drop(&mut self) {
         self.shared.close();
     }

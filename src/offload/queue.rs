@@ -1,245 +1,198 @@
-//! What waits for a thread, who waits for a place in the queue, and what the threads do.
+//! The closures that wait for a thread, and what the threads do.
 //!
 //! ```text
-//!   enter: room? ---- yes ---->  tasks [t][t][t]  ---- next_task ---->  a thread runs it
-//!            | no                    ^
-//!            v                       | comes back for it
-//!         waiting [w][w]  -- grant: a place has become free -->  granted
-//!
-//!   withdraw: the job is gone; its entry leaves wherever it is, and a place that it had goes to the next
+//!                  push                              next_task
+//!   run, try_run  ------>  [t][t][t] | [t][t][t][t]  --------->  a thread runs it  --->  oneshot  --->  the caller
+//!                           queued   |  for capacity
+//!                         <---------->
+//!                        queue_capacity
 //! ```
+//!
+//! There is one line, in the order of the calls. The first `queue_capacity` closures in it are *queued*; those behind
+//! them *wait for capacity*. When a closure leaves the line, the next one moves up by itself.
+//!
+//! # Why the closure waits, and not its job
+//!
+//! A job that finds the queue full could keep its closure, wait for a place, and be told when a place is free. The
+//! place would then depend on the job. Its thread may be busy, or blocked by another job that waits for the same queue,
+//! or the job may be quarantined and never run again. Until the job comes, no other closure can have the place.
+//!
+//! The closure has no such dependency: the threads of the pool take it from the line whatever its job does. The job is
+//! also resumed once, with the value, instead of twice.
+//!
+//! The line is bounded all the same. A call of `run` adds one closure and waits until the closure has left, so the line
+//! holds at most one closure for each job and each blocked thread. `queue_capacity` is the bound for the calls that can
+//! be refused.
+//!
+//! | a closure | leaves by | its caller gets |
+//! |---|---|---|
+//! | in the line | a thread takes it | the value or the panic, when the closure has run |
+//! | in the line | `withdraw`: its caller was interrupted | nothing, the caller is gone; the closure is dropped there |
+//! | in the line | `close`: the pool is shut down | `ShutDown` |
+//! | running | it returns or panics | the value or the panic; dropped by the thread if the caller is gone |
 
-use std::collections::VecDeque;
-use std::error::Error;
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Waker;
+use std::ptr;
 use std::thread;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::error::OffloadError;
-use super::run_future::{Place, Promise, Slot, Stage};
-use super::state::{Seat, State};
+use super::OffloadStats;
+use crate::sync::{Receiver, contain, oneshot};
 
-pub(super) type Make<S> = Box<dyn Fn() -> Result<S, Box<dyn Error + Send + Sync>> + Send + Sync>;
-pub(super) type Task<S> = Box<dyn FnOnce(&mut Seat<S>, &Shared<S>) + Send>;
+/// A closure with the way back for its value. Dropping it unrun closes the way back.
+type Task = Box<dyn FnOnce(&Shared) + Send>;
 
-pub(super) struct Shared<S> {
-    /// Names the pool in the inline states of threads.
-    pub(super) id: u64,
-    pub(super) make: Make<S>,
-    pub(super) queue: Mutex<Queue<S>>,
-    /// A task was queued, or the queue closed.
-    pub(super) work: Condvar,
+/// What the handles and the threads of a pool share.
+pub(super) struct Shared {
+    line: Mutex<Line>,
+    /// A task was pushed, or the line was closed.
+    work: Condvar,
+    queue_capacity: usize,
 }
 
-/// What waits for what. `tasks.len() + granted.len() <= places`, and nobody is in `waiting` while there is room.
-pub(super) struct Queue<S> {
-    pub(super) places: usize,
-    pub(super) tasks: VecDeque<(u64, Task<S>)>,
-    /// Jobs that wait for a place, in order.
-    pub(super) waiting: VecDeque<(u64, Waker)>,
-    /// Those of them that were given one and have not come back for it yet.
-    pub(super) granted: Vec<u64>,
-    pub(super) next_id: u64,
-    pub(super) running: usize,
-    pub(super) finished: u64,
-    pub(super) closed: bool,
+struct Line {
+    /// By number, in the order of the calls.
+    tasks: BTreeMap<u64, Task>,
+    next_number: u64,
+    running: usize,
+    finished: u64,
+    closed: bool,
 }
 
+/// What a closure does when the queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Waits,
+    IsRefused,
+}
+
+/// Why a closure is not in the line.
 pub(super) enum Refusal<F> {
     Full(F),
     Closed,
 }
 
-impl<S: 'static> Shared<S> {
-    pub(super) fn new(places: usize, make: Make<S>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+/// A closure in the line, or on a thread, as its caller sees it.
+pub(super) struct Ticket<T> {
+    pub(super) number: u64,
+    pub(super) value: Receiver<thread::Result<T>>,
+}
+
+thread_local! {
+    /// The pool whose thread this is, by address.
+    static POOL_OF_THREAD: Cell<*const Shared> = const { Cell::new(ptr::null()) };
+}
+
+impl Shared {
+    pub(super) fn new(queue_capacity: usize) -> Self {
         Shared {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            make,
-            queue: Mutex::new(Queue {
-                places,
-                tasks: VecDeque::new(),
-                waiting: VecDeque::new(),
-                granted: Vec::new(),
-                next_id: 0,
+            line: Mutex::new(Line {
+                tasks: BTreeMap::new(),
+                next_number: 0,
                 running: 0,
                 finished: 0,
                 closed: false,
             }),
             work: Condvar::new(),
+            queue_capacity,
         }
     }
 
     /// A thread's life.
     pub(super) fn work(&self) {
-        let mut seat = Seat { state: None };
+        POOL_OF_THREAD.set(self);
         while let Some(task) = self.next_task() {
-            contain(|| task(&mut seat, self));
+            // The panic of a closure is caught in the task. This is for the drop of a value whose caller is gone.
+            contain(|| task(self));
         }
-        contain(|| drop(seat));
     }
 
-    fn next_task(&self) -> Option<Task<S>> {
-        let mut queue = self.queue.lock();
+    /// Whether the calling thread is one of those that [`work`](Self::work) here.
+    pub(super) fn is_of_this_thread(&self) -> bool {
+        ptr::eq(POOL_OF_THREAD.get(), self)
+    }
+
+    fn next_task(&self) -> Option<Task> {
+        let mut line = self.line.lock();
         loop {
-            if let Some((_, task)) = queue.tasks.pop_front() {
-                queue.running += 1;
-                let next = queue.grant();
-                drop(queue);
-                next.into_iter().for_each(Waker::wake);
+            if let Some((_, task)) = line.tasks.pop_first() {
+                line.running += 1;
                 return Some(task);
             }
-            if queue.closed {
+            if line.closed {
                 return None;
             }
-            self.work.wait(&mut queue);
+            self.work.wait(&mut line);
         }
     }
 
-    /// Queues `f` if there is room, or a place was given to `id`; else waits for one.
-    pub(super) fn enter<T, F>(&self, id: Option<u64>, f: F, waker: &Waker) -> Result<Stage<T, F>, OffloadError>
+    /// Puts `f` at the end of the line.
+    pub(super) fn push<T, F>(&self, f: F, admission: Admission) -> Result<Ticket<T>, Refusal<F>>
     where
-        F: FnOnce(&mut State<S>) -> T + Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let mut queue = self.queue.lock();
-        let granted = id.is_some_and(|id| queue.take_grant(id));
-        if queue.closed {
-            return Err(OffloadError::ShutDown);
+        let mut line = self.line.lock();
+        if line.closed {
+            drop(line); // before `f`
+            return Err(Refusal::Closed);
         }
-        if granted || (id.is_none() && queue.is_open_to_new()) {
-            let place = queue.push(f);
-            drop(queue);
-            self.work.notify_one();
-            return Ok(Stage::Queued(place));
+        if admission == Admission::IsRefused && line.tasks.len() >= self.queue_capacity {
+            return Err(Refusal::Full(f));
         }
-        let id = id.unwrap_or_else(|| queue.next_id());
-        queue.wait_for_room(id, waker);
-        Ok(Stage::ForRoom(id, f))
+        let (sender, value) = oneshot();
+        let task: Task = Box::new(move |shared| {
+            let result = catch_unwind(AssertUnwindSafe(f));
+            shared.count_finished(); // before the caller has the value
+            sender.send(result);
+        });
+        line.next_number += 1;
+        let number = line.next_number;
+        line.tasks.insert(number, task);
+        drop(line);
+        self.work.notify_one();
+        Ok(Ticket { number, value })
     }
-}
 
-impl<S> Shared<S> {
     fn count_finished(&self) {
-        let mut queue = self.queue.lock();
-        queue.running -= 1;
-        queue.finished += 1;
+        let mut line = self.line.lock();
+        line.running -= 1;
+        line.finished += 1;
     }
 
-    /// A job that was in the queue waits no longer.
-    pub(super) fn withdraw(&self, id: u64) {
-        let mut queue = self.queue.lock();
-        let unrun = queue.remove(id);
-        let next = queue.grant();
-        drop(queue);
-        next.into_iter().for_each(Waker::wake);
-        drop(unrun); // drops what the user's closure owns
+    /// The caller of a closure does not wait any more: a closure that has not begun is dropped.
+    pub(super) fn withdraw(&self, number: u64) {
+        let task = self.line.lock().tasks.remove(&number);
+        drop(task); // after the lock: it drops what the user's closure owns
     }
 
     pub(super) fn close(&self) {
-        let mut queue = self.queue.lock();
-        queue.closed = true;
-        let unrun = mem::take(&mut queue.tasks);
-        let waiting = mem::take(&mut queue.waiting);
-        drop(queue);
+        let mut line = self.line.lock();
+        line.closed = true;
+        let tasks = mem::take(&mut line.tasks);
+        drop(line);
         self.work.notify_all();
-        waiting.into_iter().for_each(|(_, waker)| waker.wake());
-        drop(unrun); // each breaks its promise
-    }
-}
-
-impl<S> Queue<S> {
-    fn next_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
-    fn has_room(&self) -> bool {
-        self.tasks.len() + self.granted.len() < self.places
-    }
-
-    /// Nobody would be overtaken.
-    fn is_open_to_new(&self) -> bool {
-        self.waiting.is_empty() && self.has_room()
-    }
-
-    /// A place may have become free: gives it to who waits longest. The waker is to be woken after the lock is released.
-    #[must_use]
-    fn grant(&mut self) -> Option<Waker> {
-        if !self.has_room() {
-            return None;
-        }
-        let (id, waker) = self.waiting.pop_front()?;
-        self.granted.push(id);
-        Some(waker)
-    }
-
-    /// Whether the job that waits under `id` was given a place, which it has then taken.
-    fn take_grant(&mut self, id: u64) -> bool {
-        let at = self.granted.iter().position(|&granted| granted == id);
-        at.map(|at| self.granted.swap_remove(at)).is_some()
-    }
-
-    fn wait_for_room(&mut self, id: u64, waker: &Waker) {
-        match self.waiting.iter_mut().find(|(waiting, _)| *waiting == id) {
-            Some((_, old)) => old.clone_from(waker),
-            None => self.waiting.push_back((id, waker.clone())),
+        for task in tasks.into_values() {
+            contain(|| drop(task));
         }
     }
 
-    /// Forgets `id`, wherever it is; the closure comes out if it was queued.
-    fn remove(&mut self, id: u64) -> Option<Task<S>> {
-        self.waiting.retain(|(waiting, _)| *waiting != id);
-        self.take_grant(id);
-        let at = self.tasks.iter().position(|(queued, _)| *queued == id)?;
-        self.tasks.remove(at).map(|(_, task)| task)
+    pub(super) fn is_closed(&self) -> bool {
+        self.line.lock().closed
     }
-}
 
-impl<S: 'static> Queue<S> {
-    /// Queues `f`, unless somebody would be overtaken.
-    pub(super) fn push_if_room<T, F>(&mut self, f: F) -> Result<Place<T>, Refusal<F>>
-    where
-        F: FnOnce(&mut State<S>) -> T + Send + 'static,
-        T: Send + 'static,
-    {
-        if self.closed {
-            return Err(Refusal::Closed);
+    pub(super) fn stats(&self) -> OffloadStats {
+        let line = self.line.lock();
+        let queued = line.tasks.len().min(self.queue_capacity);
+        OffloadStats {
+            queued,
+            waiting_for_capacity: line.tasks.len() - queued,
+            running: line.running,
+            finished: line.finished,
         }
-        if !self.is_open_to_new() {
-            return Err(Refusal::Full(f));
-        }
-        Ok(self.push(f))
     }
-
-    fn push<T, F>(&mut self, f: F) -> Place<T>
-    where
-        F: FnOnce(&mut State<S>) -> T + Send + 'static,
-        T: Send + 'static,
-    {
-        let id = self.next_id();
-        let slot = Arc::new(Mutex::new(Slot {
-            result: None,
-            waker: None,
-        }));
-        let promise = Promise(Arc::clone(&slot));
-        let task: Task<S> = Box::new(move |seat, shared| {
-            let result = seat.serve(&shared.make, f);
-            shared.count_finished(); // first, so that whoever has the result finds it counted
-            promise.settle(result);
-        });
-        self.tasks.push_back((id, task));
-        Place { id, slot }
-    }
-}
-
-/// Runs what belongs to the user and must not end the thread: the drop of a state or of a result that nobody waits for, a
-/// driver's callback. The panic hook has reported a panic by then.
-fn contain(f: impl FnOnce()) {
-    let _: thread::Result<()> = catch_unwind(AssertUnwindSafe(f));
 }

@@ -69,7 +69,7 @@ pub struct StackStats {
     /// How many of the stacks are in quarantine: see [`quarantined`](super::quarantined).
     pub quarantined: usize,
     /// The most bytes of stack that any job has used. The figure is in whole pages, or in words if the pool measures
-    /// [exactly](crate::PoolConfig::exact_high_water).
+    /// [exactly](crate::pool::PoolConfig::exact_high_water).
     pub high_water: usize,
 }
 
@@ -82,7 +82,7 @@ static MAX_CACHED: AtomicUsize = AtomicUsize::new(512);
 /// Sets how many idle stacks of each size and configuration stay in memory for all threads: 512 unless you set it.
 ///
 /// A stack that exceeds the number gives its memory back to the kernel. Stacks that a thread keeps for itself do not
-/// count: [`PoolConfig::idle`](crate::PoolConfig::idle) bounds those.
+/// count: [`PoolConfig::max_idle`](crate::pool::PoolConfig::max_idle) bounds those.
 pub fn set_max_cached(stacks: usize) {
     MAX_CACHED.store(stacks, Ordering::Relaxed);
 }

@@ -70,7 +70,8 @@ impl Default for StackSize {
 ///
 /// ```
 /// use asyncjob::stack::SecretPolicy;
-/// use asyncjob::{PoolConfig, init_thread, start_job, Step, WaitCtx};
+/// use asyncjob::pool::{PoolConfig, init_thread};
+/// use asyncjob::{start_job, Step, WaitCtx};
 /// init_thread(PoolConfig::new().secrets(SecretPolicy::new().scrub().dont_dump()))?;
 /// let step = start_job(&WaitCtx::new(), || std::hint::black_box([7u8; 32])[0]).map_err(|_| "no stack")?;
 /// assert!(matches!(step, Step::Finished(7)));   // and the 32 bytes are zero again

@@ -6,7 +6,8 @@ use std::io;
 use super::header::StackHeader;
 use super::memory::fault;
 use super::*;
-use crate::{PoolConfig, StartErrorKind, Step, WaitCtx, cleanup_thread, init_thread, pause_job, pool_stats, start_job};
+use crate::pool::{self, PoolConfig, cleanup_thread, init_thread};
+use crate::{StartErrorKind, Step, WaitCtx, pause_job, start_job};
 
 fn spec(guard_pages: u32) -> Spec {
     Spec {
@@ -130,7 +131,7 @@ fn start_with_each_call_failing(guard: usize, secrets: SecretPolicy) -> usize {
         .guard(guard)
         .secrets(secrets)
         .limit(1)
-        .idle(0);
+        .max_idle(0);
     init_thread(config).expect("a valid configuration");
     let ctx = WaitCtx::new();
     let mapped = fault::mapped();
@@ -160,8 +161,8 @@ fn start_with_each_call_failing(guard: usize, secrets: SecretPolicy) -> usize {
             }
         }
         assert_eq!(fault::mapped(), mapped, "after call {n} failed");
-        assert_eq!(pool_stats().in_use, 0);
-        assert_eq!(pool_stats().idle, 0);
+        assert_eq!(pool::stats().in_use, 0);
+        assert_eq!(pool::stats().idle, 0);
         assert_eq!(
             (depot.stats().stacks, depot.stats().slabs, mappings(depot).len()),
             (0, 0, 0),
@@ -252,7 +253,7 @@ fn the_depot_serves_a_thread_that_starts_from_one_that_ends() {
     let config = PoolConfig::new().stack_size(StackSize::MIN).guard(21 << 12);
     std::thread::spawn(move || {
         init_thread(config.precreate(100)).unwrap();
-        assert_eq!(pool_stats().idle, 100);
+        assert_eq!(pool::stats().idle, 100);
     })
     .join()
     .unwrap();
@@ -288,11 +289,11 @@ fn the_limit_counts_what_comes_from_the_depot() {
     for _ in 0..3 {
         paused.push(start_job(&ctx, || pause_job().is_ok()).unwrap());
     }
-    assert_eq!((pool_stats().in_use, pool_stats().idle), (3, 0));
+    assert_eq!((pool::stats().in_use, pool::stats().idle), (3, 0));
     let refused = start_job(&ctx, || ()).unwrap_err();
     assert!(matches!(refused.kind(), StartErrorKind::NoJobs { limit: 3 }));
     drop(paused);
-    assert_eq!((pool_stats().in_use, pool_stats().idle), (0, 3));
+    assert_eq!((pool::stats().in_use, pool::stats().idle), (0, 3));
     cleanup_thread().unwrap();
 }
 

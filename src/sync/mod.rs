@@ -4,14 +4,14 @@
 //! |---|---|---|
 //! | [`oneshot`], [`Slot`] | one value, on its way from one thread to another | `offload`, the handles of `scheduler` |
 //! | [`WaitQueue`] | a line of tasks that wait for capacity | `pool`, `scheduler` |
-//! | [`contain`], [`wake`], [`wake_all`] | calls of a user's code that must not harm the caller | everything that wakes |
+//! | [`contain`], [`wake`], [`wake_all`] | calls of a user's code that must not harm the caller | all that wake |
 //!
 //! Two rules hold for the whole module:
 //!
-//! 1. No user code runs under a lock. To clone, to wake and to drop a [`Waker`] may run anything, so each happens before the
-//!    lock is taken or after it is released.
-//! 2. What a wake is about is stored before the waker is called. A waker that panics therefore costs its own task a wake, and
-//!    nobody else anything.
+//! 1. No user code runs under a lock. The clone, the wake and the drop of a [`Waker`] may run any code, so each of them
+//!    happens before the lock is taken or after it is released.
+//! 2. What a wake announces is stored before the waker is called. A waker that panics costs its own task a wake, and
+//!    costs other tasks nothing.
 
 mod oneshot;
 #[cfg(test)]
@@ -26,10 +26,9 @@ use std::task::Waker;
 pub(crate) use oneshot::{Closed, Receiver, Sender, Slot, oneshot};
 pub(crate) use wait_queue::{WaitQueue, Waiter};
 
-/// Calls `f`, and stops its panic, which the panic hook has reported by then. Returns whether `f` returned.
+/// Calls `f` and stops its panic, which the panic hook has reported. Returns whether `f` returned.
 ///
-/// For a user's code that runs where a panic would end a thread that works for others, or would leave a list of wakers half
-/// called.
+/// For a user's code that is called by a thread that works for others, or in the middle of a list of wakers.
 pub(crate) fn contain(f: impl FnOnce()) -> bool {
     let Err(payload) = catch_unwind(AssertUnwindSafe(f)) else {
         return true;
@@ -55,8 +54,9 @@ thread_local! {
     static BLOCKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Polls a future for a caller that blocks its thread until the future is ready. A [`WaitQueue`] must know: what it keeps for
-/// another task of this thread, that task cannot fetch.
+/// Polls a future for a caller that blocks its thread until the future is ready.
+///
+/// A [`WaitQueue`] must know that: another task of this thread cannot take what the queue has announced to it.
 pub(crate) fn poll_blocking<R>(poll: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {

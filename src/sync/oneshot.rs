@@ -13,8 +13,8 @@
 //! | `Full` | The value waits to be taken. A second `put` gives its value back, and `close` changes nothing. | a take |
 //! | `Closed` | No value will come: it was taken, or the sender was dropped without a value. | nothing |
 //!
-//! The waker is called after the state has changed and the lock is released. When the waker panics the value is there all the
-//! same, and the panic ends in [`wake`].
+//! The waker is called after the state has changed and the lock is released. When the waker panics the value is there
+//! all the same, and the panic ends in [`wake`].
 
 use std::future::Future;
 use std::mem;
@@ -138,7 +138,8 @@ pub(crate) fn oneshot<T>() -> (Sender<T>, Receiver<T>) {
 pub(crate) struct Sender<T>(Arc<Slot<T>>);
 
 impl<T> Sender<T> {
-    /// Hands the value over. If the receiver is gone, the value is dropped here, and a panic of that drop goes to the caller.
+    /// Hands the value over. If the receiver is gone, the value is dropped here, and a panic of that drop goes to the
+    /// caller.
     pub(crate) fn send(self, value: T) {
         let sent = self.0.put(value);
         debug_assert!(sent.is_ok(), "a sender sends once");

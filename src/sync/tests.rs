@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -155,16 +155,33 @@ fn a_waker_that_panics_costs_neither_the_sender_nor_the_value() {
     }
 }
 
+/// Runs a test that waits for ever when it fails, and fails then.
+fn within_a_minute(test: impl FnOnce() + Send + 'static) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = thread::spawn(move || {
+        test();
+        tell.send(()).unwrap();
+    });
+    match told.recv_timeout(Duration::from_secs(60)) {
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("it waits for ever"),
+        _ => thread.join().unwrap(),
+    }
+}
+
 #[test]
 fn wakers_may_use_the_slot_when_they_are_woken_and_dropped() {
+    within_a_minute(use_the_slot_in_wakers);
+}
+
+fn use_the_slot_in_wakers() {
     let slot = Arc::new(Slot::new());
-    let calls = Arc::new(AtomicUsize::new(0));
+    let (calls, found) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let using = || {
         let use_it = || {
-            let (slot, calls) = (Arc::clone(&slot), Arc::clone(&calls));
+            let (slot, calls, found) = (Arc::clone(&slot), Arc::clone(&calls), Arc::clone(&found));
             move || {
-                let _ = slot.is_finished();
                 calls.fetch_add(1, SeqCst);
+                found.fetch_add(slot.is_finished().into(), SeqCst);
             }
         };
         Calls::waker(use_it(), use_it())
@@ -175,6 +192,7 @@ fn wakers_may_use_the_slot_when_they_are_woken_and_dropped() {
     }
     slot.put(()).unwrap();
     assert_eq!(calls.load(SeqCst), 3, "woken, then dropped");
+    assert_eq!(found.load(SeqCst), 2, "each of these found the value");
     let other = Slot::<()>::new();
     assert!(other.poll_take(&mut Context::from_waker(&using())).is_pending());
     other.forget_waker();
@@ -366,7 +384,7 @@ fn a_waker_that_panics_is_passed_over() {
     assert!(poll(Pin::new(&mut broken), &Calls::panicking()).is_pending());
     let mut last = Task::new(&units);
     assert!(!last.poll());
-    units.free.fetch_add(1, SeqCst); // and nobody is told
+    units.free.fetch_add(1, SeqCst); // without a notification
     let mut newcomer = Task::new(&units);
     assert!(!newcomer.poll(), "two come before it");
     assert_eq!(
@@ -378,6 +396,10 @@ fn a_waker_that_panics_is_passed_over() {
 
 #[test]
 fn wakers_may_use_the_queue_when_they_are_woken_and_dropped() {
+    within_a_minute(use_the_queue_in_wakers);
+}
+
+fn use_the_queue_in_wakers() {
     let units = Units::new(0);
     let calls = Arc::new(AtomicUsize::new(0));
     let using = || {
@@ -591,9 +613,10 @@ proptest! {
             let expected: Vec<_> = model.waiters.iter().map(|waiter| waiter.wakes).collect();
             prop_assert_eq!(wakes, expected);
             prop_assert_eq!(units.queue.has_waiters(), !model.in_line().is_empty());
-            // What the module promises: no unit lies free beside those in line with nobody on the way to it.
-            let somebody_was_told = model.waiters.iter().any(|waiter| waiter.arrival.is_some() && !waiter.in_line);
-            prop_assert!(model.free == 0 || model.in_line().is_empty() || somebody_was_told);
+            // What the module promises: while a unit is free and the line is not empty, some waiter was told and will
+            // look.
+            let some_waiter_was_told = model.waiters.iter().any(|waiter| waiter.arrival.is_some() && !waiter.in_line);
+            prop_assert!(model.free == 0 || model.in_line().is_empty() || some_waiter_was_told);
         }
         // Each that is polled until it passes does.
         for _ in 0..tasks.len() {
@@ -617,8 +640,10 @@ fn block_on(mut future: impl Future<Output = ()> + Unpin) {
         }
     }
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let late = Instant::now() + Duration::from_secs(60);
     while poll_blocking(|| poll(Pin::new(&mut future), &waker)).is_pending() {
         thread::park_timeout(Duration::from_secs(60));
+        assert!(Instant::now() < late, "it was not told");
     }
 }
 

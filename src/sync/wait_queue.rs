@@ -1,17 +1,17 @@
 //! A line of tasks that wait for capacity: first come, first served.
 //!
-//! The capacity itself is a count that the owner of the queue keeps: the stacks of a pool, the jobs of a scheduler. The owner
-//! tells the queue when a unit becomes free, and gives each call a closure that says whether a unit is free.
+//! The capacity itself is a count that the owner of the queue keeps: the stacks of a pool, the jobs of a scheduler. The
+//! owner tells the queue when a unit becomes free, and gives each call a closure that says whether a unit is free.
 //!
 //! ```text
-//!                                notify: the first in line
-//!              poll             +--------------------------> notified
-//!   new  -------------> in line                                 |
-//!    |                    ^  |  ^------- poll, no unit ---------+  to its old place
-//!    |                    |  |                                  |
-//!    |   poll, a unit     |  | poll, a unit and no one before   | poll, a unit and no one before
-//!    +-- and no line ---+ |  v                                  v
-//!                       +-+-> ready <---------------------------+
+//!                          notify_one: it is the first
+//!           poll         +-------------------------------> notified
+//!   new ----------> in line <------------------------------- | |
+//!    |                   |     poll, no unit: its old place    |
+//!    |                   |                                     |
+//!    | poll, a unit      | poll, a unit, and it is the first   | poll, a unit, and none before it in line
+//!    | and no line       v                                     v
+//!    +----------------> ready <--------------------------------+
 //! ```
 //!
 //! | state of a waiter | in the queue | left by |
@@ -23,36 +23,40 @@
 //!
 //! # A notification is no reservation
 //!
-//! A unit that a waiter was told of can be taken by any other caller before the waiter has been polled. The waiter then goes
-//! back to the line under the number that it has, in front of all who came later. A reservation would be a trap: the waiter may
-//! be a paused job of a thread that is blocked, or a future that nobody polls any more. The unit would be kept for it, and who
-//! could use the unit would wait for ever.
+//! Another caller may take a unit before the waiter that was told of it is polled. The waiter then goes back to the
+//! line under the number that it has, in front of all who came later.
 //!
-//! # Who may take a free unit
+//! A reservation would be a trap. The waiter may be a paused job of a thread that is blocked, or a future that is kept
+//! and not polled. The unit would be kept for that waiter, and waiters that could use the unit would wait for ever.
 //!
-//! A waiter passes if a unit is free and no waiter with a lower number is *in line*. Waiters that were notified are not in line,
-//! so they are not waited for. From this follows what the queue has to see to: while a unit is free and somebody is in line,
-//! somebody must be on the way to look. That is so after each step:
+//! # Which waiter may pass
 //!
-//! | step | who looks |
+//! A waiter passes if a unit is free and no waiter with a lower number is *in line*. A notified waiter is not in line,
+//! so the others do not wait for it. The queue must therefore keep one promise: while a unit is free and the line is
+//! not empty, some waiter has been woken and will look. Each step keeps it:
+//!
+//! | step | which waiter looks |
 //! |---|---|
 //! | a unit becomes free | [`notify_one`](WaitQueue::notify_one) wakes the first in line |
-//! | a waiter lines up | it looks itself, after it is in line: a unit that became free before it could be seen there is found |
-//! | a waiter finds a unit that is for those before it | it wakes the first of them, who may have been told too early |
-//! | a notified waiter is dropped, or is ready and takes nothing | [`withdraw`](WaitQueue::withdraw) wakes the next one |
-//! | a waker panics | the next one is woken in its place |
+//! | a waiter lines up | the waiter itself looks again when it is in line, so it sees a unit that became free before |
+//! | a waiter finds a unit that is not for it | it wakes the first in line: the one that was told has not come |
+//! | a notified waiter is dropped, or takes nothing | [`withdraw`](WaitQueue::withdraw) wakes the first in line |
+//! | a waker panics | the next in line is woken in its place |
+//!
+//! The promise has a limit: a notified waiter that is neither polled nor dropped, such as a quarantined job, does not
+//! pass its notification on. The line moves again at the next step of any kind.
 //!
 //! # A waiter that blocks its thread
 //!
-//! One waiter cannot wait its turn: the one that blocks a thread ([`poll_blocking`](super::poll_blocking)). Those before it may
-//! be tasks of that same thread, which cannot be polled before it goes on. It therefore passes whenever a unit is free, and each
-//! notification whose waiter does not block wakes the first waiter that blocks as well. The first of the two to look takes the
-//! unit, and the other one keeps its place.
+//! A waiter that blocks its thread ([`poll_blocking`](super::poll_blocking)) cannot wait for its turn. Those before it
+//! may be tasks of the same thread, which are not polled before the thread goes on. Such a waiter therefore passes
+//! whenever a unit is free. A notification of a waiter that does not block also wakes the first waiter that blocks. The
+//! first of the two to look takes the unit, and the other one keeps its place.
 //!
 //! # Cost
 //!
-//! Each call costs a lock and a step in a tree of those in line. [`notify_one`](WaitQueue::notify_one) costs one load where the
-//! line is empty. A waiter that is polled again replaces its waker, so memory grows with the waiters only.
+//! Each call costs a lock and a step in a tree of those in line. [`notify_one`](WaitQueue::notify_one) costs one load
+//! where the line is empty. A waiter that is polled again replaces its waker, so memory grows with the waiters only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -68,24 +72,24 @@ pub(crate) struct WaitQueue {
     line: Mutex<Line>,
     /// The line is not empty. Written under its lock, read without it.
     ///
-    /// `SeqCst`, as the owner's count of units must be: a waiter sets this and then reads the count, who frees a unit changes
-    /// the count and then reads this. One of the two sees what the other one did.
+    /// `SeqCst`, as the owner's count of units must be. A waiter sets this and then reads the count. The thread that
+    /// frees a unit changes the count and then reads this. At least one of the two sees what the other did.
     has_waiters: AtomicBool,
 }
 
-/// Those who wait and have not been notified.
+/// The waiters that have not been notified.
 struct Line {
-    /// By number, which is the order in which they came.
+    /// By number, which is the order in which the waiters came.
     waiters: BTreeMap<u64, Waker>,
-    /// The numbers of those that block a thread.
+    /// The numbers of those that block their thread.
     blocking: BTreeSet<u64>,
     next_number: u64,
 }
 
-/// One that waits, or will. Its owner calls [`WaitQueue::withdraw`] before it drops it.
+/// What a waiting future holds. The future calls [`WaitQueue::withdraw`] in its drop.
 #[derive(Debug, Default)]
 pub(crate) struct Waiter {
-    /// `None` until it had to line up.
+    /// `None` until the waiter has to line up.
     number: Option<u64>,
 }
 
@@ -107,7 +111,7 @@ impl WaitQueue {
         }
     }
 
-    /// Whether somebody is in line: one load.
+    /// Whether the line is not empty: one load.
     #[inline]
     pub(crate) fn has_waiters(&self) -> bool {
         self.has_waiters.load(Ordering::SeqCst)
@@ -115,7 +119,7 @@ impl WaitQueue {
 
     /// Ready when a unit is free and it is the waiter's turn. Reserves nothing.
     ///
-    /// `has_capacity` is called under the lock of the queue: it may read counts, and nothing else.
+    /// `has_capacity` is called under the lock of the queue. It may read counts, and nothing else.
     pub(crate) fn poll(
         &self,
         waiter: &mut Waiter,
@@ -141,14 +145,14 @@ impl WaitQueue {
         self.publish(&line);
         drop(line);
         drop((replaced, own));
-        // The last of those who were told may have panicked: then the next one is told, as always.
+        // If the wakers panic, the next in line is woken in their place.
         if others.is_some_and(|others| !wake_all(others.into_iter().flatten())) {
             self.notify_one();
         }
         polled
     }
 
-    /// A unit has become free: wakes who is to look for it.
+    /// A unit has become free: wakes the waiters that are to look for it.
     #[inline]
     pub(crate) fn notify_one(&self) {
         if self.has_waiters() {
@@ -169,19 +173,19 @@ impl WaitQueue {
         }
     }
 
-    /// Many units may have become free, or nobody needs to wait any more: wakes all in line.
+    /// Many units may have become free, or waiting has no point any more: wakes all in line.
     pub(crate) fn notify_all(&self) {
         wake_all(self.take_all().into_values());
     }
 
-    /// Drops the wakers of all in line, who will not be polled any more.
+    /// Drops the wakers of all in line, which will not be polled any more.
     pub(crate) fn clear(&self) {
         for waker in self.take_all().into_values() {
             contain(|| drop(waker));
         }
     }
 
-    /// The waiter leaves, wherever it is. One that was notified passes the notification on if there is still a unit.
+    /// The waiter leaves. If it was notified and a unit is still free, the first in line is woken.
     pub(crate) fn withdraw(&self, waiter: &mut Waiter, has_capacity: impl Fn() -> bool) {
         let Some(number) = waiter.number.take() else { return };
         let mut line = self.line.lock();
@@ -202,7 +206,7 @@ impl WaitQueue {
         all
     }
 
-    /// Tells those without the lock whether somebody is in line.
+    /// Sets what [`has_waiters`](Self::has_waiters) reads.
     fn publish(&self, line: &Line) {
         self.has_waiters.store(!line.waiters.is_empty(), Ordering::SeqCst);
     }
@@ -218,7 +222,7 @@ impl Line {
         self.waiters.keys().next().copied()
     }
 
-    /// Gives back the waker that was there under this number.
+    /// Returns the waker that was there under this number.
     fn insert(&mut self, number: u64, waker: Waker, blocks: bool) -> Option<Waker> {
         if blocks {
             self.blocking.insert(number);
@@ -233,7 +237,8 @@ impl Line {
         self.waiters.remove(&number)
     }
 
-    /// Takes those who are to look for one unit out of the line: the first, and the first that blocks, if that is another.
+    /// Takes the waiters out of the line that are to look for one unit: the first, and the first that blocks, if that
+    /// is another one.
     fn take_next(&mut self) -> [Option<Waker>; 2] {
         let first = self.first();
         let first_waker = first.and_then(|number| self.waiters.remove(&number));

@@ -1,12 +1,13 @@
 //! Futures awaited inside jobs.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use super::{Stop, WakeSource, wait};
 use crate::error::AwaitError;
 use crate::job::{can_pause, with_current_ctx};
+use crate::sync::poll_blocking;
 use crate::wait_ctx::WaitCtx;
 
 /// Inside a job: waits for `future` by pausing the job, while the thread does other things.
@@ -57,7 +58,8 @@ pub fn await_or_block<F: Future>(future: F) -> Result<F::Output, AwaitError> {
             other => return other,
         }
     }
-    await_by(WakeSource::of_thread(), future)
+    let future = poll_fn(|task| poll_blocking(|| future.as_mut().poll(task)));
+    await_by(WakeSource::of_thread(), pin!(future))
 }
 
 fn await_by<F: Future>(mut source: WakeSource, mut future: Pin<&mut F>) -> Result<F::Output, AwaitError> {

@@ -4,8 +4,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use asyncjob::pool;
 use asyncjob::stack::set_max_cached;
-use asyncjob::{Job, Step, WaitCtx, WaitFd, WaitFdOptions, WaitKey, pool_stats, start_job};
+use asyncjob::{Job, Step, WaitCtx, WaitFd, WaitFdOptions, WaitKey, start_job};
 
 /// Adds a bare number as a wait fd, with any value.
 #[allow(
@@ -73,14 +74,14 @@ fn count_own_stacks_only() {
 
 /// Stacks of this thread: (idle, in use).
 pub(crate) fn stacks() -> (usize, usize) {
-    let stats = pool_stats();
+    let stats = pool::stats();
     (stats.idle, stats.in_use)
 }
 
 /// Stacks of jobs of this thread that have not ended, and quarantined ones. How many are idle depends on what other
 /// threads have given back.
 pub(crate) fn in_use() -> usize {
-    pool_stats().in_use
+    pool::stats().in_use
 }
 
 /// Events, in the order in which they happened.

@@ -43,8 +43,8 @@ pub extern "C" fn ASYNC_init_thread(max_size: usize, init_size: usize) -> c_int 
         if !libcrypto::is_ready(OUR_EXPORTS) {
             return 0;
         }
-        let mut config = PoolConfig::new().precreate(init_size);
-        config.limit = (max_size != 0).then_some(max_size);
+        let limit = (max_size != 0).then_some(max_size);
+        let config = PoolConfig::new().limit(limit).precreate(init_size);
         c_int::from(pool::init_thread(config).is_ok())
     })
 }

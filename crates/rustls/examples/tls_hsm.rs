@@ -59,10 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Mode::Inline | Mode::SpawnBlocking => Arc::new(token_key.clone()),
         Mode::BlockInPlace => Arc::new(InPlaceKey(Arc::new(token_key.clone()) as Arc<dyn SigningKey>)),
         Mode::Job => {
-            let pool = Offload::builder()
-                .threads(TOKEN_THREADS)
-                .name("token")
-                .build(|| Ok(()))?;
+            let pool = Offload::builder().threads(TOKEN_THREADS).name("token").build()?;
             Arc::new(OffloadedKey::new(Arc::new(token_key.clone()), pool))
         }
     };

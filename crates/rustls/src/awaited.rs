@@ -8,7 +8,9 @@ use std::sync::Arc;
 use asyncjob::waiting::{await_future, await_or_block};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::sign::{Signer, SigningKey};
-use rustls::{Error, OtherError, SignatureAlgorithm, SignatureScheme};
+use rustls::{Error, SignatureAlgorithm, SignatureScheme};
+
+use crate::other;
 
 /// A [`SigningKey`] that awaits each signature while the job of the handshake is paused.
 ///
@@ -127,10 +129,6 @@ impl Signer for AwaitedSigner {
     fn scheme(&self) -> SignatureScheme {
         self.scheme
     }
-}
-
-fn other(error: impl StdError + Send + Sync + 'static) -> Error {
-    Error::Other(OtherError(Arc::new(error)))
 }
 
 impl fmt::Debug for AwaitedKey {

@@ -58,6 +58,11 @@ pub use awaited::AwaitedKey;
 pub use der::ecdsa_signature;
 pub use offloaded::OffloadedKey;
 
+/// A failed wait, as rustls passes on errors that are not its own.
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {
+    rustls::Error::Other(rustls::OtherError(std::sync::Arc::new(error)))
+}
+
 /// The README's code compiles and runs.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -7,13 +7,15 @@ use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::sign::{Signer, SigningKey};
 use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 
+use crate::other;
+
 /// Makes the signatures of another key on the threads of an [`Offload`], while the job of the handshake is paused.
 ///
-/// As many signatures are made at a time as the pool has threads; the other handshakes wait in its queue. Several keys
-/// may share a pool. Outside a job a signature is made on the calling thread.
+/// As many signatures are made at a time as the pool has threads. The other handshakes wait in its queue. Several keys
+/// may share a pool.
 ///
-/// A handshake that is cancelled leaves its signature to be finished and thrown away: whatever blocks the thread goes
-/// on blocking it. Give the key's own library a timeout, too.
+/// A handshake that is cancelled leaves its signature to be finished and thrown away: the call that blocks the thread
+/// goes on blocking it. Give the key's own library a timeout, too.
 ///
 /// ```
 /// use asyncjob::offload::Offload;
@@ -26,7 +28,7 @@ use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 /// #     let der = rustls::pki_types::PrivatePkcs8KeyDer::from(pair.serialize_der());
 /// #     rustls::crypto::ring::sign::any_ecdsa_type(&der.into()).unwrap()
 /// # }
-/// let pool = Offload::builder().threads(4).name("hsm").build(|| Ok(()))?;
+/// let pool = Offload::builder().threads(4).name("hsm").build()?;
 /// let key: Arc<dyn SigningKey> = in_the_hsm(); // any key of rustls, say a pkcs11::TokenKey
 /// let key: Arc<dyn SigningKey> = Arc::new(OffloadedKey::new(key, pool));
 /// # Ok::<(), std::io::Error>(())
@@ -35,20 +37,35 @@ use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 pub struct OffloadedKey {
     key: Arc<dyn SigningKey>,
     pool: Offload,
+    blocks_outside_jobs: bool,
 }
 
 impl OffloadedKey {
     /// `key`, on the threads of `pool`.
     pub fn new(key: Arc<dyn SigningKey>, pool: Offload) -> Self {
-        OffloadedKey { key, pool }
+        OffloadedKey {
+            key,
+            pool,
+            blocks_outside_jobs: false,
+        }
+    }
+
+    /// Where there is no job, block the thread instead of failing.
+    ///
+    /// Without this a handshake outside [`TlsAcceptor`](crate::TlsAcceptor) fails, with a sentence that says so: a
+    /// server that was meant to pause does not stall unnoticed.
+    pub fn or_block(mut self) -> Self {
+        self.blocks_outside_jobs = true;
+        self
     }
 }
 
 impl SigningKey for OffloadedKey {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        let signer = self.key.choose_scheme(offered)?.into();
-        let pool = self.pool.clone();
-        Some(Box::new(OffloadedSigner { signer, pool }))
+        Some(Box::new(OffloadedSigner {
+            signer: self.key.choose_scheme(offered)?.into(),
+            key: self.clone(),
+        }))
     }
 
     fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
@@ -63,14 +80,18 @@ impl SigningKey for OffloadedKey {
 #[derive(Debug)]
 struct OffloadedSigner {
     signer: Arc<dyn Signer>,
-    pool: Offload,
+    key: OffloadedKey,
 }
 
 impl Signer for OffloadedSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let (signer, message) = (Arc::clone(&self.signer), message.to_vec());
-        let signed = self.pool.run(move |_| signer.sign(&message));
-        signed.unwrap_or_else(|error| Err(Error::General(error.to_string())))
+        let sign = move || signer.sign(&message);
+        let signed = match self.key.blocks_outside_jobs {
+            true => self.key.pool.run_or_block(sign),
+            false => self.key.pool.run(sign),
+        };
+        signed.map_err(other)?
     }
 
     fn scheme(&self) -> SignatureScheme {

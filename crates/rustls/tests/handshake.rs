@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use asyncjob::offload::Offload;
-use asyncjob::pool::pool_stats;
+use asyncjob::pool;
 use asyncjob_rustls::{AwaitedKey, OffloadedKey, TlsAcceptor};
 use asyncjob_testing::Watchdog;
 use asyncjob_tokio::Workers;
@@ -164,7 +164,7 @@ fn on_one_thread(test: impl Future<Output = ()>) {
         .unwrap();
     LocalSet::new().block_on(&runtime, test);
     drop(runtime);
-    assert_eq!(pool_stats().in_use, 0, "every job has ended");
+    assert_eq!(pool::stats().in_use, 0, "every job has ended");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn handshakes_wait_for_their_signatures_side_by_side() {
             let ends: Vec<_> = (0..5).map(|_| connect(&acceptor, &connector)).collect();
             gate.asked(5).await;
             assert_eq!(
-                (gate.waiting(), pool_stats().in_use),
+                (gate.waiting(), pool::stats().in_use),
                 (5, 5),
                 "all five handshakes wait, and this task runs"
             );
@@ -232,10 +232,10 @@ fn a_timeout_cancels_a_signature_that_never_comes() {
             .connect(ServerName::try_from("localhost").unwrap(), far);
         let connect = spawn_local(connect);
         gate.asked(1).await;
-        assert_eq!((gate.waiting(), pool_stats().in_use), (1, 1));
+        assert_eq!((gate.waiting(), pool::stats().in_use), (1, 1));
         accept.await.unwrap().unwrap_err(); // the paused clock advances: no task is ready
         assert_eq!(
-            (gate.waiting(), pool_stats().in_use),
+            (gate.waiting(), pool::stats().in_use),
             (0, 0),
             "the wait was cancelled and the stack is back"
         );
@@ -266,7 +266,7 @@ fn a_signer_that_panics_ends_its_task_and_no_other() {
         let panic = accept.await.unwrap_err().into_panic();
         assert_eq!(*panic.downcast::<&str>().unwrap(), "a bug in the signer");
         connect.await.unwrap().unwrap_err();
-        assert_eq!(pool_stats().in_use, 1, "the other handshake's job");
+        assert_eq!(pool::stats().in_use, 1, "the other handshake's job");
         let (message, answer) = gate.take();
         answer.send(Ok(identity.sign(&message))).unwrap();
         other_accept.await.unwrap().unwrap();
@@ -309,9 +309,15 @@ fn without_a_job_the_handshake_fails_with_a_sentence_or_blocks_if_allowed() {
             let signature = signing.sign(&message);
             async { Ok::<_, io::Error>(signature) }
         });
-        let sign = |key: &AwaitedKey| key.choose_scheme(&[SCHEME]).unwrap().sign(b"message");
+        let sign = |key: &dyn SigningKey| key.choose_scheme(&[SCHEME]).unwrap().sign(b"message");
         let error = sign(&key).unwrap_err();
         assert!(error.to_string().contains("outside a job"), "{error}");
+        sign(&key.or_block()).unwrap();
+
+        let (key, _pool, orders) = offloaded(&identity, 1);
+        let error = sign(&key).unwrap_err();
+        assert!(error.to_string().contains("outside a job"), "{error}");
+        orders.send(Order::Sign).unwrap();
         sign(&key.or_block()).unwrap();
     });
 }
@@ -335,10 +341,10 @@ fn a_client_that_leaves_during_its_signature_cancels_it() {
             }
         });
         gate.asked(1).await;
-        assert_eq!((gate.waiting(), pool_stats().in_use), (1, 1));
+        assert_eq!((gate.waiting(), pool::stats().in_use), (1, 1));
         drop(client);
         assert_eq!(serve.await.unwrap(), "client left");
-        assert_eq!((gate.waiting(), pool_stats().in_use), (0, 0));
+        assert_eq!((gate.waiting(), pool::stats().in_use), (0, 0));
     });
 }
 
@@ -366,7 +372,7 @@ fn nothing_leaks_when_clients_leave() {
             let polled = std::future::poll_fn(|task| std::task::Poll::Ready(accept.as_mut().poll(task))).await;
             assert!(polled.is_pending());
             assert_eq!(
-                (gate.waiting(), pool_stats().in_use),
+                (gate.waiting(), pool::stats().in_use),
                 (1, 1),
                 "client {client} waits for its signature"
             );
@@ -375,7 +381,7 @@ fn nothing_leaks_when_clients_leave() {
                 resident_after_warm_up = resident_kib();
             }
         }
-        assert_eq!((gate.waiting(), pool_stats().in_use), (0, 0));
+        assert_eq!((gate.waiting(), pool::stats().in_use), (0, 0));
         let grown = resident_kib().saturating_sub(resident_after_warm_up);
         // A leak of one page for each client would be 16 MiB with 5,000 clients.
         assert!(
@@ -426,10 +432,10 @@ fn a_runtime_that_shuts_down_cancels_the_signatures_that_are_waited_for() {
         }
         gate.asked(3).await;
     });
-    assert_eq!((gate.waiting(), pool_stats().in_use), (3, 3));
+    assert_eq!((gate.waiting(), pool::stats().in_use), (3, 3));
     drop(tasks);
     drop(runtime);
-    assert_eq!((gate.waiting(), pool_stats().in_use), (0, 0));
+    assert_eq!((gate.waiting(), pool::stats().in_use), (0, 0));
     assert_eq!(
         ends.borrow().len(),
         0,
@@ -524,7 +530,7 @@ fn offloaded(identity: &Identity, threads: usize) -> (OffloadedKey, Offload, mps
         key: Arc::clone(&identity.key),
         orders,
     });
-    let pool = Offload::builder().threads(threads).build(|| Ok(())).unwrap();
+    let pool = Offload::builder().threads(threads).build().unwrap();
     (OffloadedKey::new(key, pool.clone()), pool, sender)
 }
 
@@ -549,7 +555,7 @@ fn a_key_that_blocks_does_not_block_the_event_loop() {
         let ends: Vec<_> = (0..5).map(|_| connect(&acceptor, &connector)).collect();
         until(|| (pool.stats().running, pool.stats().queued) == (2, 3)).await;
         assert_eq!(
-            pool_stats().in_use,
+            pool::stats().in_use,
             5,
             "two threads are blocked, five handshakes wait, this task runs"
         );
@@ -595,7 +601,7 @@ fn an_offloaded_signer_that_hangs_keeps_its_thread_and_not_its_handshake() {
         accept.abort(); // as a timeout does
         assert!(accept.await.unwrap_err().is_cancelled());
         assert_eq!(
-            (pool_stats().in_use, pool.stats().running),
+            (pool::stats().in_use, pool.stats().running),
             (0, 1),
             "the thread is still blocked"
         );

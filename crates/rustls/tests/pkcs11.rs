@@ -149,7 +149,7 @@ fn a_handshake_survives_the_death_of_the_sessions() {
     with_token("a_handshake_survives_the_death_of_the_sessions", |hsm| {
         let key = hsm.key("p256").expect("the key");
         let certified = certificate::self_signed(Arc::new(key.clone()), key.public_key_bytes()).expect("a certificate");
-        let pool = Offload::builder().threads(2).build(|| Ok(())).expect("threads");
+        let pool = Offload::builder().threads(2).build().expect("threads");
         let certified = CertifiedKey::new(certified.cert, Arc::new(OffloadedKey::new(certified.key, pool.clone())));
         let (address, addresses) = mpsc::channel();
         thread::spawn(move || https::serve(Mode::Job, certified, 0, move |at| address.send(at).expect("we wait")));

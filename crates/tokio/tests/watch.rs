@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use asyncjob::io::Pausing;
 use asyncjob::job_future::JobFuture;
 use asyncjob::offload::Offload;
-use asyncjob::pool::{PoolConfig, cleanup_thread, init_thread, pool_stats};
+use asyncjob::pool::{self, PoolConfig, cleanup_thread, init_thread};
 use asyncjob::waiting::{AwaitError, await_future};
 use asyncjob::{Interest, Interrupted, WaitCtx, WaitFdOptions, WaitKey, Wants, current_job, pause_job};
 use asyncjob_testing::Watchdog;
@@ -40,7 +40,7 @@ fn run(paused: bool, test: impl Future<Output = ()>) {
         .build()
         .unwrap();
     LocalSet::new().block_on(&runtime, test);
-    assert_eq!(pool_stats().in_use, 0, "every job has ended");
+    assert_eq!(pool::stats().in_use, 0, "every job has ended");
 }
 
 fn ctx() -> WaitCtx {
@@ -339,7 +339,7 @@ fn sockets_sleep_and_offload_work_in_a_job_on_tokio() {
             let mut stream = Pausing::new(theirs)?;
             let mut request = [0; 4];
             stream.read_exact(&mut request)?;
-            let answer = pool.run(move |_| u32::from_be_bytes(request) + 1).unwrap();
+            let answer = pool.run(move || u32::from_be_bytes(request) + 1).unwrap();
             asyncjob::time::sleep(Duration::from_millis(1))?;
             stream.write_all(&answer.to_be_bytes())?;
             stream.get_ref().shutdown(Shutdown::Both)
@@ -379,7 +379,7 @@ fn at_the_limit_jobs_wait_for_the_end_of_others() {
             .map(|_| {
                 let (most, done) = (Rc::clone(&most), Rc::clone(&done));
                 spawn_local(move || {
-                    most.set(most.get().max(pool_stats().in_use));
+                    most.set(most.get().max(pool::stats().in_use));
                     await_future(yield_now()).unwrap();
                     done.set(done.get() + 1);
                 })
@@ -433,10 +433,10 @@ fn aborting_the_handle_cancels_the_job() {
             saw.set(await_future(std::future::pending::<()>()).is_err());
         });
         yield_now().await;
-        assert_eq!((drops.get(), cancelled.get(), pool_stats().in_use), (0, false, 1));
+        assert_eq!((drops.get(), cancelled.get(), pool::stats().in_use), (0, false, 1));
         job.abort();
         assert!(job.await.unwrap_err().is_cancelled());
-        assert_eq!((drops.get(), cancelled.get(), pool_stats().in_use), (1, true, 0));
+        assert_eq!((drops.get(), cancelled.get(), pool::stats().in_use), (1, true, 0));
     });
 }
 
@@ -486,10 +486,10 @@ fn a_runtime_that_shuts_down_cancels_its_paused_jobs() {
         tokio::task::spawn_local(waiting_for_a_future);
         many_turns().await;
     });
-    assert_eq!((drops.get(), cancelled.get(), pool_stats().in_use), (0, 0, 2));
+    assert_eq!((drops.get(), cancelled.get(), pool::stats().in_use), (0, 0, 2));
     drop(runtime); // first the driver that the jobs wait with, then the jobs
     drop(tasks);
-    assert_eq!((drops.get(), cancelled.get(), pool_stats().in_use), (2, 2, 0));
+    assert_eq!((drops.get(), cancelled.get(), pool::stats().in_use), (2, 2, 0));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::thread;
 
 use asyncjob::Panic;
 use asyncjob::job_future::JobError;
-use asyncjob::pool::{PoolConfig, PoolError, pool_stats};
+use asyncjob::pool::{self, PoolConfig, PoolError};
 use asyncjob::waiting::await_future;
 use asyncjob_testing::Watchdog;
 use asyncjob_tokio::{JoinError, Workers};
@@ -139,7 +139,7 @@ fn dropping_the_handle_cancels_the_work() {
     assert!(!job.is_finished());
     drop(job);
     wait_until(|| alive.load(SeqCst) == 0 && workers.handle().tasks() == [0]);
-    let in_use = block_on(workers.handle().spawn_task(|| async { pool_stats().in_use })).unwrap();
+    let in_use = block_on(workers.handle().spawn_task(|| async { pool::stats().in_use })).unwrap();
     assert_eq!(in_use, 0);
 }
 
@@ -311,7 +311,7 @@ fn a_limit_is_for_each_thread_and_work_above_it_waits() {
         .map(|_| {
             let most = Arc::clone(&most);
             workers.handle().spawn(move || {
-                most.fetch_max(pool_stats().in_use as u32, SeqCst);
+                most.fetch_max(pool::stats().in_use as u32, SeqCst);
                 await_future(tokio::task::yield_now()).unwrap();
             })
         })

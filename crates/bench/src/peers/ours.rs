@@ -58,10 +58,10 @@ impl Form for OutOfLine {
 }
 
 impl Form for Built {
-    type Builder = JobBuilder;
+    type Builder = JobBuilder<'static>;
 
     #[inline(always)]
-    fn start<F, T>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F, JobBuilder>>
+    fn start<F, T>(ctx: &WaitCtx, body: F) -> Result<Step<T>, StartError<F, JobBuilder<'static>>>
     where
         F: FnOnce() -> T + 'static,
         T: 'static,

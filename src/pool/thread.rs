@@ -1,0 +1,312 @@
+//! The pool of one thread.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ptr::{self, NonNull};
+use std::task::{Context, Poll};
+
+use super::{PoolConfig, PoolStats};
+use crate::stack::depot::{Depot, newest};
+use crate::stack::{Spec, Stack, StackSize, overflow};
+use crate::sync::{WaitQueue, Waiter};
+
+/// Why [`take`] has no stack.
+pub(crate) enum NoStack {
+    Limit(usize),
+    Memory(io::Error),
+}
+
+/// A stack for a job, of the size asked for or of the pool's.
+#[inline]
+pub(crate) fn take(size: Option<StackSize>) -> Result<Stack, NoStack> {
+    THREAD.with(|pool| {
+        if size.is_none()
+            && let Some(stack) = pool.idle.borrow_mut().pop()
+        {
+            return Ok(stack);
+        }
+        pool.take_new(size)
+    })
+}
+
+/// The stack of a job that has ended.
+#[inline]
+pub(crate) fn give(stack: Stack) {
+    // Three conditions and a store, so that it is inlined into the switch: as a call it would cost as much as the rest.
+    THREAD.with(|pool| {
+        if ptr::eq(stack.depot(), pool.direct.get())
+            && let Ok(mut idle) = pool.idle.try_borrow_mut()
+            // A vector at its capacity is the bound: `push` would have to check for it anyway.
+            && idle.len() < idle.capacity()
+        {
+            return idle.push(stack);
+        }
+        pool.give_slowly(stack);
+    });
+}
+
+/// The stack of a job that will not run again: it stays in use, and counted, for the life of the process.
+pub(crate) fn quarantine(stack: Stack) {
+    stack.quarantine();
+}
+
+/// The pool of one thread. It needs no drop of its own, so that reaching it is one address computation: [`AtExit`]
+/// empties it.
+pub(super) struct Pool {
+    idle: ManuallyDrop<RefCell<Vec<Stack>>>,
+    /// The stacks that were made and not destroyed.
+    total: Cell<usize>,
+    limit: Cell<usize>,
+    /// The capacity that `idle` may grow to.
+    max_idle: Cell<usize>,
+    spec: Cell<Spec>,
+    /// Where the stacks in `idle` come from, once there was one.
+    depot: Cell<Option<&'static Depot>>,
+    /// That depot, if its stacks are pushed as they come back. Null if they are to be wiped first, are above the limit,
+    /// or are waited for.
+    direct: Cell<*const Depot>,
+    /// The thread has an [`AtExit`] and an alternate signal stack.
+    prepared: Cell<bool>,
+    /// The thread is exiting and has emptied the pool: nothing may be put in any more.
+    closed: Cell<bool>,
+    /// The tasks that wait for a stack.
+    queue: ManuallyDrop<WaitQueue>,
+}
+
+thread_local! {
+    pub(super) static THREAD: Pool = const {
+        Pool {
+            idle: ManuallyDrop::new(RefCell::new(Vec::new())),
+            total: Cell::new(0),
+            limit: Cell::new(usize::MAX),
+            max_idle: Cell::new(PoolConfig::DEFAULT.max_idle),
+            spec: Cell::new(Spec::new(StackSize::DEFAULT)),
+            depot: Cell::new(None),
+            direct: Cell::new(ptr::null()),
+            prepared: Cell::new(false),
+            closed: Cell::new(false),
+            queue: ManuallyDrop::new(WaitQueue::new()),
+        }
+    };
+    static AT_EXIT: AtExit = const { AtExit };
+
+    /// The control block of the innermost job that runs on this thread. `job` writes it and knows what it points to. It
+    /// stands here because the pool must know whether it is called by one of its jobs, and `job` is the layer above.
+    pub(crate) static CURRENT: Cell<Option<NonNull<()>>> = const { Cell::new(None) };
+}
+
+/// Empties the pool of an exiting thread.
+struct AtExit;
+
+impl Drop for AtExit {
+    fn drop(&mut self) {
+        THREAD.with(|pool| {
+            pool.closed.set(true);
+            pool.direct.set(ptr::null());
+            pool.drop_idle();
+            pool.queue.clear();
+        });
+    }
+}
+
+impl Pool {
+    pub(super) fn configure(&self, config: &PoolConfig) {
+        if config.spec() != self.spec.replace(config.spec()) {
+            self.drop_idle();
+            self.depot.set(None);
+        }
+        self.limit.set(config.limit.unwrap_or(usize::MAX));
+        self.max_idle.set(config.max_idle.max(config.precreate));
+        if self.idle.borrow().len() > self.max_idle.get() {
+            self.drop_idle();
+        }
+        self.idle.borrow_mut().shrink_to(self.max_idle.get());
+        self.keep_lowered_limit();
+        self.precreate(config.precreate);
+        self.queue.notify_all(); // the limit may be higher
+        self.choose_way_back();
+    }
+
+    pub(super) fn stats(&self) -> PoolStats {
+        let idle = self.idle.borrow().len();
+        PoolStats {
+            idle,
+            in_use: self.total.get() - idle,
+            limit: Some(self.limit.get()).filter(|&limit| limit != usize::MAX),
+        }
+    }
+
+    /// A limit below what there is: idle stacks are freed now, and stacks that come back are freed as they come (S15).
+    fn keep_lowered_limit(&self) {
+        let mut idle = self.idle.borrow_mut();
+        let leaving = self.total.get().saturating_sub(self.limit.get()).min(idle.len());
+        self.total.set(self.total.get() - leaving);
+        if let Some(depot) = self.depot.get() {
+            depot.give_all(idle.drain(..leaving));
+        }
+        self.choose_way_back();
+    }
+
+    /// Whether a stack that comes back is pushed without a further look at it.
+    fn choose_way_back(&self) {
+        let nothing_else_to_do =
+            !self.closed.get() && !self.queue.has_waiters() && self.total.get() <= self.limit.get();
+        let direct = self
+            .depot
+            .get()
+            .filter(|depot| nothing_else_to_do && !depot.spec().wipes());
+        self.direct.set(direct.map_or(ptr::null(), ptr::from_ref));
+    }
+
+    #[cfg(test)]
+    pub(super) fn gives_directly(&self) -> bool {
+        !self.direct.get().is_null()
+    }
+
+    fn precreate(&self, stacks: usize) {
+        let mut made = Vec::new();
+        while self.idle.borrow().len() + made.len() < stacks {
+            match self.take_new(None) {
+                Ok(stack) => made.push(stack),
+                Err(_) => break, // S14
+            }
+        }
+        made.into_iter().for_each(give);
+    }
+
+    #[cold]
+    fn take_new(&self, size: Option<StackSize>) -> Result<Stack, NoStack> {
+        let own = size.is_none_or(|size| size == self.spec.get().size);
+        if let Some(stack) = own.then(|| self.idle.borrow_mut().pop()).flatten() {
+            return Ok(stack);
+        }
+        let limit = self.limit.get();
+        if self.total.get() >= limit && !self.discard_idle_for(size) {
+            return Err(NoStack::Limit(limit));
+        }
+        self.prepare_thread();
+        let stack = if own {
+            self.own_depot().take()
+        } else {
+            self.take_other(size.unwrap_or_default())
+        };
+        let stack = stack.map_err(NoStack::Memory)?;
+        self.total.set(self.total.get() + 1);
+        Ok(stack)
+    }
+
+    /// From the first stack on, this thread has something to free when it exits, and an overflow to survive until it is
+    /// reported. A thread whose locals are being destroyed already has closed its pool, and frees stacks at once.
+    fn prepare_thread(&self) {
+        if !self.prepared.replace(true) {
+            let _ = AT_EXIT.try_with(|_| ());
+            overflow::arm_thread();
+        }
+    }
+
+    fn take_other(&self, size: StackSize) -> io::Result<Stack> {
+        let spec = Spec {
+            size,
+            ..self.spec.get()
+        };
+        Depot::of(spec).take()
+    }
+
+    fn own_depot(&self) -> &'static Depot {
+        self.depot.get().unwrap_or_else(|| {
+            let depot = Depot::of(self.spec.get());
+            self.depot.set(Some(depot));
+            self.choose_way_back();
+            depot
+        })
+    }
+
+    /// A stack of another kind, one that has to be wiped, one above the limit, or one that a task waits for.
+    #[cold]
+    fn give_slowly(&self, stack: Stack) {
+        self.put_back(stack);
+        if self.queue.has_waiters() {
+            self.queue.notify_one(); // no borrow is held: a waker may run anything
+            self.choose_way_back();
+        }
+    }
+
+    fn put_back(&self, mut stack: Stack) {
+        let own = self.depot.get().is_some_and(|depot| ptr::eq(depot, stack.depot()));
+        if !own || self.closed.get() {
+            return self.discard(stack);
+        }
+        stack.wipe();
+        let above_limit = self.total.get() > self.limit.get();
+        if !above_limit && self.make_space() {
+            self.idle.borrow_mut().push(stack);
+        } else {
+            self.total.set(self.total.get() - 1);
+            self.own_depot().give_all(std::iter::once(stack));
+        }
+        if above_limit {
+            self.choose_way_back();
+        }
+    }
+
+    /// Grows the pool up to its bound, then hands half of it to the depot: the stacks from the newest slabs, so that
+    /// those empty when a burst is over.
+    fn make_space(&self) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        let max_idle = self.max_idle.get();
+        if idle.len() >= max_idle {
+            let leaving = idle.len().div_ceil(2);
+            self.total.set(self.total.get() - leaving);
+            self.own_depot()
+                .give_all(newest(&mut idle, leaving, Stack::order).into_iter());
+        } else if idle.len() == idle.capacity() {
+            let wanted = (2 * idle.len()).max(FIRST_CAPACITY).min(max_idle);
+            let more = wanted - idle.len();
+            idle.reserve_exact(more);
+        }
+        idle.len() < max_idle
+    }
+
+    fn has_capacity(&self) -> bool {
+        self.total.get() < self.limit.get() || !self.idle.borrow().is_empty()
+    }
+
+    pub(super) fn poll_available(&self, waiter: &mut Waiter, task: &mut Context<'_>) -> Poll<()> {
+        let polled = self.queue.poll(waiter, task, || self.has_capacity());
+        self.choose_way_back();
+        if polled.is_pending() {
+            // With a limit of 0 this thread has no stack, but from now on it has something to free when it exits.
+            let _ = AT_EXIT.try_with(|_| ());
+        }
+        polled
+    }
+
+    pub(super) fn withdraw(&self, waiter: &mut Waiter) {
+        self.queue.withdraw(waiter, || self.has_capacity());
+        self.choose_way_back();
+    }
+
+    /// At the limit, a job of another size takes the place of an idle stack.
+    fn discard_idle_for(&self, size: Option<StackSize>) -> bool {
+        let idle = size.and_then(|_| self.idle.borrow_mut().pop());
+        idle.map(|stack| self.discard(stack)).is_some()
+    }
+
+    #[cold]
+    fn discard(&self, stack: Stack) {
+        self.total.set(self.total.get() - 1);
+        drop(stack);
+    }
+
+    pub(super) fn drop_idle(&self) {
+        let idle = self.idle.take();
+        self.total.set(self.total.get() - idle.len());
+        if let Some(depot) = self.depot.get() {
+            depot.give_all(idle.into_iter());
+        }
+    }
+}
+
+/// How many idle stacks a pool allocates space for at first.
+const FIRST_CAPACITY: usize = 16;

@@ -199,7 +199,7 @@ fn modules() -> impl Iterator<Item = (PathBuf, String, String)> {
         let (module, source) = (module_of(&file), fs::read_to_string(&file).unwrap());
         (file, module, source)
     });
-    modules.filter(|(_, module, _)| module != "lib" && module != "docs")
+    modules.filter(|(_, module, _)| module != "lib")
 }
 
 /// Every `module::item` that is named after `crate::`, with groups taken apart.

@@ -256,7 +256,7 @@ fn cleanup_frees_the_idle_stacks() {
     expect(1, 0, None);
 }
 
-/// S48 and S49, fixed: jobs that are paused at the cleanup stay valid, stay counted, and can finish.
+/// S32, S48 and S49, fixed: jobs that are paused at the cleanup stay valid, stay counted, and can finish.
 #[test]
 fn paused_jobs_survive_a_cleanup() {
     let job = paused(|| {

@@ -1,16 +1,18 @@
 //! Thread state that travels with a job.
 //!
-//! A job shares its thread with whoever resumes it and with every other job there. State that lives in the thread (a
-//! default library context, a tracing span, a locale) therefore leaks from one to the other, unless somebody swaps it
-//! at each switch. That somebody is a [`SwitchHooks`]:
+//! A job shares its thread with the code that resumes it and with every other job of the thread. State that belongs to
+//! the thread (a default library context, a tracing span, a locale) therefore leaks from one job to the next, unless it
+//! is swapped at each switch. A [`SwitchHooks`] of the job swaps it:
 //!
 //! ```text
 //!   resumer          enter()  |  job runs ...  pauses  |  leave()          resumer
 //!   its own state  ----swap-->   the job's own state   --swap back-->    its own state
 //! ```
 //!
-//! Both calls run on the resumer's stack, so they see the resumer's thread-locals and may use as much stack as they
-//! like. OpenSSL does this for its default library context (S77) and for nothing else (S75, S76).
+//! Both calls run on the resumer's stack. They see the resumer's thread-locals, and the size of the job's stack does
+//! not limit them. OpenSSL swaps its default library context ([S77](crate::docs::openssl_behaviour#s77)), but neither
+//! `errno` and the floating-point mode ([S75](crate::docs::openssl_behaviour#s75)) nor its error queue
+//! ([S76](crate::docs::openssl_behaviour#s76)).
 
 #[cfg(feature = "tracing")]
 mod spans;
@@ -18,11 +20,16 @@ mod spans;
 #[cfg(feature = "tracing")]
 pub use spans::Spans;
 
-/// Called around every switch into a job and out of it. A pair of hooks is a hook: the second is the inner one.
+/// Two functions that are called around every switch into a job and out of it.
+///
+/// [`JobBuilder::hooks`](crate::JobBuilder::hooks) gives a job its hooks. The hooks stay on the thread of the job, so
+/// they need not be `Send`, unless the job is [submitted](crate::JobBuilder::submit_to) from another thread. A pair
+/// `(A, B)` of hooks is a hook: `A` enters first and leaves last.
 ///
 /// # Panics
 ///
-/// A hook must not panic: `enter` would leave the job half entered. A panic in either passes through to the resumer.
+/// A hook must not panic. A panic of a hook leaves the call that started or resumed the job. The job does not go on
+/// after that, and its stack may be leaked.
 ///
 /// ```
 /// use asyncjob::hooks::SwitchHooks;
@@ -48,13 +55,13 @@ pub use spans::Spans;
 /// assert_eq!((user, USER.get()), (7, 1));
 /// ```
 pub trait SwitchHooks {
-    /// The job is about to run: save the resumer's state, put the job's in place.
+    /// The job is about to run. The hook saves the resumer's state and puts the job's state in place.
     fn enter(&mut self);
-    /// The job has paused or ended: save the job's state, put the resumer's back.
+    /// The job has paused or ended. The hook saves the job's state and puts the resumer's state back.
     fn leave(&mut self);
 }
 
-/// No hooks.
+/// The hooks of a job without hooks: they do nothing.
 impl SwitchHooks for () {
     fn enter(&mut self) {}
     fn leave(&mut self) {}

@@ -7,14 +7,12 @@ use tracing::span::Id;
 
 use super::SwitchHooks;
 
-/// Takes the spans that a job has entered out of the thread when it pauses, and puts them back when it is resumed.
+/// Hooks that take the spans which a job has entered out of the thread when the job pauses, and put them back when it
+/// is resumed.
 ///
-/// A thread has one stack of entered spans. Without this, what other jobs log while a job is paused within a span is
-/// logged as happening in that span. A span that the resumer has entered stays: a job is in it while it runs there.
-///
-/// A [`JobFuture`](crate::job_future::JobFuture) has it by itself when the feature `tracing` is on. It works with subscribers
-/// that know their current span, as `tracing_subscriber`'s registry does; with others it does nothing. Layers see an exit and
-/// an enter of the spans concerned at each switch.
+/// A [`JobFuture`](crate::job_future::JobFuture) has these hooks by itself when the feature `tracing` is on. They work
+/// with subscribers that know their current span, such as the registry of `tracing_subscriber`. With other subscribers
+/// they do nothing.
 ///
 /// ```
 /// use asyncjob::hooks::Spans;
@@ -28,11 +26,15 @@ use super::SwitchHooks;
 /// # let Step::Paused(job) = step.unwrap() else { panic!() };
 /// # let Step::Finished(()) = job.resume() else { panic!() };
 /// ```
+///
+/// A thread has one stack of entered spans. Without these hooks, events of other jobs that happen while a job is paused
+/// within a span are recorded in that span. A span that the resumer has entered stays entered, and the job is in it
+/// while it runs there. Layers see an exit and an enter of the spans concerned at each switch.
 #[derive(Default)]
 pub struct Spans {
-    /// How many spans of the resumer are below those of the job.
+    /// How many spans of the resumer lie below the spans of the job.
     below: usize,
-    /// The job's, innermost first, while it is paused.
+    /// The spans of the paused job, innermost first.
     inside: Vec<Id>,
 }
 
@@ -48,19 +50,22 @@ impl SwitchHooks for Spans {
     fn leave(&mut self) {
         let subscriber = subscriber();
         self.inside = exit_all(&subscriber);
-        // Counted, not compared: a job may enter a span that its resumer is in, too.
+        // The spans are counted and not compared, because a job may enter a span that its resumer has entered, too.
         let own = self.inside.len().saturating_sub(self.below);
         let outside = self.inside.split_off(own);
         enter_all(&subscriber, &outside);
     }
 }
 
-/// A handle, not a visit: within `get_default` a registry finds no subscriber to close spans with, and would keep them for ever.
+/// The subscriber of this thread, as a handle.
+///
+/// Inside a call of `get_default` a registry finds no subscriber with which it could close spans, and would keep them
+/// for the life of the process.
 fn subscriber() -> Dispatch {
     get_default(Dispatch::clone)
 }
 
-/// The spans that were entered, innermost first.
+/// Exits every span that is entered, and returns them, innermost first.
 fn exit_all(subscriber: &Dispatch) -> Vec<Id> {
     let mut spans = Vec::new();
     while let Some(span) = subscriber.current_span().id() {
@@ -70,6 +75,7 @@ fn exit_all(subscriber: &Dispatch) -> Vec<Id> {
     spans
 }
 
+/// Enters the spans again, outermost first.
 fn enter_all(subscriber: &Dispatch, spans: &[Id]) {
     spans.iter().rev().for_each(|span| subscriber.enter(span));
 }

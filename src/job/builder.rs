@@ -1,4 +1,4 @@
-//! What a job is started with beside its closure: a name, a stack size, hooks, a wait ctx.
+//! The attributes of a job beside its closure: a name, a stack size, hooks, a wait ctx.
 
 use std::any::TypeId;
 use std::borrow::Cow;
@@ -12,7 +12,7 @@ use crate::pool::{self, NoStack};
 use crate::stack::StackSize;
 use crate::wait_ctx::{ClaimedCtx, WaitCtx};
 
-/// Describes a job, then starts it, spawns it, or makes a future of it.
+/// Describes a job, and then starts it, spawns it, or makes a future of it.
 ///
 /// | to | call |
 /// |---|---|
@@ -21,8 +21,11 @@ use crate::wait_ctx::{ClaimedCtx, WaitCtx};
 /// | let a scheduler or workers run it, from any thread | [`submit_to`](Self::submit_to) |
 /// | let an async runtime run it | [`future`](Self::future), [`in_job`](Self::in_job) |
 ///
-/// When one of these is refused, its error gives the builder and the closure back. The lifetime is that of a borrowed wait
-/// ctx. The type parameter is the type of the hooks: a builder is `Send` if they are.
+/// When `start`, `spawn_on` or `submit_to` refuses the job, the error gives the builder and the closure back. A future
+/// reports its errors when it is polled.
+///
+/// The lifetime parameter is that of a borrowed wait ctx. The type parameter is the type of the hooks. A builder is
+/// `Send` if its hooks are `Send`.
 ///
 /// ```
 /// use asyncjob::stack::StackSize;
@@ -48,7 +51,7 @@ pub struct JobBuilder<'c, H = ()> {
 }
 
 impl JobBuilder<'_> {
-    /// A job without a name or hooks, on a stack of the pool, with a wait ctx of its own.
+    /// Describes a job without a name and without hooks, on a stack of the pool's size, with a wait ctx of its own.
     #[inline]
     pub fn new() -> Self {
         Self::default()
@@ -56,23 +59,26 @@ impl JobBuilder<'_> {
 }
 
 impl<'c, H: SwitchHooks + 'static> JobBuilder<'c, H> {
-    /// A name for overflow reports, panics and lists of jobs.
+    /// Sets the name of the job, which overflow reports, [`Scheduler::jobs`](crate::scheduler::Scheduler::jobs) and
+    /// [`Job::name`](super::Job::name) show.
     #[inline]
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// A stack of another size than the pool's. It still counts for the pool's limit.
+    /// Gives the job a stack of this size. The default is the size that the pool of the thread has. The stack counts
+    /// for the limit of the pool, whatever its size is.
     #[inline]
     pub fn stack_size(mut self, size: StackSize) -> Self {
         self.stack_size = Some(size);
         self
     }
 
-    /// The wait ctx that the job is bound to until it ends. The default is a new one.
+    /// Binds the job to `ctx` until the job ends. The default is a new ctx for each job.
     ///
-    /// A scheduler or a future refuses a ctx that belongs to another job which has not ended.
+    /// A scheduler and a future refuse a ctx that belongs to another job of a scheduler or a future which has not
+    /// ended.
     #[inline]
     pub fn wait_ctx<'n>(self, ctx: &'n WaitCtx) -> JobBuilder<'n, H> {
         JobBuilder {
@@ -83,18 +89,20 @@ impl<'c, H: SwitchHooks + 'static> JobBuilder<'c, H> {
         }
     }
 
-    /// Thread state that travels with the job. These hooks take the place of earlier ones; a pair of hooks is a hook.
+    /// Gives the job thread state that travels with it: see [`hooks`](crate::hooks). A second call replaces the hooks
+    /// of the first. To have several hooks, give a pair of hooks.
     #[inline]
     pub fn hooks<N: SwitchHooks + 'static>(self, hooks: N) -> JobBuilder<'c, N> {
         self.map_hooks(|_| hooks)
     }
 
-    /// Runs `f` as a job, at once and on this thread, until it returns or pauses: as [`start_job`](super::start_job).
+    /// Runs `f` as a job, at once and on this thread, until it returns or pauses. [`start_job`](super::start_job) does
+    /// the same without a builder.
     ///
     /// # Errors
     ///
-    /// [`StartError`], with the builder and `f` in it, when the thread's pool is at its limit or the system has no memory
-    /// for a stack.
+    /// [`StartError`], with the builder and `f` in it: the pool of the thread is at its limit, or the system has no
+    /// memory for a stack.
     ///
     /// # Panics
     ///
@@ -127,7 +135,8 @@ impl<'c, H> JobBuilder<'c, H> {
         }
     }
 
-    /// Takes the job's ctx for its driver. `None`: the ctx belongs to another job that has not ended.
+    /// Claims the wait ctx of the job for a driver. Returns `None` if the ctx belongs to another job that has not
+    /// ended.
     pub(crate) fn claim_ctx(&self) -> Option<ClaimedCtx> {
         match &self.wait_ctx {
             Some(ctx) => ctx.claim(),
@@ -148,7 +157,8 @@ impl<'c, H> JobBuilder<'c, H> {
 }
 
 impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
-    /// The builder without its type parameter and its ctx: what a driver of this thread keeps until the job starts.
+    /// What a driver of this thread keeps until the job starts: the builder without its type parameter and its wait
+    /// ctx.
     pub(crate) fn plan(self) -> JobPlan {
         let hooks = boxed(self.hooks);
         JobPlan::new(
@@ -164,7 +174,7 @@ impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     }
 }
 
-/// On the heap, unless the job has none.
+/// Moves the hooks to the heap. Returns `None` for the hooks of a job without hooks.
 pub(crate) fn boxed<H: 'static>(hooks: H) -> Option<Box<H>> {
     (TypeId::of::<H>() != TypeId::of::<()>()).then(|| Box::new(hooks))
 }
@@ -187,7 +197,7 @@ impl JobPlan {
         }
     }
 
-    /// Starts the job, or gives back everything.
+    /// Starts the job. If that fails, gives back the plan and the closure.
     pub(crate) fn start<F, T>(self, ctx: &WaitCtx, f: F) -> Result<Step<T>, (Self, F, StartErrorKind)>
     where
         F: FnOnce() -> T + 'static,

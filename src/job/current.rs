@@ -1,4 +1,4 @@
-//! The job that runs this code: which it is, and whether it may pause.
+//! The job that runs this code: its attributes, and whether it may pause.
 
 use std::borrow::Cow;
 use std::ptr::NonNull;
@@ -8,7 +8,10 @@ use super::control_block::{BLOCKED, CANCELLED, ControlBlock};
 use crate::pool;
 use crate::wait_ctx::WaitCtx;
 
-/// The job that runs this code, if any (`ASYNC_get_current_job(3)`, S46).
+/// The job that runs this code, or `None` outside a job (`ASYNC_get_current_job(3)`,
+/// [S46](crate::docs::openssl_behaviour#s46)).
+///
+/// When a job has started another one, the current job is the innermost of them.
 ///
 /// ```
 /// use asyncjob::{JobBuilder, Step, WaitCtx, current_job};
@@ -23,19 +26,19 @@ use crate::wait_ctx::WaitCtx;
 pub fn current_job() -> Option<CurrentJob> {
     with_current(|control| CurrentJob {
         id: control.id,
-        // SAFETY: the job runs, so nobody writes its name.
+        // SAFETY: the name is written only at the start and at the end of the job, and the job runs.
         name: unsafe { &*control.name.get() }.clone(),
         ctx: control.wait_ctx().clone(),
     })
 }
 
-/// The id of the job that runs this code, without the cost of a whole [`current_job`].
+/// The id of the job that runs this code, or `None` outside a job. It costs less than [`current_job`].
 #[inline]
 pub fn current_job_id() -> Option<JobId> {
     with_current(|control| control.id)
 }
 
-/// What a job knows of itself: see [`current_job`].
+/// What [`current_job`] says about a job: its id, its name and its wait ctx.
 #[derive(Clone, Debug)]
 pub struct CurrentJob {
     id: JobId,
@@ -44,25 +47,27 @@ pub struct CurrentJob {
 }
 
 impl CurrentJob {
-    /// Its id.
+    /// The id of the job.
     pub fn id(&self) -> JobId {
         self.id
     }
 
-    /// Its name, if [`JobBuilder::name`](super::JobBuilder::name) gave it one.
+    /// The name of the job, if [`JobBuilder::name`](super::JobBuilder::name) gave it one.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// The ctx that it was started with.
+    /// The wait ctx that the job was started with.
     pub fn wait_ctx(&self) -> &WaitCtx {
         &self.ctx
     }
 }
 
-/// Makes [`pause_job`](super::pause_job) do nothing in this job until the guard is dropped (`ASYNC_block_pause(3)`).
+/// Keeps this job from pausing until the guard is dropped (`ASYNC_block_pause(3)`).
 ///
-/// Guards nest. They belong to the job that made them and end with it at the latest (a fix of S43 and S44). Outside a
+/// While a guard exists, [`pause_job`](super::pause_job) fails with
+/// [`PauseError::Blocked`](crate::PauseError::Blocked), and the functions that can wait in another way block the
+/// thread. Guards nest. A guard belongs to the job that made it, and loses its effect at the end of that job. Outside a
 /// job a guard does nothing.
 ///
 /// ```
@@ -75,6 +80,10 @@ impl CurrentJob {
 /// let Ok(Step::Finished(pause)) = step else { panic!("it cannot have paused") };
 /// assert_eq!(pause, Err(PauseError::Blocked));
 /// ```
+///
+/// OpenSSL counts blocked pauses for the thread, so a job that ends while it is blocked blocks every later job of the
+/// thread. Here the count belongs to the job ([S43](crate::docs::openssl_behaviour#s43),
+/// [S44](crate::docs::openssl_behaviour#s44)).
 pub fn block_pause() -> BlockPause {
     let job = with_current(|control| {
         control.blocked.set(control.blocked.get() + 1);
@@ -84,7 +93,9 @@ pub fn block_pause() -> BlockPause {
     BlockPause { job }
 }
 
-/// Keeps the job from pausing: see [`block_pause`].
+/// The guard that [`block_pause`] returns. The job does not pause while the guard exists.
+///
+/// The guard is neither `Send` nor `Sync`.
 #[must_use = "pauses are blocked only until the guard is dropped"]
 #[derive(Debug)]
 pub struct BlockPause {
@@ -94,11 +105,12 @@ pub struct BlockPause {
 impl Drop for BlockPause {
     fn drop(&mut self) {
         let Some((job, id)) = self.job else { return };
-        // The guard may have been carried out of the job and outlive it. A job with a guard cannot pause, so if it still
-        // exists it is running: look for it there before touching it.
+        // The guard may have been moved out of the job, and may outlive it. A job that has a guard cannot pause, so if
+        // the job still exists, it is running. The loop looks for it among the running jobs before it touches its
+        // control block.
         let mut running = CURRENT.get();
         while let Some(at) = running {
-            // SAFETY: every header in the chain belongs to a job that is running, and so exists.
+            // SAFETY: every control block in the chain belongs to a job that is running, and so exists.
             let control = unsafe { at.as_ref() };
             if at == job && control.id == id {
                 control.blocked.set(control.blocked.get() - 1);
@@ -117,7 +129,8 @@ pub(crate) fn is_in_job() -> bool {
     CURRENT.get().is_some()
 }
 
-/// Whether [`pause_job`](super::pause_job) would pause here, or fail because the job is cancelled.
+/// Whether this code runs in a job that may pause. In a cancelled job that is so, too: its pause fails with
+/// `Cancelled`.
 pub(crate) fn can_pause() -> bool {
     with_current(|control| control.flags.get() & BLOCKED == 0 && !std::thread::panicking()).unwrap_or(false)
 }
@@ -127,16 +140,17 @@ pub(crate) fn is_cancelled() -> bool {
     with_current(|control| control.flags.get() & CANCELLED != 0).unwrap_or(false)
 }
 
-/// Calls `f` with the ctx of the job that runs this code.
+/// Calls `f` with the wait ctx of the job that runs this code. Returns `None` outside a job.
 pub(crate) fn with_current_ctx<R>(f: impl FnOnce(&WaitCtx) -> R) -> Option<R> {
     with_current(|control| f(control.wait_ctx()))
 }
 
-/// The innermost job that runs on this thread: the variable of the pool, with its type. Only
+/// The innermost job that runs on this thread. This is the variable of the pool, with its type. Only
 /// [`Running`](super::control_block::Running) writes it.
 ///
-/// A plain store after a resume would leave it dangling when a panic passes; a guard does not. The compiler may keep the
-/// address of the variable across a switch, because a job never changes its thread.
+/// A plain store after a resume would leave this pointer dangling when a panic passes through, and a guard does not.
+/// The compiler may keep the address of the variable across a switch. The address stays right, because a job never
+/// changes its thread.
 pub(super) struct Current;
 
 pub(super) const CURRENT: Current = Current;
@@ -158,9 +172,9 @@ impl Current {
     }
 }
 
-/// Calls `f` with the header of the job that runs this code.
+/// Calls `f` with the control block of the job that runs this code.
 #[inline]
 pub(super) fn with_current<R>(f: impl FnOnce(&ControlBlock) -> R) -> Option<R> {
-    // SAFETY: CURRENT points to the header of the job that runs this code; `f` cannot end that job.
+    // SAFETY: CURRENT points to the control block of the job that runs this code, and `f` cannot end that job.
     CURRENT.get().map(|control| f(unsafe { control.as_ref() }))
 }

@@ -1,4 +1,4 @@
-//! The names of jobs.
+//! The numbers that identify jobs.
 //!
 //! Each thread takes ids in blocks, so that the start of a job writes to no memory that threads share.
 
@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Identifies a job for the life of the process.
+/// The number of a job. No other job of the process has the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(u64);
 
@@ -20,7 +20,7 @@ thread_local! {
 }
 
 impl JobId {
-    /// As a number, never 0.
+    /// The number itself, which is never 0.
     pub fn get(self) -> u64 {
         self.0
     }

@@ -1,50 +1,59 @@
 //! A job: synchronous code on a stack of its own, which can pause.
 //!
+//! # The states of a job
+//!
 //! ```text
-//!                     start_job                       resume
-//!                         |                             |
-//!                         v        pause_job            v
-//!                      running  -------------------> paused --- cancel, drop, force_unwind, abandon
-//!                         |     <-------------------    |
-//!                         | returns, or panics          |
-//!                         v                             v
-//!                     finished                      finished, or quarantined
+//!              start_job                       resume
+//!                  |                             |
+//!                  v        pause_job            v
+//!               running  -------------------> paused --- quarantine ------.
+//!                  |     <-------------------    |                        |
+//!                  |          resume             | cancel, drop,          |
+//!                  |                             | force_unwind           |
+//!                  |                             v                        |
+//!                  |                           ending --- pauses on ------+
+//!                  |                             |                        |
+//!                  | returns, or panics          | returns, panics        v
+//!                  '-----------> finished <------'                   quarantined
 //! ```
 //!
-//! | state | is | left by |
+//! | state | what it is | left by |
 //! |---|---|---|
-//! | running | in the chain of `CURRENT`: the job itself, and each job that it was started or resumed in (S37) | the job |
-//! | paused | a [`Job`] somebody holds | its holder, in one of the five ways drawn |
-//! | finished | a value in [`Step::Finished`]; the stack is back in the pool | nobody |
-//! | quarantined | a stack nobody will run, use or free again, because somebody may still write to it (S88) | nobody |
+//! | running | The job is in the chain of `CURRENT`, with the jobs that it was resumed in (S37). | a pause, the end |
+//! | paused | A [`Job`] is the only handle to it. | a method of the `Job`, its drop |
+//! | ending | The job runs, and its pauses fail: CANCELLED is set, or its stack is being unwound. | the end, `pauses_left` at 0 |
+//! | finished | The value is in [`Step::Finished`], and the stack is back in the pool. | nothing |
+//! | quarantined | The stack is never run, used or freed: something may still write to it (S88). | nothing |
 //!
-//! A [`Job`] is resumed by value, so a job cannot be resumed twice or after its end (S33), and it is `!Send`, so it
-//! cannot be resumed on another thread (S34): what crashes a C program does not compile here.
+//! A [`Job`] is resumed by value, so that a job cannot be resumed twice or after its end (S33). A `Job` is `!Send`, so
+//! that it cannot be resumed on another thread (S34). Both crash a C program, and neither compiles here.
 //!
 //! # The stack of a job
 //!
 //! ```text
-//!   +----------------+ <- the slot's end
-//!   | StackHeader          |    what an overflow report prints (crate::stack)
-//!   +----------------+ <- Stack::top
-//!   | TypedBlock: ControlBlock  |    what this module knows of the job
-//!   |   + Coroutine  |    where it is suspended
-//!   +----------------+ <- base, as corosensei sees it
-//!   | closure, then  |
-//!   | its frames ... |    grows down
-//!   ~                ~
-//!   +----------------+
-//!   | guard          |
-//!   +----------------+ <- Stack::limit
+//!   +---------------------------+ <- the end of the slot, or up to 7 cache lines below it
+//!   | StackHeader               |    what an overflow report prints (crate::stack)
+//!   +---------------------------+ <- Stack::top
+//!   | TypedBlock: ControlBlock, |    what this module knows of the job
+//!   |   Coroutine               |    where the job is suspended
+//!   +---------------------------+ <- base, as corosensei sees it
+//!   | closure of the job        |
+//!   | frames of the job ...     |    grow down
+//!   ~                           ~
+//!   +---------------------------+
+//!   | guard                     |
+//!   +---------------------------+ <- Stack::limit
 //! ```
 //!
-//! Everything about a job lies in its slot: a start from a warm pool allocates nothing, and resuming touches the cache
-//! lines next to the frames that run anyway.
+//! What the library knows of a job lies in the job's slot. When the pool has a stack, a start therefore allocates
+//! nothing, unless the closure is larger than `LARGEST_CLOSURE_ON_STACK` or the job has hooks. A resume touches the
+//! cache lines next to the frames that run anyway.
 //!
 //! # Why `pause_job` is small and inline
 //!
-//! A return whose call was made before a switch is mispredicted after it, 10 ns each. The fast path of [`pause_job`] is
-//! therefore inlined into the job together with corosensei's suspend; everything else is cold and out of line.
+//! The processor mispredicts a return whose call was made before a switch, which costs 10 ns each time. The fast path
+//! of [`pause_job`] is therefore inlined into the job together with corosensei's suspend. Everything else is cold and
+//! out of line.
 
 mod builder;
 mod control_block;
@@ -78,23 +87,38 @@ use control_block::{
 };
 use current::CURRENT;
 
-/// Whether jobs work on this system: always, on every target this crate compiles for (S8).
+/// Whether jobs work on this system. They do on every target that this crate compiles for
+/// ([S8](crate::docs::openssl_behaviour#s8)).
 pub fn is_capable() -> bool {
     true
 }
 
 /// Runs `f` as a job, at once and on this thread, until it returns or pauses (`ASYNC_start_job(3)`).
 ///
-/// The job is bound to `ctx` until it ends (S27). A job may start and resume jobs itself; each pauses to whoever
-/// resumed it last (a fix of S37).
+/// The job is bound to `ctx` until it ends ([S27](crate::docs::openssl_behaviour#s27)). It runs on a stack from the
+/// pool of the thread ([`pool`](crate::pool)). A [`JobBuilder`] also gives a job a name, hooks or a stack of another
+/// size.
+///
+/// # The states of a job
+///
+/// | state | you have | what happens next |
+/// |---|---|---|
+/// | running | the call of `start_job` or [`Job::resume`], which has not returned | the job pauses, returns or panics |
+/// | paused | [`Step::Paused`] with the [`Job`] | you resume, cancel, unwind, quarantine or drop the `Job` |
+/// | finished | [`Step::Finished`] with the value, or the panic of the job | nothing: the stack is back in the pool |
+/// | quarantined | [`Quarantined`], or you called [`Job::quarantine`] | nothing: the stack is never used again |
+///
+/// A job may start and resume other jobs. Each job pauses to the code that resumed it last. In OpenSSL a start inside a
+/// job mostly crashes ([S37](crate::docs::openssl_behaviour#s37)).
 ///
 /// # Errors
 ///
-/// [`StartError`], with `f` in it, when the thread's pool is at its limit or the system has no memory for a stack.
+/// [`StartError`], with `f` in it: the pool of the thread is at its limit, or the system has no memory for a stack.
 ///
 /// # Panics
 ///
-/// A panic in the job leaves the call that ran it: this one, or [`Job::resume`]. The job has ended then.
+/// When the job panics, the panic leaves the call that ran the job: `start_job` or [`Job::resume`]. The job has ended
+/// then.
 ///
 /// ```
 /// use asyncjob::{Step, WaitCtx, pause_job, start_job};
@@ -126,24 +150,20 @@ where
 /// Gives control back to the code that started or resumed this job last, until the job is resumed
 /// (`ASYNC_pause_job(3)`).
 ///
-/// The pause may return without a reason, so pause in a loop that checks what you wait for.
+/// A pause may return although nothing has happened, so pause in a loop that checks what you wait for.
 /// [`pause_until`](crate::waiting::pause_until) is that loop, and it also works outside jobs.
 ///
 /// # Errors
 ///
-/// [`PauseError::Cancelled`] when the job is to end. Later calls fail in the same way without pausing, so that cleaning up
-/// needs no special case. A job that goes on for a thousand pauses is taken off its stack for good.
+/// * [`PauseError::Cancelled`]: the job is to end. Later calls fail in the same way without pausing, so code that
+///   cleans up needs no special case. After a thousand such calls the job is quarantined ([`Job::cancel`]).
+/// * [`PauseError::NotInJob`]: the code runs outside a job.
+/// * [`PauseError::Blocked`]: a guard of [`block_pause`] exists.
+/// * [`PauseError::Panicking`]: the thread is panicking.
 ///
-/// [`PauseError::NotInJob`] outside a job and [`PauseError::Blocked`] while [`block_pause`] is in force. OpenSSL's function
-/// does nothing and succeeds there ([S40](crate::docs::openssl_behaviour#s40)); an error ends the loop that a bare success
-/// would turn into a busy wait. [`PauseError::Panicking`] while the thread panics.
-///
-/// # Thread-locals
-///
-/// While this job is paused, other code runs on the thread. Do not pause inside `LocalKey::with` on a value that others
-/// use, with a `RefCell` borrow or a lock guard that they need, or inside `tokio`'s enter guards. [`block_pause`] stops
-/// code that you do not control from pausing there, and [`SwitchHooks`](crate::hooks::SwitchHooks) swap state that should
-/// travel with the job. [`docs::soundness`](crate::docs::soundness) says what safe code could still do.
+/// OpenSSL's function does nothing and succeeds outside a job and while pauses are blocked
+/// ([S40](crate::docs::openssl_behaviour#s40)). Here it fails, because a loop around a pause that succeeds without
+/// waiting would be a busy wait.
 ///
 /// ```
 /// use asyncjob::{PauseError, Step, WaitCtx, pause_job, start_job};
@@ -156,12 +176,20 @@ where
 /// assert_eq!(pause_job(), Err(PauseError::NotInJob)); // this code is in no job
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
+///
+/// # Thread-locals
+///
+/// While this job is paused, other code runs on the thread. Do not pause while you hold what that code needs: a
+/// reference that `LocalKey::with` gave out, a `RefCell` borrow, a lock guard, or one of tokio's `enter` guards.
+/// [`block_pause`] keeps code that you do not control from pausing there. [`SwitchHooks`](crate::hooks::SwitchHooks)
+/// swap state that should travel with the job. [`docs::soundness`](crate::docs::soundness) says what safe code could
+/// still do.
 #[inline]
 pub fn pause_job() -> Result<(), PauseError> {
     let Some(control) = CURRENT.get() else {
         return Err(PauseError::NotInJob);
     };
-    // SAFETY: CURRENT points to the header of the job that runs this code, which lies on the job's own slot.
+    // SAFETY: CURRENT points to the control block of the job that runs this code, which exists until the job has ended.
     let control = unsafe { control.as_ref() };
     if control.flags.get() & (CANCELLED | BLOCKED) != 0 || thread::panicking() {
         // SAFETY: this code runs on the stack of the job that CURRENT points to.
@@ -176,41 +204,56 @@ pub fn pause_job() -> Result<(), PauseError> {
     Ok(())
 }
 
-/// How far a job got: what [`start_job`] and [`Job::resume`] return.
+/// What [`start_job`] and [`Job::resume`] return: how far the job got.
 #[derive(Debug)]
 #[must_use = "dropping a paused job cancels it"]
 pub enum Step<T> {
-    /// It returned this (`ASYNC_FINISH`).
+    /// The job returned this value (`ASYNC_FINISH`).
     Finished(T),
-    /// It paused (`ASYNC_PAUSE`).
+    /// The job paused (`ASYNC_PAUSE`).
     Paused(Job<T>),
 }
 
-/// A paused job.
+/// A paused job, which returns a `T`.
 ///
-/// **Dropping a paused job runs its code**: the job is [cancelled](Self::cancel), so its pause fails and it returns through
-/// its own code, which may pause in vain up to a thousand times more.
+/// **Dropping a `Job` runs the code of the job.** The drop [cancels](Self::cancel) the job: its pause fails, and the
+/// job returns through its own code.
 ///
-/// What is misuse in C does not compile. A job stays on its thread ([S34](crate::docs::openssl_behaviour#s34)):
+/// | to | call | the closure of the job |
+/// |---|---|---|
+/// | go on with the job | [`resume`](Self::resume) | goes on after its pause |
+/// | end the job | [`cancel`](Self::cancel), or drop the `Job` | goes on with an error from its pause |
+/// | end the job without the code after its pause | [`force_unwind`](Self::force_unwind) | is unwound: its destructors run |
+/// | give up a job whose stack may be written to | [`quarantine`](Self::quarantine) | neither runs again nor is dropped |
+///
+/// All of these but a drop consume the `Job`. The states of a job are listed at [`start_job`].
+///
+/// # What does not compile
+///
+/// These are mistakes that crash a C program or corrupt its memory.
+///
+/// A job stays on its thread, so `Job` is not `Send` ([S34](crate::docs::openssl_behaviour#s34)):
 ///
 /// ```compile_fail,E0277
 /// fn send<T: Send>() {}
 /// send::<asyncjob::Job<()>>();
 /// ```
 ///
-/// nor is it shared with another one, nor is the guard that keeps it from pausing:
+/// `Job` is not `Sync` either:
 ///
 /// ```compile_fail,E0277
 /// fn sync<T: Sync>() {}
 /// sync::<asyncjob::Job<()>>();
 /// ```
 ///
+/// The guard that keeps a job from pausing stays on its thread, too:
+///
 /// ```compile_fail,E0277
 /// fn send<T: Send>() {}
 /// send::<asyncjob::BlockPause>();
 /// ```
 ///
-/// It is resumed once for each pause (S33):
+/// A job is resumed once for each pause ([S33](crate::docs::openssl_behaviour#s33)):
 ///
 /// ```compile_fail,E0382
 /// # use asyncjob::*;
@@ -219,7 +262,7 @@ pub enum Step<T> {
 /// let again = job.resume();
 /// ```
 ///
-/// It borrows nothing from whoever starts it, because it may outlive them:
+/// A job borrows nothing from the code that starts it, because the job may outlive that code:
 ///
 /// ```compile_fail,E0597
 /// # use asyncjob::*;
@@ -235,27 +278,48 @@ pub struct Job<T> {
 impl<T> Job<T> {
     /// Runs the job until it returns or pauses again.
     ///
+    /// The wait fds that have changed since the last resume are settled first: [`WaitCtx::changes`] is empty when the
+    /// job goes on ([S42](crate::docs::openssl_behaviour#s42)).
+    ///
     /// # Panics
     ///
-    /// With the panic of the job, which has ended then.
+    /// When the job panics, the panic leaves this call. The job has ended then.
+    ///
+    /// ```
+    /// use asyncjob::{Step, WaitCtx, pause_job, start_job};
+    ///
+    /// let Ok(Step::Paused(job)) = start_job(&WaitCtx::new(), || pause_job().map(|()| 7)) else { panic!() };
+    /// let Step::Finished(value) = job.resume() else { panic!() };
+    /// assert_eq!(value, Ok(7));
+    /// ```
     #[inline(always)] // see `switch_to`
     pub fn resume(self) -> Step<T> {
         self.control().wait_ctx().settle();
         let block = ManuallyDrop::new(self).block;
-        // SAFETY: a Job points to the frame of a paused job, and this consumed the only one that does.
+        // SAFETY: a Job points to the block of a paused job, and this call has consumed the only one that does.
         unsafe { switch_to(block) }
     }
 
-    /// Ends the job: its pause fails with [`PauseError::Cancelled`], and the job returns through its own code, in this call.
+    /// Ends the job. Its pause fails with [`PauseError::Cancelled`], and the job returns through its own code during
+    /// this call.
+    ///
+    /// Each further pause of the job fails in the same way. The job may try a thousand of them.
     ///
     /// # Errors
     ///
-    /// [`Quarantined`] if the job does not end: it paused a thousand times more. Its stack is quarantined then, and nothing
-    /// on it is dropped.
+    /// [`Quarantined`]: the job tried to pause once more. Nothing that lies on its stack is dropped, and the stack is
+    /// never used again.
     ///
     /// # Panics
     ///
-    /// With the panic of the job, which has ended then.
+    /// When the job panics, the panic leaves this call. The job has ended then.
+    ///
+    /// ```
+    /// use asyncjob::{PauseError, Step, WaitCtx, pause_job, start_job};
+    ///
+    /// let Ok(Step::Paused(job)) = start_job(&WaitCtx::new(), pause_job) else { panic!() };
+    /// assert_eq!(job.cancel(), Ok(Err(PauseError::Cancelled))); // the job ended, and returned what its pause gave it
+    /// ```
     pub fn cancel(self) -> Result<T, Quarantined> {
         self.control().set_flag(CANCELLED);
         if thread::panicking() {
@@ -271,52 +335,56 @@ impl<T> Job<T> {
         }
     }
 
-    /// Ends the job by unwinding its stack from its pause: destructors run, code after the pause does not.
+    /// Ends the job by unwinding its stack from its pause. The destructors on the stack run, and the code after the
+    /// pause does not.
     ///
-    /// For jobs that are Rust all the way. Through an `extern "C"` frame this aborts the process, and a mutex that the
-    /// job holds is poisoned: that is why [`cancel`](Self::cancel) and drop never do it.
+    /// Use this for jobs that are Rust code throughout. If the unwinding reaches an `extern "C"` frame, the process
+    /// aborts. A mutex that the job has locked is poisoned. For these two reasons [`cancel`](Self::cancel) and the drop
+    /// of a `Job` never unwind.
     ///
     /// # Panics
     ///
-    /// With another panic, if a destructor of the job panics and something on its stack catches it.
+    /// When the job catches the unwinding with `catch_unwind` and then panics itself, that panic leaves this call.
     pub fn force_unwind(self) {
-        self.control().wait_ctx().settle(); // it runs again
+        self.control().wait_ctx().settle(); // as a resume does: the job runs again
         let block = ManuallyDrop::new(self).block;
-        // SAFETY: a Job points to the block of a paused job, and this consumed the only one that does.
+        // SAFETY: a Job points to the block of a paused job, and this call has consumed the only one that does.
         let mut running = unsafe { Running::enter(block) };
         running.coroutine().force_unwind();
     }
 
-    /// Gives the job up without running it again, because something may still write to its stack: an engine's
-    /// completion record, a C library's buffer ([S88](crate::docs::openssl_behaviour#s88)).
+    /// Gives the job up without running it again. Use this when something may still write to its stack: an engine's
+    /// completion record, or a buffer of a C library ([S88](crate::docs::openssl_behaviour#s88)).
     ///
-    /// The stack stays mapped and out of use for the life of the process. [`quarantined`](crate::stack::quarantined) counts
-    /// it, and so does the limit of its pool. Nothing on it is dropped. The job's hold on its wait ctx ends.
+    /// The stack stays mapped and is not used again for the life of the process.
+    /// [`stack::quarantined`](crate::stack::quarantined) counts it, and it keeps counting for the limit of its pool.
+    /// Nothing that lies on the stack is dropped. The job no longer holds its wait ctx.
     pub fn quarantine(self) {
         let block = ManuallyDrop::new(self).block;
-        // SAFETY: nobody can reach the frame any more, and the paused coroutine is never touched again.
+        // SAFETY: this call has consumed the only handle, and nothing touches the paused coroutine again.
         unsafe { ControlBlock::release(block.cast(), pool::quarantine) };
     }
 
-    /// Its id.
+    /// The id of the job.
     pub fn id(&self) -> JobId {
         self.control().id
     }
 
-    /// Its name, if [`JobBuilder::name`] gave it one.
+    /// The name of the job, if [`JobBuilder::name`] gave it one.
     pub fn name(&self) -> Option<&str> {
-        // SAFETY: a name is written at the start and the end of a job only.
+        // SAFETY: the name is written only at the start and at the end of the job, and the job is paused.
         unsafe { &*self.control().name.get() }.as_deref()
     }
 
-    /// The ctx that it was started with.
+    /// The wait ctx that the job was started with.
     pub fn wait_ctx(&self) -> &WaitCtx {
         self.control().wait_ctx()
     }
 
-    /// Asks the processor to bring the top of the job's stack near, for a [`resume`](Self::resume) some hundred nanoseconds
-    /// from now: after resuming another job, say. With more jobs than the caches hold, a round trip is mostly waiting for
-    /// memory (`examples/million.rs` measures it with and without).
+    /// Asks the processor to bring the top of the job's stack into its caches, for a [`resume`](Self::resume) that
+    /// follows some hundred nanoseconds later.
+    ///
+    /// Call it before you resume another job, for instance. The call has no effect that the program could see.
     ///
     /// ```
     /// use asyncjob::{Job, Step};
@@ -337,6 +405,9 @@ impl<T> Job<T> {
     /// # let Ok(Step::Paused(job)) = step else { panic!() };
     /// # assert_eq!(resume_all(vec![job]).len(), 0);
     /// ```
+    ///
+    /// With more jobs than the caches hold, most of a round trip is a wait for memory. `examples/million.rs` measures
+    /// it with and without this call.
     #[inline]
     pub fn prefetch(&self) {
         let block = self.block.as_ptr().cast::<u8>();
@@ -345,9 +416,11 @@ impl<T> Job<T> {
         }
     }
 
-    /// How many bytes of its stack were used so far: whole pages, or words if the pool measures
-    /// [exactly](crate::pool::PoolConfig::exact_high_water). A stack that served other jobs before keeps the mark of the deepest.
-    /// One system call.
+    /// How many bytes of its stack the job has used so far.
+    ///
+    /// The figure counts whole pages, or words if the pool [measures
+    /// exactly](crate::pool::PoolConfig::exact_high_water). If the stack has served other jobs before, the figure is
+    /// that of the deepest of them. The call makes one system call.
     ///
     /// ```
     /// use asyncjob::{Step, WaitCtx, pause_job, start_job};
@@ -364,48 +437,61 @@ impl<T> Job<T> {
         self.control().stack.high_water()
     }
 
-    /// Where the job is paused, with the frames of this call below it.
+    /// The backtrace of the pause in which the job is. The frames of this call follow below those of the job.
     ///
-    /// The job captures the backtrace itself, on its own stack: it wakes inside its pause, looks around, and pauses again.
-    /// To the job nothing happened. A backtrace takes a few KiB of the job's stack.
+    /// The job captures the backtrace itself, on its own stack: it is resumed inside its pause, captures, and pauses
+    /// again. The code of the job does not notice. The capture takes a few KiB of the job's stack.
     ///
     /// # Panics
     ///
-    /// With the panic of a hook. The job is paused as before.
+    /// When a hook of the job panics, the panic leaves this call. The job stays paused.
+    ///
+    /// ```
+    /// use asyncjob::{Step, WaitCtx, pause_job, start_job};
+    ///
+    /// let Ok(Step::Paused(mut job)) = start_job(&WaitCtx::new(), pause_job) else { panic!() };
+    /// let frames = job.backtrace().to_string();
+    /// assert!(frames.contains("pause_job"), "{frames}");
+    /// # drop(job);
+    /// ```
     pub fn backtrace(&mut self) -> Backtrace {
         let mut backtrace = Backtrace::disabled();
         let request = ReportRequest::new(self.control(), &mut backtrace);
-        // A panic can leave these lines from a hook only: the job catches its own while it reports. Then the guard marks the
-        // job as not running, the request is withdrawn, and the job is as paused as it was.
-        // SAFETY: the block is that of a paused job, which `self` keeps paused and alone reaches.
+        // A panic that leaves these lines comes from a hook, because the job catches its own panics while it reports.
+        // On a panic the guard marks the job as not running, and the request is withdrawn. The job is then paused as
+        // before.
+        // SAFETY: the block belongs to a paused job. `self` is its only handle, and is borrowed during this call.
         let mut running = unsafe { Running::enter(self.block) };
         let result = running.coroutine().resume(());
-        debug_assert!(matches!(result, CoroutineResult::Yield(())), "a report pauses again");
+        debug_assert!(
+            matches!(result, CoroutineResult::Yield(())),
+            "a job that reports pauses again"
+        );
         drop(running);
         drop(request);
         backtrace
     }
 
     fn control(&self) -> &ControlBlock {
-        // SAFETY: a Job points to the frame of a paused job, which begins with its header; the header's fields are cells.
+        // SAFETY: a Job points to the block of a paused job, which begins with the control block. Its fields are cells.
         unsafe { self.block.cast::<ControlBlock>().as_ref() }
     }
 }
 
 impl<T> Drop for Job<T> {
-    /// Cancels the job. A panic of it has been reported by the panic hook and goes no further: whoever drops a job did
-    /// not ask for its result.
+    /// Cancels the job. The panic hook has reported a panic of the job by then, and the panic ends here: the code that
+    /// drops a `Job` did not ask for its result.
     fn drop(&mut self) {
         let job = Job {
             block: self.block,
             _not_send: PhantomData,
         };
-        // The result is dropped in there too: it may panic itself.
+        // The result is dropped inside the closure, too, because its drop may panic.
         let _: Result<(), Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| drop(job.cancel())));
     }
 }
 
-/// Asks a paused job for its backtrace, and takes the request back when it is dropped, however the call ended.
+/// Asks a paused job for its backtrace. The drop withdraws the request, also when a panic passes.
 struct ReportRequest<'a>(&'a ControlBlock);
 
 impl<'a> ReportRequest<'a> {
@@ -423,11 +509,11 @@ impl Drop for ReportRequest<'_> {
     }
 }
 
-/// A hint without an effect that a program could see.
+/// Asks the processor to bring a cache line near. It has no effect that a program could see.
 #[inline]
 fn fetch_line(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing, whatever the address.
+    // SAFETY: a prefetch is a hint and accesses nothing, whatever the address is.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(address.cast());

@@ -1,22 +1,25 @@
-//! Inside a job: sockets that pause instead of blocking.
+//! Inside a job: sockets that pause the job instead of blocking the thread.
 //!
 //! ```text
 //!   read, write, accept, connect, perform
 //!        |
-//!        +-> try it  ---- it worked, or failed for another reason ---->  return that
-//!        |      | WouldBlock
-//!        |      +-- inside a job:  add the wait fd, once; arm it; pause_job()     the thread does other things
-//!        |      +-- outside:       poll(2) this one fd                            the thread blocks
-//!        |      |
-//!        +------+ ready           deadline passed, cancelled  -------------->  return an error
+//!        +-> try it ------- success, or another error ------------>  return that
+//!        |     | WouldBlock
+//!        |     +-- in a job that can pause: add the wait fd, once; arm its key; pause  (the thread does other things)
+//!        |     +-- elsewhere:               poll(2) this fd                            (the thread blocks)
+//!        |     |
+//!        +-----+ ready, or resumed without a reason
+//!              |
+//!              '-- deadline passed, or cancelled ----------------->  return an error
 //! ```
 //!
-//! Code that was written for blocking sockets runs unchanged over a [`Pausing`] one: a TLS library, an HTTP parser,
-//! `std::io::copy`. The same code works outside a job, and where a job may not pause, by blocking.
+//! Code that was written for blocking sockets runs unchanged with a [`Pausing`] socket: a TLS library, an HTTP parser,
+//! `std::io::copy`. Outside a job, and where a job cannot pause, the same code works by blocking the thread.
 //!
-//! The wait fd is an entry of the job's wait ctx that counts only when it is [armed](crate::WaitCtx::arm). It stays there from
-//! the first wait until the socket is dropped, or used in a job with another ctx, so that the many waits of a connection
-//! change nothing in the driver's poll set. It is gone from the ctx before the fd is closed.
+//! The wait fd is an entry of the job's wait ctx that counts only while it is [armed](crate::WaitCtx::arm). The entry
+//! stays in the ctx from the first wait until the socket is dropped, or is used in a job with another ctx. The many
+//! waits of a connection therefore change nothing in the set of fds that the driver polls. The entry leaves the ctx
+//! before the fd is closed.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -37,19 +40,20 @@ use crate::sys;
 use crate::wait_ctx::{Interest, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WeakWaitCtx};
 use crate::waiting::{WaitSpec, await_or_block, pause_until};
 
-/// A non-blocking value of std (or any with an fd) that pauses the job instead of failing with `WouldBlock`.
+/// A non-blocking value with an fd, a socket of the standard library, say, that pauses the job where the value alone
+/// fails with `WouldBlock`.
 ///
-/// Outside a job, and where the job may not pause, it blocks the thread. It reads and writes if `S` does, and so does
-/// `&Pausing<S>` if `&S` does: several jobs may share one, in an `Rc`. It is `Send` and `Sync` if `S` is, as the custom
-/// transports of synchronous HTTP clients want.
+/// Outside a job, and where the job cannot pause, the value blocks the thread. `Pausing<S>` reads and writes if `S`
+/// does, and `&Pausing<S>` does if `&S` does, so that several jobs can share one socket in an `Rc`. `Pausing<S>` is
+/// `Send` if `S` is, and `Sync` if `S` is: custom transports of synchronous HTTP clients need that.
 ///
 /// # Errors
 ///
-/// Those of `S`, and from every operation that has to wait:
-/// * [`io::ErrorKind::TimedOut`]: a timeout set here, or a deadline around the call ([`time::with_deadline`]), passed;
-/// * an error that holds [`Cancelled`]: the job is to end.
+/// Every operation fails as the operation of `S` does. An operation that has to wait also fails with
 ///
-/// [`time::with_deadline`]: crate::time::with_deadline
+/// * [`io::ErrorKind::TimedOut`], when a timeout that was set here, or a deadline around the call
+///   ([`time::with_deadline`](crate::time::with_deadline)), has passed;
+/// * an error that holds [`Cancelled`], when the job is to end.
 ///
 /// ```
 /// use asyncjob::io::Pausing;
@@ -73,35 +77,37 @@ use crate::waiting::{WaitSpec, await_or_block, pause_until};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Pausing<S> {
-    waiter: Waiter, // before `inner`: its key leaves the ctx while the fd is open
+    fd_wait: FdWait, // dropped before `inner`: the entry leaves the ctx while the fd is open
     inner: S,
 }
 
 impl<S: AsFd> Pausing<S> {
     /// Makes `inner` non-blocking and wraps it.
     ///
-    /// Non-blocking is a property of what the fd refers to, not of its number: duplicates (`try_clone`), and the other
-    /// processes that share a terminal, become non-blocking too.
+    /// Non-blocking is a property of the open file and not of the fd. Duplicates of the fd (`try_clone`), and other
+    /// processes that share a terminal, find the file non-blocking, too.
     ///
     /// # Errors
     ///
-    /// What `ioctl(FIONBIO)` says: the fd is not one that can be made non-blocking.
+    /// The error of `ioctl(FIONBIO)`: the file cannot be made non-blocking.
     pub fn new(inner: S) -> io::Result<Self> {
         sys::set_nonblocking(inner.as_fd())?;
         Ok(Pausing {
-            waiter: Waiter::default(),
+            fd_wait: FdWait::default(),
             inner,
         })
     }
 
-    /// Does `operation`, and again each time that the value is ready, until it gives something other than `WouldBlock`.
+    /// Calls `operation` with the value, and calls it again each time that the value is ready, until the result is
+    /// something other than `WouldBlock`.
     ///
-    /// For what [`Read`] and [`Write`] do not cover: datagrams, `peek`, `sendmsg` of another crate. `interest` says what
-    /// to wait for in between, and which timeout applies; with [`Interest::Both`] the shorter one.
+    /// Use it for what [`Read`] and [`Write`] do not cover: datagrams, `peek`, or `sendmsg` from another crate.
+    /// `interest` says which readiness to wait for, and which timeout applies. With [`Interest::Both`] the shorter
+    /// timeout applies.
     ///
     /// # Errors
     ///
-    /// Those of `operation` and those of every wait: see [`Pausing`].
+    /// The errors of `operation`, and those of every wait: see [`Pausing`].
     ///
     /// ```
     /// use asyncjob::{Interest, io::Pausing};
@@ -116,25 +122,25 @@ impl<S: AsFd> Pausing<S> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn perform<T>(&self, interest: Interest, mut operation: impl FnMut(&S) -> io::Result<T>) -> io::Result<T> {
-        let mut deadline = OpDeadline::new(&self.waiter, interest);
+        let mut deadline = OpDeadline::new(&self.fd_wait, interest);
         loop {
             match operation(&self.inner) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => deadline.wait(&self.waiter, self.inner.as_fd())?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => deadline.wait(&self.fd_wait, self.inner.as_fd())?,
                 other => return other,
             }
         }
     }
 
-    /// As [`perform`](Self::perform), for operations that need `&mut`.
+    /// Does what [`perform`](Self::perform) does, for operations that need `&mut`.
     fn perform_mut<T>(
         &mut self,
         interest: Interest,
         mut operation: impl FnMut(&mut S) -> io::Result<T>,
     ) -> io::Result<T> {
-        let mut deadline = OpDeadline::new(&self.waiter, interest);
+        let mut deadline = OpDeadline::new(&self.fd_wait, interest);
         loop {
             match operation(&mut self.inner) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => deadline.wait(&self.waiter, self.inner.as_fd())?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => deadline.wait(&self.fd_wait, self.inner.as_fd())?,
                 other => return other,
             }
         }
@@ -142,48 +148,49 @@ impl<S: AsFd> Pausing<S> {
 }
 
 impl<S> Pausing<S> {
-    /// How long one read, or one `accept`, may wait. `None`, as at first: for ever.
+    /// Sets how long one read, or one `accept`, may wait. `None` stands for no limit, which is the default.
     ///
-    /// Unlike std's, a timeout of zero is allowed: what is not there now has timed out.
+    /// A timeout of zero is allowed, unlike in the standard library. An operation that would have to wait fails at once
+    /// then.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) {
-        self.waiter.read_timeout.set(timeout);
+        self.fd_wait.read_timeout.set(timeout);
     }
 
-    /// How long one write may wait. `None`, as at first: for ever.
+    /// Sets how long one write may wait. `None` stands for no limit, which is the default.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) {
-        self.waiter.write_timeout.set(timeout);
+        self.fd_wait.write_timeout.set(timeout);
     }
 
-    /// The read timeout, as set.
+    /// The timeout of a read, if one is set.
     pub fn read_timeout(&self) -> Option<Duration> {
-        self.waiter.read_timeout.get()
+        self.fd_wait.read_timeout.get()
     }
 
-    /// The write timeout, as set.
+    /// The timeout of a write, if one is set.
     pub fn write_timeout(&self) -> Option<Duration> {
-        self.waiter.write_timeout.get()
+        self.fd_wait.write_timeout.get()
     }
 
-    /// The value itself: `local_addr`, `set_nodelay`. Its own reads and writes do not wait.
+    /// The value itself, to call `local_addr` or `set_nodelay`, for instance. Its own reads and writes do not wait.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The value itself, which may be replaced: the wait fd is forgotten, and set again by the next wait.
+    /// The value itself, which you may replace. The wait fd leaves the wait ctx. The next wait adds it again.
     pub fn get_mut(&mut self) -> &mut S {
-        drop(self.waiter.entry.get_mut().take());
+        drop(self.fd_wait.entry.get_mut().take());
         &mut self.inner
     }
 
-    /// The value itself, still non-blocking.
+    /// Takes the value out. It stays non-blocking.
     pub fn into_inner(self) -> S {
-        drop(self.waiter);
+        drop(self.fd_wait);
         self.inner
     }
 }
 
 impl Pausing<TcpListener> {
-    /// Listens at `address`.
+    /// Makes a listener at `address`.
     ///
     /// # Errors
     ///
@@ -192,12 +199,12 @@ impl Pausing<TcpListener> {
         Pausing::new(TcpListener::bind(address)?)
     }
 
-    /// Waits for a connection, up to the read timeout.
+    /// Waits for a connection, for the read timeout at most. Returns the connection and the address of the peer.
     ///
     /// # Errors
     ///
-    /// Those of `accept(2)` and those of every wait. When the process is out of fds it is the number `EMFILE` or
-    /// `ENFILE`; the connection stays queued, so accept again when an fd has become free.
+    /// Those of `accept(2)`, and those of every wait. When the process or the system is out of fds, the error is
+    /// `EMFILE` or `ENFILE`. The connection stays queued, so call `accept` again when an fd has become free.
     pub fn accept(&self) -> io::Result<(Pausing<TcpStream>, SocketAddr)> {
         let (stream, from) = self.perform(Interest::Readable, TcpListener::accept)?;
         Ok((Pausing::new(stream)?, from))
@@ -209,12 +216,12 @@ impl Pausing<TcpStream> {
     ///
     /// # Errors
     ///
-    /// What `connect(2)` says, and those of every wait.
+    /// Those of `connect(2)`, and those of every wait.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         Self::connect_within(None, address)
     }
 
-    /// Connects to `address`, or gives up after `timeout`.
+    /// Connects to `address`. Fails with [`io::ErrorKind::TimedOut`] after `timeout`.
     ///
     /// # Errors
     ///
@@ -223,13 +230,14 @@ impl Pausing<TcpStream> {
         Self::connect_within(Some(timeout), address)
     }
 
-    /// Connects to a host by its name, `"example.org:443"`: to the first of its addresses that takes the connection.
+    /// Connects to a host by its name and port, such as `"example.org:443"`. The addresses of the host are tried in
+    /// turn.
     ///
-    /// A look-up can only block, so inside a job it is made on a thread of its own.
+    /// The look-up of the name can only block, so inside a job it runs on a thread of its own.
     ///
     /// # Errors
     ///
-    /// Those of the look-up, what `connect(2)` says of the last address, and those of every wait.
+    /// Those of the look-up, those of `connect(2)` for the last address, and those of every wait.
     pub fn connect_host(host_and_port: &str) -> io::Result<Self> {
         let mut last = io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -244,18 +252,18 @@ impl Pausing<TcpStream> {
         Err(last)
     }
 
-    /// Another handle to the same connection, with the same timeouts and a wait fd of its own.
+    /// Makes another handle to the same connection, with the same timeouts and a wait fd of its own.
     ///
     /// # Errors
     ///
-    /// When the process has no fd left.
+    /// The process has no fd left.
     pub fn try_clone(&self) -> io::Result<Self> {
         self.cloned(self.inner.try_clone()?)
     }
 
     fn connect_within(timeout: Option<Duration>, address: SocketAddr) -> io::Result<Self> {
         let stream = Pausing {
-            waiter: Waiter::default(),
+            fd_wait: FdWait::default(),
             inner: sys::start_connect(&address)?,
         };
         stream.set_write_timeout(timeout);
@@ -270,36 +278,36 @@ impl Pausing<UnixStream> {
     ///
     /// # Errors
     ///
-    /// What `connect(2)` says, and those of every wait.
+    /// Those of `connect(2)`, and those of every wait.
     pub fn connect<P: AsRef<Path>>(path: P) -> io::Result<Self> {
         let inner = loop {
             match sys::connect_unix(path.as_ref()) {
-                // The listener's queue is full, and nothing tells when it has room.
+                // The queue of the listener is full, and nothing announces that it has capacity.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => retry()?,
                 connected => break connected?,
             }
         };
         Ok(Pausing {
-            waiter: Waiter::default(),
+            fd_wait: FdWait::default(),
             inner,
         })
     }
 
-    /// Another handle to the same connection, with the same timeouts and a wait fd of its own.
+    /// Makes another handle to the same connection, with the same timeouts and a wait fd of its own.
     ///
     /// # Errors
     ///
-    /// When the process has no fd left.
+    /// The process has no fd left.
     pub fn try_clone(&self) -> io::Result<Self> {
         self.cloned(self.inner.try_clone()?)
     }
 }
 
 impl<S> Pausing<S> {
-    /// `inner` is non-blocking, as a duplicate of something that is.
+    /// Wraps a duplicate of the value. The duplicate is non-blocking already.
     fn cloned(&self, inner: S) -> io::Result<Self> {
         let clone = Pausing {
-            waiter: Waiter::default(),
+            fd_wait: FdWait::default(),
             inner,
         };
         clone.set_read_timeout(self.read_timeout());
@@ -308,7 +316,7 @@ impl<S> Pausing<S> {
     }
 }
 
-/// The addresses of a host. In a job the thread that looks them up is another one.
+/// The addresses of a host. In a job another thread looks them up.
 fn look_up(host_and_port: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host_and_port.parse() {
         return Ok(vec![address]);
@@ -321,7 +329,7 @@ fn look_up(host_and_port: &str) -> io::Result<Vec<SocketAddr>> {
     let thread = thread::Builder::new().name("asyncjob-lookup".to_owned());
     thread.spawn(move || addresses.send(host_and_port.to_socket_addrs().map(Iterator::collect)))?;
     let found = await_or_block(found)?;
-    found.unwrap_or_else(|Closed| Err(io::Error::other("the look-up of the host panicked")))
+    found.unwrap_or_else(|Closed| Err(io::Error::other("the thread that looked up the host panicked")))
 }
 
 /// Waits for a chance to try again.
@@ -333,7 +341,7 @@ fn retry() -> io::Result<()> {
 }
 
 impl Pausing<UnixListener> {
-    /// Listens at `path`.
+    /// Makes a listener at `path`.
     ///
     /// # Errors
     ///
@@ -342,7 +350,7 @@ impl Pausing<UnixListener> {
         Pausing::new(UnixListener::bind(path)?)
     }
 
-    /// Waits for a connection, up to the read timeout.
+    /// Waits for a connection, for the read timeout at most. Returns the connection and the address of the peer.
     ///
     /// # Errors
     ///
@@ -425,16 +433,18 @@ impl<S: fmt::Debug> fmt::Debug for Pausing<S> {
     }
 }
 
-/// Waits for one fd.
+/// The waits for one fd: its entry in a wait ctx, and its timeouts.
 #[derive(Default)]
-struct Waiter {
-    /// Taken out during a wait. A second job that waits meanwhile makes an entry of its own.
+struct FdWait {
+    /// The entry of the last wait. It is taken out during a wait. A second job that waits meanwhile makes an entry of
+    /// its own.
     entry: Mutex<Option<Entry>>,
     read_timeout: Timeout,
     write_timeout: Timeout,
 }
 
-impl Waiter {
+impl FdWait {
+    /// The timeout of an operation that waits for this readiness.
     fn timeout(&self, interest: Interest) -> Option<Duration> {
         let (read, write) = (self.read_timeout.get(), self.write_timeout.get());
         match interest {
@@ -444,7 +454,7 @@ impl Waiter {
         }
     }
 
-    /// Waits once, for the fd or for no reason: the caller finds out by trying again.
+    /// Waits once. The wait may end although the fd is not ready, so the caller tries its operation again.
     fn wait(&self, fd: BorrowedFd<'_>, interest: Interest, deadline: Option<Instant>) -> io::Result<()> {
         let entry = with_current_ctx(|ctx| self.entry_in(ctx, fd.as_raw_fd(), interest));
         let key = entry.as_ref().map(|entry| entry.key);
@@ -453,7 +463,7 @@ impl Waiter {
         let outcome = pause_until(spec, || std::mem::replace(&mut waited, true).then_some(()));
         if let Some(entry) = entry {
             let other = self.entry.lock().replace(entry);
-            drop(other); // after the lock: an entry leaves its ctx when it is dropped
+            drop(other); // after the lock is released: the drop of an entry locks its ctx
         }
         outcome.map_err(|interrupted| match interrupted {
             Interrupted::TimedOut => timed_out(),
@@ -461,17 +471,17 @@ impl Waiter {
         })
     }
 
-    /// The entry that there is already, if it is in this ctx; else a new one.
+    /// The entry of the last wait, if it is in this ctx, and otherwise a new entry.
     fn entry_in(&self, ctx: &WaitCtx, fd: RawFd, interest: Interest) -> Entry {
-        let kept = self.entry.lock().take();
-        let here = kept.filter(|entry| entry.ctx.is(ctx));
+        let last = self.entry.lock().take();
+        let here = last.filter(|entry| entry.ctx.is(ctx));
         let mut entry = here.unwrap_or_else(|| Entry::new(ctx, fd, interest));
         entry.want(ctx, interest);
         entry
     }
 }
 
-/// A timeout that may be set through a shared reference.
+/// A timeout that can be set through a shared reference: nanoseconds, or [`NONE`].
 struct Timeout(AtomicU64);
 
 /// No timeout.
@@ -497,16 +507,16 @@ impl Default for Timeout {
     }
 }
 
-/// An fd's entry in a wait ctx, for as long as this value lives.
+/// The entry of an fd in a wait ctx. The drop removes it from the ctx.
 struct Entry {
-    /// Weak: a socket does not keep the ctx, and with it the fds of engines, from being cleaned up.
+    /// The handle is weak, because a socket must not keep a ctx, and with it the fds of engines, from being cleaned up.
     ctx: WeakWaitCtx,
     key: WaitKey,
     interest: Interest,
 }
 
 impl Entry {
-    /// The owner of the fd keeps it open for longer than this value.
+    /// Adds an entry. The caller must keep the fd open for longer than the entry exists.
     fn new(ctx: &WaitCtx, fd: RawFd, interest: Interest) -> Self {
         let key = WaitKey::unique();
         let options = WaitFdOptions::new().interest(interest).only_when_armed();
@@ -518,6 +528,7 @@ impl Entry {
         }
     }
 
+    /// Changes the interest of the entry, if it has another one.
     fn want(&mut self, ctx: &WaitCtx, interest: Interest) {
         if self.interest != interest {
             ctx.set_interest(self.key, interest);
@@ -534,8 +545,8 @@ impl Drop for Entry {
     }
 }
 
-/// The deadline of one operation. The clock is read at the first wait, so that an operation which need not wait does not
-/// read it.
+/// The deadline of one operation. The first wait reads the clock, so that an operation that need not wait does not read
+/// it.
 struct OpDeadline {
     interest: Interest,
     timeout: Option<Duration>,
@@ -543,19 +554,19 @@ struct OpDeadline {
 }
 
 impl OpDeadline {
-    fn new(waiter: &Waiter, interest: Interest) -> Self {
+    fn new(fd_wait: &FdWait, interest: Interest) -> Self {
         OpDeadline {
             interest,
-            timeout: waiter.timeout(interest),
+            timeout: fd_wait.timeout(interest),
             deadline: None,
         }
     }
 
-    fn wait(&mut self, waiter: &Waiter, fd: BorrowedFd<'_>) -> io::Result<()> {
+    fn wait(&mut self, fd_wait: &FdWait, fd: BorrowedFd<'_>) -> io::Result<()> {
         if let Some(timeout) = self.timeout.take() {
             self.deadline = Instant::now().checked_add(timeout);
         }
-        waiter.wait(fd, self.interest, self.deadline)
+        fd_wait.wait(fd, self.interest, self.deadline)
     }
 }
 
@@ -570,7 +581,8 @@ fn is_cancelled(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Cancelled>())
 }
 
-/// Whether a connection that was started stands. It may be asked too early, as any resume may come without a reason.
+/// Whether a connection that was started is established. If it is not yet, the error is `WouldBlock`, because a job may
+/// be resumed without a reason.
 fn connected(stream: &TcpStream) -> io::Result<()> {
     if let Some(refused) = stream.take_error()? {
         return Err(refused);

@@ -1,13 +1,14 @@
-//! Inside a job: time.
+//! Inside a job: sleeping, and deadlines for everything that waits.
 //!
 //! ```text
-//!   with_deadline(at, || {               the ctx's deadline is `at`, or stays what it was if that is earlier
-//!       read ... write ... sleep ...     each fails with "timed out" where it would pause after `at`
-//!   })                                   the ctx's deadline is what it was
+//!   with_deadline(at, || {               the ctx's deadline is `at`, or what it was before if that is earlier
+//!       read ... write ... sleep ...     each of these fails with "timed out" where it would pause after `at`
+//!   })                                   the ctx's deadline is what it was before
 //! ```
 //!
-//! A deadline stands in the [wait ctx](crate::WaitCtx::set_deadline), so that every pause is under it, those of code that
-//! has never heard of it included, and the driver resumes the job when it passes. Outside a job it stands in the thread.
+//! A job's deadline is stored in its [wait ctx](crate::WaitCtx::set_deadline). Every pause of the job is under it, also
+//! in code that does not know this crate's deadlines, because the driver resumes the job when the deadline passes.
+//! Outside a job the deadline belongs to the thread.
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,11 @@ use crate::job::with_current_ctx;
 use crate::wait_ctx::WaitCtx;
 use crate::waiting::{WaitSpec, current_deadline, earlier, pause_until, set_thread_deadline};
 
-/// Pauses the job for `duration` or a little longer. Outside a job it blocks the thread.
+/// Pauses the job for `duration` or a little longer. Where the code cannot pause, the thread sleeps.
 ///
 /// # Errors
 ///
-/// [`Interrupted`], when the job is cancelled or a deadline around the call passes first.
+/// [`Interrupted`]: the job is cancelled, or a deadline around the call passes first.
 ///
 /// ```
 /// use asyncjob::time::sleep;
@@ -34,11 +35,11 @@ use crate::waiting::{WaitSpec, current_deadline, earlier, pause_until, set_threa
 /// assert_eq!(job.cancel(), Ok(Err(asyncjob::Interrupted::Cancelled)));
 /// ```
 pub fn sleep(duration: Duration) -> Result<(), Interrupted> {
-    let end = Instant::now().checked_add(duration); // none: so far away that it is never
+    let end = Instant::now().checked_add(duration); // `None` is so far away that it is never
     sleep_until_end(end)
 }
 
-/// Pauses the job until `end` or a little later. Outside a job it blocks the thread.
+/// Pauses the job until `end` or a little later. Where the code cannot pause, the thread sleeps.
 ///
 /// # Errors
 ///
@@ -47,11 +48,12 @@ pub fn sleep_until(end: Instant) -> Result<(), Interrupted> {
     sleep_until_end(Some(end))
 }
 
-/// Lets every other job that is ready run first. Outside a job it is [`std::thread::yield_now`].
+/// Pauses the job until the other jobs that are ready have run. Where the code cannot pause, it is
+/// [`std::thread::yield_now`].
 ///
 /// # Errors
 ///
-/// [`Interrupted`], when the job is cancelled or a deadline around the call has passed.
+/// [`Interrupted`]: the job is cancelled, or a deadline around the call has passed.
 ///
 /// ```
 /// asyncjob::time::yield_now()?;
@@ -62,10 +64,11 @@ pub fn yield_now() -> Result<(), Interrupted> {
     pause_until(WaitSpec::retry(), || std::mem::replace(&mut waited, true).then_some(()))
 }
 
-/// Runs `f` with a deadline for everything in it that pauses: each such call fails once `deadline` has passed.
+/// Runs `f` with a deadline: each call in `f` that has to wait fails once `deadline` has passed.
 ///
-/// The closure itself goes on: it sees the errors of the calls. What need not wait succeeds still. Of nested deadlines
-/// the earlier one counts. Outside a job this holds for [`io`](crate::io), [`sleep`] and
+/// The closure itself goes on, and sees the errors of these calls. A call that need not wait succeeds after the
+/// deadline, too. Of nested deadlines the earliest counts. Outside a job the deadline holds for everything in this
+/// crate that waits by [`pause_until`](crate::waiting::pause_until): [`io`](crate::io), [`sleep`],
 /// [`await_or_block`](crate::waiting::await_or_block).
 ///
 /// ```
@@ -77,14 +80,14 @@ pub fn yield_now() -> Result<(), Interrupted> {
 /// assert_eq!(nap, Err(Interrupted::TimedOut));
 /// ```
 pub fn with_deadline<R>(deadline: Instant, f: impl FnOnce() -> R) -> R {
-    let _in_force = match with_current_ctx(WaitCtx::clone) {
+    let _guard = match with_current_ctx(WaitCtx::clone) {
         Some(ctx) => DeadlineGuard::in_ctx(ctx, deadline),
         None => DeadlineGuard::in_thread(deadline),
     };
     f()
 }
 
-/// As [`with_deadline`], `timeout` from now.
+/// Runs `f` with a deadline that is `timeout` from now: see [`with_deadline`].
 ///
 /// ```
 /// use asyncjob::io::Pausing;
@@ -104,7 +107,7 @@ pub fn with_timeout<R>(timeout: Duration, f: impl FnOnce() -> R) -> R {
     }
 }
 
-/// The deadline that is in force here, if any: for code of yours that waits by other means.
+/// The deadline that is in force for the caller, if there is one. Code of yours that waits by other means needs it.
 pub fn deadline() -> Option<Instant> {
     current_deadline()
 }
@@ -113,16 +116,17 @@ fn sleep_until_end(end: Option<Instant>) -> Result<(), Interrupted> {
     let around = current_deadline();
     let spec = WaitSpec::time().until(end);
     match pause_until(spec, || None::<()>) {
-        // The deadline that passed is the sleep's own, unless one around it was earlier.
+        // The deadline that has passed is the sleep's own, unless a deadline around the call was earlier.
         Err(Interrupted::TimedOut) if end.is_some() && earlier(end, around) == end => Ok(()),
         other => other,
     }
 }
 
-/// A deadline in force until this is dropped.
+/// Keeps a deadline in force until it is dropped.
 struct DeadlineGuard {
-    /// `None`: the thread's.
+    /// The ctx whose deadline was changed. `None` stands for the thread.
     ctx: Option<WaitCtx>,
+    /// The deadline to put back.
     before: Option<Instant>,
 }
 

@@ -1,24 +1,25 @@
-//! The wait fds of a ctx: which there are, which have changed since the last resume, and the values that own them.
+//! The wait fds of a ctx: the entries, their changes since the last resume, and the values that own the fds.
 //!
-//! The states of an entry are drawn in the parent module. Everything here runs under the lock of the ctx, so nothing here
-//! runs or drops what is the user's: values are handed out.
+//! The table in the documentation of the parent module has the states of an entry. Everything here runs under the lock
+//! of the ctx. So nothing here runs or drops what belongs to the user: values are handed out to the caller, who drops
+//! them after the lock is released.
 
 use std::any::Any;
 
 use super::{Changes, Interest, WaitFd, WaitKey};
 
-/// A value of the user's, which may own an fd.
+/// A value of the user, which may own an fd.
 pub(super) type Value = Box<dyn Any + Send>;
 
-/// Oldest first.
+/// The entries of a ctx, oldest first.
 #[derive(Default)]
 pub(super) struct Entries(Vec<Entry>);
 
 struct Entry {
     fd: WaitFd,
-    /// Since the last resume.
+    /// Whether the entry was added since the last resume.
     added: bool,
-    /// Since the last resume. The entry has given its value away.
+    /// Whether the entry was removed since the last resume. Its value has been given away then.
     removed: bool,
     value: Option<Value>,
 }
@@ -53,7 +54,8 @@ impl Entries {
         self.newest(key).map(|entry| entry.fd)
     }
 
-    /// Sets the interest of the newest entry under `key`. `None`: there is none. Otherwise: whether anything has changed.
+    /// Sets the interest of the newest entry under `key`. Returns `None` if there is no entry, and otherwise whether
+    /// the interest has changed.
     pub(super) fn set_interest(&mut self, key: WaitKey, interest: Interest) -> Option<bool> {
         let entry = self.newest_mut(key)?;
         if entry.fd.interest == interest {
@@ -73,7 +75,8 @@ impl Entries {
         Some(true)
     }
 
-    /// Removes the newest entry under `key` and hands out its value. `None`: there is no entry.
+    /// Removes the newest entry under `key` and hands out its value, which is absent while it is borrowed. Returns
+    /// `None` if there is no entry.
     pub(super) fn remove(&mut self, key: WaitKey) -> Option<Option<Value>> {
         let at = self.0.iter().rposition(|entry| entry.is_live(key))?;
         if self.0[at].added {
@@ -83,16 +86,17 @@ impl Entries {
         Some(self.0[at].value.take())
     }
 
-    /// Takes the value of the newest entry under `key` out, if it is a `V`, with the entry's fd.
+    /// Takes the value out of the newest entry under `key`, if it is a `V`. Returns the value with the fd of the entry.
     pub(super) fn borrow_value<V: 'static>(&mut self, key: WaitKey) -> Option<(WaitFd, Value)> {
         let entry = self.newest_mut(key)?;
         let value = entry.value.take_if(|value| value.is::<V>())?;
         Some((entry.fd, value))
     }
 
-    /// Puts a borrowed value back into its entry. The value comes out again if the entry is gone.
+    /// Puts a borrowed value back into its entry. Returns the value if the entry is gone.
     pub(super) fn return_value(&mut self, fd: WaitFd, value: Value) -> Option<Value> {
-        // The fd is compared, too: an older entry under the same key may have given its value to another thread meanwhile.
+        // The fd is compared, too, because another thread may have borrowed the value of an older entry under the same
+        // key.
         let is_owner = |entry: &&mut Entry| entry.is_live(fd.key) && entry.fd.fd == fd.fd && entry.value.is_none();
         match self.0.iter_mut().rev().find(is_owner) {
             Some(entry) => entry.value.replace(value),
@@ -104,7 +108,7 @@ impl Entries {
         self.newest(key)?.copied()
     }
 
-    /// Newest first.
+    /// Copies of the values that are a `V`, newest first.
     pub(super) fn copied_values<V: Copy + 'static>(&self) -> Vec<(WaitFd, V)> {
         let live = self.0.iter().rev().filter(|entry| !entry.removed);
         live.filter_map(Entry::copied).collect()
@@ -116,6 +120,7 @@ impl Entries {
         live.map(|entry| (entry.fd, entry.added))
     }
 
+    /// The changes since the last resume. An entry that was added and removed since then is in the list no more.
     pub(super) fn changes(&self) -> Changes {
         let newest = |pick: fn(&Entry) -> bool| {
             let picked = self.0.iter().rev().filter(|entry| pick(entry));
@@ -127,13 +132,13 @@ impl Entries {
         }
     }
 
-    /// The job was resumed: what was added is settled, what was removed is gone.
+    /// Settles the entries when the job is resumed: added entries are settled, and removed ones are gone.
     pub(super) fn settle(&mut self) {
-        self.0.retain(|entry| !entry.removed); // a removed entry has no value, so this drops nothing of the user's
+        self.0.retain(|entry| !entry.removed); // a removed entry has no value, so this drops nothing of the user
         self.0.iter_mut().for_each(|entry| entry.added = false);
     }
 
-    /// Takes the newest entry out, for the end of the ctx.
+    /// Takes the newest entry out and hands out its value. The drop of the ctx uses this.
     pub(super) fn pop(&mut self) -> Option<Option<Value>> {
         self.0.pop().map(|entry| entry.value)
     }

@@ -1,32 +1,35 @@
 //! What a job waits for.
 //!
-//! A [`WaitCtx`] stands for one asynchronous session (in TLS: one connection). The code inside the job (an engine, or
-//! [`io`](crate::io) and its siblings) writes into it why the job pauses; the driver outside reads it to know when to
-//! resume. Neither knows the other.
+//! A [`WaitCtx`] stands for one asynchronous session, such as one TLS connection. The code inside the job (an engine,
+//! or [`io`](crate::io) and its siblings) writes into the ctx what the job waits for. The driver outside the job reads
+//! the ctx to learn when to resume the job. Neither of the two knows the other.
 //!
 //! ```text
-//!              inside: says why                     outside: knows when
+//!              inside the job                           outside: the driver
 //!
-//!              wait fds, by key   -------------->   fds(), changes()
-//!              status             -------------->   status()
-//!              deadline           -------------->   deadline()
-//!              callback()         <--------------   set_callback(waker)
+//!              wait fds, by key   ----------------->    fds(), changes(), version()
+//!              arm(key)           ----------------->    armed(), which fds() regards
+//!              status             ----------------->    status()    \
+//!              deadline           ----------------->    deadline()  / wants()
+//!              callback()         <-----------------    set_callback(waker)
 //! ```
 //!
-//! An entry is one wait fd under its key. Between two resumes an entry is in one of these states:
+//! An entry is one wait fd under its key. An entry is in one of these states:
 //!
-//! | state | entered by | reported by |
-//! |---|---|---|
-//! | added | `add_wait_fd` | `fds`, `changes().added` |
-//! | settled | the next resume of a job bound to the ctx (S42) | `fds` |
-//! | removed | `clear_fd` of a settled entry | `changes().removed`, until that resume (S58) |
-//! | gone | `clear_fd` of an added entry (S56); the resume after a removal | nothing |
+//! | state | entered by | reported by | fields of `Entry` |
+//! |---|---|---|---|
+//! | added | `add_wait_fd` | `fds`, `changes().added` | `added` |
+//! | settled | the next resume of a job that is bound to the ctx (S42) | `fds` | neither |
+//! | removed | `clear_fd` of a settled entry | `changes().removed`, until that resume (S58) | `removed` |
+//! | gone | `clear_fd` of an added entry (S56); the resume after a removal | nothing | not in the list |
 //!
-//! An entry owns a value: an `OwnedFd`, or an engine's request. Dropping the ctx drops the values, newest first. That is
-//! OpenSSL's cleanup routine (S60). Clearing the key gives the value back instead, because OpenSSL calls no cleanup then.
+//! `set_interest` of a settled entry makes it an added one, beside a removed one with the old interest.
 //!
-//! The manual page is `ASYNC_WAIT_CTX_new(3)`. Numbers such as S42 are OpenSSL's observed behaviours, defined in
-//! [`docs::openssl_behaviour`](crate::docs::openssl_behaviour).
+//! An entry owns a value: an `OwnedFd`, or an engine's request. The drop of the ctx drops the values, newest first, in
+//! place of OpenSSL's cleanup routines (S60). To clear a key gives the value back, because OpenSSL calls no cleanup
+//! routine then.
+//!
+//! The manual page is `ASYNC_WAIT_CTX_new(3)`.
 
 mod entries;
 mod wants;
@@ -46,19 +49,20 @@ use entries::{Entries, Value};
 pub(crate) use wants::LONGEST_INTERVAL;
 pub use wants::Wants;
 
-/// Names an entry of a [`WaitCtx`]: the `const void *key` of the C interface, compared by address only ([S53](crate::docs::openssl_behaviour#s53)).
+/// Names an entry of a [`WaitCtx`]. It is the `const void *key` of the C interface, which is compared by its address
+/// only ([S53](crate::docs::openssl_behaviour#s53)).
 ///
-/// Each piece of code that waits uses a key of its own, so that several can share one ctx.
+/// Each piece of code that waits uses a key of its own, so that several of them can share one ctx.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WaitKey(usize);
 
 impl WaitKey {
-    /// The address of something that lives as long as the entry: in C, usually the `ENGINE *`.
+    /// Makes a key of the address of something that lives as long as the entry. In C that is usually the `ENGINE *`.
     pub fn from_ptr<T: ?Sized>(ptr: *const T) -> Self {
         WaitKey(ptr.cast::<u8>() as usize)
     }
 
-    /// A key that no other call and no address equals.
+    /// Makes a key that is different from every other key of the process, those made of an address included.
     pub fn unique() -> Self {
         // User space ends below the top bit of an address on 64-bit Linux, so these numbers are no addresses.
         static NEXT: AtomicUsize = AtomicUsize::new(1 << (usize::BITS - 1));
@@ -66,45 +70,46 @@ impl WaitKey {
     }
 }
 
-/// What a wait fd is waited for.
+/// The readiness that a wait fd is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Interest {
-    /// The fd is readable: the only kind that C programs see, and the default.
+    /// The fd is readable. This is the default, and the only interest that C programs know.
     Readable,
     /// The fd is writable.
     Writable,
-    /// Either.
+    /// The fd is readable or writable.
     Both,
 }
 
 impl Interest {
-    /// Whether to wake for readable.
+    /// Whether readability ends the wait.
     pub fn is_readable(self) -> bool {
         self != Interest::Writable
     }
 
-    /// Whether to wake for writable.
+    /// Whether writability ends the wait.
     pub fn is_writable(self) -> bool {
         self != Interest::Readable
     }
 }
 
-/// A wait fd, as a driver sees it: what to poll, and what for.
+/// A wait fd as a driver sees it: the fd to poll, and what to poll it for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WaitFd {
-    /// The entry's name.
+    /// The key of the entry.
     pub key: WaitKey,
-    /// The number to poll. A driver never reads, drains or closes it.
+    /// The fd to poll. A driver never reads, drains or closes it.
     pub fd: RawFd,
-    /// What to poll for.
+    /// What to poll the fd for.
     pub interest: Interest,
-    /// Counts only during a pause that names the key with [`WaitCtx::arm`]. An ordinary entry counts at every pause.
+    /// Whether the entry counts only during a pause that has armed its key with [`WaitCtx::arm`]. An ordinary entry
+    /// counts at every pause.
     pub only_when_armed: bool,
 }
 
 impl WaitFd {
-    /// `fd` under `key`, waited for as `options` say.
+    /// The wait fd `fd` under `key`, with these options.
     pub fn new(key: WaitKey, fd: RawFd, options: WaitFdOptions) -> Self {
         WaitFd {
             key,
@@ -114,13 +119,14 @@ impl WaitFd {
         }
     }
 
-    /// Whether the entry counts while `armed` is the armed key.
+    /// Whether the entry counts during a pause that has armed this key.
     pub(crate) fn counts(&self, armed: Option<WaitKey>) -> bool {
         !self.only_when_armed || armed == Some(self.key)
     }
 }
 
-/// How a wait fd is waited for: see [`WaitCtx::add_wait_fd_with`]. The default is: for readable, at every pause.
+/// How a wait fd is waited for: see [`WaitCtx::add_wait_fd_with`]. By default a wait fd is waited for at every pause,
+/// until it is readable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "options do nothing until a wait fd is added with them"]
 pub struct WaitFdOptions {
@@ -135,7 +141,7 @@ impl Default for WaitFdOptions {
 }
 
 impl WaitFdOptions {
-    /// For readable, at every pause.
+    /// The default options: readable, at every pause.
     pub const fn new() -> Self {
         WaitFdOptions {
             interest: Interest::Readable,
@@ -143,52 +149,55 @@ impl WaitFdOptions {
         }
     }
 
-    /// What to wait for.
+    /// Sets the readiness to wait for.
     pub const fn interest(mut self, interest: Interest) -> Self {
         self.interest = interest;
         self
     }
 
-    /// Counts only during a pause that names the key with [`WaitCtx::arm`].
+    /// Makes the entry count only during a pause that has armed its key with [`WaitCtx::arm`].
     ///
-    /// A socket stays registered for the life of its connection this way. Data that arrives during another wait of the same
-    /// job, for a signature, say, does not resume the job.
+    /// A socket can so stay registered for the life of its connection. Data that arrives while the same job waits for
+    /// something else, for a signature, say, does not resume the job.
     pub const fn only_when_armed(mut self) -> Self {
         self.only_when_armed = true;
         self
     }
 }
 
-/// The wait fds added and removed since the last resume: see [`WaitCtx::changes`].
+/// The wait fds that were added and removed since the last resume: see [`WaitCtx::changes`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Changes {
-    /// Newest first.
+    /// The fds that were added, newest first.
     pub added: Vec<WaitFd>,
-    /// Newest first. Handle these before `added` and ignore their errors: a closed and reopened fd has the same number.
+    /// The fds that were removed, newest first. Handle these before `added`, and ignore errors: an fd that was closed
+    /// and opened again has the same number.
     pub removed: Vec<WaitFd>,
 }
 
-/// What an engine says of the request that the job waits for (`ASYNC_WAIT_CTX_set_status(3)`).
+/// What an engine says about the request that the job waits for (`ASYNC_WAIT_CTX_set_status(3)`).
 ///
-/// The status stays until it is set again, across pauses and jobs ([S65](crate::docs::openssl_behaviour#s65)). [`Wants`] says what a driver makes of it.
+/// A status stays until it is set again, across pauses and jobs ([S65](crate::docs::openssl_behaviour#s65)). [`Wants`]
+/// says what a driver does for each status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Status {
-    /// The engine uses no callback: wait for the fds. The default.
+    /// The engine uses no callback: wait for the fds. This is the default.
     #[default]
     Unsupported,
     /// The engine is broken for this session: cancel the job.
     Err,
-    /// Submitted: the callback will be called.
+    /// The engine has submitted its request and will call the callback.
     Ok,
-    /// Not submitted, a queue was full: resume the job later, no callback will come.
+    /// The engine could not submit its request because a queue was full. Resume the job later. The callback will not be
+    /// called.
     Eagain,
-    /// Any other number: OpenSSL stores it and interprets nothing.
+    /// Any other number. OpenSSL stores the number and gives it no meaning.
     Other(i32),
 }
 
 impl Status {
-    /// The status with this number in C.
+    /// The status that has this number in C.
     pub fn from_raw(raw: i32) -> Self {
         match raw {
             0 => Status::Unsupported,
@@ -199,7 +208,7 @@ impl Status {
         }
     }
 
-    /// The number of this status in C ([S2](crate::docs::openssl_behaviour#s2)).
+    /// The number that this status has in C ([S2](crate::docs::openssl_behaviour#s2)).
     pub fn to_raw(self) -> i32 {
         match self {
             Status::Unsupported => 0,
@@ -211,10 +220,9 @@ impl Status {
     }
 }
 
-/// Makes a [`Waker`] that calls `f`. A callback of a wait ctx is a `Waker`, Rust's name for a small function that any thread
-/// may call any number of times.
+/// Makes a [`Waker`] that calls `f`.
 ///
-/// `f` must not block.
+/// A callback of a wait ctx is a `Waker`: any thread may call it, any number of times. `f` must not block.
 ///
 /// ```
 /// use asyncjob::{WaitCtx, waker_fn};
@@ -243,11 +251,18 @@ pub fn waker_fn<F: Fn() + Send + Sync + 'static>(f: F) -> Waker {
     Waker::from(Arc::new(WakerFn(f)))
 }
 
-/// One asynchronous session: what its job waits for, and how to say that it happened.
+/// One asynchronous session: what its job waits for, and how the driver of the job learns that it has happened.
 ///
-/// Clones are handles to the same ctx. Every method may be called from any thread: an engine's polling thread reads the
-/// callback while the job's thread adds fds ([S47](crate::docs::openssl_behaviour#s47)). A job holds the ctx that it
-/// was started with until it ends.
+/// A clone is another handle to the same ctx. `WaitCtx` is `Send` and `Sync`: any thread may call any method, so that
+/// an engine's polling thread can read the callback while the job's thread adds fds
+/// ([S47](crate::docs::openssl_behaviour#s47)). A job holds the ctx that it was started with until the job ends.
+///
+/// | the code inside the job | the driver |
+/// |---|---|
+/// | [`add_wait_fd`](Self::add_wait_fd), [`clear_fd`](Self::clear_fd), [`set_interest`](Self::set_interest) | [`fds`](Self::fds), [`changes`](Self::changes), [`version`](Self::version) |
+/// | [`arm`](Self::arm) | [`armed`](Self::armed) |
+/// | [`set_status`](Self::set_status), [`set_deadline`](Self::set_deadline) | [`status`](Self::status), [`deadline`](Self::deadline), [`wants`](Self::wants) |
+/// | [`callback`](Self::callback) | [`set_callback`](Self::set_callback) |
 ///
 /// ```
 /// use asyncjob::{WaitCtx, WaitKey};
@@ -265,29 +280,48 @@ pub fn waker_fn<F: Fn() + Send + Sync + 'static>(f: F) -> Waker {
 /// # drop(reader);
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// # The states of a wait fd
+///
+/// | state | begins with | is reported by |
+/// |---|---|---|
+/// | added | `add_wait_fd` | `fds`, `changes().added` |
+/// | settled | the next resume of a job that is bound to the ctx ([S42](crate::docs::openssl_behaviour#s42)) | `fds` |
+/// | removed | `clear_fd` of a settled fd | `changes().removed`, until the next such resume ([S58](crate::docs::openssl_behaviour#s58)) |
+/// | gone | `clear_fd` of an added fd ([S56](crate::docs::openssl_behaviour#s56)), or the resume after a removal | nothing |
+///
+/// A ctx owns the values that were added to it. `clear_fd` gives a value back. When the last handle to the ctx is
+/// dropped, the values that are left are dropped, newest first, where OpenSSL calls its cleanup routines
+/// ([S60](crate::docs::openssl_behaviour#s60)).
+///
+/// # One job at a time
+///
+/// A ctx has one callback, so it can serve one job of a scheduler or a [`JobFuture`](crate::job_future::JobFuture) at a
+/// time. A second one is refused until the first has ended. Jobs that you drive by hand are not counted.
 #[derive(Clone)]
 pub struct WaitCtx {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Goes up at every change of the entries, so that a driver that has seen a version need not look again.
+    /// Goes up at every change of the entries. A driver that has seen a version need not look at the entries again.
     version: AtomicU32,
-    /// Some entry is added or removed: the next resume has to settle them.
+    /// Whether some entry is added or removed, so that the next resume has to settle the entries.
     unsettled: AtomicBool,
     status: AtomicI32,
     /// Nanoseconds after [`epoch`], or [`NO_DEADLINE`].
     deadline: AtomicU64,
     /// The key of the only-when-armed entry that counts now, or 0.
     armed: AtomicUsize,
-    /// A driver has a job on this ctx that has not ended: see [`WaitCtx::claim`].
+    /// Whether a driver has a job on this ctx that has not ended: see [`WaitCtx::claim`].
     claimed: AtomicBool,
     entries: Mutex<Entries>,
-    /// Behind an `Arc`, so that the user's `Waker::clone` and `drop` run after the lock is released.
+    /// The callback is behind an `Arc`, so that the clone and the drop of the user's `Waker` run after the lock is
+    /// released.
     callback: Mutex<Option<Arc<Waker>>>,
 }
 
-/// A value that is out of its entry, to which it goes back when this is dropped.
+/// A value that was taken out of its entry. The drop puts it back.
 struct BorrowedValue<'a> {
     ctx: &'a WaitCtx,
     fd: WaitFd,
@@ -298,13 +332,14 @@ impl Drop for BorrowedValue<'_> {
     fn drop(&mut self) {
         let Some(value) = self.value.take() else { return };
         let orphan = self.ctx.inner.entries.lock().return_value(self.fd, value);
-        drop(orphan); // after the lock: a value whose entry was cleared meanwhile
+        drop(orphan); // after the lock is released: the drop of a value whose entry is gone may run any code
     }
 }
 
 const NO_DEADLINE: u64 = u64::MAX;
 
-/// Deadlines are stored as a number, so that reading one takes no lock: nanoseconds since the first call.
+/// The time from which deadlines count: the first call. A deadline is stored as a number, so that reading it takes no
+/// lock.
 fn epoch() -> Instant {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
     *EPOCH.get_or_init(Instant::now)
@@ -337,22 +372,23 @@ impl WaitCtx {
         }
     }
 
-    /// Whether both are handles to one ctx.
+    /// Whether both are handles to the same ctx.
     pub fn ptr_eq(&self, other: &WaitCtx) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// Adds an entry: waits for `value` to be readable, at every pause until the key is cleared.
+    /// Adds an entry: from now on the job waits for `value` to be readable, at every pause until the key is cleared.
     ///
-    /// The ctx owns `value` and so keeps the fd open. Keys are not unique: a second value under the same key hides the first
-    /// until the second is cleared ([S52](crate::docs::openssl_behaviour#s52)).
+    /// The ctx owns `value`, and so keeps the fd open. Keys are not unique: a second value under the same key hides the
+    /// first until the second is cleared ([S52](crate::docs::openssl_behaviour#s52)).
     pub fn add_wait_fd<V: AsFd + Send + 'static>(&self, key: WaitKey, value: V) {
         self.add_wait_fd_with(key, value, WaitFdOptions::new());
     }
 
-    /// As [`add_wait_fd`](Self::add_wait_fd), with another interest or only for the pauses that ask for it.
+    /// Adds an entry with options: for another interest, or only for the pauses that arm its key.
     ///
-    /// A driver treats an fd that the system refuses to poll, a regular file, say, as always ready, with a back-off.
+    /// The system refuses to poll some fds, those of regular files, say. A driver treats such an fd as always ready,
+    /// and resumes the job at growing intervals.
     ///
     /// ```
     /// use asyncjob::{Interest, WaitCtx, WaitFdOptions, WaitKey};
@@ -370,20 +406,21 @@ impl WaitCtx {
         self.add_entry(WaitFd::new(key, fd, options), Box::new(value));
     }
 
-    /// Adds an entry for a bare fd number, with any value: the form of `ASYNC_WAIT_CTX_set_wait_fd(3)`.
+    /// Adds an entry for a bare fd number, with a value of any type: the form of `ASYNC_WAIT_CTX_set_wait_fd(3)`.
     ///
     /// The number is not checked ([S52](crate::docs::openssl_behaviour#s52)).
     ///
     /// # Safety
     ///
-    /// The caller must keep the fd open for as long as the entry is there: until the key is cleared, or the ctx is dropped. A
-    /// number that never was an open fd, such as -1, is allowed. Drivers poll the number and duplicate it.
+    /// The caller must keep the fd open until the entry has left the ctx: until the key is cleared, or the last handle
+    /// to the ctx is dropped. A number that never was an open fd, such as -1, is allowed. Drivers poll the number and
+    /// duplicate it.
     #[allow(unsafe_code, reason = "its contract is about fds; its body is safe")]
     pub unsafe fn add_raw_wait_fd(&self, fd: WaitFd, value: Box<dyn Any + Send>) {
         self.add_entry(fd, value);
     }
 
-    /// As [`add_raw_wait_fd`](Self::add_raw_wait_fd), for code of this crate that keeps the fd open.
+    /// Does what [`add_raw_wait_fd`](Self::add_raw_wait_fd) does, for code of this crate that keeps the fd open.
     pub(crate) fn add_entry(&self, fd: WaitFd, value: Value) {
         self.inner.entries.lock().add(fd, value);
         self.changed();
@@ -394,9 +431,9 @@ impl WaitCtx {
         self.inner.entries.lock().fd(key).map(|fd| fd.fd)
     }
 
-    /// Waits for something else at the fd that was added last under `key`. `false`: there is none.
+    /// Changes what the fd that was added last under `key` is waited for. Returns whether there is such an fd.
     ///
-    /// A change is reported as a removal and an addition of the same fd.
+    /// The change is reported as a removal and an addition of the same fd.
     pub fn set_interest(&self, key: WaitKey, interest: Interest) -> bool {
         let changed = self.inner.entries.lock().set_interest(key, interest);
         if changed == Some(true) {
@@ -405,19 +442,22 @@ impl WaitCtx {
         changed.is_some()
     }
 
-    /// Removes the entry that was added last under `key` and gives its value back
+    /// Removes the entry that was added last under `key`, and gives its value back
     /// ([S56](crate::docs::openssl_behaviour#s56)).
+    ///
+    /// Returns `None` if there is no such entry, and also while its value is lent to [`with_value`](Self::with_value).
     pub fn clear_fd(&self, key: WaitKey) -> Option<Box<dyn Any + Send>> {
         let value = self.inner.entries.lock().remove(key)?;
         self.changed();
         value
     }
 
-    /// Calls `f` with the value under `key`, if there is one and it is a `V`.
+    /// Calls `f` with the value under `key`. Returns `None` without a call if there is no such value, or if it is no
+    /// `V`.
     ///
-    /// The value leaves the ctx during the call, so that `f` may use the ctx. Another thread sees the fd meanwhile, but no
-    /// value, and a clear of the key gives none back. The value returns when `f` does, also by a panic, unless its key was
-    /// cleared: then the value is dropped.
+    /// The value leaves the ctx during the call, so `f` may use the ctx. Meanwhile another thread sees the fd but no
+    /// value, and clearing the key gives no value back. The value returns to the ctx when `f` returns or panics. If its
+    /// key was cleared meanwhile, the value is dropped instead.
     pub fn with_value<V: Send + 'static, R>(&self, key: WaitKey, f: impl FnOnce(&mut V) -> R) -> Option<R> {
         let (fd, value) = self.inner.entries.lock().borrow_value::<V>(key)?;
         let mut borrowed = BorrowedValue {
@@ -429,22 +469,22 @@ impl WaitCtx {
         Some(f(value))
     }
 
-    /// A copy of the value under `key`, if there is one and it is a `V`, with its fd. The value stays in the ctx.
+    /// A copy of the value under `key`, with its fd, if the value is a `V`. The value stays in the ctx.
     #[doc(hidden)] // for asyncjob-capi, whose engines' threads read values while the job runs
     pub fn copied_value<V: Copy + Send + 'static>(&self, key: WaitKey) -> Option<(WaitFd, V)> {
         self.inner.entries.lock().copied_value(key)
     }
 
-    /// Copies of all values that are a `V`, with their fds, newest first (S60).
+    /// Copies of all values that are a `V`, with their fds, newest first ([S60](crate::docs::openssl_behaviour#s60)).
     #[doc(hidden)] // for asyncjob-capi, which calls OpenSSL's cleanup routines for them
     pub fn copied_values<V: Copy + Send + 'static>(&self) -> Vec<(WaitFd, V)> {
         self.inner.entries.lock().copied_values()
     }
 
-    /// Every wait fd that counts now, newest first ([S54](crate::docs::openssl_behaviour#s54)): what to poll while the job is
-    /// paused.
+    /// Every wait fd that counts now, newest first ([S54](crate::docs::openssl_behaviour#s54)). These are the fds that
+    /// a driver polls while the job is paused.
     ///
-    /// Only-when-armed entries count while they are [armed](Self::arm).
+    /// An entry that is [`only_when_armed`](WaitFdOptions::only_when_armed) counts while its key is [armed](Self::arm).
     pub fn fds(&self) -> Vec<WaitFd> {
         let armed = self.armed();
         let entries = self.inner.entries.lock();
@@ -452,71 +492,77 @@ impl WaitCtx {
         live.filter(|fd| fd.counts(armed)).collect()
     }
 
-    /// The wait fds added and removed since a job bound to this ctx was last resumed
+    /// The wait fds that were added and removed since a job bound to this ctx was last resumed
     /// ([S42](crate::docs::openssl_behaviour#s42), [S55](crate::docs::openssl_behaviour#s55)).
     ///
-    /// Reading consumes nothing. Additions made after the last pause stay reported through later jobs, until one of them
-    /// pauses and is resumed ([S59](crate::docs::openssl_behaviour#s59)).
+    /// Reading the changes does not consume them. An fd that was added after the last pause of a job stays reported,
+    /// during later jobs too, until a job pauses and is resumed ([S59](crate::docs::openssl_behaviour#s59)).
     pub fn changes(&self) -> Changes {
         self.inner.entries.lock().changes()
     }
 
-    /// What the job of this ctx waits for, and so what its driver is to do after a pause: the table of [`Wants`].
+    /// What the job of this ctx waits for, and so what its driver does next. The rules are in the table of [`Wants`].
     pub fn wants(&self) -> Wants {
         let armed = self.armed();
         let has_wait_fds = self.inner.entries.lock().live().any(|(fd, _)| fd.counts(armed));
         Wants::of(self.status(), has_wait_fds, self.deadline())
     }
 
-    /// Makes the only-when-armed entry under `key` count, or none of them. Returns the key that counted before.
+    /// Makes the only-when-armed entry under `key` count. With `None` none of them counts. Returns the key that was
+    /// armed before.
     pub fn arm(&self, key: Option<WaitKey>) -> Option<WaitKey> {
-        // Only the job's own thread arms. A driver that reads the key has synchronised with the pause already.
+        // Only the job's own thread arms a key. A driver that reads the key has synchronised with the pause already.
         let before = self.armed();
         self.inner.armed.store(key.map_or(0, |k| k.0), Ordering::Relaxed);
         before
     }
 
-    /// The key of the only-when-armed entry that counts now.
+    /// The key that is armed now.
     pub fn armed(&self) -> Option<WaitKey> {
         let key = self.inner.armed.load(Ordering::Relaxed);
         (key != 0).then_some(WaitKey(key))
     }
 
-    /// Sets what an engine calls, from any thread, when the request is done: the driver's side of the callback.
+    /// Sets the callback, which an engine calls from any thread when its request is done. This is the driver's side of
+    /// the callback.
     ///
-    /// The callback may be called before the job has paused ([S64](crate::docs::openssl_behaviour#s64)): a driver must
-    /// remember that. [`waker_fn`] makes a callback of a closure. A scheduler and a
-    /// [`JobFuture`](crate::job_future::JobFuture) set the callback of their jobs' ctxs, and clear it when the job has ended.
+    /// An engine may call it before the job has paused, and the driver must remember that call
+    /// ([S64](crate::docs::openssl_behaviour#s64)). [`waker_fn`] makes a callback of a closure. A scheduler and a
+    /// [`JobFuture`](crate::job_future::JobFuture) set the callback of the ctxs of their jobs, and clear it when the
+    /// job has ended.
     pub fn set_callback(&self, callback: Option<Waker>) {
         let new = callback.map(Arc::new);
         let old = std::mem::replace(&mut *self.inner.callback.lock(), new);
-        drop(old); // after the lock: dropping a waker may run anything
+        drop(old); // after the lock is released: the drop of a waker may run any code
     }
 
-    /// The callback, if the driver has set one ([S63](crate::docs::openssl_behaviour#s63)): the engine's side of the callback.
+    /// The callback, or `None` if the driver has set none ([S63](crate::docs::openssl_behaviour#s63)). This is the
+    /// engine's side of the callback.
     pub fn callback(&self) -> Option<Waker> {
         let shared = self.inner.callback.lock().clone()?;
         Some(Waker::clone(&shared))
     }
 
-    /// Whether the callback would do the same as `waker`, so that it need not be read again.
+    /// Whether the callback wakes the same task as `waker`, so that the caller need not read the callback again.
     pub(crate) fn callback_will_wake(&self, waker: &Waker) -> bool {
-        // Under the lock: `will_wake` compares two pointers and runs nothing of the user's.
+        // This may run under the lock: `will_wake` compares two pointers and runs no code of the user.
         let callback = self.inner.callback.lock();
         callback.as_ref().is_some_and(|callback| callback.will_wake(waker))
     }
 
-    /// Sets the engine's status ([S65](crate::docs::openssl_behaviour#s65)).
+    /// Sets the status of the engine's request. It stays until it is set again
+    /// ([S65](crate::docs::openssl_behaviour#s65)).
     pub fn set_status(&self, status: Status) {
         self.inner.status.store(status.to_raw(), Ordering::Relaxed);
     }
 
-    /// The engine's status, [`Status::Unsupported`] until it is set.
+    /// The status of the engine's request. It is [`Status::Unsupported`] until it is set.
     pub fn status(&self) -> Status {
         Status::from_raw(self.inner.status.load(Ordering::Relaxed))
     }
 
-    /// Asks to be resumed at `deadline` even if nothing else happens. A driver resumes at it or soon after, not before.
+    /// Asks the driver to resume the job at `deadline` even if nothing else happens. A driver resumes the job at that
+    /// time or soon after it, and not before. `None` takes the deadline away.
     pub fn set_deadline(&self, deadline: Option<Instant>) {
         let nanos = deadline.map_or(NO_DEADLINE, |at| {
             let since = at.saturating_duration_since(epoch()).as_nanos();
@@ -525,7 +571,7 @@ impl WaitCtx {
         self.inner.deadline.store(nanos, Ordering::Relaxed);
     }
 
-    /// The deadline, if one is set.
+    /// The time at which the driver is to resume the job at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         match self.inner.deadline.load(Ordering::Relaxed) {
             NO_DEADLINE => None,
@@ -533,33 +579,37 @@ impl WaitCtx {
         }
     }
 
-    /// A number that is different after every change of the wait fds, so that a driver that has seen it need not look.
+    /// A number that changes with every change of the wait fds. A driver that has seen a version need not read the fds
+    /// again. It is 0 as long as the ctx has had no wait fd.
     pub fn version(&self) -> u32 {
         self.inner.version.load(Ordering::Acquire)
     }
 
-    /// A handle that does not keep the ctx.
+    /// A handle that does not keep the ctx alive.
     pub(crate) fn downgrade(&self) -> WeakWaitCtx {
         WeakWaitCtx(Arc::downgrade(&self.inner))
     }
 
-    /// Takes the ctx for a job of a driver that sets the callback. `None`: the ctx has such a job already.
+    /// Takes the ctx for a job of a driver that sets the callback. Returns `None` if the ctx has such a job already.
     ///
-    /// One callback cannot wake two jobs: the second would take the first one's wakes.
+    /// One callback cannot wake two jobs: the second job would take the wakes of the first.
     pub(crate) fn claim(&self) -> Option<ClaimedCtx> {
-        // Acquire, with the Release in the drop of the claim: the earlier driver has cleared its callback by now.
+        // This Acquire pairs with the Release in the drop of the claim: the driver before this one has cleared its
+        // callback by now.
         let was_claimed = self.inner.claimed.swap(true, Ordering::Acquire);
         (!was_claimed).then(|| ClaimedCtx(self.clone()))
     }
 
-    /// Every entry, newest first, and whether it was added since the last resume.
+    /// Calls `visit` with every entry that is not removed, newest first, and with whether it was added since the last
+    /// resume.
     pub(crate) fn visit_fds(&self, mut visit: impl FnMut(WaitFd, bool)) {
         let entries = self.inner.entries.lock();
         entries.live().for_each(|(fd, added)| visit(fd, added));
     }
 
-    /// What [`Job::resume`](crate::Job::resume) does to the job's ctx: what was added is settled, what was removed is gone
-    /// (S42, S58).
+    /// Settles the entries, as [`Job::resume`](crate::Job::resume) does with those of the job's ctx: added entries
+    /// become settled, and removed ones are gone ([S42](crate::docs::openssl_behaviour#s42),
+    /// [S58](crate::docs::openssl_behaviour#s58)).
     #[doc(hidden)] // for asyncjob-capi, which binds ctxs to jobs itself: there a ctx may be freed under its job
     #[inline]
     pub fn settle(&self) {
@@ -582,7 +632,7 @@ impl WaitCtx {
 }
 
 impl Drop for Inner {
-    /// Newest first, as OpenSSL's cleanups run (S60).
+    /// Drops the values, newest first, in the order of OpenSSL's cleanup routines (S60).
     fn drop(&mut self) {
         while let Some(value) = self.entries.get_mut().pop() {
             drop(value);
@@ -590,13 +640,13 @@ impl Drop for Inner {
     }
 }
 
-/// A ctx that one driver has taken for one job: see [`WaitCtx::claim`]. Dropping it clears the callback and lets the next
-/// driver have the ctx.
+/// A ctx that one driver has taken for one job: see [`WaitCtx::claim`]. The drop clears the callback and makes the ctx
+/// free for another driver.
 #[derive(Debug)]
 pub(crate) struct ClaimedCtx(WaitCtx);
 
 impl ClaimedCtx {
-    /// A new ctx.
+    /// A new ctx that is claimed from the start.
     pub(crate) fn new() -> Self {
         ClaimedCtx(WaitCtx::with_claim(true))
     }
@@ -613,21 +663,21 @@ impl Deref for ClaimedCtx {
 
 impl Drop for ClaimedCtx {
     fn drop(&mut self) {
-        self.0.set_callback(None); // before the ctx is free: the next driver sets one of its own
+        self.0.set_callback(None); // before the ctx is free for a driver that sets a callback of its own
         self.0.inner.claimed.store(false, Ordering::Release);
     }
 }
 
-/// A handle to a ctx for something that must leave it when it goes, if the ctx is still there.
+/// A handle to a ctx that does not keep it alive.
 pub(crate) struct WeakWaitCtx(Weak<Inner>);
 
 impl WeakWaitCtx {
-    /// The ctx, if somebody keeps it.
+    /// The ctx, if another handle keeps it alive.
     pub(crate) fn upgrade(&self) -> Option<WaitCtx> {
         self.0.upgrade().map(|inner| WaitCtx { inner })
     }
 
-    /// Whether this is a handle to `ctx`. Its address is nobody else's while this handle exists.
+    /// Whether this is a handle to `ctx`. No other ctx has the same address while this handle exists.
     pub(crate) fn is(&self, ctx: &WaitCtx) -> bool {
         self.0.as_ptr() == Arc::as_ptr(&ctx.inner)
     }

@@ -1,4 +1,4 @@
-//! Futures awaited inside jobs.
+//! Futures that synchronous code waits for.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -10,16 +10,18 @@ use crate::job::{can_pause, with_current_ctx};
 use crate::sync::poll_blocking;
 use crate::wait_ctx::WaitCtx;
 
-/// Inside a job: waits for `future` by pausing the job, while the thread does other things.
-///
-/// The function is not named `block_on`, because the thread is not blocked.
-///
-/// A future can be awaited under every driver. If the driver has set a callback in the job's wait ctx, that is the future's
-/// waker. If it has not, the waker makes an eventfd readable, which is a wait fd of the ctx.
+/// Waits for `future` inside a job, by pausing the job while the thread does other things. Returns the output of the
+/// future.
 ///
 /// # Errors
 ///
-/// [`AwaitError`]: outside a job, where the job cannot pause, when it is cancelled, and when a deadline passes.
+/// * [`AwaitError::NotInJob`]: the code runs outside a job.
+/// * [`AwaitError::CannotPause`]: the job cannot pause, because a guard of [`block_pause`](crate::block_pause) exists
+///   or the thread is panicking, and the future is not ready.
+/// * [`AwaitError::Interrupted`]: the job is cancelled, or a deadline around the call passes.
+/// * [`AwaitError::NoWaker`]: the driver of the job has set no callback, and the process has no fd left for an eventfd.
+///
+/// The future is dropped then. To keep it, await it by reference.
 ///
 /// ```
 /// use asyncjob::waiting::await_future;
@@ -29,6 +31,10 @@ use crate::wait_ctx::WaitCtx;
 /// let Ok(Step::Finished(answer)) = step else { panic!("a future that is ready does not pause") };
 /// assert_eq!(answer, 42);
 /// ```
+///
+/// A future can be awaited under every driver. If the driver has set a callback in the job's wait ctx, the callback is
+/// the future's waker. If it has set none, the waker makes an eventfd readable, which is a wait fd of the ctx. The
+/// function is not named `block_on`, because it does not block the thread.
 pub fn await_future<F: Future>(future: F) -> Result<F::Output, AwaitError> {
     await_in_job(pin!(future))
 }
@@ -39,11 +45,12 @@ fn await_in_job<F: Future>(future: Pin<&mut F>) -> Result<F::Output, AwaitError>
     await_by(source, future)
 }
 
-/// Waits for `future`: inside a job by pausing it, where that cannot be by blocking the thread.
+/// Waits for `future` inside a job by pausing the job, and where the code cannot pause by blocking the thread. Returns
+/// the output of the future.
 ///
 /// # Errors
 ///
-/// [`AwaitError`], but never [`AwaitError::NotInJob`] or [`AwaitError::CannotPause`].
+/// [`AwaitError::Interrupted`] and [`AwaitError::NoWaker`], as [`await_future`]. The other errors do not occur.
 ///
 /// ```
 /// use asyncjob::waiting::await_or_block;
@@ -53,7 +60,7 @@ pub fn await_or_block<F: Future>(future: F) -> Result<F::Output, AwaitError> {
     let mut future = pin!(future);
     if can_pause() {
         match await_in_job(future.as_mut()) {
-            // Something that the poll called has blocked pauses.
+            // The poll itself has blocked the pauses of the job.
             Err(AwaitError::CannotPause) => {}
             other => return other,
         }

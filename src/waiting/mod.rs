@@ -1,22 +1,29 @@
 //! How code waits: inside a job by pausing it, elsewhere by blocking the thread.
 //!
-//! [`pause_until`] is the one primitive. An engine gives the [waker](WakeSource::waker) of a [`WakeSource`] to the device
-//! that will complete its request, and waits until the result is there. [`io`](crate::io), [`time`](crate::time),
-//! [`offload`](crate::offload) and [`await_future`] wait in the same way.
+//! [`pause_until`] is the one primitive. An engine gives the [waker](WakeSource::waker) of a [`WakeSource`] to the
+//! device that will complete its request, and waits until the result is there. [`io`](crate::io),
+//! [`time`](crate::time), [`offload`](crate::offload) and [`await_future`] wait in the same way.
 //!
 //! ```text
-//!   in a job: remember the ctx's status, armed key and deadline; set those of this wait
+//!   pause_until(spec, ready)
 //!      |
-//!      +-> ready() ---- Some ----> put back what was there, return the value
-//!      |     None
-//!      |   deadline passed? -----> put back, Interrupted::TimedOut
-//!      |     no
-//!      +-- pause_job() -- cancelled --> put back, Interrupted::Cancelled
-//!            outside a job, and under block_pause: block the thread instead
+//!      |  in a job: keep the ctx's status, armed key and deadline, and set those of the spec
+//!      |
+//!      +-> ready() ------------ Some(value) --->  Ok(value)
+//!      |     | None
+//!      |   deadline passed? --- yes ----------->  Err(Interrupted::TimedOut)
+//!      |     | no
+//!      |   pause_job() -------- cancelled ----->  Err(Interrupted::Cancelled)
+//!      |     |        '-------- cannot pause -->  block the thread once, as the spec says
+//!      |     | resumed                              |
+//!      '-----+--------------------------------------'
+//!
+//!   at every way out: give the ctx back what was kept
 //! ```
 //!
-//! What was there is put back because the ctx is shared with engines that rely on it: a status stays until it is set again
-//! ([S65](crate::docs::openssl_behaviour#s65)). A resume without a reason is legal, so the loop asks `ready` each time.
+//! The status, the armed key and the deadline of the ctx are put back because engines share the ctx and rely on it: a
+//! status stays until it is set again ([S65](crate::docs::openssl_behaviour#s65)). A driver may resume a job without a
+//! reason, so the loop calls `ready` after every pause.
 
 mod future;
 mod wake_source;
@@ -44,66 +51,69 @@ pub use wake_source::WakeSource;
 /// | [`retry`](Self::retry) | the other ready jobs have run | yields, then sleeps for growing intervals |
 /// | [`time`](Self::time) | the deadline has passed | sleeps |
 ///
-/// A driver may resume the job earlier, and resumes it at the deadline at the latest.
+/// A driver may resume the job earlier. It resumes the job at the deadline at the latest.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a spec does nothing until it is waited for"]
 pub struct WaitSpec<'a> {
-    /// What the driver reads.
+    /// The status that the ctx has during the wait.
     status: Status,
-    /// The only-when-armed entry that counts.
+    /// The only-when-armed entry that counts during the wait.
     armed: Option<WaitKey>,
-    /// The ctx's own deadline, where it is earlier, stays in force.
+    /// The deadline of the wait. If the ctx has an earlier one, that stays in force.
     deadline: Option<Instant>,
     /// How the thread waits where the job cannot pause.
     blocking: Blocking<'a>,
 }
 
-/// How a thread waits.
+/// How a thread waits where the code cannot pause.
 #[derive(Clone, Copy, Debug)]
 enum Blocking<'a> {
-    /// It does not: the wait fails.
+    /// The thread does not wait: the wait fails.
     Refused,
-    /// Until the thread is unparked.
+    /// The thread parks until it is unparked.
     Park,
-    /// Until the fd is ready.
+    /// The thread polls the fd.
     Poll(BorrowedFd<'a>, Interest),
-    /// Until the eventfd of a wake source is written to. The eventfd is drained before each look at what is ready.
+    /// The thread polls the eventfd of a wake source. The eventfd is drained before each call of `ready`.
     Drain(&'a EventFd),
-    /// For a while.
+    /// The thread yields a few times, and then sleeps for growing intervals.
     Retry,
-    /// Until the deadline.
+    /// The thread sleeps until the deadline.
     Sleep,
 }
 
 impl<'a> WaitSpec<'a> {
-    /// Waits for a call of the source's waker.
+    /// Waits until the source's waker is called.
     pub fn woken_by(source: &'a WakeSource) -> Self {
         source.spec()
     }
 
-    /// Waits for the wait fd under `key`, which the code that waits has added to its job's ctx, to be ready. Where the job
-    /// cannot pause, the thread polls `fd` for `interest`.
+    /// Waits until the wait fd under `key` is ready.
+    ///
+    /// The code that waits must have added `fd` to its job's ctx under `key` before. Where the job cannot pause, the
+    /// thread polls `fd` for `interest`.
     pub fn fd<F: AsFd>(key: WaitKey, fd: &'a F, interest: Interest) -> Self {
         Self::polling(Some(key), fd.as_fd(), interest)
     }
 
-    /// Waits for a chance to try again: a queue was full, and nothing will tell when it has room.
+    /// Waits for a chance to try again, when a queue was full and nothing announces that it has capacity.
     pub fn retry() -> Self {
         Self::by(Status::Eagain, Blocking::Retry)
     }
 
-    /// Waits for the deadline only.
+    /// Waits for the deadline only. Without a deadline, the wait ends when `ready` gives a value after a resume, or
+    /// when the job is cancelled.
     pub fn time() -> Self {
         Self::by(Status::Unsupported, Blocking::Sleep)
     }
 
-    /// Gives up at `deadline`.
+    /// Lets the wait fail with [`Interrupted::TimedOut`] at `deadline`. The default is no deadline.
     pub fn deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Waits for `fd`, by the wait fd under `key` if there is a job to have one.
+    /// Waits for `fd`. In a job, `key` names the wait fd for it; outside there is no key.
     pub(crate) fn polling(key: Option<WaitKey>, fd: BorrowedFd<'a>, interest: Interest) -> Self {
         WaitSpec {
             armed: key,
@@ -126,14 +136,16 @@ impl<'a> WaitSpec<'a> {
     }
 }
 
-/// Waits until `ready` gives a value: inside a job by pausing it, where it cannot pause by blocking the thread.
+/// Waits until `ready` gives a value, and returns the value. Inside a job the wait pauses the job. Where the code
+/// cannot pause, the wait blocks the thread.
 ///
-/// `ready` is called before the first wait, and after each. It must not pause.
+/// `ready` is called before the first pause, and after each pause. It must not pause.
 ///
 /// # Errors
 ///
-/// [`Interrupted::Cancelled`] when the job is to end, and [`Interrupted::TimedOut`] when the deadline of the spec, or one
-/// around the call ([`time::with_deadline`](crate::time::with_deadline)), has passed and `ready` still gives nothing.
+/// * [`Interrupted::Cancelled`]: the job is to end.
+/// * [`Interrupted::TimedOut`]: a deadline has passed, and `ready` still gives nothing. The deadline is that of the
+///   spec, or that of a [`with_deadline`](crate::time::with_deadline) around the call, whichever is earlier.
 ///
 /// ```
 /// use asyncjob::waiting::{WaitSpec, WakeSource, pause_until};
@@ -161,18 +173,19 @@ pub fn pause_until<T>(spec: WaitSpec<'_>, ready: impl FnMut() -> Option<T>) -> R
     match wait(spec, ready) {
         Ok(value) => Ok(value),
         Err(Stop::Interrupted(interrupted)) => Err(interrupted),
-        Err(Stop::CannotPause) => unreachable!("the specs that a caller can make say how to block"),
+        Err(Stop::CannotPause) => unreachable!("each spec that a caller can make says how to block"),
     }
 }
 
-/// Why a wait has no value.
+/// Why a wait ended without a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     Interrupted(Interrupted),
-    /// The job cannot pause, and the spec does not say how to block.
+    /// The code cannot pause here, and the spec does not say how to block.
     CannotPause,
 }
 
+/// Waits as [`pause_until`] does, also for the specs that fail where the code cannot pause.
 fn wait<T>(spec: WaitSpec<'_>, mut ready: impl FnMut() -> Option<T>) -> Result<T, Stop> {
     let in_job = with_current_ctx(|ctx| {
         let scope = WaitScope::new(ctx, &spec);
@@ -184,6 +197,7 @@ fn wait<T>(spec: WaitSpec<'_>, mut ready: impl FnMut() -> Option<T>) -> Result<T
     })
 }
 
+/// The loop of a wait, which is drawn in the documentation of the module.
 fn wait_until<T>(
     deadline: Option<Instant>,
     blocking: Blocking<'_>,
@@ -192,7 +206,7 @@ fn wait_until<T>(
     let mut waits = 0;
     loop {
         if let Blocking::Drain(eventfd) = blocking {
-            eventfd.drain(); // before the look: a wake that comes after it is kept
+            eventfd.drain(); // before `ready`: a wake that comes after the drain is kept
         }
         if let Some(value) = ready() {
             return Ok(value);
@@ -230,18 +244,18 @@ fn block(blocking: Blocking<'_>, deadline: Option<Instant>, times_before: u32) -
     Ok(())
 }
 
-/// Blocks in `poll(2)`.
+/// Blocks the thread in `poll(2)`.
 fn poll(fd: BorrowedFd<'_>, interest: Interest, left: Option<Duration>) {
     if sys::poll_one(fd, interest.is_readable(), interest.is_writable(), left).is_err() {
-        // The system is out of memory for the call. The operation itself is tried again, after a while.
+        // The system has no memory for the call. The caller tries its operation again after a while.
         thread::sleep(LONGEST_INTERVAL.min(left.unwrap_or(LONGEST_INTERVAL)));
     }
 }
 
-/// A spec, in force in a ctx until this is dropped.
+/// Puts a spec into force in a ctx. The drop puts back what the ctx had before.
 struct WaitScope<'a> {
     ctx: &'a WaitCtx,
-    /// The earlier one of the spec and the ctx.
+    /// The deadline of the wait: the earlier one of the spec's and the ctx's.
     deadline: Option<Instant>,
     status_before: Status,
     armed_before: Option<WaitKey>,
@@ -253,8 +267,8 @@ impl<'a> WaitScope<'a> {
         let (status_before, deadline_before) = (ctx.status(), ctx.deadline());
         let armed_before = ctx.arm(spec.armed);
         let deadline = earlier(deadline_before, spec.deadline);
-        // A wait for time without a deadline is a wait for a cancel. A driver would poll a job that waits for nothing, so this
-        // one says that a callback will come.
+        // A wait for time without a deadline ends by a cancel only. A driver would poll a job that waits for nothing,
+        // so the status says that the callback will be called.
         let is_endless = matches!(spec.blocking, Blocking::Sleep) && deadline.is_none();
         ctx.set_status(if is_endless { Status::Ok } else { spec.status });
         if deadline != deadline_before {
@@ -280,7 +294,7 @@ impl Drop for WaitScope<'_> {
     }
 }
 
-/// The earlier of two deadlines, where `None` is never.
+/// The earlier one of two deadlines. `None` stands for never.
 pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -289,17 +303,17 @@ pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant>
 }
 
 thread_local! {
-    /// The deadline of code outside any job. A job's deadline stands in its ctx, where the other jobs of the thread do not
+    /// The deadline of the code outside jobs. A job's deadline is in its ctx, where the other jobs of the thread do not
     /// see it.
     static THREAD_DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The deadline in force for the code that asks: of its job, or outside a job of its thread.
+/// The deadline that is in force for the caller: that of its job, or outside a job that of its thread.
 pub(crate) fn current_deadline() -> Option<Instant> {
     with_current_ctx(WaitCtx::deadline).unwrap_or_else(|| THREAD_DEADLINE.get())
 }
 
-/// Sets the deadline of this thread's code outside any job.
+/// Sets the deadline of this thread's code outside jobs.
 pub(crate) fn set_thread_deadline(deadline: Option<Instant>) {
     THREAD_DEADLINE.set(deadline);
 }

@@ -1,4 +1,4 @@
-//! What wakes the code that waits, whatever drives its job.
+//! Wakers for code that waits, under every driver and outside jobs.
 
 use std::fmt;
 use std::io;
@@ -11,36 +11,37 @@ use crate::job::{can_pause, with_current_ctx};
 use crate::sys::EventFd;
 use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey};
 
-/// A way to wake the code that made it, from any thread: see [`pause_until`](super::pause_until).
+/// Makes a waker that wakes the code which made the source, from any thread: see [`pause_until`](super::pause_until).
 ///
-/// | made | its waker |
+/// | the source was made | its waker |
 /// |---|---|
 /// | in a job whose driver has set a callback | is that callback |
 /// | in a job of another driver | makes an eventfd readable, which is a wait fd of the job's ctx |
-/// | outside a job, or where the job may not pause | unparks the thread |
+/// | outside a job, or where the job cannot pause | unparks the thread that made the source |
 ///
-/// Waking is not a promise that what was waited for is there: it makes the code look again.
+/// Use a source in the job, or on the thread, that made it. A wake does not promise that what the code waits for is
+/// there. It makes the code look again.
 pub struct WakeSource {
     waker: Waker,
     route: Route,
 }
 
-/// How a wake arrives.
+/// The way that a wake takes to the code that waits.
 enum Route {
-    /// By the driver's callback.
+    /// Through the callback of the driver.
     Callback(WaitCtx),
-    /// By a wait fd of the ctx, under this key.
+    /// Through a wait fd of the ctx, under this key.
     EventFd(WaitCtx, WaitKey, Arc<EventFd>),
-    /// At the parked thread.
+    /// To the thread, which parks.
     Thread,
 }
 
 impl WakeSource {
-    /// A way to wake the code that calls this.
+    /// Makes a source for the code that calls this.
     ///
     /// # Errors
     ///
-    /// In a job whose driver has set no callback, when the process has no fd left for an eventfd.
+    /// In a job whose driver has set no callback: the process has no fd left for an eventfd.
     pub fn new() -> io::Result<Self> {
         match with_current_ctx(WaitCtx::clone) {
             Some(ctx) if can_pause() => Self::of_job(ctx),
@@ -48,6 +49,7 @@ impl WakeSource {
         }
     }
 
+    /// A source for the job of this ctx, which is the job that runs this code.
     pub(super) fn of_job(ctx: WaitCtx) -> io::Result<Self> {
         if let Some(waker) = ctx.callback() {
             return Ok(WakeSource {
@@ -65,6 +67,7 @@ impl WakeSource {
         })
     }
 
+    /// A source for this thread, which blocks while it waits.
     pub(super) fn of_thread() -> Self {
         WakeSource {
             waker: Waker::from(Arc::new(Unpark(thread::current()))),
@@ -72,14 +75,16 @@ impl WakeSource {
         }
     }
 
-    /// What wakes the code. Clone it, and give the clone to what will complete the request.
+    /// The waker. Give a clone of it to the code that will complete the request.
     pub fn waker(&self) -> &Waker {
         &self.waker
     }
 
+    /// The spec of a wait for this source: see [`WaitSpec::woken_by`].
     pub(super) fn spec(&self) -> WaitSpec<'_> {
         match &self.route {
-            // Where the job cannot pause after all, the driver hears the callback and the thread does not.
+            // If the job cannot pause after all, a wake reaches the driver and not the thread, so the thread looks by
+            // itself.
             Route::Callback(_) => WaitSpec::by(Status::Ok, Blocking::Retry),
             Route::EventFd(_, key, fd) => WaitSpec {
                 armed: Some(*key),
@@ -89,8 +94,9 @@ impl WakeSource {
         }
     }
 
-    /// The same as [`spec`](Self::spec) for a wait that fails where it cannot pause. It borrows nothing, so that the source
-    /// can be [refreshed](Self::refresh) during the wait.
+    /// The spec of a wait that fails where the job cannot pause. The spec of a source of a thread blocks all the same.
+    ///
+    /// The spec borrows nothing, so that the source can be [refreshed](Self::refresh) during the wait.
     pub(super) fn pausing_spec(&self) -> WaitSpec<'static> {
         let spec = self.spec();
         WaitSpec {
@@ -102,8 +108,8 @@ impl WakeSource {
         }
     }
 
-    /// Prepares the next look at what is waited for: a wake that comes from now on is about that look. A driver that is a
-    /// task itself may have another callback than at the last look.
+    /// Prepares the next poll of a future: a wake that comes from now on is about that poll. A driver that is a task
+    /// itself may have set another callback since the last poll.
     pub(super) fn refresh(&mut self) {
         match &self.route {
             Route::Callback(ctx) => {
@@ -140,6 +146,7 @@ impl fmt::Debug for WakeSource {
     }
 }
 
+/// Wakes by making an eventfd readable.
 struct EventFdWaker(Arc<EventFd>);
 
 impl Wake for EventFdWaker {
@@ -151,6 +158,7 @@ impl Wake for EventFdWaker {
     }
 }
 
+/// Wakes by unparking a thread.
 struct Unpark(Thread);
 
 impl Wake for Unpark {

@@ -1,7 +1,7 @@
-//! The calls that join both sides of the crate: code inside a job that waits for something which a driver outside does.
+//! The functions that join both sides of the crate: code inside a job waits for something that a driver outside does.
 //!
-//! `waiting` knows no driver, and the drivers (`scheduler`, `job_future`) do not know how code waits. What needs both stands
-//! here, above them.
+//! `waiting` knows no driver, and the drivers (`scheduler`, `job_future`) do not know how code waits. What needs both
+//! of them is here, above them.
 
 use std::future::Future;
 use std::io;
@@ -14,16 +14,19 @@ use crate::scheduler::{JoinError, JoinHandle, Scheduler, Workers};
 use crate::waiting::{await_future, await_or_block};
 
 impl<T> JoinHandle<T> {
-    /// Waits for the result: inside a job by pausing it, outside by blocking the thread.
+    /// Waits for the result of the job. Inside a job the wait pauses that job, and outside it blocks the thread.
     ///
     /// # Errors
     ///
-    /// [`JoinError`] when the job has no result, or when the wait for it was cut short.
+    /// [`JoinError`]: the job has no result, or the wait for it was interrupted. The handle is dropped by then, which
+    /// cancels a job that has not ended.
     ///
     /// # Panics
     ///
-    /// When the wait would block the thread that runs the job, which then would never end: on the scheduler's own thread
-    /// outside a job (call [`Scheduler::run_until`] instead), and in a job under [`block_pause`](crate::block_pause).
+    /// When the wait would block the only thread that can run the job, and so would never end:
+    ///
+    /// * outside a job, on the scheduler's own thread. Call [`Scheduler::run_until`] there.
+    /// * inside a job of the same thread, while a guard of [`block_pause`](crate::block_pause) exists.
     pub fn join(mut self) -> Result<T, JoinError> {
         self.check_join();
         match await_or_block(&mut self) {
@@ -36,19 +39,21 @@ impl<T> JoinHandle<T> {
 }
 
 impl Workers {
-    /// Calls `f` with each worker's scheduler, on its thread, between the runs of its jobs: to list jobs, say. Returns the
-    /// results of all.
+    /// Calls `f` with the scheduler of each worker, on the worker's thread, between the runs of its jobs. Returns the
+    /// results, one for each worker that has one.
     ///
-    /// Inside a job, also one of these workers, it waits by pausing the job. A worker that ends meanwhile, or whose call of
-    /// `f` panics, has no result.
+    /// A worker that ends meanwhile has no result, nor has one whose call of `f` panics. Inside a job the wait pauses
+    /// that job, also in a job of one of these workers. Outside a job it blocks the thread.
     ///
     /// # Errors
     ///
-    /// When the wait was cut short: the job was cancelled, or a deadline around the call passed.
+    /// The wait was interrupted: the job was cancelled, or a deadline around the call has passed. The error is also
+    /// that of an eventfd, as for [`await_or_block`].
     ///
     /// # Panics
     ///
-    /// In a job under [`block_pause`](crate::block_pause): two such jobs of two workers would wait for each other for ever.
+    /// In a job while a guard of [`block_pause`](crate::block_pause) exists. Two such jobs of two workers would wait
+    /// for each other for ever.
     ///
     /// ```
     /// use asyncjob::scheduler::{Scheduler, Workers};
@@ -74,13 +79,15 @@ impl Workers {
     }
 }
 
-/// Polls `future` inside a job, so that synchronous callbacks deep within it can pause instead of blocking.
+/// Polls `future` inside a job, so that synchronous callbacks deep within the future can pause instead of blocking.
 ///
-/// This is what makes an unmodified TLS handshake asynchronous in its private key: the handshake's future calls
-/// `Signer::sign`, which calls [`await_future`]. To the runtime the result is the future that went in.
+/// To the runtime the result is the future that went in. Everything that [`JobFuture`] says holds for it: it is not
+/// `Send`, for instance, and dropping it cancels the job.
 ///
-/// Everything of [`JobFuture`] applies. Put a timeout around it, not into it: while a callback is paused, the future that
-/// called it is in the middle of a poll, and so is everything in it.
+/// # Errors
+///
+/// The output is a [`JobError`] when the job cannot start, when its engine has failed, or when the wait of `future`
+/// itself was interrupted.
 ///
 /// ```
 /// use asyncjob::in_job;
@@ -92,6 +99,10 @@ impl Workers {
 /// let done = in_job(handshake(|| await_future(async { 41 }).unwrap()));
 /// assert_eq!(await_or_block(done).unwrap().unwrap(), 42);
 /// ```
+///
+/// This makes an unmodified TLS handshake asynchronous in its private key: the handshake's future calls `Signer::sign`,
+/// which calls [`await_future`]. Put a timeout around the future and not into it. While a callback is paused, the
+/// future that called it is in the middle of a poll, and a timer inside that future is not polled.
 pub fn in_job<F>(future: F) -> JobFuture<F::Output>
 where
     F: Future + 'static,
@@ -100,13 +111,14 @@ where
 }
 
 impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
-    /// Polls `future` inside a job: [`in_job`], with a name, a stack size, hooks or a wait ctx.
+    /// Polls `future` inside a job that has this builder's name, stack size, hooks and wait ctx: see
+    /// [`in_job`](crate::in_job).
     pub fn in_job<F>(self, future: F) -> JobFuture<F::Output>
     where
         F: Future + 'static,
     {
-        // On the heap: the job's stack would hold the future once for each call that it is handed down by, and a handshake is
-        // large.
+        // The future goes to the heap. Otherwise the stack of the job would hold it once for each call that hands it
+        // down, and the future of a handshake is large.
         let future = Box::pin(future);
         JobFuture::of(self, move || await_future(future).map_err(JobError::Await))
     }

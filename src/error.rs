@@ -4,11 +4,11 @@
 //! |---|---|
 //! | the operator: the machine is out of something | [`std::io::Error`], inside [`StartErrorKind::NoStack`] |
 //! | the caller, later: a limit is reached | [`StartErrorKind::NoJobs`], [`SpawnErrorKind::Full`]; the closure comes back |
-//! | the job itself: it was asked to end, or its time is over | [`Interrupted`], [`Cancelled`] |
+//! | the job itself: it is to end, or its deadline has passed | [`Interrupted`], [`Cancelled`] |
 //! | the programmer: misuse | a compile error, an error that names the right call, or a panic under `# Panics` |
 //!
-//! Every error is `Send + Sync + 'static`, and every error enum is `#[non_exhaustive]`. What an error gives as its `source`
-//! it does not print itself.
+//! Every error is `Send + Sync + 'static`, and every error enum is `#[non_exhaustive]`. An error does not print what it
+//! gives as its `source`.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -20,10 +20,11 @@ use parking_lot::Mutex;
 
 use crate::returned::Returned;
 
-/// The job was asked to end: it should return through its own code, now.
+/// The job is to end: the code of the job should return now.
 ///
-/// Every pause of a cancelled job fails with this instead of pausing, and everything that pauses passes it on. As an
-/// [`io::Error`] its kind is never [`io::ErrorKind::Interrupted`], because std retries that kind.
+/// Every pause of a cancelled job fails instead of pausing, and everything in this crate that pauses passes the error
+/// on. As an [`io::Error`] its kind is never [`io::ErrorKind::Interrupted`], because the standard library retries an
+/// operation that fails with that kind.
 ///
 /// ```
 /// let err = std::io::Error::from(asyncjob::Cancelled);
@@ -47,13 +48,13 @@ impl From<Cancelled> for io::Error {
     }
 }
 
-/// Why a wait ended without what it waited for.
+/// Why a wait ended before it had what it waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Interrupted {
-    /// The job was asked to end.
+    /// The job is to end.
     Cancelled,
-    /// The deadline of the wait, or one around it, passed.
+    /// The deadline of the wait, or a deadline around it, has passed.
     TimedOut,
 }
 
@@ -61,7 +62,7 @@ impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Interrupted::Cancelled => Cancelled.fmt(f),
-            Interrupted::TimedOut => f.write_str("the deadline of the wait passed"),
+            Interrupted::TimedOut => f.write_str("the deadline of the wait has passed"),
         }
     }
 }
@@ -79,18 +80,18 @@ impl From<Interrupted> for io::Error {
 
 /// Why [`pause_job`](crate::pause_job) did not pause.
 ///
-/// Code that also runs outside jobs waits with [`pause_until`](crate::waiting::pause_until), which blocks the thread where
-/// it cannot pause.
+/// Code that also runs outside jobs waits with [`pause_until`](crate::waiting::pause_until), which blocks the thread
+/// where it cannot pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PauseError {
-    /// The job was asked to end. Later pauses fail in the same way.
+    /// The job is to end. Later pauses of the job fail in the same way.
     Cancelled,
-    /// The code runs outside any job.
+    /// The code runs outside a job.
     NotInJob,
-    /// [`block_pause`](crate::block_pause) is in force.
+    /// A guard of [`block_pause`](crate::block_pause) exists.
     Blocked,
-    /// The thread is panicking. The code that would run next would run with `std::thread::panicking()` true.
+    /// The thread is panicking. The code that would run next would find [`std::thread::panicking`] true.
     Panicking,
 }
 
@@ -103,8 +104,8 @@ impl fmt::Display for PauseError {
                  waiting::pause_until, which blocks the thread there"
             }
             PauseError::Blocked => {
-                "pause_job was called under block_pause: drop the guard first, or wait with waiting::pause_until, which \
-                 blocks the thread there"
+                "pause_job was called under block_pause: drop the guard first, or wait with waiting::pause_until, \
+                 which blocks the thread there"
             }
             PauseError::Panicking => "pause_job was called while the thread panics: a job cannot pause there",
         })
@@ -122,7 +123,7 @@ impl From<PauseError> for io::Error {
     }
 }
 
-/// The job did not end when it was cancelled: it paused a thousand times more. Its stack is quarantined.
+/// The job was cancelled and did not end within a thousand pauses. Its stack is quarantined.
 ///
 /// See [`Job::cancel`](crate::Job::cancel).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,17 +137,18 @@ impl fmt::Display for Quarantined {
 
 impl Error for Quarantined {}
 
-/// Why a future in a job has no output: see [`await_future`](crate::waiting::await_future). The future is dropped.
+/// Why [`await_future`](crate::waiting::await_future) has no output. The future was dropped, unless it was awaited by
+/// reference.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AwaitError {
-    /// The code runs outside any job.
+    /// The code runs outside a job.
     NotInJob,
-    /// The job runs under [`block_pause`](crate::block_pause), or while its thread panics, so it cannot pause.
+    /// The job cannot pause: a guard of [`block_pause`](crate::block_pause) exists, or the thread is panicking.
     CannotPause,
-    /// The job was cancelled, or a deadline around the call passed.
+    /// The job is to end, or a deadline around the call has passed.
     Interrupted(Interrupted),
-    /// The driver takes no callback, and the process has no fd left to wake the job with.
+    /// The driver of the job has set no callback, and the process has no fd left for an eventfd to wake the job with.
     NoWaker(io::Error),
 }
 
@@ -167,8 +169,9 @@ impl fmt::Display for AwaitError {
     }
 }
 
-/// What [`AwaitError::NoWaker`] and its kin in other errors say.
-pub(crate) const NO_WAKER: &str = "there is no eventfd left to wake the job with: raise RLIMIT_NOFILE (ulimit -n)";
+/// The text of [`AwaitError::NoWaker`] and of the errors of the same name.
+pub(crate) const NO_WAKER: &str = "the process has no fd left for an eventfd to wake the job with: \
+    raise RLIMIT_NOFILE (ulimit -n)";
 
 impl Error for AwaitError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
@@ -189,9 +192,17 @@ impl From<AwaitError> for io::Error {
 }
 
 /// A panic that ended a job or a closure, with its payload.
+///
+/// `Panic` is `Send` and `Sync`, so that an error which holds it is, too.
+///
+/// ```
+/// let payload = std::panic::catch_unwind(|| panic!("no key")).unwrap_err();
+/// let panic = asyncjob::Panic::from(payload);
+/// assert_eq!(panic.message(), "no key");
+/// ```
 pub struct Panic {
     message: Cow<'static, str>,
-    /// A payload is `Send` only. Nothing locks this; it makes the error that holds it `Sync`.
+    /// A payload is `Send` only. Nothing locks the mutex: it makes `Panic` `Sync`.
     payload: Mutex<Box<dyn Any + Send>>,
 }
 
@@ -208,28 +219,28 @@ impl Panic {
         }
     }
 
-    /// The message of the panic, or a note that its payload is no text.
+    /// The message of the panic. If the payload is not text, this is "a value that is not text".
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The payload, as [`std::panic::catch_unwind`] gives it.
+    /// The payload, in the form in which [`std::panic::catch_unwind`] gives it.
     pub fn into_payload(self) -> Box<dyn Any + Send> {
         self.payload.into_inner()
     }
 
-    /// Goes on panicking here, without calling the panic hook again.
+    /// Continues the panic in this thread, without another call of the panic hook.
     ///
     /// # Panics
     ///
-    /// Always.
+    /// Always, with the payload.
     pub fn resume(self) -> ! {
         std::panic::resume_unwind(self.into_payload())
     }
 }
 
 impl From<Box<dyn Any + Send>> for Panic {
-    /// For a payload that [`std::panic::catch_unwind`] gave.
+    /// Wraps a payload that [`std::panic::catch_unwind`] gave.
     fn from(payload: Box<dyn Any + Send>) -> Self {
         Panic::new(payload)
     }
@@ -247,8 +258,22 @@ impl fmt::Debug for Panic {
     }
 }
 
-/// [`start_job`](crate::start_job) or [`JobBuilder::start`](crate::JobBuilder::start) ran nothing. What it was given comes
-/// back: the closure, and the builder `B`.
+/// [`start_job`](crate::start_job) or [`JobBuilder::start`](crate::JobBuilder::start) started no job.
+///
+/// [`kind`](Self::kind) says why. [`into_closure`](Self::into_closure) and [`into_parts`](Self::into_parts) give back
+/// what the call was given: the closure `F`, and the builder `B`. The error is `Send` and `Sync` whatever `F` and `B`
+/// are: see [`Returned`](crate::Returned).
+///
+/// ```
+/// use asyncjob::{StartErrorKind, Step, WaitCtx, pool, pool::PoolConfig, start_job};
+///
+/// pool::init_thread(PoolConfig::new().limit(0))?;
+/// let refused = start_job(&WaitCtx::new(), || 7).unwrap_err();
+/// assert!(matches!(refused.kind(), StartErrorKind::NoJobs { limit: 0 }));
+/// let closure = refused.into_closure();
+/// assert_eq!(closure(), 7);
+/// # Ok::<(), asyncjob::pool::PoolError>(())
+/// ```
 pub struct StartError<F, B = ()> {
     kind: StartErrorKind,
     returned: Returned<(B, F)>,
@@ -258,13 +283,13 @@ pub struct StartError<F, B = ()> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StartErrorKind {
-    /// The limit of this thread's pool is reached: finish a paused job, then start again
+    /// The limit of this thread's pool is reached. Finish a paused job, and start again
     /// ([S16](crate::docs::openssl_behaviour#s16)).
     NoJobs {
-        /// The limit that was reached, in jobs: see [`PoolConfig::limit`](crate::pool::PoolConfig::limit).
+        /// The limit, in jobs: see [`PoolConfig::limit`](crate::pool::PoolConfig::limit).
         limit: usize,
     },
-    /// The system has no memory for another stack. OpenSSL reports this as `ASYNC_NO_JOBS`, too
+    /// The system has no memory for another stack. OpenSSL reports this as `ASYNC_NO_JOBS`
     /// ([S17](crate::docs::openssl_behaviour#s17)).
     NoStack(io::Error),
 }
@@ -274,7 +299,8 @@ impl fmt::Display for StartErrorKind {
         match self {
             StartErrorKind::NoJobs { limit } => write!(
                 f,
-                "all {limit} jobs of this thread's pool are in use: finish one, or raise the limit with pool::init_thread"
+                "all {limit} jobs of this thread's pool are in use: finish one, or raise the limit with \
+                 pool::init_thread"
             ),
             StartErrorKind::NoStack(_) => f.write_str("there is no memory for the stack of another job"),
         }
@@ -299,8 +325,11 @@ impl From<StartErrorKind> for io::Error {
     }
 }
 
-/// [`Scheduler::spawn`](crate::scheduler::Scheduler::spawn) or one of its siblings took no job. What it was given comes
-/// back: the closure, and the builder `B`.
+/// [`Scheduler::spawn`](crate::scheduler::Scheduler::spawn), or another function that spawns, accepted no job.
+///
+/// [`kind`](Self::kind) says why. [`into_closure`](Self::into_closure) and [`into_parts`](Self::into_parts) give back
+/// what the call was given: the closure `F`, and the builder `B`. The error is `Send` and `Sync` whatever `F` and `B`
+/// are: see [`Returned`](crate::Returned).
 pub struct SpawnError<F, B = ()> {
     kind: SpawnErrorKind,
     returned: Returned<(B, F)>,
@@ -310,22 +339,23 @@ pub struct SpawnError<F, B = ()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpawnErrorKind {
-    /// The bound on jobs is reached: spawn again when one has ended.
+    /// The limit of jobs is reached. Spawn again when a job has ended:
     /// [`Handle::capacity`](crate::scheduler::Handle::capacity) waits for that.
     Full {
-        /// The bound: [`SchedulerBuilder::max_jobs`](crate::scheduler::SchedulerBuilder::max_jobs).
+        /// The limit, in jobs: see [`SchedulerBuilder::max_jobs`](crate::scheduler::SchedulerBuilder::max_jobs).
         max_jobs: usize,
     },
-    /// The scheduler is shutting down, or gone. It takes no more jobs.
+    /// The scheduler is shutting down or has been dropped. It accepts no more jobs.
     ShuttingDown,
-    /// The builder's wait ctx belongs to another job that has not ended. Each would take the other's wakes.
+    /// The builder's wait ctx belongs to another job that has not ended. One of the two would take the other's wakes.
     WaitCtxInUse,
-    /// [`scheduler::spawn`](crate::scheduler::spawn) was called outside the jobs of every scheduler.
+    /// [`scheduler::spawn`](crate::scheduler::spawn) was called outside a job of a scheduler.
     NoScheduler,
 }
 
-/// What every error for a wait ctx with two jobs says.
-pub(crate) const WAIT_CTX_IN_USE: &str = "the wait ctx belongs to a job that has not ended: give each job a ctx of its own, or wait for the end of the first";
+/// The text of every error about a wait ctx with two jobs.
+pub(crate) const WAIT_CTX_IN_USE: &str = "the wait ctx belongs to a job that has not ended: \
+    give each job a ctx of its own, or wait until the other job has ended";
 
 impl fmt::Display for SpawnErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -334,7 +364,7 @@ impl fmt::Display for SpawnErrorKind {
                 f,
                 "all {max_jobs} jobs of the scheduler are in use: wait for Handle::capacity, or raise max_jobs"
             ),
-            SpawnErrorKind::ShuttingDown => f.write_str("the scheduler is shutting down and takes no more jobs"),
+            SpawnErrorKind::ShuttingDown => f.write_str("the scheduler is shutting down and accepts no more jobs"),
             SpawnErrorKind::WaitCtxInUse => f.write_str(WAIT_CTX_IN_USE),
             SpawnErrorKind::NoScheduler => {
                 f.write_str("no scheduler runs this code: call scheduler::spawn inside a job, or Scheduler::spawn")
@@ -354,7 +384,7 @@ impl From<SpawnErrorKind> for io::Error {
     }
 }
 
-/// The part that the two refusals have in common: a kind, and what comes back.
+/// What the two errors of a refused call have in common: a kind, and the values that come back.
 macro_rules! refusal {
     ($name:ident, $kind:ident) => {
         impl<F: 'static, B: 'static> $name<F, B> {
@@ -366,7 +396,7 @@ macro_rules! refusal {
                 }
             }
 
-            /// Gives back the closure that was not run.
+            /// Gives back the closure, which was not run.
             ///
             /// # Panics
             ///
@@ -375,7 +405,7 @@ macro_rules! refusal {
                 self.into_parts().1
             }
 
-            /// Gives back the builder and the closure. The builder of a call without one is `()`.
+            /// Gives back the builder and the closure. After a call without a builder the first value is `()`.
             ///
             /// # Panics
             ///
@@ -386,7 +416,7 @@ macro_rules! refusal {
         }
 
         impl<F, B> $name<F, B> {
-            /// The reason.
+            /// Why the call was refused.
             pub fn kind(&self) -> &$kind {
                 &self.kind
             }
@@ -411,14 +441,14 @@ macro_rules! refusal {
         }
 
         impl<F, B> From<$name<F, B>> for $kind {
-            /// Drops what came back.
+            /// Drops the closure and the builder.
             fn from(error: $name<F, B>) -> Self {
                 error.kind
             }
         }
 
         impl<F, B> From<$name<F, B>> for io::Error {
-            /// Drops what came back.
+            /// Drops the closure and the builder.
             fn from(error: $name<F, B>) -> Self {
                 error.kind.into()
             }

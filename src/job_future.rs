@@ -1,29 +1,34 @@
-//! A job as a future: synchronous code, or a whole future, on a stack of its own, polled by any runtime.
+//! A job as a future: synchronous code, or a whole future, on a stack of its own, which any runtime polls.
 //!
 //! ```text
 //!   runtime             JobFuture                                job
-//!     poll(cx)  ------>  aim the forwarder at cx's waker
+//!     poll(cx)  ------>  cx's waker becomes the forwarder's task
 //!                        resume  ----------------------------->  ... sign() -> await_future(f) -> f.poll(forwarder)
-//!                        look at the wait ctx <----------------  pauses
+//!                        read the wait ctx <-------------------  pauses
 //!     Pending   <------                                            :
-//!     wakes the task <-- forwarder <------------------------------------- f's driver, an engine's thread: the callback
+//!     wakes the task <-- forwarder <------------------------------------- the callback: f's driver, an engine's thread
 //! ```
 //!
-//! The waker of a task is good for the poll that it came with. The next poll may come from another task (a `select`, a set of
-//! futures) with another waker. Code in a job may be in the middle of a poll of its own for many polls of the task, so it
-//! never sees the task's waker. It sees the forwarder: one waker for the life of the job, which wakes the task that
-//! polled the job last. Nothing of a poll is kept across a pause.
+//! The waker of a task is valid for the poll that it came with. The next poll may come from another task (a `select`, a
+//! set of futures) with another waker. The code in the job may be in the middle of a poll of its own during many polls
+//! of the task, so it never sees the task's waker. It sees the forwarder, which is one waker for the life of the job,
+//! and which wakes the task that polled the job last. Nothing of a poll is kept across a pause.
 //!
 //! # When a poll resumes the job
 //!
-//! | the job [wants](Wants) | a poll |
-//! |---|---|
-//! | `Cancel` | cancels it: [`JobError::EngineFailed`] |
-//! | anything else | resumes it if the forwarder was called since the last resume; if not: |
-//! | `Callback` | waits |
-//! | `Again` | resumes it, after the runtime has had a turn |
-//! | `Watch` | asks the [watch](JobFuture::watch); without one, cancels it: [`JobError::Unwatched`] |
-//! | `Poll` | asks the watch, which backs off; without one resumes it, after the runtime has had a turn |
+//! The first row that applies counts.
+//!
+//! | the job [wants](Wants) | the forwarder was called since the last resume | a poll |
+//! |---|---|---|
+//! | `Cancel` | yes or no | cancels the job and fails with [`JobError::EngineFailed`] |
+//! | anything else | yes | resumes the job |
+//! | `Again` | no | resumes the job, after the runtime has had a turn |
+//! | `Callback` | no | waits |
+//! | `Watch` | no | asks the [watch](JobFuture::watch), or without one cancels the job: [`JobError::Unwatched`] |
+//! | `Poll` | no | asks the watch, which backs off, or without one resumes the job after a turn of the runtime |
+//!
+//! There is one exception to the row of `Watch`: without a watch, a job whose status is `Ok` and whose ctx has no
+//! deadline waits for its callback.
 
 use std::fmt;
 use std::future::Future;
@@ -42,20 +47,20 @@ use crate::job::{Job, JobBuilder, JobPlan, Step};
 use crate::pool::{Available, available};
 use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, Wants};
 
-/// Runs synchronous code as a job, on any runtime. Its output is what the code returns.
+/// Runs synchronous code as a job, on any async runtime. The output is what the code returns.
 ///
-/// The code starts at the first poll, on the thread that polls, and stays there: the future is not `Send`
-/// ([`JobStaysOnItsThread`] says what to do), so it goes to `spawn_local`, a `LocalSet`, or a `block_on`.
+/// The code starts at the first poll, on the thread that polls, and stays on that thread. The future is therefore
+/// neither `Send` nor `Sync`. It goes to `spawn_local`, a `LocalSet` or a `block_on`: [`JobStaysOnItsThread`] says
+/// more.
 ///
-/// - At the limit of the thread's pool it waits for a [`available`](crate::pool::available).
-/// - Dropping it cancels the job: the pause fails with [`Cancelled`](crate::PauseError::Cancelled), destructors run, the stack
-///   goes back.
-/// - A panic of the job leaves `poll`.
+/// * **Dropping the future cancels the job.** The pause of the job fails with
+///   [`Cancelled`](crate::PauseError::Cancelled), destructors run, and the stack goes back to the pool.
+/// * At the limit of the thread's pool the future waits until a job is [`available`].
+/// * A panic of the job leaves `poll`.
 ///
-/// Code that waits for fds or for time needs a watch for these on this runtime. `asyncjob-tokio` has one, and
-/// [`watch`](Self::watch) takes any other. Code that waits for futures, or for work on other threads, needs none.
+/// # Errors
 ///
-/// A name, a stack size, hooks or a wait ctx of your own come from [`JobBuilder::future`](crate::JobBuilder::future).
+/// The output is a [`JobError`] when the code could not start, or was cancelled because of what its wait ctx says.
 ///
 /// ```
 /// use asyncjob::job_future::JobFuture;
@@ -68,6 +73,10 @@ use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, Wants};
 /// let signature = JobFuture::new(|| sign());
 /// assert_eq!(await_or_block(signature).unwrap().unwrap(), 42);
 /// ```
+///
+/// [`JobBuilder::future`](crate::JobBuilder::future) also gives the job a name, a stack size, hooks or a wait ctx. Code
+/// that waits for fds or for time needs a watch for these on the runtime: `asyncjob-tokio` has one, and
+/// [`watch`](Self::watch) sets any other. Code that waits for futures, or for work on other threads, needs none.
 #[must_use = "futures do nothing unless polled"]
 pub struct JobFuture<T: 'static> {
     _not_send: PhantomData<dyn JobStaysOnItsThread>, // first, so that the compiler's first error is about this
@@ -79,64 +88,72 @@ pub struct JobFuture<T: 'static> {
     watch: Option<Box<Watch>>,
 }
 
-/// Why a future with a job in it is not `Send`: a job stays on the thread that started it.
+/// Names the reason why a future with a job in it is not `Send`: a job stays on the thread that started it.
 ///
-/// If the compiler says that `dyn JobStaysOnItsThread` cannot be sent between threads, a job was given to `tokio::spawn` or to
-/// another function for tasks that move between threads. There are two ways out:
+/// If the compiler says that `dyn JobStaysOnItsThread` cannot be sent between threads, a job was given to
+/// `tokio::spawn` or to another function for tasks that move between threads. Use one of these instead:
 ///
 /// * `tokio::task::spawn_local`, on a `LocalSet` or a current-thread runtime;
-/// * `asyncjob_tokio::Workers`: threads for jobs, behind a handle that is `Send`. For TLS handshakes that is
+/// * `asyncjob_tokio::Workers`, which are threads for jobs behind a handle that is `Send`. For TLS handshakes that is
 ///   `asyncjob_rustls::TlsAcceptor::pinned`.
-///
-/// Nothing implements this trait. It is a trait because the compiler names a trait object that is not `Send`, and does not
-/// name a struct whose fields are not.
 ///
 /// ```compile_fail,E0277
 /// fn spawn<T: Send>(_: T) {}
 /// spawn(asyncjob::job_future::JobFuture::new(|| ()));
 /// ```
+///
+/// Nothing implements this trait. It is a trait because the compiler names a trait object that is not `Send`, but not a
+/// struct whose fields are not `Send`.
 pub trait JobStaysOnItsThread {}
 
-/// See [`JobFuture::watch`].
+/// The function that [`JobFuture::watch`] sets.
 type Watch = dyn FnMut(&WaitCtx, &mut Context<'_>) -> Poll<()>;
 
-/// What the job returns: an error only if the job's own code is a wait, as in [`in_job`](crate::in_job).
-type Outcome<T> = Result<T, JobError>;
+/// What the job returns. It is an error only if the code of the job is itself a wait, as in [`in_job`](crate::in_job).
+type JobOutput<T> = Result<T, JobError>;
 
 enum State<T: 'static> {
-    /// Not started, maybe in the queue for a job.
-    Pending(JobPlan, Box<dyn FnOnce() -> Outcome<T>>, Available),
-    /// Paused. The flag: the runtime has had a turn since.
-    Paused(Job<Outcome<T>>, bool),
-    /// Finished, failed or panicked.
+    /// The job has not started. It may be in the queue for a stack.
+    Pending(JobPlan, Box<dyn FnOnce() -> JobOutput<T>>, Available),
+    /// The job is paused. The flag says whether the runtime has had a turn since the pause.
+    Paused(Job<JobOutput<T>>, bool),
+    /// The job has finished, failed or panicked.
     Ended,
 }
 
 impl<T: 'static> JobFuture<T> {
-    /// A future that runs `f` as a job when it is polled.
+    /// Makes a future that runs `f` as a job when it is polled.
     pub fn new(f: impl FnOnce() -> T + 'static) -> Self {
         JobBuilder::new().future(f)
     }
 
     /// Gives the job a watch: a function that looks after its wait fds and its deadline.
     ///
-    /// The function is called after each pause that is not only for a callback, and at each later poll. It returns `Ready`
-    /// when the job may be resumed: a wait fd is ready *now* (an engine may read it and block), or the deadline has passed,
-    /// or, where the ctx has neither, when it is time to try. Otherwise it arranges for the task to be woken.
+    /// The function is called after a pause in which the job waits for fds or a deadline, or wants to be polled, and at
+    /// each later poll until the job is resumed. It returns `Ready` when the job may be resumed:
+    ///
+    /// * a wait fd is ready *now* (an engine may read it and block);
+    /// * the deadline has passed;
+    /// * the ctx has neither, and it is time to try again.
+    ///
+    /// Otherwise it returns `Pending` and arranges that the task is woken.
+    ///
+    /// When the job waits for its callback only and its ctx has had wait fds, the function is called, too, so that it
+    /// lets go of those that were removed. What it returns does not count then.
     pub fn watch(mut self, watch: impl FnMut(&WaitCtx, &mut Context<'_>) -> Poll<()> + 'static) -> Self {
         self.watch = Some(Box::new(watch));
         self
     }
 
-    /// The ctx that the job is bound to.
+    /// The wait ctx that the job is bound to.
     pub fn wait_ctx(&self) -> &WaitCtx {
         &self.ctx
     }
 
-    /// Makes the future of a job whose code may fail by itself.
+    /// Makes the future of a job whose code may return an error of its own.
     pub(crate) fn of<H: SwitchHooks + 'static>(
         builder: JobBuilder<'_, H>,
-        f: impl FnOnce() -> Outcome<T> + 'static,
+        f: impl FnOnce() -> JobOutput<T> + 'static,
     ) -> Self {
         #[cfg(feature = "tracing")]
         let builder = builder.map_hooks(|hooks| (crate::hooks::Spans::default(), hooks));
@@ -156,9 +173,9 @@ impl<T: 'static> JobFuture<T> {
         }
     }
 
-    /// What the rules in the module's table say about the paused job.
+    /// What the table in the documentation of the module says about the paused job.
     fn next_step(&mut self, had_turn: bool, task: &mut Context<'_>) -> NextStep {
-        // A ctx that never had a wait fd has none now, and need not be locked.
+        // A ctx that never had a wait fd has none now, so its entries need not be locked.
         let never_had_fds = self.ctx.version() == 0;
         let wants = if never_had_fds {
             Wants::of(self.ctx.status(), false, self.ctx.deadline())
@@ -171,7 +188,7 @@ impl<T: 'static> JobFuture<T> {
             Wants::Again if had_turn => return NextStep::Resume,
             Wants::Again => return NextStep::Yield,
             Wants::Callback if never_had_fds => return NextStep::Wait,
-            // The watch hears of every change of the wait fds, so that it lets go of those that are gone.
+            // The watch is told of every change of the wait fds, so that it lets go of those that were removed.
             Wants::Callback | Wants::Watch | Wants::Poll => {}
         }
         if let Some(watch) = &mut self.watch {
@@ -187,15 +204,19 @@ impl<T: 'static> JobFuture<T> {
         }
     }
 
-    fn end(&mut self, outcome: Outcome<T>) -> Poll<Outcome<T>> {
-        self.forwarder.forget();
+    /// Lets go of the task and the ctx.
+    fn end(&mut self, output: JobOutput<T>) -> Poll<JobOutput<T>> {
+        self.forwarder.clear_task();
         self.claim = None;
-        Poll::Ready(outcome)
+        Poll::Ready(output)
     }
 }
 
 impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
-    /// A future that runs `f` as a job when it is polled.
+    /// Makes a future that runs `f` as a job, with this builder's name, stack size, hooks and wait ctx, when it is
+    /// polled.
+    ///
+    /// If the wait ctx belongs to another job of a scheduler or a future, the output is [`JobError::WaitCtxInUse`].
     ///
     /// ```
     /// use asyncjob::JobBuilder;
@@ -210,12 +231,12 @@ impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
 }
 
 impl<T: 'static> Future for JobFuture<T> {
-    type Output = Outcome<T>;
+    type Output = JobOutput<T>;
 
     /// # Panics
     ///
-    /// With the panic of the job, and when the future is polled after it has ended.
-    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Outcome<T>> {
+    /// With the panic of the job. Also when the future is polled after it was ready.
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         let this = &mut *self;
         if let State::Pending(.., free) = &mut this.state {
             if this.claim.is_none() {
@@ -224,17 +245,17 @@ impl<T: 'static> Future for JobFuture<T> {
             }
             ready!(Pin::new(free).poll(task));
         }
-        this.forwarder.aim(task.waker());
-        // Until the job has paused again it counts as ended: that is what a panic leaves behind.
+        this.forwarder.set_task(task.waker());
+        // The state is `Ended` until the job has paused again. A panic of the job leaves that state behind.
         let step = match this.state.take() {
             State::Pending(plan, f, _free) => match plan.start(&this.ctx, f) {
                 Ok(step) => step,
                 Err((.., StartErrorKind::NoStack(source))) => return this.end(Err(JobError::NoStack(source))),
-                Err(_) => unreachable!("a free job was there, and nothing ran since"),
+                Err(_) => unreachable!("the pool had a free job, and no other code has run since"),
             },
             State::Paused(job, had_turn) => match this.next_step(had_turn, task) {
                 NextStep::Resume => {
-                    this.forwarder.act();
+                    this.forwarder.start_resume();
                     job.resume()
                 }
                 NextStep::End(error) => {
@@ -246,13 +267,13 @@ impl<T: 'static> Future for JobFuture<T> {
                     return Poll::Pending;
                 }
             },
-            State::Ended => panic!("a JobFuture was polled after it had ended"),
+            State::Ended => panic!("a JobFuture was polled after it was ready"),
         };
         match step {
-            Step::Finished(outcome) => this.end(outcome),
+            Step::Finished(output) => this.end(output),
             Step::Paused(job) => {
                 match this.next_step(false, task) {
-                    // Resuming here would starve the other tasks of the thread if the job always has a reason.
+                    // A resume here would starve the other tasks of the thread if the job always has a reason to go on.
                     NextStep::Resume | NextStep::Yield => task.waker().wake_by_ref(),
                     NextStep::Wait => {}
                     NextStep::End(error) => {
@@ -267,19 +288,20 @@ impl<T: 'static> Future for JobFuture<T> {
     }
 }
 
-// Nothing is pinned in it: the job is behind a pointer.
+// Nothing in the future is pinned: the job is behind a pointer.
 impl<T: 'static> Unpin for JobFuture<T> {}
 
 impl<T: 'static> Drop for JobFuture<T> {
-    /// The job first: it may still use everything else.
+    /// Drops the job first, because the job may still use everything else.
     fn drop(&mut self) {
         drop(self.state.take());
-        self.forwarder.forget();
+        self.forwarder.clear_task();
         self.claim = None;
     }
 }
 
 impl<T: 'static> State<T> {
+    /// Takes the state, and leaves `Ended`.
     fn take(&mut self) -> Self {
         std::mem::replace(self, State::Ended)
     }
@@ -299,13 +321,15 @@ impl<T: 'static> fmt::Debug for JobFuture<T> {
     }
 }
 
-/// What to do with a paused job.
+/// What a poll does with a paused job.
 enum NextStep {
+    /// Resumes the job.
     Resume,
-    /// Somebody will wake the task.
+    /// Returns `Pending`. The callback or the watch will wake the task.
     Wait,
-    /// Nobody will: let the runtime do other things, then resume.
+    /// Wakes the task itself, so that the runtime does other things and then polls again. The job is resumed then.
     Yield,
+    /// Cancels the job and returns the error.
     End(JobError),
 }
 
@@ -317,11 +341,12 @@ pub enum JobError {
     NoStack(io::Error),
     /// The job set [`Status::Err`]: its engine is broken for this session. The job was cancelled.
     EngineFailed,
-    /// The job waits for an fd or a deadline, and the future has no watch for these. The job was cancelled.
+    /// The job waits for an fd or a deadline, and the future has no [watch](JobFuture::watch) for these. The job was
+    /// cancelled.
     Unwatched,
-    /// The builder's wait ctx belongs to another job that has not ended. Each would take the other's wakes.
+    /// The builder's wait ctx belongs to another job that has not ended. One of the two would take the other's wakes.
     WaitCtxInUse,
-    /// The future that [`in_job`](crate::in_job) polls was not ready when its wait ended.
+    /// The wait for the future that [`in_job`](crate::in_job) polls ended before the future was ready.
     Await(AwaitError),
 }
 
@@ -331,8 +356,8 @@ impl fmt::Display for JobError {
             JobError::NoStack(_) => f.write_str("there is no memory for the stack of another job"),
             JobError::EngineFailed => f.write_str("the engine that the job waited for failed: end its session"),
             JobError::Unwatched => f.write_str(
-                "the job waits for an fd or a deadline, and its future has no watch for these: use the function of the same \
-                 name of asyncjob-tokio, or JobFuture::watch",
+                "the job waits for an fd or a deadline, and its future has no watch for these: use the function of the \
+                 same name of asyncjob-tokio, or JobFuture::watch",
             ),
             JobError::WaitCtxInUse => f.write_str(WAIT_CTX_IN_USE),
             JobError::Await(error) => error.fmt(f),
@@ -360,37 +385,37 @@ impl From<JobError> for io::Error {
     }
 }
 
-/// The waker that a job sees: it wakes the task that polled the job last.
+/// The waker that a job sees. It wakes the task that polled the job last.
 #[derive(Default)]
 struct ForwardingWaker {
-    /// Woken since the last resume. A wake may come before the job has paused (S64).
+    /// Whether the waker was called since the last resume. A wake may come before the job has paused (S64).
     called: AtomicBool,
     task: Mutex<Option<Waker>>,
 }
 
 impl ForwardingWaker {
     /// The poll that begins now is the one to wake.
-    fn aim(&self, waker: &Waker) {
+    fn set_task(&self, waker: &Waker) {
         let mut task = self.task.lock();
         if task.as_ref().is_some_and(|task| task.will_wake(waker)) {
             return;
         }
         let old = task.replace(waker.clone());
         drop(task);
-        drop(old); // after the lock: dropping a waker may run anything
+        drop(old); // after the lock is released: the drop of a waker may run any code
     }
 
-    /// The job is about to be resumed: a wake from now on is about its next pause.
-    fn act(&self) {
-        // A swap and not a store: a wake that came since the check is acted on as well, so what its thread did before must be
-        // visible to the job, or the wake is lost.
+    /// The job is about to be resumed. A wake from now on is about its next pause.
+    fn start_resume(&self) {
+        // This is a swap and not a store. A wake that came since the check is acted on as well, so what its thread did
+        // before the wake must be visible to the job. Otherwise the wake is lost.
         if self.called.load(Ordering::Relaxed) {
             self.called.swap(false, Ordering::AcqRel);
         }
     }
 
-    /// There is nothing to wake any more.
-    fn forget(&self) {
+    /// There is no task to wake any more.
+    fn clear_task(&self) {
         let old = self.task.lock().take();
         drop(old);
     }
@@ -402,8 +427,8 @@ impl Wake for ForwardingWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Before the wake: the poll that follows it has to see this.
-        // A swap again, so that of two wakes at once both are visible to whoever acts on them.
+        // The flag is set before the wake, because the poll that follows the wake must see it. This is a swap again: if
+        // two threads wake at the same time, what both did before must be visible to the resume.
         self.called.swap(true, Ordering::AcqRel);
         let task = self.task.lock().clone();
         if let Some(task) = task {

@@ -1,15 +1,17 @@
-//! What a refused call was given, on its way back to the caller.
+//! What a refused call was given, and how the caller gets it back.
 //!
-//! A closure for a job need not be `Send`, but an error should be: then `?` carries it into `anyhow::Error` or a
-//! `Box<dyn Error + Send + Sync>`. So the closure does not travel inside the error. It stays on its thread, and the error
-//! holds the key to it:
+//! A closure for a job need not be `Send`, but an error should be `Send` and `Sync`, so that `?` carries it into
+//! `anyhow::Error` or a `Box<dyn Error + Send + Sync>`. The closure is therefore not in the error. It stays on its
+//! thread, and the error holds a key to it:
 //!
 //! ```text
-//!   the thread of the call                        any thread
+//!   the thread of the call                           any thread
 //!
-//!     KEPT { 7: Box<closure> }  <---- key 7 ----  Returned
-//!        into_inner: taken out                       dropped here: the key goes on the list of the closure's thread,
-//!        dropped: taken out and dropped              which drops the closure at its next refusal or at its end
+//!     KEPT { 7: Box<closure> }  <---- key 7 -------  Returned
+//!
+//!     into_inner, here:      takes the value out     panics
+//!     drop of the handle:    drops the value         adds the key to `dropped` of the value's thread, which drops
+//!                                                    the value at its next refusal, or when it ends
 //! ```
 
 use std::any::Any;
@@ -21,11 +23,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// What a refused call was given. The value stays on the thread of the call, so that this handle to it is `Send` and
-/// `Sync` whatever the value is.
+/// What a refused call was given. [`into_inner`](Self::into_inner) gives it back.
 ///
-/// Dropping the handle drops the value: at once on the value's own thread. On another thread the value is dropped later, by
-/// its own thread, at that thread's next refusal or when it ends.
+/// The value stays on the thread of the call, so that this handle is `Send` and `Sync` whatever the value is. When you
+/// drop the handle on that thread, the value is dropped at once. When you drop it on another thread, the value's own
+/// thread drops the value later: at its next refused call, or when the thread ends.
 ///
 /// ```
 /// use asyncjob::scheduler::Scheduler;
@@ -43,29 +45,29 @@ use parking_lot::Mutex;
 /// ```
 pub struct Returned<T> {
     key: u64,
-    home: Arc<Home>,
+    thread: Arc<KeeperThread>,
     value: PhantomData<fn() -> T>,
 }
 
 /// The thread that keeps a value, as other threads see it.
 #[derive(Debug, Default)]
-struct Home {
-    /// Keys whose handles were dropped on other threads.
+struct KeeperThread {
+    /// The keys whose handles were dropped on other threads.
     dropped: Mutex<Vec<u64>>,
 }
 
 /// The values that a thread keeps.
-struct Kept {
+struct KeptValues {
     values: RefCell<HashMap<u64, Box<dyn Any>>>,
     next_key: Cell<u64>,
-    home: Arc<Home>,
+    thread: Arc<KeeperThread>,
 }
 
 thread_local! {
-    static KEPT: Kept = Kept {
+    static KEPT: KeptValues = KeptValues {
         values: RefCell::default(),
         next_key: Cell::new(0),
-        home: Arc::default(),
+        thread: Arc::default(),
     };
 }
 
@@ -75,24 +77,24 @@ impl<T: 'static> Returned<T> {
     pub(crate) fn new(value: T) -> Self {
         let value: Box<dyn Any> = Box::new(value);
         KEPT.try_with(|kept| {
-            kept.drop_what_others_dropped();
+            kept.drop_values_of_dropped_handles();
             let key = kept.next_key.replace(kept.next_key.get() + 1);
             kept.values.borrow_mut().insert(key, value);
-            (key, Arc::clone(&kept.home))
+            (key, Arc::clone(&kept.thread))
         })
-        .map_or_else(|_| Returned::of_an_ending_thread(), Returned::with)
+        .map_or_else(|_| Returned::without_value(), Returned::with)
     }
 
-    fn with((key, home): (u64, Arc<Home>)) -> Self {
+    fn with((key, thread): (u64, Arc<KeeperThread>)) -> Self {
         Returned {
             key,
-            home,
+            thread,
             value: PhantomData,
         }
     }
 
-    /// The thread's locals are gone, and the value is with them.
-    fn of_an_ending_thread() -> Self {
+    /// A handle without a value. The thread-locals of this thread have been destroyed, and the value was dropped.
+    fn without_value() -> Self {
         Self::with((u64::MAX, Arc::default()))
     }
 
@@ -100,11 +102,12 @@ impl<T: 'static> Returned<T> {
     ///
     /// # Panics
     ///
-    /// On another thread than the one whose call was refused, and on that thread while its thread-locals are destroyed.
+    /// On another thread than the one whose call was refused, and on that thread when its thread-locals have been
+    /// destroyed.
     pub fn into_inner(self) -> T {
         let value = self
             .take()
-            .expect("what a refused call was given can be taken back on the thread of the call only");
+            .expect("Returned::into_inner gives a value back on the thread of the refused call only");
         *value.downcast().expect("a key names a value of its own type")
     }
 }
@@ -113,32 +116,36 @@ impl<T> Returned<T> {
     /// The value, if this is its thread and the value is still there.
     fn take(&self) -> Option<Box<dyn Any>> {
         KEPT.try_with(|kept| {
-            let is_home = Arc::ptr_eq(&kept.home, &self.home);
-            is_home.then(|| kept.values.borrow_mut().remove(&self.key)).flatten()
+            let is_on_its_thread = Arc::ptr_eq(&kept.thread, &self.thread);
+            is_on_its_thread
+                .then(|| kept.values.borrow_mut().remove(&self.key))
+                .flatten()
         })
         .ok()
         .flatten()
     }
 
-    fn is_home(&self) -> bool {
-        KEPT.try_with(|kept| Arc::ptr_eq(&kept.home, &self.home))
+    /// Whether the caller runs on the thread that keeps the value.
+    fn is_on_its_thread(&self) -> bool {
+        KEPT.try_with(|kept| Arc::ptr_eq(&kept.thread, &self.thread))
             .unwrap_or(false)
     }
 }
 
 impl<T> Drop for Returned<T> {
     fn drop(&mut self) {
-        if self.is_home() {
-            drop(self.take()); // after the borrow: the value's own drop may be refused a call, too
+        if self.is_on_its_thread() {
+            drop(self.take()); // after the borrow has ended: the drop of the value may make a call that is refused, too
         } else {
-            self.home.dropped.lock().push(self.key);
+            self.thread.dropped.lock().push(self.key);
         }
     }
 }
 
-impl Kept {
-    fn drop_what_others_dropped(&self) {
-        let keys = std::mem::take(&mut *self.home.dropped.lock());
+impl KeptValues {
+    /// Drops the values whose handles were dropped on other threads.
+    fn drop_values_of_dropped_handles(&self) {
+        let keys = std::mem::take(&mut *self.thread.dropped.lock());
         for key in keys {
             let value = self.values.borrow_mut().remove(&key);
             drop(value);
@@ -176,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_dropped_elsewhere_drops_the_value_at_home() {
+    fn a_handle_dropped_on_another_thread_drops_the_value_on_its_own() {
         let value = Rc::new(());
         let returned = Returned::new(Rc::clone(&value));
         thread::spawn(move || drop(returned)).join().unwrap();

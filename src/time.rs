@@ -68,7 +68,7 @@ pub fn yield_now() -> Result<(), Interrupted> {
 ///
 /// The closure itself goes on, and sees the errors of these calls. A call that need not wait succeeds after the
 /// deadline, too. Of nested deadlines the earliest counts. Outside a job the deadline holds for everything in this
-/// crate that waits by [`pause_until`](crate::waiting::pause_until): [`io`](crate::io), [`sleep`],
+/// crate that waits by [`pause_until`]: [`io`](crate::io), [`sleep`],
 /// [`await_or_block`](crate::waiting::await_or_block).
 ///
 /// ```

@@ -267,7 +267,7 @@ impl<T: 'static> Future for JobFuture<T> {
                     return Poll::Pending;
                 }
             },
-            State::Ended => panic!("a JobFuture was polled after it was ready"),
+            State::Ended => panic!("a JobFuture was polled after it had ended"),
         };
         match step {
             Step::Finished(output) => this.end(output),

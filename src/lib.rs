@@ -1,9 +1,9 @@
-//! Runs synchronous-looking code asynchronously: OpenSSL's ASYNC_JOB model on guarded stacks.
+//! Runs synchronous code asynchronously: OpenSSL's `ASYNC_JOB` model on guarded stacks.
 //!
-//! A **job** is a closure on a stack of its own. Somewhere deep inside it, code that has to wait (for a key in an HSM, a
+//! A **job** is a closure on a stack of its own. Code deep inside the job that has to wait (for a key in an HSM, a
 //! socket, another thread) pauses the job. Control goes back to the code that runs the job, which does other things and
-//! resumes the job when what it waits for has happened. The code in between, a TLS library that signs synchronously, say,
-//! notices nothing.
+//! resumes the job when what it waits for has happened. The code in between, such as a TLS library that signs
+//! synchronously, notices nothing.
 //!
 //! ```
 //! use std::sync::{Arc, Barrier};
@@ -46,10 +46,10 @@
 //! | run many jobs on this thread, or on several | [`Scheduler`](scheduler::Scheduler), [`Workers`](scheduler::Workers) |
 //! | run a job on an async runtime | [`JobFuture`](job_future::JobFuture), [`in_job`], the crate `asyncjob-tokio` |
 //! | drive jobs by hand, as a C program does | [`start_job`], [`pause_job`], [`Job::resume`], [`WaitCtx`] |
-//! | bound the number of jobs, choose their stacks | [`pool`], [`stack`] |
+//! | limit the number of jobs, choose their stacks | [`pool`], [`stack`] |
 //! | have thread state travel with a job | [`hooks`] |
 //!
-//! # The one picture
+//! # How the parts fit together
 //!
 //! ```text
 //!    inside a job (pauses it)               |            outside (resumes it)
@@ -64,39 +64,52 @@
 //!                                 |         pool -> stack
 //! ```
 //!
-//! The two sides meet in two places: the **job** (the switch) and the **wait ctx** (what the job waits for). Code that pauses
-//! a job never knows what will resume it, and code that resumes a job never knows why it paused. So everything on the left
-//! works under every driver on the right: our scheduler, tokio, a loop around `poll(2)`, or a loop that just resumes.
+//! The two sides meet in two places: the **job** (the switch) and the **wait ctx** (what the job waits for). Code that
+//! pauses a job does not know what will resume it, and code that resumes a job does not know why it paused. So
+//! everything on the left works under every driver on the right: the scheduler of this crate, tokio, a loop around
+//! `poll(2)`, or a loop that resumes jobs again and again.
 //!
-//! [`docs::openssl_behaviour`] lists what OpenSSL's jobs do, number by number, and what this crate makes of each. Beside this
-//! crate there are `asyncjob-capi` (OpenSSL's C interface, for `LD_PRELOAD`), `asyncjob-tokio`, `asyncjob-rustls`, and
-//! `asyncjob-bench` (what a switch costs, next to its peers).
+//! [`docs::openssl_behaviour`] lists what OpenSSL's jobs do, number by number, and what this crate does for each
+//! number. These crates come with this one:
+//!
+//! * `asyncjob-capi` has OpenSSL's C interface, for `LD_PRELOAD`.
+//! * `asyncjob-tokio` runs jobs on tokio.
+//! * `asyncjob-rustls` makes TLS handshakes of rustls asynchronous in their private key.
+//! * `asyncjob-bench` measures what a switch costs, next to other libraries.
 //!
 //! # What dropping does
 //!
-//! Everything that stands for a job cancels the job when it is dropped: a [`Job`], a [`JoinHandle`](scheduler::JoinHandle), a
-//! [`JobFuture`](job_future::JobFuture), a [`Scheduler`](scheduler::Scheduler) with all of its jobs. A cancelled job's pause
-//! fails, and the job returns through its own code.
-//! [`JoinHandle::detach`](scheduler::JoinHandle::detach) lets a job go on by itself.
+//! Everything that stands for a job cancels the job when it is dropped: a [`Job`], a
+//! [`JoinHandle`](scheduler::JoinHandle), a [`JobFuture`](job_future::JobFuture), and a
+//! [`Scheduler`](scheduler::Scheduler) with all of its jobs. The pause of a cancelled job fails, and the job returns
+//! through its own code. [`JoinHandle::detach`](scheduler::JoinHandle::detach) lets a job go on by itself.
+//!
+//! # What may go to another thread
+//!
+//! A job stays on the thread that starts it. So [`Job`], [`JobFuture`](job_future::JobFuture),
+//! [`Scheduler`](scheduler::Scheduler) and [`LocalHandle`](scheduler::LocalHandle) are neither `Send` nor `Sync`. A
+//! [`WaitCtx`], a [`Handle`](scheduler::Handle), the [`Workers`](scheduler::Workers) and all errors are both. A
+//! [`JoinHandle`](scheduler::JoinHandle) and [`io::Pausing`] are, if what is in them is.
 //!
 //! # What belongs to the whole process
 //!
-//! * The handler of `SIGSEGV` and `SIGBUS` that names a job whose stack overflows. A scheduler installs it unless its builder
-//!   [says no](scheduler::SchedulerBuilder::overflow_handler). [`stack::install_overflow_handler`] installs it by hand.
+//! * The handler of `SIGSEGV` and `SIGBUS` that names a job whose stack overflows. A scheduler installs it unless its
+//!   [builder](scheduler::SchedulerBuilder::overflow_handler) is told not to. [`stack::install_overflow_handler`]
+//!   installs it by hand.
 //! * Idle stacks that threads have left for each other: [`stack::set_max_cached`].
 //!
 //! # What the compiler cannot check
 //!
 //! * **Thread-locals around a pause.** Other code runs on the thread while a job is paused. [`pause_job`] says what that
-//!   means for lock guards, `RefCell`s and `scoped_tls`. [`docs::soundness`] says what safe code could still do.
-//! * **The stack.** It has 256 KiB unless you choose, behind a guard. Deeper is a fault that the overflow handler explains, not
-//!   corruption.
-//! * No Miri (the switch is assembly) and no shadow stacks, as in corosensei.
+//!   means for lock guards and `RefCell` borrows. [`docs::soundness`] says what safe code could still do.
+//! * **The stack.** It has 256 KiB unless you choose another size, and ends in a guard. A job that goes deeper causes a
+//!   fault, which the overflow handler explains, and corrupts no memory.
+//! * **No Miri and no shadow stacks.** The switch is assembly, as in corosensei.
 //!
 //! # Where unsafe is
 //!
-//! Unsafe code is denied in the crate, and allowed in the modules that say why on their `mod` line below: `job`, `stack`,
-//! `sys`.
+//! Unsafe code is denied in the crate. It is allowed in the modules that say why on their `mod` line: `job`, `stack`
+//! and `sys`. One function of `wait_ctx`, [`WaitCtx::add_raw_wait_fd`], is an `unsafe fn` with a safe body.
 
 #![warn(missing_debug_implementations)]
 

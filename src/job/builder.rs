@@ -45,7 +45,7 @@ use crate::wait_ctx::{ClaimedCtx, WaitCtx};
 pub struct JobBuilder<'c, H = ()> {
     pub(crate) name: Option<Cow<'static, str>>,
     pub(crate) stack_size: Option<StackSize>,
-    /// Borrowed until something must keep it: a start that does not pause counts no reference.
+    /// The ctx is borrowed until something must keep it, so that a start that does not pause counts no reference.
     wait_ctx: Option<Cow<'c, WaitCtx>>,
     pub(crate) hooks: H,
 }

@@ -1,4 +1,4 @@
-//! What a scheduler or workers are made with.
+//! The settings of a scheduler and of workers.
 
 use std::borrow::Cow;
 use std::io;
@@ -26,18 +26,19 @@ impl SchedulerBuilder {
         }
     }
 
-    /// At most this many jobs at a time, queued ones included. More are refused with
-    /// [`SpawnErrorKind::Full`](crate::SpawnErrorKind::Full). Default: no bound.
+    /// Sets how many jobs the scheduler has at most, queued ones included. It refuses more with
+    /// [`SpawnErrorKind::Full`](crate::SpawnErrorKind::Full). The default is no limit.
     pub fn max_jobs(mut self, jobs: usize) -> Self {
         self.max_jobs = jobs;
         self
     }
 
-    /// Whether [`build`](Self::build) installs the handler of `SIGSEGV` and `SIGBUS` that names a job whose stack overflows:
-    /// [`install_overflow_handler`](crate::stack::install_overflow_handler). Default: yes.
+    /// Sets whether [`build`](Self::build) installs the handler of `SIGSEGV` and `SIGBUS` that names a job whose stack
+    /// overflows: [`install_overflow_handler`](crate::stack::install_overflow_handler). The default is to install it.
     ///
-    /// Signal handlers belong to the whole process. Say no in a program whose handlers are somebody else's: a JVM's, Go's, a
-    /// crash reporter's. An overflow then ends the process without a word of ours; it never goes unnoticed.
+    /// Signal handlers belong to the whole process. Do not install this one in a program whose handlers belong to
+    /// something else, such as a JVM, Go's runtime or a crash reporter. An overflow then still ends the process,
+    /// without a report of this crate.
     pub fn overflow_handler(mut self, install: bool) -> Self {
         self.overflow_handler = install;
         self
@@ -47,7 +48,7 @@ impl SchedulerBuilder {
     ///
     /// # Errors
     ///
-    /// When the system has no epoll instance or eventfd left, or no memory for the overflow report.
+    /// The system has no epoll instance or eventfd left, or no memory for the overflow report.
     pub fn build(self) -> io::Result<Scheduler> {
         install_handler(self.overflow_handler)?;
         let inbox = Arc::new(Inbox::new()?);
@@ -89,31 +90,31 @@ impl WorkersBuilder {
         }
     }
 
-    /// How many threads. Default: one for each processor.
+    /// Sets the number of threads. The default is one for each processor.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
     }
 
-    /// At most this many jobs at a time on all threads together, as [`SchedulerBuilder::max_jobs`].
+    /// Sets how many jobs all threads together have at most: see [`SchedulerBuilder::max_jobs`].
     pub fn max_jobs(mut self, jobs: usize) -> Self {
         self.max_jobs = jobs;
         self
     }
 
-    /// The pool of each thread, as [`pool::init_thread`](crate::pool::init_thread) sets it up.
+    /// Sets up the pool of each thread, as [`pool::init_thread`](crate::pool::init_thread) does.
     pub fn pool(mut self, config: PoolConfig) -> Self {
         self.pool = config;
         self
     }
 
-    /// What the threads are called. A number is added. Default: `asyncjob`.
+    /// Sets the name of the threads, to which a hyphen and a number are added. The default is `asyncjob`.
     pub fn thread_name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.thread_name = name.into();
         self
     }
 
-    /// As [`SchedulerBuilder::overflow_handler`].
+    /// Sets whether [`build`](Self::build) installs the overflow handler: see [`SchedulerBuilder::overflow_handler`].
     pub fn overflow_handler(mut self, install: bool) -> Self {
         self.overflow_handler = install;
         self
@@ -123,8 +124,9 @@ impl WorkersBuilder {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidInput`] for no threads and for a pool that cannot be set up. Otherwise what the system says
-    /// when it has no thread, epoll instance or eventfd left. What had been started is stopped again.
+    /// [`io::ErrorKind::InvalidInput`]: the number of threads is 0, or the pool cannot be set up. Other errors are
+    /// those of the system, when it has no thread, epoll instance or eventfd left. The threads that had started are
+    /// stopped then.
     pub fn build(self) -> io::Result<Workers> {
         if self.threads == 0 {
             let sentence = "workers need at least one thread";

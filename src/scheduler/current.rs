@@ -1,7 +1,7 @@
-//! The scheduler that runs this code.
+//! The scheduler of the job that runs this code.
 //!
-//! A job must not own its scheduler: the scheduler owns the job, so neither would ever be dropped. What a job has instead is
-//! a [`LocalHandle`], which does not keep the scheduler.
+//! A job must not own its scheduler: the scheduler owns the job, so neither would ever be dropped. A job has a
+//! [`LocalHandle`] instead, which does not keep the scheduler.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,20 +12,27 @@ use crate::error::{SpawnError, SpawnErrorKind};
 use crate::hooks::SwitchHooks;
 use crate::job::{JobBuilder, is_in_job};
 
-/// Spawns on a [`Scheduler`] of this thread, without keeping it. For its jobs, above all: see [`current`].
+/// Spawns jobs on a [`Scheduler`] of this thread. It does not keep the scheduler, so that the scheduler's own jobs can
+/// have it: see [`current`].
 ///
-/// A closure for this handle need not be `Send`. From other threads, use a [`Handle`](super::Handle).
+/// A `LocalHandle` is neither `Send` nor `Sync`, and the closures that it spawns need not be `Send`. From other threads
+/// use a [`Handle`](super::Handle). `LocalHandle::from(&scheduler)` makes one outside a job.
+///
+/// ```compile_fail,E0277
+/// fn send<T: Send>() {}
+/// send::<asyncjob::scheduler::LocalHandle>();
+/// ```
 #[derive(Clone)]
 pub struct LocalHandle {
     inner: Weak<Inner>,
 }
 
 impl LocalHandle {
-    /// Queues `f`, to be run as a job by the scheduler's next turns.
+    /// Queues `f`. The next turns of the scheduler run it as a job.
     ///
     /// # Errors
     ///
-    /// [`SpawnError`], with `f` in it, when the scheduler is full, shutting down or gone.
+    /// [`SpawnError`], with `f` in it: the scheduler is full, shutting down or gone.
     pub fn spawn<F, T>(&self, f: F) -> Result<JoinHandle<T>, SpawnError<F>>
     where
         F: FnOnce() -> T + 'static,
@@ -35,7 +42,7 @@ impl LocalHandle {
         spawned.map_err(|(kind, _, f)| SpawnError::new(kind, (), f))
     }
 
-    /// How many jobs of the scheduler have not ended, queued ones included. 0 if it is gone.
+    /// How many jobs of the scheduler have not ended, queued ones included. It is 0 when the scheduler is gone.
     pub fn live_jobs(&self) -> usize {
         self.inner.upgrade().map_or(0, |inner| inner.shared.live())
     }
@@ -53,7 +60,7 @@ impl LocalHandle {
     }
 }
 
-/// A spawn that was refused, before it becomes an error.
+/// A refused spawn, before an error is made of it.
 pub(super) type Refused<F, H> = (SpawnErrorKind, JobBuilder<'static, H>, F);
 
 impl From<&Scheduler> for LocalHandle {
@@ -79,20 +86,22 @@ impl fmt::Debug for LocalHandle {
 }
 
 impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
-    /// Queues `f` on a scheduler of this thread, a [`&Scheduler`](Scheduler) or a [`&LocalHandle`](LocalHandle), to be run as
-    /// a job by its next turns.
+    /// Queues `f` on a scheduler of this thread, whose next turns run it as a job.
+    ///
+    /// `scheduler` is a [`&Scheduler`](Scheduler) or a [`&LocalHandle`](LocalHandle).
     ///
     /// # Errors
     ///
-    /// [`SpawnError`], with the builder and `f` in it, when the scheduler is full, shutting down or gone, or when the
-    /// builder's wait ctx belongs to another job that has not ended.
+    /// [`SpawnError`], with the builder and `f` in it: the scheduler is full, shutting down or gone, or the builder's
+    /// wait ctx belongs to another job that has not ended.
     ///
     /// ```
     /// use asyncjob::scheduler::Scheduler;
     /// use asyncjob::{JobBuilder, current_job};
     ///
     /// let scheduler = Scheduler::new()?;
-    /// let job = JobBuilder::new().name("signer").spawn_on(&scheduler, || current_job().unwrap().name().map(str::len))?;
+    /// let signer = JobBuilder::new().name("signer");
+    /// let job = signer.spawn_on(&scheduler, || current_job().unwrap().name().map(str::len))?;
     /// assert_eq!(scheduler.run_until(job)?, Some(6));
     /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
@@ -110,7 +119,7 @@ impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     }
 }
 
-/// The scheduler of the job that runs this code. `None` outside the jobs of every scheduler.
+/// The scheduler of the job that runs this code, or `None` outside the jobs of a scheduler.
 ///
 /// ```
 /// use asyncjob::scheduler::{self, Scheduler};
@@ -136,12 +145,12 @@ pub fn current() -> Option<LocalHandle> {
         .map(|inner| LocalHandle { inner })
 }
 
-/// Queues `f` on the scheduler of the job that runs this code: what [`Scheduler::spawn`] is to code outside.
+/// Queues `f` on the scheduler of the job that runs this code. Outside a job use [`Scheduler::spawn`].
 ///
 /// # Errors
 ///
-/// [`SpawnError`], with `f` in it: as [`Scheduler::spawn`], and
-/// [`NoScheduler`](crate::SpawnErrorKind::NoScheduler) outside the jobs of every scheduler.
+/// [`SpawnError`], with `f` in it: the scheduler is full or shutting down, or the code does not run in a job of a
+/// scheduler ([`NoScheduler`](crate::SpawnErrorKind::NoScheduler)).
 ///
 /// ```
 /// use asyncjob::scheduler::{self, Scheduler};
@@ -166,11 +175,12 @@ where
 }
 
 thread_local! {
-    /// The scheduler whose turn is under way: the innermost one, if a job of one takes a turn of another.
+    /// The scheduler whose turn is in progress. If a job of one scheduler takes a turn of another, this is the inner
+    /// one.
     static RUNNING: Cell<Option<Weak<Inner>>> = const { Cell::new(None) };
 }
 
-/// Marks a turn under way, for as long as it lives.
+/// Marks a turn of a scheduler as in progress for as long as this value exists.
 pub(super) struct Turning<'a> {
     inner: &'a Inner,
     outer: Option<Weak<Inner>>,

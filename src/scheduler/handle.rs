@@ -1,4 +1,4 @@
-//! A scheduler, or workers, as other threads see them.
+//! The handle by which other threads spawn jobs on a scheduler or on workers.
 
 use std::fmt;
 use std::future::Future;
@@ -16,8 +16,10 @@ use crate::hooks::SwitchHooks;
 use crate::job::{JobBuilder, boxed};
 use crate::sync::Waiter;
 
-/// Spawns jobs from any thread on a [`Scheduler`](super::Scheduler) or on [`Workers`](super::Workers). Clones are handles
-/// to the same.
+/// Spawns jobs from any thread on a [`Scheduler`](super::Scheduler) or on [`Workers`](super::Workers).
+///
+/// A handle is `Send` and `Sync`, and so the closures that it spawns must be `Send`. A clone is another handle to the
+/// same scheduler or workers. A handle does not keep them: when they are gone, a spawn is refused.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -28,11 +30,11 @@ impl Handle {
         Handle { shared }
     }
 
-    /// Queues `f`, to be run as a job by the scheduler, or by the worker that is free first.
+    /// Queues `f`. The scheduler, or the worker that is free first, runs it as a job.
     ///
     /// # Errors
     ///
-    /// [`SpawnError`], with `f` in it, when the scheduler is full, shutting down or gone.
+    /// [`SpawnError`], with `f` in it: the scheduler is full, shutting down or gone.
     ///
     /// ```
     /// use asyncjob::scheduler::Scheduler;
@@ -54,10 +56,23 @@ impl Handle {
         submitted.map_err(|(kind, _, f)| SpawnError::new(kind, (), f))
     }
 
-    /// A future that is ready when the scheduler has room for another job: at once, unless it is full.
+    /// Makes a future that is ready when the scheduler can accept another job.
     ///
-    /// Those who wait are woken in their order. Being ready reserves nothing: spawn in the same poll, and wait again if the
-    /// spawn is refused all the same.
+    /// Futures that wait are woken in the order of their first polls. A future that is ready has reserved nothing:
+    /// spawn in the same poll, and wait again if the spawn is refused all the same. When the scheduler is shutting down
+    /// or gone the future is ready, too, and the spawn says so.
+    ///
+    /// ```
+    /// use asyncjob::scheduler::Workers;
+    /// use asyncjob::waiting::await_or_block;
+    ///
+    /// let workers = Workers::builder().threads(1).max_jobs(1).build()?;
+    /// let first = workers.handle().spawn(|| 1)?;
+    /// await_or_block(workers.handle().capacity())?; // until the first job has ended
+    /// let second = workers.handle().spawn(|| 2)?;
+    /// assert_eq!(first.join()? + second.join()?, 3);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
     pub fn capacity(&self) -> Capacity {
         Capacity {
             shared: Arc::clone(&self.shared),
@@ -80,7 +95,7 @@ impl Handle {
             Ok(ctx) => ctx,
             Err(kind) => return Err((kind, builder, f)),
         };
-        let state = JoinState::new(self.shared.home.get().copied());
+        let state = JoinState::new(self.shared.thread.get().copied());
         let in_job = Arc::clone(&state);
         let hooks = boxed(builder.hooks);
         self.shared.submit(Submission {
@@ -96,19 +111,20 @@ impl Handle {
 }
 
 impl<H: SwitchHooks + Send + 'static> JobBuilder<'_, H> {
-    /// Queues `f` from any thread, to be run as a job by the scheduler or by the worker that is free first.
+    /// Queues `f` from any thread. The scheduler, or the worker that is free first, runs it as a job.
     ///
     /// # Errors
     ///
-    /// [`SpawnError`], with the builder and `f` in it, when the scheduler is full, shutting down or gone, or when the
-    /// builder's wait ctx belongs to another job that has not ended.
+    /// [`SpawnError`], with the builder and `f` in it: the scheduler is full, shutting down or gone, or the builder's
+    /// wait ctx belongs to another job that has not ended.
     ///
     /// ```
     /// use asyncjob::scheduler::Workers;
     /// use asyncjob::{JobBuilder, current_job};
     ///
     /// let workers = Workers::new(1)?;
-    /// let job = JobBuilder::new().name("signer").submit_to(&workers.handle(), || current_job().unwrap().name().map(str::len))?;
+    /// let signer = JobBuilder::new().name("signer");
+    /// let job = signer.submit_to(&workers.handle(), || current_job().unwrap().name().map(str::len))?;
     /// assert_eq!(job.join()?, Some(6));
     /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
@@ -128,7 +144,8 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// A future: see [`Handle::capacity`].
+/// A future that is ready when a scheduler can accept another job: see [`Handle::capacity`]. Dropping it gives its
+/// place in the queue up.
 #[must_use = "futures do nothing until awaited"]
 pub struct Capacity {
     shared: Arc<Shared>,
@@ -161,4 +178,6 @@ impl fmt::Debug for Capacity {
 const _: () = {
     const fn is_portable<T: Send + Sync>() {}
     is_portable::<Handle>();
+    is_portable::<JoinHandle<()>>();
+    is_portable::<super::Workers>();
 };

@@ -1,4 +1,4 @@
-//! Every job: its name, its state, what it waits for, since when, and where it is.
+//! What a scheduler knows of its jobs: names, states, what they wait for, and backtraces.
 
 use std::backtrace::Backtrace;
 use std::time::{Duration, Instant};
@@ -13,37 +13,40 @@ use crate::wait_ctx::{Status, WaitFd};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct JobInfo {
-    /// Its id.
+    /// The id of the job.
     pub id: JobId,
-    /// Its name, if it has one.
+    /// The name of the job, if it has one.
     pub name: Option<String>,
     /// What the job does.
     pub state: JobState,
-    /// For how long it has been in this state, to a few milliseconds.
+    /// How long ago the job paused, to a few milliseconds.
     pub in_state: Duration,
-    /// The wait fds that it waits for.
+    /// The wait fds that count at the pause of the job.
     pub fds: Vec<WaitFd>,
-    /// What the engine that it waits for says.
+    /// What the engine that the job waits for says.
     pub status: Status,
-    /// When it is resumed at the latest.
+    /// The time at which the job is resumed at the latest, if it has a deadline.
     pub deadline: Option<Instant>,
-    /// How many bytes of its stack it has used at most: see [`Job::high_water`].
+    /// How many bytes of its stack the job has used so far: see [`Job::high_water`].
     pub high_water: usize,
 }
 
-/// What a started job does.
+/// What a job that has started does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobState {
-    /// Will be resumed by one of the next turns.
+    /// One of the next turns resumes the job.
     Ready,
-    /// Runs, and looks at this list itself.
+    /// The job runs. [`Scheduler::jobs`] does not list a job that runs.
     Running,
-    /// Waits for a callback, an fd or a deadline.
+    /// The job waits for a callback, an fd or a deadline.
     Paused,
 }
 
 impl Scheduler {
-    /// Every job that has started and not ended, in no order; but for the one that calls this, if a job does.
+    /// Every job that has started and is paused now, in no particular order. If a job calls this, that job is missing
+    /// in the list.
+    ///
+    /// The call makes one system call for each job.
     ///
     /// ```
     /// use asyncjob::scheduler::{JobState, Scheduler};
@@ -83,9 +86,9 @@ impl Scheduler {
         started.collect()
     }
 
-    /// Where a paused job is: the frames on its stack, captured by itself.
+    /// The backtrace of the pause in which a job is, captured by the job itself: see [`Job::backtrace`].
     ///
-    /// `None` if there is no such job here, or it is not paused.
+    /// `None` if this scheduler has no such job that has started, or if the job runs.
     ///
     /// # Panics
     ///
@@ -98,7 +101,7 @@ impl Scheduler {
             let (index, task) = core.tasks.iter_mut().find(|(_, t)| t.job.as_ref().is_some_and(is_it))?;
             (index, task.job.take()?)
         };
-        // Outside the borrow: the job runs for a moment, and its hooks with it.
+        // The core is not borrowed here, because the job runs for a moment, and its hooks run, too.
         let backtrace = job.backtrace();
         if let Some(task) = self.inner.core.borrow_mut().tasks.get_mut(index) {
             task.job = Some(job);

@@ -1,17 +1,17 @@
-//! The result of a spawned job, and the way to cancel it.
+//! The result of a spawned job, and the way to cancel the job.
 //!
 //! The result travels in a [`Slot`]. Beside it a job has a [`CancelState`]:
 //!
 //! ```text
 //!   No ---- request_cancel, before the start ------> Requested      the job never starts
 //!    |                                                   ^
-//!    |  request_cancel after the start goes to the       | the start was postponed for want of a stack, and the
-//!    |  job's waker, which the scheduler reads           | waker had a request
+//!    |  request_cancel after the start goes to the       | postponed: there was no stack for the start,
+//!    |  job's waker, which the scheduler reads           | and the waker had a request
 //!    |
-//!    '----- the scheduler is about to cancel the job ---> Told(reason)
+//!    '----- cancelling: the scheduler is about to cancel the job ---> Final(reason)
 //! ```
 //!
-//! `Told` is final: the reason is the job's result, whatever the job returns.
+//! After `Final` the reason is the result of the job, whatever the job returns. A panic of the job counts all the same.
 
 use std::fmt;
 use std::future::Future;
@@ -32,23 +32,28 @@ use crate::sync::{Closed, Slot};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// The job panicked.
+    /// The job panicked, or one of its hooks did.
     Panicked(Panic),
-    /// The job was cancelled: before it started, or its pauses failed and it returned. What it returned is dropped.
+    /// The job was cancelled, before it started or while it was paused. What it returned is dropped.
     Cancelled,
-    /// An engine set [`Status::Err`](crate::Status::Err), so the job was cancelled: its session is broken.
+    /// An engine set [`Status::Err`](crate::Status::Err), so the job was cancelled. The session of the engine is
+    /// broken.
     EngineFailed,
-    /// The job was cancelled and went on pausing. Its stack is quarantined: see [`Job::cancel`](crate::Job::cancel).
+    /// The job was cancelled and did not end. Its stack is quarantined: see [`Job::cancel`](crate::Job::cancel).
     Quarantined,
-    /// There was no stack to start the job on, and no other job whose end could free one.
+    /// There was no stack to start the job on, and no other job of the scheduler whose end could free one.
     NoStack(io::Error),
-    /// The wait for the job was cut short: the job that waits was cancelled, or a deadline around the wait passed. The
-    /// handle is dropped, which cancels the job that was waited for. To keep the handle, await it by reference:
-    /// `await_future(&mut handle)`.
+    /// The wait for the job was interrupted: the job that waits was cancelled, or a deadline around the wait has
+    /// passed.
+    ///
+    /// The handle is dropped then, which cancels the job that was waited for. To keep the handle, await it by
+    /// reference: `await_future(&mut handle)`.
     Interrupted(Interrupted),
-    /// The job that waits has a driver that takes no callback, and the process has no fd left to wake the job with.
+    /// The driver of the job that waits has set no callback, and the process has no fd left for an eventfd to wake the
+    /// job with.
     NoWaker(io::Error),
-    /// The scheduler could not wait for events ([`Scheduler::run_until`](super::Scheduler::run_until)). The job goes on.
+    /// The scheduler could not wait for events ([`Scheduler::run_until`](super::Scheduler::run_until)). The job goes
+    /// on.
     Scheduler(io::Error),
 }
 
@@ -60,7 +65,7 @@ impl fmt::Display for JoinError {
             JoinError::EngineFailed => f.write_str("the engine that the job waited for failed: end its session"),
             JoinError::Quarantined => Quarantined.fmt(f),
             JoinError::NoStack(_) => f.write_str("there is no stack to start the job on"),
-            JoinError::Interrupted(interrupted) => write!(f, "the wait for a job was cut short: {interrupted}"),
+            JoinError::Interrupted(interrupted) => write!(f, "the wait for a job was interrupted: {interrupted}"),
             JoinError::NoWaker(_) => f.write_str(NO_WAKER),
             JoinError::Scheduler(_) => f.write_str("the scheduler could not wait for events"),
         }
@@ -85,11 +90,13 @@ impl From<JoinError> for io::Error {
     }
 }
 
-/// The result of a spawned job, when it is there.
+/// The handle of a spawned job, which gives the job's result.
 ///
-/// **Dropping the handle cancels the job**, as [`request_cancel`](Self::request_cancel) does.
-/// [`detach`](Self::detach) lets the job go on by itself. [`join`](Self::join) waits for the result. A handle is also a
-/// future, for any runtime.
+/// **Dropping the handle cancels the job**, as [`request_cancel`](Self::request_cancel) does. [`detach`](Self::detach)
+/// lets the job go on by itself. [`join`](Self::join) waits for the result. A handle is also a future, for every
+/// runtime.
+///
+/// `JoinHandle<T>` is `Send` and `Sync` if `T` is `Send`, whatever the closure of the job is.
 #[must_use = "dropping the handle cancels the job: `join` it, or `detach` it"]
 pub struct JoinHandle<T> {
     pub(super) state: Arc<JoinState<T>>,
@@ -101,40 +108,44 @@ impl<T> JoinHandle<T> {
         JoinHandle { state, detached: false }
     }
 
-    /// Whether [`join`](Self::join) would return at once.
+    /// Whether the job has ended, so that [`join`](Self::join) returns at once.
     pub fn is_finished(&self) -> bool {
         self.state.result.is_finished()
     }
 
-    /// Asks the job to end: its pause fails with [`PauseError::Cancelled`](crate::PauseError::Cancelled), and it returns
-    /// through its own code. A job that has not started never does. This call returns at once.
+    /// Asks the job to end, and returns at once.
+    ///
+    /// The pause of the job fails with [`PauseError::Cancelled`](crate::PauseError::Cancelled), and the job returns
+    /// through its own code. A job that has not started never starts.
     pub fn request_cancel(&self) {
         self.state.request_cancel();
     }
 
-    /// Lets the job go on by itself. Its result is dropped, and a panic of it is reported by the panic hook only.
+    /// Lets the job go on by itself. Its result is dropped. Only the panic hook reports a panic of the job.
     pub fn detach(mut self) {
         self.detached = true;
     }
 
-    /// The result, if it is there.
+    /// The result, if the job has ended.
     pub(super) fn take(&mut self) -> Option<Result<T, JoinError>> {
         match self.state.result.try_take()? {
             Ok(result) => Some(result),
-            Err(Closed) => panic!("a JoinHandle was asked again after it gave its result"),
+            Err(Closed) => panic!("a JoinHandle was used after it had given its result"),
         }
     }
 
+    /// Refuses a [`join`](Self::join) that would not end.
+    ///
     /// # Panics
     ///
-    /// If a wait for the job would block the one thread that can run it.
+    /// If the wait for the job would block the only thread that can run the job.
     pub(crate) fn check_join(&self) {
         let blocks_its_thread =
-            || !self.is_finished() && self.state.control.lock().home == Some(thread::current().id());
+            || !self.is_finished() && self.state.control.lock().thread == Some(thread::current().id());
         assert!(
             can_pause() || !blocks_its_thread(),
-            "join on the job's own thread would wait for ever: outside a job use Scheduler::run_until, or join after run; \
-             inside a job drop the block_pause guard first"
+            "JoinHandle::join on the job's own thread would wait for ever: outside a job call Scheduler::run_until, or \
+             join after Scheduler::run; inside a job drop the block_pause guard first"
         );
     }
 }
@@ -152,11 +163,11 @@ impl<T> Future for JoinHandle<T> {
 
     /// # Panics
     ///
-    /// When polled again after it was ready.
+    /// When the handle is polled after it was ready.
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
         self.state.result.poll_take(task).map(|taken| match taken {
             Ok(result) => result,
-            Err(Closed) => panic!("a JoinHandle was polled after it gave its result"),
+            Err(Closed) => panic!("a JoinHandle was polled after it was ready"),
         })
     }
 }
@@ -171,74 +182,77 @@ impl<T> fmt::Debug for JoinHandle<T> {
 
 /// What a job, its scheduler and its handle share.
 pub(super) struct JoinState<T> {
-    /// The first result counts.
+    /// The first result that is stored counts.
     result: Slot<Result<T, JoinError>>,
     control: Mutex<Control>,
 }
 
+/// What is needed to cancel the job.
 struct Control {
-    /// The way to the job, once it has started.
+    /// The waker of the job, once the job has started.
     job: Option<Arc<JobWaker>>,
-    /// The thread that runs the job, once that is known.
-    home: Option<ThreadId>,
+    /// The thread that runs the job, once it is known.
+    thread: Option<ThreadId>,
     cancel: CancelState,
 }
 
-/// Why the job is to end without a result.
+/// Whether the job is to end without a result, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CancelState {
+    /// The job has not been cancelled, or the request is in its waker.
     No,
-    /// Asked for, before the job started.
+    /// The handle has asked for it before the job started.
     Requested,
-    /// The job has been told: this is its result, whatever it returns.
-    Told(CancelReason),
+    /// The scheduler cancels the job, or has done so.
+    Final(CancelReason),
 }
 
 /// What cancelled a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CancelReason {
-    /// Its handle, or a shutdown.
+    /// The handle of the job, or a shutdown.
     Asked,
-    /// The status rule for `Status::Err`.
+    /// The status [`Status::Err`](crate::Status::Err) of its ctx.
     EngineFailed,
 }
 
-/// A [`JoinState`] as the scheduler sees it, whatever the type of the result.
+/// A [`JoinState`] as the scheduler sees it, whatever the type of the result is.
 pub(super) trait Completion {
-    /// The job has no value.
+    /// Stores an error as the result.
     fn fail(&self, error: JoinError);
-    /// The job is about to be told to end.
-    fn telling(&self, reason: CancelReason);
-    /// The job is about to start on this thread, and can be reached by this waker. `false`: it was cancelled already.
-    fn starting(&self, job: &Arc<JobWaker>, home: ThreadId) -> bool;
-    /// The job did not start after all, and will another time.
+    /// The scheduler is about to cancel the job.
+    fn cancelling(&self, reason: CancelReason);
+    /// The job is about to start on this thread, and has this waker. Returns `false` if the job was cancelled before.
+    fn starting(&self, job: &Arc<JobWaker>, thread: ThreadId) -> bool;
+    /// The job did not start after all, and will be started another time.
     fn postponed(&self);
 }
 
 impl<T> JoinState<T> {
-    pub(super) fn new(home: Option<ThreadId>) -> Arc<Self> {
+    pub(super) fn new(thread: Option<ThreadId>) -> Arc<Self> {
         Arc::new(JoinState {
             result: Slot::new(),
             control: Mutex::new(Control {
                 job: None,
-                home,
+                thread,
                 cancel: CancelState::No,
             }),
         })
     }
 
-    /// The job returned or panicked.
+    /// Stores the result of a job that has returned or panicked.
     pub(super) fn complete(&self, result: thread::Result<T>) {
-        let told = self.control.lock().cancel;
-        self.settle(match (result, told) {
+        let cancel = self.control.lock().cancel;
+        self.store(match (result, cancel) {
             (Err(payload), _) => Err(JoinError::Panicked(Panic::new(payload))),
-            (Ok(_), CancelState::Told(CancelReason::Asked)) => Err(JoinError::Cancelled),
-            (Ok(_), CancelState::Told(CancelReason::EngineFailed)) => Err(JoinError::EngineFailed),
+            (Ok(_), CancelState::Final(CancelReason::Asked)) => Err(JoinError::Cancelled),
+            (Ok(_), CancelState::Final(CancelReason::EngineFailed)) => Err(JoinError::EngineFailed),
             (Ok(value), _) => Ok(value),
         });
     }
 
-    fn settle(&self, result: Result<T, JoinError>) {
+    /// Stores the result, and lets go of the waker.
+    fn store(&self, result: Result<T, JoinError>) {
         let job = self.control.lock().job.take();
         drop(job);
         drop(self.result.put(result));
@@ -256,20 +270,20 @@ impl<T> JoinState<T> {
 
 impl<T> Completion for JoinState<T> {
     fn fail(&self, error: JoinError) {
-        self.settle(Err(error));
+        self.store(Err(error));
     }
 
-    fn telling(&self, reason: CancelReason) {
-        self.control.lock().cancel = CancelState::Told(reason);
+    fn cancelling(&self, reason: CancelReason) {
+        self.control.lock().cancel = CancelState::Final(reason);
     }
 
-    fn starting(&self, job: &Arc<JobWaker>, home: ThreadId) -> bool {
+    fn starting(&self, job: &Arc<JobWaker>, thread: ThreadId) -> bool {
         let mut control = self.control.lock();
         if control.cancel != CancelState::No {
             return false;
         }
         control.job = Some(Arc::clone(job));
-        control.home = Some(home);
+        control.thread = Some(thread);
         true
     }
 

@@ -1,4 +1,4 @@
-//! The scheduler that OpenSSL leaves to every application.
+//! The scheduler, which OpenSSL leaves to every application.
 //!
 //! ```text
 //!                    spawn            Handle::spawn (any thread)
@@ -7,38 +7,51 @@
 //!                  +---------+        +-------------+
 //!                  | pending | <----- | submissions |  shared by all workers
 //!                  +---------+        +-------------+
-//!                      | start_job
+//!                      | the job starts
 //!                      v
-//!    Finished <---- running <--------------- ready  (a queue: first in, first out)
+//!    ended <-------- running <--------------- ready  (a queue: first in, first out)
 //!                      |                       ^
-//!                      | Paused                |
+//!                      | pauses                |
 //!                      v                       |
-//!                   parked ----- wake.rs ------+  its callback was called
+//!                    paused ----- wake.rs -----+  the callback was called
 //!                      |  |----- reactor.rs ---+  a wait fd is ready
-//!                      |  '----- timer.rs -----+  its deadline is over, or its back-off
-//!                      '------------------------  at once: status EAGAIN
+//!                      |  '----- timer.rs -----+  the deadline has passed, or the interval of a poll
+//!                      '-----------------------+  at once: the job wants to go on after the others, or is polled
+//!                                                 for the first times
 //! ```
 //!
-//! A scheduler is one thread. [`Scheduler::run`] goes on to the end of the last job. [`Scheduler::turn`] is one round, for a
-//! host loop that polls the scheduler's fd. Many threads are many schedulers with one queue of jobs that have not started:
-//! [`Workers`].
+//! A [`Scheduler`] runs jobs on one thread. [`Scheduler::run`] returns when the last job has ended. [`Scheduler::turn`]
+//! does one round, for a host loop that polls the scheduler's fd. [`Workers`] are several threads with a scheduler
+//! each, and with one queue of jobs that have not started.
 //!
-//! A scheduler starts no thread and keeps no global state, with one exception: the handler that reports an overflow belongs to
-//! the process, and is the builder's choice ([`SchedulerBuilder::overflow_handler`]).
+//! | type | `Send` and `Sync` | use it |
+//! |---|---|---|
+//! | [`Scheduler`] | neither | on its thread, outside its jobs |
+//! | [`LocalHandle`] | neither | on its thread, also inside its jobs |
+//! | [`Handle`] | both | on every thread |
+//! | [`JoinHandle<T>`](JoinHandle) | both, if `T` is `Send` | where `T` may go |
+//! | [`Workers`] | both | on every thread |
+//!
+//! A scheduler starts no thread and keeps no global state, with one exception: the handler that reports a stack
+//! overflow belongs to the process ([`SchedulerBuilder::overflow_handler`]).
 //!
 //! # When a paused job is resumed
 //!
-//! A paused job is resumed when its callback is called, when a wait fd that counts is ready, and when its deadline has passed.
-//! [`Wants`](crate::Wants) says what else its wait ctx may ask for. A job that wants to be polled is resumed at growing intervals of up to
-//! 10 ms. A job whose status is `Err` is cancelled, and joining it gives [`JoinError::EngineFailed`].
+//! A scheduler resumes a paused job when the job's callback is called, when a wait fd that counts is ready, and when
+//! the deadline has passed. [`Wants`](crate::Wants) says what else the wait ctx of a job may ask for. A job that wants
+//! to be polled is resumed at growing intervals of up to 10 ms. A job whose status is `Err` when it pauses is
+//! cancelled, and the join of that job fails with [`JoinError::EngineFailed`].
 //!
-//! A scheduler never reads a wait fd, and never resumes a job for another reason.
+//! A scheduler never reads a wait fd, and resumes a job for no other reason.
 //!
 //! # Fairness
 //!
-//! A turn resumes at most 64 jobs, each once, before it looks at callbacks again. It asks the kernel for ready fds at least
-//! every 64 resumes and every tick of the kernel's clock, which is a few milliseconds. So a job that pauses again and again is
-//! not resumed twice before the others had their turn, and many jobs that hand over quickly share one system call.
+//! One turn starts at most 64 jobs, and resumes at most 64 jobs, each of them once. Then it looks at the callbacks
+//! again. At the end of a turn the scheduler asks the kernel for ready fds, if 64 jobs have run since it asked last, or
+//! if the kernel's clock has ticked since, which it does every few milliseconds.
+//!
+//! A job that pauses again and again is therefore not resumed twice before the other jobs that were ready. Many jobs
+//! that give way quickly share one system call.
 
 mod builder;
 mod current;
@@ -82,12 +95,13 @@ use submit::Shared;
 use tasks::{BATCH, Core, EndKind, Pending};
 use wake::{Inbox, TaskId};
 
-/// Runs jobs on this thread and resumes each when what it waits for happens.
+/// Runs jobs on this thread, and resumes each job when what it waits for has happened.
 ///
-/// A scheduler stays on its thread. Inside its jobs use [`scheduler::spawn`](spawn) and [`scheduler::current`](current); from
-/// other threads, a [`Handle`]. A job must not own its scheduler, in an `Rc`, say: the two would keep each other for ever.
+/// A scheduler stays on its thread: it is neither `Send` nor `Sync`. From other threads use its
+/// [`handle`](Self::handle). Inside its jobs use [`scheduler::spawn`](spawn) and [`scheduler::current`](current). A job
+/// must not own its scheduler, in an `Rc`, say, because each of the two would keep the other for ever.
 ///
-/// **Dropping it cancels every job that is left.**
+/// **Dropping a scheduler cancels every job that is left.**
 ///
 /// ```
 /// use asyncjob::scheduler::Scheduler;
@@ -107,18 +121,18 @@ pub struct Scheduler {
     inner: Rc<Inner>,
 }
 
-/// What a scheduler and its [`LocalHandle`]s share.
+/// What a scheduler shares with its [`LocalHandle`]s.
 struct Inner {
     core: RefCell<Core>,
     epoll: Rc<OwnedFd>,
     inbox: Arc<Inbox>,
     shared: Arc<Shared>,
     thread: ThreadId,
-    /// A turn is under way.
+    /// Whether a turn is in progress.
     turning: Cell<bool>,
-    /// The last turn left the inbox parked, so that a spawn wakes a host that sleeps on the fd.
+    /// Whether the last turn left the inbox parked. A spawn then wakes a host that sleeps on the fd.
     parked: Cell<bool>,
-    /// A worker is to shut down, and by when.
+    /// The time until which a worker lets its jobs go on, once it has to shut down.
     stop_at: Cell<Option<Instant>>,
 }
 
@@ -126,23 +140,24 @@ struct Inner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Turn {
-    /// Jobs started or resumed.
+    /// How many jobs the turn started or resumed.
     pub resumed: usize,
-    /// Jobs that can run now: call [`Scheduler::turn`] again without waiting if this is not 0.
+    /// How many jobs can run now. If this is not 0, call [`Scheduler::turn`] again without waiting.
     pub ready: usize,
 }
 
-/// What became of the jobs that were left: see [`Scheduler::shutdown`].
+/// What became of the jobs that were left, in numbers of jobs: see [`Scheduler::shutdown`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// Ended by themselves before the deadline.
+    /// These jobs returned or panicked before the deadline.
     pub finished: usize,
-    /// Ended before the deadline because their handles, or the failure of an engine, had cancelled them.
+    /// These jobs ended before the deadline because they were cancelled: by their handles, or because their engines had
+    /// failed.
     pub cancelled_before: usize,
-    /// Cancelled at the deadline, and ended then.
+    /// These jobs were cancelled at the deadline, and ended then.
     pub cancelled: usize,
-    /// Did not end when cancelled: their stacks are quarantined.
+    /// These jobs were cancelled at the deadline and did not end. Their stacks are quarantined.
     pub quarantined: usize,
 }
 
@@ -150,20 +165,22 @@ pub struct ShutdownReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Jobs that have ended, in whatever way.
+    /// How many jobs have ended in any way. A job that failed with [`JoinError::NoStack`] did not start and does not
+    /// count.
     pub ended: u64,
-    /// Of these, cancelled: by their handle, by a shutdown or because their engine failed.
+    /// How many of these were cancelled, by their handle, by a shutdown or because their engine failed. The quarantined
+    /// ones are included.
     pub cancelled: u64,
-    /// Of these, given up with their stacks.
+    /// How many of these did not end when they were cancelled, and were quarantined.
     pub quarantined: u64,
-    /// Starts and resumes.
+    /// How often a job was started or resumed.
     pub resumes: u64,
-    /// Calls to `epoll_wait`.
+    /// How often the scheduler called `epoll_wait`.
     pub kernel_waits: u64,
 }
 
 impl Scheduler {
-    /// A scheduler for this thread, with no bound on jobs.
+    /// Makes a scheduler for this thread, without a limit of jobs.
     ///
     /// # Errors
     ///
@@ -172,18 +189,18 @@ impl Scheduler {
         Self::builder().build()
     }
 
-    /// Configures a scheduler: a bound on jobs, the overflow handler.
+    /// Configures a scheduler: a limit of jobs, the overflow handler.
     pub fn builder() -> SchedulerBuilder {
         SchedulerBuilder::new()
     }
 
-    /// Queues `f`, to be run as a job on this thread by the next turns.
+    /// Queues `f`. The next turns run it as a job on this thread.
     ///
-    /// For a job with a name, a stack size, hooks or a wait ctx: [`JobBuilder::spawn_on`].
+    /// [`JobBuilder::spawn_on`] also gives the job a name, a stack size, hooks or a wait ctx.
     ///
     /// # Errors
     ///
-    /// [`SpawnError`], with `f` in it, when the scheduler is full or shutting down.
+    /// [`SpawnError`], with `f` in it: the scheduler is full or shutting down.
     pub fn spawn<F, T>(&self, f: F) -> Result<JoinHandle<T>, SpawnError<F>>
     where
         F: FnOnce() -> T + 'static,
@@ -193,20 +210,20 @@ impl Scheduler {
         spawned.map_err(|(kind, _, f)| SpawnError::new(kind, (), f))
     }
 
-    /// Spawns from other threads.
+    /// Makes a handle that spawns jobs on this scheduler from any thread.
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(&self.inner.shared))
     }
 
-    /// Runs until no job is left.
+    /// Runs jobs until no job is left.
     ///
     /// # Errors
     ///
-    /// When `epoll_wait` fails, which takes a closed epoll fd. No job is lost.
+    /// The call of `epoll_wait` failed, which happens when the epoll fd was closed. No job is lost.
     ///
     /// # Panics
     ///
-    /// Inside a job of this scheduler: pause there instead.
+    /// Inside a job of this scheduler. Pause the job there instead.
     pub fn run(&self) -> io::Result<()> {
         while self.live_jobs() != 0 {
             self.turn(None)?;
@@ -214,15 +231,16 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Runs until the job has ended, and gives its result. Other jobs are left as they are.
+    /// Runs jobs until this job has ended, and returns its result. The other jobs stay as they are then.
     ///
     /// # Errors
     ///
-    /// As [`JoinHandle::join`], and [`JoinError::Scheduler`] when [`run`](Self::run) would fail.
+    /// As [`JoinHandle::join`]. Also [`JoinError::Scheduler`], when [`run`](Self::run) would fail; the job goes on
+    /// then.
     ///
     /// # Panics
     ///
-    /// As [`run`](Self::run), and if the job belongs to another scheduler and this one has no job left.
+    /// As [`run`](Self::run). Also when the job belongs to another scheduler, and this one has no job left.
     pub fn run_until<T>(&self, mut handle: JoinHandle<T>) -> Result<T, JoinError> {
         loop {
             if let Some(result) = handle.take() {
@@ -236,12 +254,15 @@ impl Scheduler {
         }
     }
 
-    /// One round: takes what other threads brought, starts and resumes up to 64 jobs of each kind, and looks for ready fds and
-    /// deadlines. If there was nothing to run, the turn waits for up to `timeout` (`None`: for ever, unless there is no job at
-    /// all), and the next turn runs what became ready.
+    /// Does one round: takes what other threads have sent, starts up to 64 jobs, resumes up to 64 ready jobs, and looks
+    /// for ready fds and deadlines.
     ///
-    /// To embed the scheduler in another loop, poll its fd for readable there, until [`next_deadline`](Self::next_deadline) at
-    /// the latest. Then call `turn(Some(Duration::ZERO))`, and again as long as [`Turn::ready`] is not 0.
+    /// If there was nothing to run, the turn waits for up to `timeout`, and the next turn runs what has become ready.
+    /// `None` stands for a wait without limit, which does not wait if there is no job at all.
+    ///
+    /// To embed the scheduler in another loop, poll its fd ([`AsFd`]) there until it is readable, and until
+    /// [`next_deadline`](Self::next_deadline) at the latest. Then call `turn(Some(Duration::ZERO))`, and repeat the
+    /// call while [`Turn::ready`] is not 0.
     ///
     /// # Errors
     ///
@@ -265,12 +286,13 @@ impl Scheduler {
         })
     }
 
-    /// When [`turn`](Self::turn) has to be called at the latest, if no fd event comes first.
+    /// The time at which [`turn`](Self::turn) has to be called at the latest, if the fd does not become readable
+    /// before. `None` if there is no such time.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.inner.core.borrow().next_timer()
     }
 
-    /// Takes no more jobs, lets those that are there go on for at most `within`, then cancels what is left.
+    /// Refuses new jobs, lets the jobs that are there go on for at most `within`, and cancels those that are left then.
     ///
     /// # Errors
     ///
@@ -309,7 +331,8 @@ impl Scheduler {
         self.inner.core.borrow().stats
     }
 
-    /// How many jobs have not ended, queued ones included; with [`Workers`], of all of them.
+    /// How many jobs have not ended, queued ones included. In a scheduler of [`Workers`] this counts the jobs of all
+    /// workers.
     pub fn live_jobs(&self) -> usize {
         self.inner.shared.live()
     }
@@ -317,7 +340,7 @@ impl Scheduler {
     fn with(inbox: Arc<Inbox>, shared: Arc<Shared>) -> io::Result<Scheduler> {
         let reactor = Reactor::new(inbox.raw_notifier())?;
         if shared.inboxes.len() == 1 {
-            let _is_new = shared.home.set(thread::current().id());
+            let _is_new = shared.thread.set(thread::current().id());
         }
         Ok(Scheduler {
             inner: Rc::new(Inner {
@@ -333,7 +356,7 @@ impl Scheduler {
         })
     }
 
-    /// Takes what other threads brought: wakes, calls, jobs. Returns how many calls there were.
+    /// Takes what other threads have sent: wakes, calls and jobs. Returns how many calls there were.
     fn take_inbox(&self) -> usize {
         let inner = &self.inner;
         let mut done = 0;
@@ -376,23 +399,23 @@ impl Inner {
             ctx,
         });
         if self.parked.get() {
-            self.inbox.notify_if_parked(); // a host that sleeps on the fd
+            self.inbox.notify_if_parked(); // wakes a host that sleeps on the fd
         }
         Ok(JoinHandle::new(state))
     }
 
-    /// Whether other threads have brought something.
+    /// Whether other threads have sent something.
     fn has_incoming(&self) -> bool {
         self.inbox.has_messages() || self.shared.has_submissions()
     }
 
-    /// Whether this scheduler, alone or as a worker, has anything to do or to wait for.
+    /// Whether this scheduler, alone or as a worker, has jobs to run or to wait for.
     fn jobs_left(&self) -> bool {
         let core = self.core.borrow();
         !core.tasks.is_empty() || !core.pending.is_empty() || self.shared.has_submissions()
     }
 
-    /// Starts the jobs that have not run yet, up to a batch. Returns how many.
+    /// Starts the jobs that have not run yet, up to a batch. Returns how many it started.
     fn start_pending(&self) -> usize {
         for started in 0..BATCH {
             let Some(pending) = self.core.borrow_mut().next_pending() else {
@@ -405,7 +428,7 @@ impl Inner {
         BATCH
     }
 
-    /// Runs a job for the first time. `false`: there was no stack for it, and it was put back.
+    /// Runs a job for the first time. Returns `false` if there was no stack for it, and the job is pending again.
     fn start(&self, pending: Pending) -> bool {
         let Pending {
             main,
@@ -416,22 +439,23 @@ impl Inner {
         let for_job = ctx.clone();
         let (id, waker) = self.core.borrow_mut().reserve(&self.inbox, ctx, &completion);
         if !completion.starting(&waker, self.thread) {
-            discard(main);
+            drop_contained(main);
             completion.fail(JoinError::Cancelled);
             self.retire(id, EndKind::Cancelled);
             return true;
         }
         for_job.set_callback(Some(Waker::from(waker)));
         match catch_unwind(AssertUnwindSafe(|| plan.start(&for_job, main))) {
-            Ok(Ok(step)) => self.settle(id, step),
+            Ok(Ok(step)) => self.after_run(id, step),
             Ok(Err((plan, main, refusal))) => return self.put_back(id, plan, main, refusal, completion),
             Err(payload) => self.hook_panicked(id, payload),
         }
-        discard(for_job);
+        drop_contained(for_job);
         true
     }
 
-    /// There is no stack for a job. It waits for another job's end, or fails if there is none to wait for.
+    /// Handles a job for which there was no stack. The job waits until another job has ended. If there is no other job,
+    /// it fails.
     #[cold]
     fn put_back(
         &self,
@@ -445,7 +469,7 @@ impl Inner {
         let ctx = core.cancel_reservation(id);
         if core.tasks.is_empty() {
             drop(core);
-            discard((main, plan, ctx));
+            drop_contained((main, plan, ctx));
             self.shared.ended();
             completion.fail(JoinError::NoStack(refusal.into()));
             return true;
@@ -460,30 +484,32 @@ impl Inner {
         false
     }
 
-    /// Resumes the jobs that were ready, each once, up to a batch. Returns how many.
+    /// Resumes the jobs that were ready at the start of the call, each once, up to a batch. Returns how many it
+    /// resumed.
     fn resume_ready(&self) -> usize {
         let batch = self.core.borrow().batch();
         for resumed in 0..batch {
-            let Some((id, job, told)) = self.core.borrow_mut().next_ready() else {
+            let Some((id, job, cancel)) = self.core.borrow_mut().next_ready() else {
                 return resumed;
             };
-            self.resume(id, job, told);
+            self.resume(id, job, cancel);
         }
         batch
     }
 
-    fn resume(&self, id: TaskId, job: Job<()>, told: Option<CancelReason>) {
-        if let Some(reason) = told {
+    /// Resumes the job, or cancels it if there is a reason to.
+    fn resume(&self, id: TaskId, job: Job<()>, cancel: Option<CancelReason>) {
+        if let Some(reason) = cancel {
             return self.cancel(id, job, reason);
         }
         match catch_unwind(AssertUnwindSafe(|| job.resume())) {
-            Ok(step) => self.settle(id, step),
+            Ok(step) => self.after_run(id, step),
             Err(payload) => self.hook_panicked(id, payload),
         }
     }
 
-    /// A job has paused or ended.
-    fn settle(&self, id: TaskId, step: Step<()>) {
+    /// Handles a job that has paused or ended.
+    fn after_run(&self, id: TaskId, step: Step<()>) {
         match step {
             Step::Finished(()) => self.retire(id, EndKind::Finished),
             Step::Paused(job) => {
@@ -495,10 +521,11 @@ impl Inner {
         }
     }
 
+    /// Cancels a paused job, for this reason.
     fn cancel(&self, id: TaskId, job: Job<()>, reason: CancelReason) {
         let completion = self.core.borrow_mut().completion(id);
         if let Some(completion) = &completion {
-            completion.telling(reason);
+            completion.cancelling(reason);
         }
         match catch_unwind(AssertUnwindSafe(|| job.cancel())) {
             Ok(Ok(())) => self.retire(id, EndKind::Cancelled),
@@ -512,7 +539,7 @@ impl Inner {
         }
     }
 
-    /// A panic came out of a job other than from its closure: from a switch hook.
+    /// Handles a panic that came out of a switch hook, and not out of the job's closure.
     #[cold]
     fn hook_panicked(&self, id: TaskId, payload: Box<dyn Any + Send>) {
         let completion = self.core.borrow_mut().completion(id);
@@ -522,18 +549,19 @@ impl Inner {
         self.retire(id, EndKind::Finished);
     }
 
+    /// Removes the task of a job that has ended.
     fn retire(&self, id: TaskId, end: EndKind) {
         let task = self.core.borrow_mut().retire(id, end);
         self.shared.ended();
-        discard(task); // after the borrow: the ctx may own values whose drop runs anything
+        drop_contained(task); // after the borrow has ended: the ctx may own values whose drop runs any code
     }
 
-    /// Asks the kernel for ready fds when it is time to, and waits there if this turn had nothing to do.
+    /// Asks the kernel for ready fds when it is time to. Waits there if this turn had nothing to do.
     fn look_at_kernel(&self, timeout: Option<Duration>, done: usize) -> io::Result<()> {
         let mut core = self.core.borrow_mut();
         let busy = core.runnable() != 0 || self.has_incoming();
         if !busy {
-            // Also before a return without waiting: a host may go to sleep on the fd next.
+            // The scheduler parks also before a return without waiting, because a host may sleep on the fd next.
             self.parked.set(true);
         }
         let parked = !busy && self.inbox.park() && !self.shared.has_submissions();
@@ -560,7 +588,7 @@ impl Inner {
             self.core.borrow_mut().count(EndKind::Cancelled);
             self.shared.ended();
             pending.completion.fail(JoinError::Cancelled);
-            discard(pending);
+            drop_contained(pending);
         }
         let ids = self.core.borrow().ids();
         for id in ids {
@@ -573,7 +601,8 @@ impl Inner {
 }
 
 impl AsFd for Scheduler {
-    /// Readable when [`turn`](Scheduler::turn) has something to do; deadlines apart.
+    /// The fd is readable when [`turn`](Scheduler::turn) has something to do, except for deadlines: see
+    /// [`next_deadline`](Scheduler::next_deadline).
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.epoll.as_fd()
     }
@@ -596,12 +625,13 @@ impl fmt::Debug for Scheduler {
     }
 }
 
-/// Drops what is the user's. A panic of a destructor has been reported by the panic hook, and stops no other job.
-fn discard<T>(value: T) {
+/// Drops what belongs to the user. A panic of a destructor ends here, after the panic hook has reported it, so that it
+/// stops no other job.
+fn drop_contained<T>(value: T) {
     contain(|| drop(value));
 }
 
-/// That long from now, or a century if that is beyond what an `Instant` counts.
+/// The time that is `within` from now. If an `Instant` does not reach that far, it is a century from now.
 fn after(within: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(within).unwrap_or_else(|| now + CENTURY)
@@ -609,7 +639,7 @@ fn after(within: Duration) -> Instant {
 
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// What a spawned job runs: the closure, whose panic is its result.
+/// What a spawned job runs: the closure. A panic of the closure is a result, too.
 fn job_main<T: 'static>(state: Arc<JoinState<T>>, f: impl FnOnce() -> T + 'static) -> Box<dyn FnOnce()> {
     Box::new(move || state.complete(catch_unwind(AssertUnwindSafe(f))))
 }

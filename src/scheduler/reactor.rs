@@ -1,27 +1,29 @@
-//! Wait fds, to the jobs to resume.
+//! The reactor: from ready wait fds to the jobs to resume.
 //!
-//! One level-triggered epoll instance. Level-triggered, because an engine may leave its fd undrained, and an edge is
-//! reported once. An fd stays registered for as long as an entry of some ctx names it: a wait on a stable fd costs one
-//! `epoll_wait` for all jobs that become ready with it, and no `epoll_ctl`.
+//! The reactor uses one level-triggered epoll instance. It is level-triggered because an engine may leave its fd
+//! undrained, and an edge would be reported once only. An fd stays registered for as long as an entry of some ctx names
+//! it. A wait for an fd that stays the same therefore costs no `epoll_ctl`, and all jobs that become ready together
+//! cost one `epoll_wait`.
 //!
 //! ```text
-//!   slots[fd] = { registered: what the kernel watches, waiters: [ticket, entry] ... }
+//!   fds[number] = { registered: what the kernel watches, waiting: [(task id, wait fd), ...] }
 //!
-//!   event on fd --> a waiter's entry counts now?   resume its task
-//!                   none does?                     take it out of the kernel's hands until one does
+//!   event on an fd --> does the entry of some waiting task count now?
+//!                        yes: resume these tasks
+//!                        no:  delete the fd from epoll until such an entry counts again
 //! ```
 //!
-//! That second case is an on-call entry (a socket, whose job now waits for a signature): data arrives, once, and from
-//! then on the fd is quiet until the job wants it again.
+//! The second case is that of an only-when-armed entry, such as a socket whose job now waits for a signature. Data that
+//! arrives at the socket is reported once, and from then on the fd is quiet until the job wants it again.
 //!
 //! # What the kernel does not tell
 //!
-//! * Closing an fd takes it out of epoll silently, and the next file gets the same number. So removals are handled before
-//!   additions with their errors ignored, and an addition always asks the kernel, whatever the slot says.
-//! * A closed fd whose file lives on in a duplicate keeps reporting under its old number and cannot be deleted any more.
-//!   Then the whole epoll instance is replaced.
-//! * Some fds cannot be watched: a regular file (always ready, as in `poll(2)`), a number that is not open. They count as
-//!   ready, with a back-off.
+//! * A close takes an fd out of epoll without notice, and the next file gets the same number. So removals are handled
+//!   before additions, with their errors ignored. An addition always asks the kernel, whatever `registered` says.
+//! * A closed fd whose file lives on in a duplicate is still reported under its old number, and cannot be deleted any
+//!   more. The whole epoll instance is replaced then.
+//! * Some fds cannot be watched: a regular file (which `poll(2)` reports as always ready), or a number that is not
+//!   open. They count as ready, and the scheduler polls their jobs at growing intervals.
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -32,23 +34,26 @@ use super::wake::TaskId;
 use crate::sys::{Epoll, Readiness};
 use crate::wait_ctx::{Interest, WaitFd};
 
+/// The epoll instance of a scheduler, and the tasks that wait for each fd.
 #[derive(Debug)]
 pub(super) struct Reactor {
     epoll: Epoll,
-    /// Indexed by fd.
-    slots: Vec<Slot>,
-    /// The inbox's bell, which belongs to no task.
+    /// What is known of each fd, indexed by its number.
+    fds: Vec<FdState>,
+    /// The fd of the inbox's notifier, which belongs to no task.
     notifier: RawFd,
 }
 
+/// What the reactor knows of one fd.
 #[derive(Debug, Default)]
-struct Slot {
+struct FdState {
     registered: Watch,
-    waiters: Vec<Waiter>,
+    waiting: Vec<WaitingTask>,
 }
 
+/// A task with an entry for the fd.
 #[derive(Debug)]
-struct Waiter {
+struct WaitingTask {
     id: TaskId,
     fd: WaitFd,
 }
@@ -74,7 +79,8 @@ impl Watch {
     }
 }
 
-/// Higher numbers than any Linux allows (`fs.nr_open` is at most 2^31, by default 2^20) would only grow the table.
+/// An fd of this number or a higher one is not watched, because the table grows to the highest number. A process has no
+/// such fd unless its administrator has raised `fs.nr_open`, which is 2^20 by default.
 const MOST_FDS: usize = 1 << 24;
 
 impl Reactor {
@@ -83,81 +89,87 @@ impl Reactor {
         epoll.add(notifier, true, false)?;
         Ok(Reactor {
             epoll,
-            slots: Vec::new(),
+            fds: Vec::new(),
             notifier,
         })
     }
 
-    /// What a host polls instead of waiting here.
+    /// The fd that a host polls instead of waiting here.
     pub(super) fn fd(&self) -> Rc<OwnedFd> {
         self.epoll.fd()
     }
 
-    /// `ticket` has a new entry. Whether the kernel can watch it.
+    /// Adds an entry of a task. Returns whether the kernel can watch its fd.
     pub(super) fn add(&mut self, id: TaskId, fd: WaitFd) -> bool {
-        let Some(slot) = self.slot_mut(fd.fd) else { return false };
-        slot.waiters.push(Waiter { id, fd });
-        // Whatever the slot says is registered, the file behind the number may be another one by now.
-        slot.registered = Watch::NOTHING;
+        let Some(state) = self.state_mut(fd.fd) else {
+            return false;
+        };
+        state.waiting.push(WaitingTask { id, fd });
+        // Whatever `registered` says, the number may name another file by now.
+        state.registered = Watch::NOTHING;
         self.ensure(fd)
     }
 
-    /// An entry of `ticket` is gone. Its fd may be closed already.
+    /// Removes an entry of a task. Its fd may be closed already.
     pub(super) fn remove(&mut self, id: TaskId, fd: WaitFd) {
-        let Some(slot) = self.slot_mut(fd.fd) else { return };
-        if let Some(at) = slot.waiters.iter().position(|w| w.id == id && w.fd == fd) {
-            slot.waiters.swap_remove(at);
+        let Some(state) = self.state_mut(fd.fd) else { return };
+        if let Some(at) = state.waiting.iter().position(|task| task.id == id && task.fd == fd) {
+            state.waiting.swap_remove(at);
         }
-        if slot.waiters.is_empty() && slot.registered != Watch::NOTHING {
-            slot.registered = Watch::NOTHING;
+        if state.waiting.is_empty() && state.registered != Watch::NOTHING {
+            state.registered = Watch::NOTHING;
             let _ = self.epoll.delete(fd.fd);
         }
     }
 
-    /// Has the kernel watch `fd` for its interest, if it does not yet. Whether it can.
+    /// Lets the kernel watch the fd for its interest, if it does not do so yet. Returns whether it can.
     pub(super) fn ensure(&mut self, fd: WaitFd) -> bool {
-        let Some(slot) = self.slots.get_mut(fd.fd as usize) else {
+        let Some(state) = self.fds.get_mut(fd.fd as usize) else {
             return false;
         };
-        let wanted = slot.registered.with(fd.interest);
-        if wanted == slot.registered {
+        let wanted = state.registered.with(fd.interest);
+        if wanted == state.registered {
             return true;
         }
-        // Other waiters of this fd, which may be registered in the kernel though this slot has just been reset.
-        let all = slot.waiters.iter().fold(wanted, |watch, w| watch.with(w.fd.interest));
+        // The interests of the other tasks are added: the kernel may watch the fd for them although `registered` was
+        // just reset.
+        let all = state
+            .waiting
+            .iter()
+            .fold(wanted, |watch, task| watch.with(task.fd.interest));
         let watched = match self.epoll.add(fd.fd, all.readable, all.writable) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.epoll.modify(fd.fd, all.readable, all.writable),
             other => other,
         };
-        slot.registered = if watched.is_ok() { all } else { Watch::NOTHING };
+        state.registered = if watched.is_ok() { all } else { Watch::NOTHING };
         watched.is_ok()
     }
 
-    /// Waits for events and calls `ready` for each waiter that an event may concern; it answers whether the waiter
-    /// takes it. `bell` is called if the bell rings.
+    /// Waits for events. Calls `ready` for each task that an event may concern, which returns whether the task takes
+    /// the event. Calls `notified` if the inbox's notifier is ready.
     pub(super) fn wait(
         &mut self,
         timeout: Option<Duration>,
         mut ready: impl FnMut(TaskId, &WaitFd) -> bool,
-        mut notifier: impl FnMut(),
+        mut notified: impl FnMut(),
     ) -> io::Result<()> {
-        let (slots, own_bell) = (&mut self.slots, self.notifier);
+        let (fds, own_notifier) = (&mut self.fds, self.notifier);
         let mut unwanted = Vec::new();
         self.epoll.wait(timeout, |event| {
-            if event.fd == own_bell {
-                notifier();
-            } else if !deliver(slots, event, &mut ready) {
+            if event.fd == own_notifier {
+                notified();
+            } else if !deliver(fds, event, &mut ready) {
                 unwanted.push(event.fd);
             }
         })?;
         unwanted.into_iter().try_for_each(|fd| self.forget(fd))
     }
 
-    /// Nobody wants this fd now: the kernel is to stop reporting it.
+    /// Stops the kernel from reporting an fd that no task wants now.
     #[cold]
     fn forget(&mut self, fd: RawFd) -> io::Result<()> {
-        if let Some(slot) = self.slots.get_mut(fd as usize) {
-            slot.registered = Watch::NOTHING;
+        if let Some(state) = self.fds.get_mut(fd as usize) {
+            state.registered = Watch::NOTHING;
         }
         match self.epoll.delete(fd) {
             Ok(()) => Ok(()),
@@ -165,40 +177,40 @@ impl Reactor {
         }
     }
 
-    /// A file reports under a number that no longer names it. Only leaving it behind with the whole instance helps.
+    /// Replaces the epoll instance. Nothing else helps when a file is reported under a number that no longer names it.
     ///
-    /// The fd that a host polls stays the same number, and what it names changes: the new instance takes its place.
+    /// The fd that a host polls keeps its number. The new instance takes the place of the old one behind it.
     fn replace_epoll(&mut self) -> io::Result<()> {
         self.epoll.replace()?;
         self.epoll.add(self.notifier, true, false)?;
-        for (fd, slot) in self.slots.iter_mut().enumerate() {
-            let watch = slot.registered;
+        for (fd, state) in self.fds.iter_mut().enumerate() {
+            let watch = state.registered;
             if watch != Watch::NOTHING && self.epoll.add(fd as RawFd, watch.readable, watch.writable).is_err() {
-                slot.registered = Watch::NOTHING;
+                state.registered = Watch::NOTHING;
             }
         }
         Ok(())
     }
 
-    fn slot_mut(&mut self, fd: RawFd) -> Option<&mut Slot> {
+    fn state_mut(&mut self, fd: RawFd) -> Option<&mut FdState> {
         let at = usize::try_from(fd).ok().filter(|&at| at < MOST_FDS)?;
-        if at >= self.slots.len() {
-            self.slots.resize_with(at + 1, Slot::default);
+        if at >= self.fds.len() {
+            self.fds.resize_with(at + 1, FdState::default);
         }
-        self.slots.get_mut(at)
+        self.fds.get_mut(at)
     }
 }
 
-/// Whether some waiter took the event.
-fn deliver(slots: &[Slot], event: Readiness, ready: &mut impl FnMut(TaskId, &WaitFd) -> bool) -> bool {
-    let Some(slot) = slots.get(event.fd as usize) else {
+/// Whether some task took the event.
+fn deliver(fds: &[FdState], event: Readiness, ready: &mut impl FnMut(TaskId, &WaitFd) -> bool) -> bool {
+    let Some(state) = fds.get(event.fd as usize) else {
         return false;
     };
     let concerned =
         |interest: Interest| event.readable && interest.is_readable() || event.writable && interest.is_writable();
     let mut taken = false;
-    for waiter in slot.waiters.iter().filter(|w| concerned(w.fd.interest)) {
-        taken |= ready(waiter.id, &waiter.fd);
+    for task in state.waiting.iter().filter(|task| concerned(task.fd.interest)) {
+        taken |= ready(task.id, &task.fd);
     }
     taken
 }

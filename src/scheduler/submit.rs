@@ -1,13 +1,14 @@
-//! How jobs come to a scheduler from other threads: one queue of jobs that have not started, for all workers.
+//! The queue by which jobs come to a scheduler from other threads. All workers share one queue of jobs that have not
+//! started.
 //!
 //! ```text
-//!   Handle::spawn ---> queue of submissions ---> the worker that looks next; one that is parked is notified
-//!                                                 |           |           |
-//!                                              scheduler   scheduler   scheduler     a thread each
+//!   Handle::spawn ---> submissions ---> the worker that looks next; one parked worker is notified
+//!                                            |           |           |
+//!                                        scheduler   scheduler   scheduler     one on each thread
 //! ```
 //!
-//! A job stays on the thread that started it: the compiler keeps addresses of thread-locals across a switch, so a started
-//! job must not move. A job that has not started goes to the thread that is free.
+//! A job stays on the thread that started it: the compiler keeps addresses of thread-locals across a switch, so a job
+//! that has started must not move. A job that has not started goes to the thread that is free.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -18,7 +19,7 @@ use std::thread::ThreadId;
 
 use parking_lot::Mutex;
 
-use super::discard;
+use super::drop_contained;
 use super::join::{Completion, JoinError};
 use super::tasks::Pending;
 use super::wake::Inbox;
@@ -29,7 +30,7 @@ use crate::stack::StackSize;
 use crate::sync::{WaitQueue, Waiter};
 use crate::wait_ctx::ClaimedCtx;
 
-/// A job on its way to a scheduler.
+/// A job that another thread has spawned and no scheduler has taken yet.
 pub(super) struct Submission {
     pub(super) main: Box<dyn FnOnce() + Send>,
     pub(super) completion: Arc<dyn Completion + Send + Sync>,
@@ -51,33 +52,36 @@ impl From<Submission> for Pending {
     }
 }
 
-/// How many jobs a worker takes at once while others might take them.
+/// How many jobs a worker takes at once while other workers might take them.
 const LARGEST_SHARE: usize = 8;
 
-/// What the threads of one scheduler, or of all workers, share.
+/// What all threads of one scheduler, or of all workers, share.
 pub(super) struct Shared {
     pub(super) inboxes: Vec<Arc<Inbox>>,
-    /// Which inbox to look at first for a parked scheduler.
+    /// The inbox at which the search for a parked scheduler begins.
     next: AtomicUsize,
     submissions: Mutex<Queue>,
+    /// The length of the queue, which can be read without the lock.
     submitted: AtomicUsize,
-    /// Jobs that have not ended, and how many there may be.
+    /// How many jobs have not ended.
     live: AtomicUsize,
+    /// How many jobs there may be.
     max_jobs: usize,
+    /// Whether new jobs are refused.
     closed: AtomicBool,
-    /// Schedulers that still exist.
+    /// How many schedulers still exist.
     open: AtomicUsize,
-    /// Those who wait for capacity.
+    /// The tasks that wait for capacity.
     waiting: WaitQueue,
-    /// The thread of the scheduler or worker, if there is just one.
-    pub(super) home: OnceLock<ThreadId>,
+    /// The thread of the scheduler or worker, if there is only one.
+    pub(super) thread: OnceLock<ThreadId>,
 }
 
-/// Jobs on their way to a scheduler.
+/// The jobs that no scheduler has taken yet.
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Submission>,
-    /// Every scheduler is gone.
+    /// Whether every scheduler is gone.
     is_abandoned: bool,
 }
 
@@ -93,11 +97,11 @@ impl Shared {
             max_jobs,
             closed: AtomicBool::new(false),
             waiting: WaitQueue::new(),
-            home: OnceLock::new(),
+            thread: OnceLock::new(),
         }
     }
 
-    /// Counts another job and takes its wait ctx, if there may be another job and the ctx is free.
+    /// Counts another job and claims its wait ctx, if there may be another job and the ctx is free.
     pub(super) fn admit<H>(&self, builder: &JobBuilder<'_, H>) -> Result<ClaimedCtx, SpawnErrorKind> {
         if self.closed.load(Ordering::SeqCst) {
             return Err(SpawnErrorKind::ShuttingDown);
@@ -113,42 +117,47 @@ impl Shared {
         })
     }
 
-    /// A job has ended.
+    /// Counts a job as ended, and lets the next task that waits for capacity try.
     pub(super) fn ended(&self) {
         self.live.fetch_sub(1, Ordering::SeqCst);
         self.waiting.notify_one();
     }
 
+    /// Ready when there is capacity and it is the turn of this waiter.
     pub(super) fn poll_capacity(&self, waiter: &mut Waiter, task: &mut Context<'_>) -> Poll<()> {
         self.waiting.poll(waiter, task, || self.has_capacity())
     }
 
-    /// A waiter for capacity is gone.
+    /// Removes a waiter for capacity from the queue.
     pub(super) fn withdraw(&self, waiter: &mut Waiter) {
         self.waiting.withdraw(waiter, || self.has_capacity());
     }
 
+    /// How many jobs have not ended.
     pub(super) fn live(&self) -> usize {
         self.live.load(Ordering::SeqCst)
     }
 
-    /// Also when there will never be capacity again, so that nothing waits for it.
+    /// Whether another job would be accepted. This is also true when there will never be capacity again, so that
+    /// nothing waits for it.
     pub(super) fn has_capacity(&self) -> bool {
         self.live() < self.max_jobs || self.closed.load(Ordering::SeqCst)
     }
 
+    /// Refuses new jobs from now on.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.waiting.notify_all();
     }
 
-    /// One scheduler is gone. With the last one, nothing is left to take jobs.
+    /// Counts a scheduler as gone. After the last one nothing is left to take jobs.
     pub(super) fn close_one(&self) {
         if self.open.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.close();
         }
     }
 
+    /// Puts a job into the queue and wakes a parked scheduler.
     pub(super) fn submit(&self, submission: Submission) {
         let mut submissions = self.submissions.lock();
         if submissions.is_abandoned {
@@ -158,26 +167,28 @@ impl Shared {
         submissions.jobs.push_back(submission);
         self.submitted.store(submissions.jobs.len(), Ordering::SeqCst);
         drop(submissions);
-        // A scheduler that is awake looks by itself. One that parks looks again after it has said so.
+        // A scheduler that is awake looks at the queue by itself. One that parks looks at it again after it has marked
+        // itself as parked.
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let count = self.inboxes.len();
         (0..count).any(|n| self.inboxes[(first + n) % count].notify_if_parked());
     }
 
-    /// The job was admitted before the last scheduler was closed, and submitted after that was gone.
+    /// Fails a job that was admitted before the last scheduler was closed, and submitted after that scheduler was gone.
     #[cold]
     fn refuse(&self, submission: Submission) {
         self.ended();
         submission.completion.fail(JoinError::Cancelled);
-        discard(submission);
+        drop_contained(submission);
     }
 
+    /// Whether the queue has jobs.
     pub(super) fn has_submissions(&self) -> bool {
         self.submitted.load(Ordering::SeqCst) != 0
     }
 
-    /// One worker's share of what has been submitted. It takes little at a time: no other worker can run what it has taken,
-    /// however long its next job computes.
+    /// Takes one worker's share of the queue. The share is small, because no other worker can run what this one has
+    /// taken, however long its next job computes.
     pub(super) fn take_share(&self, pending: &mut VecDeque<Pending>) {
         let mut submissions = self.submissions.lock();
         let mut share = submissions.jobs.len().div_ceil(self.inboxes.len());
@@ -188,7 +199,7 @@ impl Shared {
         self.submitted.store(submissions.jobs.len(), Ordering::SeqCst);
     }
 
-    /// Everything that has been submitted. If that is the last scheduler's last act, nothing more can be.
+    /// Takes the whole queue. If no scheduler exists any more after this, the queue accepts nothing else.
     pub(super) fn take_all(&self, pending: &mut VecDeque<Pending>) {
         let mut submissions = self.submissions.lock();
         pending.extend(submissions.jobs.drain(..).map(Pending::from));

@@ -1,14 +1,19 @@
-//! The jobs of one scheduler: which are ready, and what the others wait for.
+//! The jobs of one scheduler: which of them are ready, and what the others wait for.
 //!
 //! ```text
-//!    reserve ---> Running ---- park ---> Paused ---- make_ready (mail, fd, timer) ---> Ready
-//!                    ^                     |  '------- at once: EAGAIN, the first polls --^ |
-//!                    |                     '------------------------------- retire          |
-//!                    '------------------------------- next_ready ---------------------------'
+//!   reserve ---> Running ---- park -----> Paused ---- make_ready: a wake -------> Ready
+//!      |          ^   |                     |-------- wait: a ready fd ---------->  |
+//!      |          |   |                     |-------- fire_timers: a timer ------>  |
+//!      |          |   |                     '-------- park: Wants::Again, Poll -->  |
+//!      |          |   |                                                             |
+//!      |          '---|---------------------- next_ready ---------------------------'
+//!      |              '--> retire: the job has ended
+//!      '-----------------> cancel_reservation: there was no stack, and the job is pending again
 //! ```
 //!
-//! A ready job is in the queue once: only [`make_ready`](Core::make_ready) and its siblings put it there, from Paused. A task
-//! is found by its [`TaskId`], whose serial tells it from earlier ones at the same index.
+//! A ready task is in the queue of ready tasks once, because only a task that is Paused is put there. A task is found
+//! by its [`TaskId`], whose serial distinguishes it from earlier tasks at the same index. A shutdown takes the jobs out
+//! of tasks in every state, and retires these tasks.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,9 +31,10 @@ use crate::job::{Job, JobPlan};
 use crate::sys::clock_tick;
 use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, WaitFd, Wants};
 
-/// How many jobs run between two looks at what has happened meanwhile.
+/// How many jobs are started, and how many are resumed, before the scheduler looks at what has happened meanwhile.
 pub(super) const BATCH: usize = 64;
-/// How many jobs ahead memory is fetched: far enough for it to arrive, near enough for it to stay.
+/// How many jobs ahead the memory of a job is fetched: early enough for the memory to arrive, and late enough for it to
+/// stay in the cache.
 const AHEAD: usize = 4;
 
 /// How a job ended.
@@ -47,42 +53,44 @@ pub(super) struct Pending {
     pub(super) ctx: ClaimedCtx,
 }
 
-/// A started job.
+/// A job that has started.
 pub(super) struct Task {
     pub(super) serial: u32,
     pub(super) state: JobState,
-    /// Empty while it runs.
+    /// The handle of the job. It is absent while the job runs.
     pub(super) job: Option<Job<()>>,
     pub(super) ctx: ClaimedCtx,
     pub(super) waker: Arc<JobWaker>,
     pub(super) completion: Arc<dyn Completion>,
-    /// The entries of the ctx that the reactor knows, as of this version of the ctx.
+    /// The entries of the ctx that the reactor knows, as of `version` of the ctx.
     fds: Vec<WaitFd>,
     version: u32,
-    /// The earliest timer in the heap.
+    /// The earliest timer of the task in the heap.
     timer: Option<Instant>,
-    /// When to resume it if nothing else happens.
+    /// The time to resume the job if nothing else happens.
     wake_at: Option<Instant>,
-    /// How often it has polled without an event.
+    /// How often the job has polled without an event.
     polls: u32,
-    /// The kernel's clock when the state changed last.
+    /// The kernel's clock when the job was last resumed or paused.
     pub(super) since: u64,
 }
 
-/// Everything that changes. Borrowed between the runs of user code, never during one.
+/// The state of a scheduler that changes. It is borrowed between the runs of user code, never during one.
 pub(super) struct Core {
     pub(super) tasks: Slab<Task>,
     next_serial: u32,
     ready: VecDeque<TaskId>,
     pub(super) pending: VecDeque<Pending>,
-    /// There was no stack for the first of them: try again when a job has ended, or then.
+    /// Set when there was no stack for the first pending job. Jobs start again when another job has ended, or at this
+    /// time.
     retry_at: Option<Instant>,
     reactor: Reactor,
     pub(super) timers: Timers,
-    /// Empty. It keeps the memory of the last list of woken tasks.
+    /// An empty list, which keeps the memory of the last list of woken tasks.
     pub(super) woken: Vec<TaskId>,
-    /// The kernel's clock, and the resumes since, when the kernel was last asked.
+    /// The kernel's clock when the kernel was last asked for ready fds.
     asked_at: u64,
+    /// How many starts, resumes and calls there were since then.
     resumed_since: usize,
     pub(super) stats: Stats,
 }
@@ -109,6 +117,7 @@ impl Core {
         self.ready.len().min(BATCH)
     }
 
+    /// How many jobs can be started or resumed now.
     pub(super) fn runnable(&self) -> usize {
         let startable = if self.retry_at.is_none() { self.pending.len() } else { 0 };
         self.ready.len() + startable
@@ -122,22 +131,25 @@ impl Core {
         self.pending.pop_front()
     }
 
-    /// There is no stack for a job. The one that frees a stack is most likely one of ours; if not, time tells.
+    /// Makes a job pending again, for which there was no stack. The job that frees a stack is most likely one of this
+    /// scheduler. If it is not, the job is tried again after some time.
     pub(super) fn wait_for_stack(&mut self, pending: Pending) {
         self.pending.push_front(pending);
         self.retry_at = Some(Instant::now() + LONGEST_INTERVAL);
     }
 
+    /// The task with this id, if it still exists.
     fn task(&mut self, id: TaskId) -> Option<&mut Task> {
         let task = self.tasks.get_mut(id.index as usize)?;
         (task.serial == id.serial).then_some(task)
     }
 
-    /// Where the result of a started job goes.
+    /// The place for the result of a started job.
     pub(super) fn completion(&mut self, id: TaskId) -> Option<Arc<dyn Completion>> {
         self.task(id).map(|task| Arc::clone(&task.completion))
     }
 
+    /// The ids of all tasks.
     pub(super) fn ids(&self) -> Vec<TaskId> {
         let id = |(index, task): (usize, &Task)| TaskId {
             index: index as u32,
@@ -146,7 +158,7 @@ impl Core {
         self.tasks.iter().map(id).collect()
     }
 
-    /// Makes a task of a job that is about to start.
+    /// Makes the task of a job that is about to start.
     pub(super) fn reserve(
         &mut self,
         inbox: &Arc<Inbox>,
@@ -166,7 +178,7 @@ impl Core {
             waker: Arc::clone(&waker),
             completion: Arc::clone(completion),
             fds: Vec::new(),
-            version: ctx.version().wrapping_sub(1), // so that the first pause looks at what is in the ctx already
+            version: ctx.version().wrapping_sub(1), // the first pause reads the entries that are there
             ctx,
             timer: None,
             wake_at: None,
@@ -177,12 +189,13 @@ impl Core {
         (id, waker)
     }
 
-    /// The job did not start after all. Gives its ctx back.
+    /// Removes the task of a job that did not start after all. Returns its ctx.
     pub(super) fn cancel_reservation(&mut self, id: TaskId) -> ClaimedCtx {
         self.stats.resumes -= 1;
         self.tasks.remove(id.index as usize).ctx
     }
 
+    /// Removes the task of a job that has ended, and counts the job. Returns the task for the caller to drop.
     pub(super) fn retire(&mut self, id: TaskId, end: EndKind) -> Option<Task> {
         self.task(id)?;
         let task = self.tasks.try_remove(id.index as usize)?;
@@ -194,13 +207,15 @@ impl Core {
         Some(task)
     }
 
+    /// Counts a job that has ended.
     pub(super) fn count(&mut self, end: EndKind) {
         self.stats.ended += 1;
         self.stats.cancelled += u64::from(end != EndKind::Finished);
         self.stats.quarantined += u64::from(end == EndKind::Quarantined);
     }
 
-    /// A paused job is to be resumed by one of the next turns. A job in any other state is left alone: it runs, or will.
+    /// Lets one of the next turns resume a paused job. A job in another state runs, or will run, so nothing is to be
+    /// done.
     pub(super) fn make_ready(&mut self, id: TaskId) {
         if let Some(task) = self.task(id).filter(|task| task.state == JobState::Paused) {
             task.state = JobState::Ready;
@@ -209,24 +224,24 @@ impl Core {
         }
     }
 
-    /// The next job to resume, and whether it is to be cancelled instead.
+    /// The next job to resume, and the reason to cancel it instead, if there is one.
     pub(super) fn next_ready(&mut self) -> Option<(TaskId, Job<()>, Option<CancelReason>)> {
         self.prefetch();
         while let Some(id) = self.ready.pop_front() {
             let now = self.asked_at;
             let Some(task) = self.task(id) else { continue };
             let Some(job) = task.job.take() else { continue };
-            let told = task.waker.start_resume().then_some(CancelReason::Asked);
+            let cancel = task.waker.start_resume().then_some(CancelReason::Asked);
             task.state = JobState::Running;
             task.since = now;
             self.stats.resumes += 1;
-            return Some((id, job, told));
+            return Some((id, job, cancel));
         }
         None
     }
 
-    /// Has the processor fetch the stack of a job that is up soon, while others run: with 100,000 deep jobs a quarter of the
-    /// round trip, with few jobs nothing that can be measured.
+    /// Lets the processor fetch the stack of a job that is resumed soon, while other jobs run. With 100,000 deep jobs
+    /// this saves a quarter of the round trip. With few jobs it makes no difference that can be measured.
     fn prefetch(&self) {
         let soon = self.ready.get(AHEAD).and_then(|id| self.tasks.get(id.index as usize));
         if let Some(job) = soon.and_then(|task| task.job.as_ref()) {
@@ -234,11 +249,12 @@ impl Core {
         }
     }
 
+    /// Takes the job out of its task, in whatever state the task is.
     pub(super) fn take_job(&mut self, id: TaskId) -> Option<Job<()>> {
         self.task(id)?.job.take()
     }
 
-    /// A job has paused: finds out what it waits for. Gives the job back if its engine has failed.
+    /// Handles a job that has paused: finds out what the job waits for. Gives the job back if its engine has failed.
     pub(super) fn park(&mut self, id: TaskId, job: Job<()>) -> Option<Job<()>> {
         let now = self.asked_at;
         let Some(task) = self.task(id) else {
@@ -262,8 +278,8 @@ impl Core {
             (Wants::Again, _) => self.resume_after_others(id),
             (Wants::Poll, _) => self.poll_later(id),
             _ if watched == Watched::Unwatchable => self.poll_later(id),
-            // The driver has resumed the job once at a deadline that has passed. A job that leaves it there and pauses again
-            // polls.
+            // The scheduler has resumed the job once at a deadline that has passed. If the job leaves that deadline in
+            // the ctx and pauses again, it is polled.
             (_, Some(at)) if at <= Instant::now() => self.poll_later(id),
             (_, Some(at)) => self.set_timer(id, at),
             (_, None) => {}
@@ -271,7 +287,8 @@ impl Core {
         None
     }
 
-    /// Tells the reactor what has changed in the ctx: removals first, because a closed and reopened fd has the same number.
+    /// Tells the reactor what has changed in the ctx. Removals come first, because an fd that was closed and opened
+    /// again has the same number.
     fn sync_fds(&mut self, id: TaskId) {
         let Core { tasks, reactor, .. } = self;
         let Some(task) = tasks.get_mut(id.index as usize) else {
@@ -293,7 +310,7 @@ impl Core {
         task.fds = now.into_iter().map(|(fd, _)| fd).collect();
     }
 
-    /// Has the kernel watch the fds that count at this pause.
+    /// Lets the kernel watch the fds that count at this pause.
     fn watch(&mut self, id: TaskId) -> Watched {
         let Core { tasks, reactor, .. } = self;
         let Some(task) = tasks.get(id.index as usize) else {
@@ -310,6 +327,7 @@ impl Core {
         watched
     }
 
+    /// Puts the task into the queue of ready tasks.
     fn resume_after_others(&mut self, id: TaskId) {
         if let Some(task) = self.task(id) {
             task.state = JobState::Ready;
@@ -317,7 +335,7 @@ impl Core {
         }
     }
 
-    /// Resumes the job without an event: at once a few times, then at growing intervals.
+    /// Resumes the job without an event: a few times after the other jobs, then at growing intervals.
     fn poll_later(&mut self, id: TaskId) {
         let Some(task) = self.task(id) else { return };
         let interval = Wants::poll_interval(task.polls);
@@ -328,6 +346,7 @@ impl Core {
         }
     }
 
+    /// Lets a timer resume the job.
     fn set_timer(&mut self, id: TaskId, at: Instant) {
         let Some(task) = self.task(id) else { return };
         task.wake_at = Some(at);
@@ -337,17 +356,18 @@ impl Core {
         }
     }
 
-    /// Whether the kernel has not been asked for long enough.
+    /// Whether it is time to ask the kernel again.
     pub(super) fn kernel_is_due(&mut self, resumed: usize) -> bool {
         self.resumed_since += resumed;
         self.resumed_since >= BATCH || clock_tick() != self.asked_at
     }
 
-    /// When something is to be done though nothing happens.
+    /// The next time at which something is to be done although nothing happens.
     pub(super) fn next_timer(&self) -> Option<Instant> {
         self.timers.next().into_iter().chain(self.retry_at).min()
     }
 
+    /// How long to wait in the kernel: until the next timer, and for `timeout` at most.
     pub(super) fn until_next_timer(&self, timeout: Option<Duration>) -> Option<Duration> {
         let timer = self.next_timer().map(|at| at.saturating_duration_since(Instant::now()));
         match (timer, timeout) {
@@ -356,7 +376,7 @@ impl Core {
         }
     }
 
-    /// Waits for fds, and makes ready the jobs whose fds or timers are.
+    /// Waits for ready fds. Makes the jobs ready whose fds are ready or whose timers are due.
     pub(super) fn wait(&mut self, timeout: Option<Duration>, inbox: &Inbox) -> io::Result<()> {
         let Core {
             tasks, ready, reactor, ..
@@ -366,7 +386,7 @@ impl Core {
                 return false;
             };
             if task.state != JobState::Paused {
-                return true; // it runs already, or will
+                return true; // the job runs, or will run
             }
             let counts = fd.counts(task.ctx.armed());
             if counts {
@@ -384,6 +404,7 @@ impl Core {
         waited
     }
 
+    /// Resumes the jobs whose timers are due, or sets the timer again if the job has a later deadline by now.
     fn fire_timers(&mut self) {
         if self.next_timer().is_none() {
             return;
@@ -404,13 +425,13 @@ impl Core {
     }
 }
 
-/// What the reactor has of a paused job.
+/// What the kernel watches for a paused job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Watched {
     /// No fd counts.
     Nothing,
-    /// Every fd that counts.
+    /// The kernel watches every fd that counts.
     Fds,
-    /// Some fd that counts cannot be watched: a regular file, a number that is not open.
+    /// The kernel refuses to watch some fd that counts: a regular file, or a number that is not open.
     Unwatchable,
 }

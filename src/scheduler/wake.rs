@@ -1,20 +1,21 @@
-//! Callbacks from any thread, to the jobs to resume.
+//! Wakes: from callbacks on any thread to the jobs to resume.
 //!
 //! ```text
-//!   any thread                                       the scheduler's thread
+//!   any thread                                            the scheduler's thread
 //!
-//!   JobWaker::wake                                   Inbox::take: one lock for all
-//!     latched already? nothing to do   messages        start_resume: unlatch
-//!     post(id)  ----------------------> [t][t][t] ->   nothing left to run?
-//!     was the inbox parked? notify ---> eventfd    ->    park, epoll_wait
+//!   JobWaker::wake                                        Inbox::take: takes all messages under one lock
+//!     LATCHED already? nothing to do      messages        JobWaker::start_resume: clears the flags
+//!     Inbox::post(id)  ----------------> [id][id] ---->   nothing left to run?
+//!     was the inbox parked? notify ----> eventfd  ---->     Inbox::park, epoll_wait
 //! ```
 //!
-//! The latch is set by the first wake and cleared just before the job is resumed. So a callback that fires before the pause
-//! (S64) is kept, one that fires twice costs one resume, and one that fires after the job has ended finds an id that no task
-//! has.
+//! The first wake sets LATCHED, and the flag is cleared just before the job is resumed. So a wake that comes before the
+//! pause (S64) is kept, and two wakes cost one resume. A wake that comes after the job has ended has the id of a task
+//! that does not exist any more.
 //!
-//! `parked` is only changed under the lock of the messages, together with the check that there are none. So a wake is seen by
-//! that check, or sees `parked` and notifies. While the scheduler is awake a wake costs no system call.
+//! `parked` is set only under the lock of the messages, together with the check that there are none. A message is
+//! therefore either seen by that check, or its sender sees `parked` and notifies. While the scheduler is awake, a wake
+//! costs no system call.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -27,31 +28,33 @@ use super::Scheduler;
 use crate::sync::contain;
 use crate::sys::EventFd;
 
-/// Names a task of one scheduler: its index, and which of the tasks that have had the index.
+/// Identifies a task of one scheduler: its index, and a serial that distinguishes the tasks that have had this index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TaskId {
     pub(super) index: u32,
     pub(super) serial: u32,
 }
 
-/// Something for a scheduler to do itself, on its own thread.
+/// A function that another thread asks a scheduler to call on its own thread.
 pub(super) type RemoteCall = Box<dyn FnOnce(&Scheduler) + Send>;
 
-/// What other threads have for one scheduler.
+/// What other threads send to one scheduler.
 pub(super) struct Inbox {
     messages: Mutex<Messages>,
-    /// There may be messages. Without any, this saves the lock. A message that is not seen yet is seen at the next turn.
+    /// Whether there may be messages, which saves the lock when there are none. A message that is not seen yet is seen
+    /// at the next turn.
     has_messages: AtomicBool,
     notifier: EventFd,
 }
 
+/// The messages of an inbox, and whether the scheduler sleeps.
 #[derive(Default)]
 pub(super) struct Messages {
     pub(super) woken: Vec<TaskId>,
     pub(super) calls: Vec<RemoteCall>,
-    /// The scheduler waits in the kernel, or its host does: a message must notify it.
+    /// Whether the scheduler waits in the kernel, or its host does. A message must notify it then.
     parked: bool,
-    /// The scheduler is gone: it takes no more calls.
+    /// Whether the scheduler is gone. It makes no more calls then.
     closed: bool,
 }
 
@@ -64,12 +67,12 @@ impl Inbox {
         })
     }
 
-    /// Has a task resumed.
+    /// Lets the scheduler resume a task.
     fn post(&self, id: TaskId) {
         self.put(|messages| messages.woken.push(id));
     }
 
-    /// Has the scheduler make a call. The call is dropped if the scheduler is gone.
+    /// Lets the scheduler make a call. The call is dropped if the scheduler is gone.
     pub(super) fn send(&self, call: RemoteCall) {
         let mut call = Some(call);
         self.put(|messages| {
@@ -77,18 +80,20 @@ impl Inbox {
                 messages.calls.extend(call.take());
             }
         });
-        drop(call); // after the lock: what it owns may run anything
+        drop(call); // after the lock is released: the drop of what the call owns may run any code
     }
 
-    /// The scheduler is gone. Calls that it has not made are dropped, so that nothing waits for their results.
+    /// Marks the scheduler as gone. The calls that it has not made are dropped, so that nothing waits for their
+    /// results.
     pub(super) fn close(&self) {
         let mut messages = self.messages.lock();
         messages.closed = true;
-        let unmade = std::mem::take(&mut messages.calls);
+        let calls = std::mem::take(&mut messages.calls);
         drop(messages);
-        contain(|| drop(unmade));
+        contain(|| drop(calls));
     }
 
+    /// Changes the messages, and notifies the scheduler if it is parked.
     fn put(&self, put: impl FnOnce(&mut Messages)) {
         let mut messages = self.messages.lock();
         put(&mut messages);
@@ -100,7 +105,7 @@ impl Inbox {
         }
     }
 
-    /// Wakes the scheduler if it is parked, and says whether it was.
+    /// Wakes the scheduler if it is parked. Returns whether it was.
     pub(super) fn notify_if_parked(&self) -> bool {
         let parked = std::mem::take(&mut self.messages.lock().parked);
         if parked {
@@ -114,7 +119,7 @@ impl Inbox {
         self.has_messages.load(Ordering::Acquire)
     }
 
-    /// Takes everything: the woken into `woken`, which is empty, so that its memory serves again.
+    /// Takes all messages. The woken tasks go to `woken`, which is empty, so that its memory is used again.
     pub(super) fn take(&self, woken: &mut Vec<TaskId>) -> Vec<RemoteCall> {
         debug_assert!(woken.is_empty());
         let mut messages = self.messages.lock();
@@ -123,38 +128,39 @@ impl Inbox {
         std::mem::take(&mut messages.calls)
     }
 
-    /// From now on a message notifies. `false`: there is a message already.
+    /// Marks the scheduler as parked: from now on a message notifies it. Returns `false` if there is a message already.
     pub(super) fn park(&self) -> bool {
         let mut messages = self.messages.lock();
         messages.parked = messages.woken.is_empty() && messages.calls.is_empty();
         messages.parked
     }
 
-    /// From now on a message need not notify.
+    /// Marks the scheduler as awake: from now on a message need not notify it.
     pub(super) fn unpark(&self) {
         self.messages.lock().parked = false;
     }
 
-    /// The scheduler has seen the notification.
+    /// Clears the notification, which the scheduler has seen.
     pub(super) fn clear_notifier(&self) {
         self.notifier.drain();
     }
 
+    /// The fd of the notifier, for the reactor.
     pub(super) fn raw_notifier(&self) -> RawFd {
         self.notifier.raw()
     }
 }
 
-/// The callback of one task: what completes the task's wait calls it.
+/// The callback of the ctx of one job. What completes the wait of the job calls it.
 pub(super) struct JobWaker {
     inbox: Arc<Inbox>,
     id: TaskId,
     flags: AtomicU8,
 }
 
-/// A wake has been posted and not been acted on.
+/// A wake has been posted, and the job has not been resumed since.
 const LATCHED: u8 = 1;
-/// The job is to be cancelled at its next turn.
+/// The job is to be cancelled when it would be resumed next.
 const CANCEL: u8 = 2;
 
 impl JobWaker {
@@ -166,12 +172,13 @@ impl JobWaker {
         }
     }
 
-    /// The job is about to run: a wake from now on is about its next pause. Whether it is to be cancelled instead.
+    /// Clears the flags when the job is about to run: a wake from now on is about its next pause. Returns whether the
+    /// job is to be cancelled instead.
     pub(super) fn start_resume(&self) -> bool {
         if self.flags.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        // A swap and not a store: it makes what the waker's thread did before its wake visible to the job.
+        // This is a swap and not a store: it makes what the waking thread did before its wake visible to the job.
         self.flags.swap(0, Ordering::AcqRel) & CANCEL != 0
     }
 
@@ -180,7 +187,7 @@ impl JobWaker {
         self.flags.load(Ordering::Acquire) & CANCEL != 0
     }
 
-    /// Has the scheduler cancel the job.
+    /// Lets the scheduler cancel the job.
     pub(super) fn cancel(&self) {
         if self.flags.fetch_or(LATCHED | CANCEL, Ordering::AcqRel) & LATCHED == 0 {
             self.inbox.post(self.id);

@@ -15,8 +15,10 @@ use crate::sync::{Receiver, oneshot};
 
 /// Threads that run jobs, each with a scheduler of its own.
 ///
-/// Dropping the workers cancels every job that is left and waits for the threads. In one of their own jobs it does not wait
-/// for the thread of that job.
+/// A job starts on the worker that is free first, and stays on that thread. `Workers` is `Send` and `Sync`.
+///
+/// **Dropping the workers cancels every job that is left**, and waits for the threads. Inside a job of these workers
+/// the drop waits for all threads but that of the job, which ends by itself.
 ///
 /// ```
 /// use asyncjob::scheduler::Workers;
@@ -36,7 +38,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// `threads` threads, with no bound on jobs.
+    /// Starts `threads` threads, without a limit of jobs.
     ///
     /// # Errors
     ///
@@ -45,28 +47,31 @@ impl Workers {
         Self::builder().threads(threads).build()
     }
 
-    /// Configures workers: their number, their pools, their names, a bound on jobs.
+    /// Configures workers: the number of threads, their pools and names, a limit of jobs.
     pub fn builder() -> WorkersBuilder {
         WorkersBuilder::new()
     }
 
-    /// Spawns on these workers, from any thread.
+    /// Makes a handle that spawns jobs on these workers from any thread.
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(&self.shared))
     }
 
-    /// How many threads there are.
+    /// The number of threads.
     pub fn thread_count(&self) -> usize {
         self.threads.len()
     }
 
-    /// Takes no more jobs, lets the jobs that are there go on for at most `within`, cancels what is left, and ends the
-    /// threads. The report is the sum over all threads, but for the one whose job calls this.
+    /// Refuses new jobs, lets the jobs that are there go on for at most `within`, cancels those that are left then, and
+    /// ends the threads.
+    ///
+    /// The report is the sum over all threads. If a job of these workers calls this, the thread of that job is not
+    /// waited for, and is missing in the report.
     pub fn shutdown(mut self, within: Duration) -> ShutdownReport {
         self.stop(within)
     }
 
-    /// Has each worker's scheduler call `f` on its own thread, in its next turn.
+    /// Lets the scheduler of each worker call `f` on its own thread, in its next turn.
     pub(crate) fn call_each<R: Send + 'static>(
         &self,
         f: impl Fn(&Scheduler) -> R + Send + Sync + 'static,
@@ -94,7 +99,7 @@ impl Workers {
             workers
                 .threads
                 .push(thread.spawn(move || work(inbox, shared, pool, &made))?);
-            // What the thread could not set up is an error of this call.
+            // A thread that could not set itself up makes this call fail.
             is_made.recv().map_err(io::Error::other)??;
         }
         Ok(workers)
@@ -106,7 +111,7 @@ impl Workers {
         for inbox in &self.shared.inboxes {
             inbox.send(Box::new(move |scheduler| scheduler.inner.stop_at.set(Some(until))));
         }
-        // A job of these workers may be the caller: its thread cannot wait for itself, and ends by itself.
+        // The caller may be a job of these workers. Its thread cannot wait for itself, and ends by itself.
         let own = thread::current().id();
         let others = self.threads.drain(..).filter(|thread| thread.thread().id() != own);
         others.fold(ShutdownReport::default(), |sum, thread| {
@@ -136,7 +141,7 @@ impl fmt::Debug for Workers {
     }
 }
 
-/// The life of a worker.
+/// The main function of a worker thread.
 fn work(inbox: Arc<Inbox>, shared: Arc<Shared>, pool: PoolConfig, made: &SyncSender<io::Result<()>>) -> ShutdownReport {
     let pool = init_thread(pool).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error));
     let scheduler = match pool.and_then(|()| Scheduler::with(inbox, shared)) {

@@ -1,46 +1,68 @@
-//! An echo server: a thread's worth of straight code for each connection, all of it on one thread.
+//! An echo server. Each connection is a job with straight, blocking-style code, and all jobs share one thread.
 //!
 //! ```text
 //!   cargo run --example echo -- 127.0.0.1:7007      and then: nc 127.0.0.1 7007
-//!   cargo run --example echo -- --demo              with clients of its own
+//!   cargo run --example echo -- --demo              the server and three clients in one process
 //! ```
 
 use std::env;
 use std::error::Error;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::ExitCode;
 use std::time::Duration;
 
+use asyncjob::JobBuilder;
 use asyncjob::io::Pausing;
 use asyncjob::scheduler::{self, Scheduler};
 
-fn main() -> Result<(), Box<dyn Error>> {
+const USAGE: &str = "\
+usage: echo [ADDRESS:PORT]    serves until it is killed; the default is 127.0.0.1:7007
+       echo --demo            serves three clients of its own, then ends";
+
+fn main() -> ExitCode {
     let argument = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7007".to_owned());
-    let scheduler = Scheduler::new()?;
-    if argument == "--demo" {
-        return demo(&scheduler);
+    let result = match argument.as_str() {
+        "-h" | "--help" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        "--demo" => demo(),
+        option if option.starts_with('-') => Err(format!("there is no option {option}\n{USAGE}").into()),
+        address => serve(address),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("echo: {error}");
+            ExitCode::FAILURE
+        }
     }
-    let listener = Pausing::<TcpListener>::bind(argument)?;
+}
+
+fn serve(address: &str) -> Result<(), Box<dyn Error>> {
+    let scheduler = Scheduler::new()?;
+    let listener = Pausing::<TcpListener>::bind(address)?;
     println!("echoing on {}", listener.get_ref().local_addr()?);
     let accepting = scheduler.spawn(move || accept(&listener, usize::MAX))?;
     scheduler.run_until(accepting)??;
     Ok(())
 }
 
-/// A job: takes `count` connections, and starts a job for each.
+/// A job that accepts `count` connections and spawns a job for each.
 fn accept(listener: &Pausing<TcpListener>, count: usize) -> io::Result<()> {
     for _ in 0..count {
-        let (stream, from) = listener.accept()?;
-        let echo = scheduler::spawn(move || match echo(stream) {
+        let (stream, from) = listener.accept()?; // pauses this job until a client connects
+        let connection = scheduler::spawn(move || match echo(stream) {
             Ok(bytes) => println!("{bytes} bytes to {}", from.ip()),
-            Err(e) => println!("{} was lost: {e}", from.ip()),
-        });
-        echo?.detach(); // goes on by itself
+            Err(error) => println!("the connection to {} failed: {error}", from.ip()),
+        })?;
+        connection.detach(); // dropping the handle would cancel the job
     }
     Ok(())
 }
 
-/// A job: reads and writes as if it had a thread.
+/// Echoes one connection until the client closes it. Each read and each write pauses the job instead of the thread.
 fn echo(mut stream: Pausing<TcpStream>) -> io::Result<u64> {
     stream.set_read_timeout(Some(Duration::from_secs(60)));
     stream.set_write_timeout(Some(Duration::from_secs(60)));
@@ -56,24 +78,26 @@ fn echo(mut stream: Pausing<TcpStream>) -> io::Result<u64> {
     }
 }
 
-/// The server and three clients, as jobs of the same thread.
-fn demo(scheduler: &Scheduler) -> Result<(), Box<dyn Error>> {
+/// Runs the server and three clients as jobs of one thread.
+fn demo() -> Result<(), Box<dyn Error>> {
+    let scheduler = Scheduler::new()?;
     let listener = Pausing::<TcpListener>::bind("127.0.0.1:0")?;
     let address = listener.get_ref().local_addr()?;
-    let accepting = scheduler.spawn(move || accept(&listener, 3))?;
-    let clients: Vec<_> = ["one", "two", "three"]
-        .into_iter()
-        .map(|word| {
-            scheduler.spawn(move || -> io::Result<String> {
-                let mut stream = Pausing::<TcpStream>::connect(address)?;
-                stream.write_all(word.as_bytes())?;
-                stream.get_ref().shutdown(Shutdown::Write)?;
-                let mut echo = String::new();
-                stream.read_to_string(&mut echo)?;
-                Ok(echo)
-            })
-        })
-        .collect::<Result<_, _>>()?;
+    let accepting = JobBuilder::new()
+        .name("accept")
+        .spawn_on(&scheduler, move || accept(&listener, 3))?;
+    let mut clients = Vec::new();
+    for word in ["one", "two", "three"] {
+        let client = move || -> io::Result<String> {
+            let mut stream = Pausing::<TcpStream>::connect(address)?;
+            stream.write_all(word.as_bytes())?;
+            stream.get_ref().shutdown(Shutdown::Write)?;
+            let mut echo = String::new();
+            stream.read_to_string(&mut echo)?;
+            Ok(echo)
+        };
+        clients.push(JobBuilder::new().name(word).spawn_on(&scheduler, client)?);
+    }
     scheduler.run()?;
     accepting.join()??;
     for client in clients {

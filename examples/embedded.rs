@@ -1,20 +1,22 @@
-//! Jobs in a program that has an event loop of its own.
+//! Jobs in a program that has an event loop of its own. The host polls the scheduler's fd beside its own fds.
 //!
 //! ```text
 //!   the host's epoll --- its timer, its sockets ...     the host handles these
 //!        |
 //!        +-------------- the scheduler's fd             readable: scheduler.turn(0)
 //!        |
-//!        +-------------- until when to wait             at most scheduler.next_deadline()
+//!        +-------------- the host's timeout             at most scheduler.next_deadline()
 //! ```
 //!
-//! Any loop that polls will do: `mio`, `libevent`, `poll(2)`. With one that is edge-triggered (`mio`) take turns until
-//! `Turn::ready` is 0 **and** a turn has resumed nothing: an edge is reported once, however much stands behind it.
+//! Any loop that polls works: `mio`, `libevent`, `poll(2)`. An edge-triggered loop (`mio`) reports an edge once,
+//! however much is ready behind it. In such a loop, take turns until `Turn::ready` is 0 **and** a turn has resumed
+//! nothing.
 
 use std::error::Error;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use asyncjob::io::Pausing;
@@ -22,24 +24,34 @@ use asyncjob::scheduler::Scheduler;
 use asyncjob::time::sleep;
 use rustix::event::{Timespec, epoll};
 
-/// What the host finds in an event.
+/// The token of an event: it is about the host's socket, or about the scheduler's fd.
 const HOST: u64 = 1;
 const SCHEDULER: u64 = 2;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("embedded: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let scheduler = Scheduler::new()?;
     let (mut to_host, mut hosts_socket) = UnixStream::pair()?;
     let (mut to_job, jobs_socket) = UnixStream::pair()?;
 
-    // Two jobs, which know nothing of the host: one waits for a socket, one for the time.
+    // Two jobs, which know nothing of the host. One waits for a socket, the other sleeps.
     let mut socket = Pausing::new(jobs_socket)?;
     let reader = scheduler.spawn(move || {
         let mut word = String::new();
         socket.read_to_string(&mut word).map(|_| word)
     })?;
-    let sleeper = scheduler.spawn(move || {
-        sleep(Duration::from_millis(20)).unwrap();
-        to_host.write_all(b"the job has slept").unwrap();
+    let sleeper = scheduler.spawn(move || -> std::io::Result<()> {
+        sleep(Duration::from_millis(20))?;
+        to_host.write_all(b"the job has slept")
     })?;
 
     let loop_fd = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -54,11 +66,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     turn(&scheduler)?; // starts the jobs
     while scheduler.live_jobs() > 0 {
-        let timeout = scheduler.next_deadline().map(until);
+        let timeout = scheduler.next_deadline().map(time_until);
         let mut events = Vec::with_capacity(8);
         let count = epoll::wait(&loop_fd, rustix::buffer::spare_capacity(&mut events), timeout.as_ref())?;
         if count == 0 {
-            turn(&scheduler)?; // a deadline of a job
+            turn(&scheduler)?; // a job's deadline has passed
         }
         for event in events {
             match event.data.u64() {
@@ -75,19 +87,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    sleeper.join()?;
+    sleeper.join()??;
     println!("job: {}", reader.join()??);
     Ok(())
 }
 
-/// Runs what is ready, without waiting.
+/// Runs every job that is ready, without waiting.
 fn turn(scheduler: &Scheduler) -> std::io::Result<()> {
     while scheduler.turn(Some(Duration::ZERO))?.ready != 0 {}
     Ok(())
 }
 
-/// Rounded up: woken before the deadline, the host would wait for nothing at all, again and again.
-fn until(deadline: Instant) -> Timespec {
+/// The time until `deadline`, rounded up. A host that wakes too early finds nothing to do, polls again with a timeout
+/// of 0, and spins.
+fn time_until(deadline: Instant) -> Timespec {
     let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(1);
-    Timespec::try_from(left).expect("a deadline of ours is not centuries away")
+    Timespec::try_from(left).expect("the deadline is not centuries away")
 }

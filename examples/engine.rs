@@ -1,22 +1,23 @@
-//! An engine of one's own: a device that takes requests and completes them later, behind a function that looks
-//! synchronous.
+//! An engine of your own: a device completes requests later, on a thread of its own, and the function in front of it
+//! looks synchronous.
 //!
 //! ```text
-//!   application                   engine                                 device (a thread here)
+//!   application               engine                              device (here: a thread)
 //!
-//!   square(7) ------------------> wake = WakeSource::new()
-//!                                 queue.send((7, wake.waker())) -------> takes its time
-//!                                 pause_until(there is a result)         result = 49
-//!                                                                        waker.wake()
-//!   49 <------------------------- the result
+//!   square(7) --------------> wake = WakeSource::new()
+//!                             queue.send((7, wake.waker())) ----> takes its time
+//!                             pause_until(there is a result)      result = 49
+//!                                                                 waker.wake()
+//!   49 <--------------------- the result
 //! ```
 //!
 //! The engine does not know what drives its caller. In a job it pauses the job, whether the driver takes a callback or
-//! polls wait fds. Outside a job it blocks the thread. (If your device is just something that blocks,
-//! `asyncjob::offload` is this, ready to use.)
+//! polls wait fds. Outside a job it blocks the thread. If your device is a call that blocks, use `asyncjob::offload`,
+//! which is such an engine.
 
 use std::error::Error;
 use std::io;
+use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
@@ -31,7 +32,8 @@ struct Squarer {
     queue: SyncSender<Request>,
 }
 
-/// What the device gets. The request owns everything that the device touches: the job may be gone when it completes.
+/// What the device gets. The request owns everything that the device touches, because the job may have ended when the
+/// device completes it.
 struct Request {
     number: u64,
     result: Arc<Mutex<Option<u64>>>,
@@ -45,7 +47,7 @@ impl Squarer {
         Squarer { queue }
     }
 
-    /// Looks synchronous. Inside a job it pauses.
+    /// Squares a number on the device. Inside a job this pauses the job.
     fn square(&self, number: u64) -> io::Result<u64> {
         let wake = WakeSource::new()?;
         let result = Arc::default();
@@ -54,13 +56,13 @@ impl Squarer {
             result: Arc::clone(&result),
             waker: wake.waker().clone(),
         });
-        // A full queue is no failure, and nothing tells when it has room: try again.
+        // A full queue is not an error. Nothing reports when it has capacity again, so the wait tries again and again.
         pause_until(WaitSpec::retry(), || self.submit(&mut request))?;
         let square = pause_until(WaitSpec::woken_by(&wake), || *result.lock().unwrap())?;
         Ok(square)
     }
 
-    /// Queues the request. `None`: the queue is full.
+    /// Queues the request, or returns `None` if the queue is full.
     fn submit(&self, request: &mut Option<Request>) -> Option<()> {
         match self.queue.try_send(request.take()?) {
             Ok(()) => Some(()),
@@ -73,7 +75,7 @@ impl Squarer {
     }
 }
 
-/// The device.
+/// The device: a thread that completes one request after the other.
 fn device(requests: &Receiver<Request>) {
     for request in requests {
         *request.result.lock().unwrap() = Some(request.number * request.number);
@@ -81,12 +83,22 @@ fn device(requests: &Receiver<Request>) {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("engine: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let engine = Arc::new(Squarer::new());
 
     println!("outside a job: {}", engine.square(2)?);
 
-    // A driver that only knows fds, as a C program with select() would be.
+    // A driver that sets no callback, as a C program around select() would be.
     let ctx = WaitCtx::new();
     let in_job = Arc::clone(&engine);
     let mut step = start_job(&ctx, move || in_job.square(3))?;
@@ -101,14 +113,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     println!("by wait fd: {nine}, with {} wait fds left", ctx.fds().len());
 
-    // Our scheduler sets a callback in each ctx.
+    // The scheduler sets a callback in the wait ctx of each job.
     let scheduler = Scheduler::new()?;
-    let jobs: Vec<_> = (1..=100u64)
-        .map(|number| {
-            let engine = Arc::clone(&engine);
-            scheduler.spawn(move || engine.square(number))
-        })
-        .collect::<Result<_, _>>()?;
+    let mut jobs = Vec::new();
+    for number in 1..=100u64 {
+        let engine = Arc::clone(&engine);
+        jobs.push(scheduler.spawn(move || engine.square(number))?);
+    }
     scheduler.run()?;
     let mut sum = 0;
     for job in jobs {

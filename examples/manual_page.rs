@@ -1,24 +1,26 @@
-//! The program of OpenSSL's manual page `ASYNC_start_job(3)`, in Rust: the same steps, the same output.
+//! The example program of OpenSSL's manual page `ASYNC_start_job(3)`, in Rust. It takes the same steps and prints the
+//! same output.
 //!
 //! ```text
 //!   main                                       the job
 //!
-//!   start_job  ---------------------------->   makes a pipe, puts it into the wait ctx, writes to it
+//!   start_job  ---------------------------->   makes a pipe, adds it to the wait ctx, writes to it
 //!   Step::Paused  <-------------------------   pause_job
 //!   polls the ctx's one fd
 //!   resume  ------------------------------->   reads from the pipe, returns 1
 //!   Step::Finished(1)  <--------------------
 //! ```
 //!
-//! Run it with `cargo run --example manual_page`. What OpenSSL leaves to a cleanup routine, closing both ends of the
-//! pipe, is here the drop of the value in the ctx.
+//! Run it with `cargo run --example manual_page`. In C, a cleanup routine closes both ends of the pipe. Here they are
+//! closed when the wait ctx drops the value that owns them.
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::process::ExitCode;
 
 use asyncjob::{Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
 
-/// What the job waits on: readable once something was written.
+/// The pipe that the job waits for. It is readable after something was written to it.
 struct Signal {
     reader: PipeReader,
     writer: PipeWriter,
@@ -43,29 +45,36 @@ fn job(message: &str) -> io::Result<i32> {
     let key = WaitKey::unique();
     ctx.add_wait_fd(key, Signal { reader, writer });
 
-    // Something outside would do this, later: to show the way it is done here and now, before the pause.
+    // A real engine writes later, from outside the job. The example writes before the pause, as the manual page does.
     let write = ctx.with_value(key, |signal: &mut Signal| signal.writer.write_all(b"X"));
-    write.expect("it was just set")?;
+    write.expect("the pipe was just added")?;
 
-    // Back to main, until it resumes this job.
-    pause_job().map_err(io::Error::from)?;
+    // Return to main, until it resumes this job.
+    pause_job()?;
 
-    // Clear the signal: that is the job's task, never its driver's.
+    // Read the byte. Draining the fd is the job's task, not its driver's.
     let read = ctx.with_value(key, |signal: &mut Signal| signal.reader.read_exact(&mut [0]));
-    read.expect("nobody cleared it")?;
+    read.expect("the pipe is still there")?;
 
     println!("Resumed the job after a pause");
     Ok(1)
 }
 
-fn main() -> io::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("manual_page: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
     println!("Starting...");
     let ctx = WaitCtx::new();
     let message = String::from("Hello world!");
-    let mut step = match start_job(&ctx, move || job(&message)) {
-        Ok(step) => step,
-        Err(error) => return Err(io::Error::other(error.to_string())),
-    };
+    let mut step = start_job(&ctx, move || job(&message))?;
     loop {
         match step {
             Step::Finished(result) => {

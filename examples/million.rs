@@ -1,4 +1,4 @@
-//! A million paused jobs, each behind a guard, on one machine.
+//! A million paused jobs on one machine, each on a stack with a guard below it.
 //!
 //! ```text
 //! cargo run --release --example million -- --jobs 1000000
@@ -7,84 +7,90 @@
 //! | option | default | |
 //! |---|---|---|
 //! | `--jobs N` | 1000000 | how many jobs are paused at the same time |
-//! | `--stack BYTES` | 16384 | of each job |
-//! | `--guard BYTES` | 16384 | below each |
-//! | `--frames N` | 8 | how deep in calls each job pauses |
-//! | `--shared-ctx` | | one wait ctx for all jobs, instead of one each |
-//! | `--quiet` | | no progress bar; so also where stderr is no terminal |
+//! | `--stack BYTES` | 16384 | the size of each stack |
+//! | `--guard BYTES` | 16384 | the size of the guard below each stack |
+//! | `--frames N` | 8 | how many calls deep each job pauses |
+//! | `--shared-ctx` | | one wait ctx for all jobs, instead of one for each |
+//! | `--quiet` | | no progress bar, which is also the default if stderr is not a terminal |
 //!
-//! It starts the jobs, resumes all of them in order and in random order, and finishes them in random order. The last
-//! line is `key=value` pairs for a script:
+//! The program starts the jobs, resumes all of them in order and in random order, and finishes them in random order.
+//! The last line of its output holds `key=value` pairs for a script:
 //!
 //! | key | |
 //! |---|---|
-//! | `start_seconds`, `start_ns` | for all, for one: a fresh stack, its guard, its first page fault, run to the pause |
-//! | `floor_ns` | touching one byte in as many fresh pages, as far apart: the page fault that each job must take |
-//! | `guarded_floor_ns` | the same behind guards, made by the fewest calls: what the kernel takes for a guarded page |
+//! | `start_seconds`, `start_ns` | for all jobs, for one: a new stack, its guard, its first page fault, to the pause |
+//! | `floor_ns` | one write to a new page, in as many pages, as far apart: the page fault that each job must take |
+//! | `guarded_floor_ns` | the same behind guards that are installed with the fewest calls |
 //! | `start_over_floor`, `start_over_guarded_floor` | the ratios |
-//! | `start_faults`, `floor_faults` | page faults a job, by `getrusage(2)` |
-//! | `resident_per_job` | bytes of memory with page tables (`VmRSS` + `VmPTE`) a job, its wait ctx included |
-//! | `page_tables` | bytes of `VmPTE` for all |
-//! | `mappings` | lines of `/proc/self/maps` more than before |
-//! | `in_order_ns`, `random_ns` | one round trip: resume, to the pause, and back |
-//! | `prefetched_ns` | at random, telling the processor of each job some jobs ahead (`Job::prefetch`), as a queue of ready jobs can |
-//! | `resident_before`, `resident_after` | bytes, before the first job and after the last: the heap that the wait ctxs took is glibc's to return, and mostly stays |
+//! | `start_faults`, `floor_faults` | page faults of a job, by `getrusage(2)` |
+//! | `resident_per_job` | bytes of memory and page tables (`VmRSS` + `VmPTE`) of a job and its wait ctx |
+//! | `page_tables` | bytes of `VmPTE` for all jobs |
+//! | `mappings` | how many lines were added to `/proc/self/maps` |
+//! | `in_order_ns`, `random_ns` | one round trip: a resume, to the next pause, and back |
+//! | `prefetched_ns` | the same at random, with `Job::prefetch` some jobs ahead, as a queue of ready jobs can do |
+//! | `resident_before`, `resident_after` | bytes before the first job and after the last |
 //!
-//! Why 16 KiB of guard and not the default of 64 KiB: each page of a slot costs 8 bytes of page table, guard pages
-//! included. A slot of 16 + 16 KiB takes 64 of them, one of 64 + 64 KiB takes 256, which is over 4,300 bytes a job in
-//! all.
+//! Most of the heap memory of the wait ctxs is still resident after the last job, because glibc keeps it.
+//!
+//! The guard is 16 KiB here, and not the default of 64 KiB, because each page of a stack and of its guard costs 8 bytes
+//! of page table. 16 + 16 KiB cost 64 bytes, 64 + 64 KiB cost 256 bytes. In all a job takes some 4,300 bytes.
 
+use std::error::Error;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::stack::{self, StackSize, install_overflow_handler};
-use asyncjob::{Job, StartErrorKind, Step, WaitCtx, pause_job};
+use asyncjob::{Job, Step, WaitCtx, pause_job};
 
 /// Round trips of each job in each order.
 const ROUNDS: usize = 2;
 /// How many round trips ahead a job is prefetched.
-const AHEAD: usize = 4;
+const PREFETCH_DISTANCE: usize = 4;
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(message) => return fail(&message),
-    };
-    if let Err(message) = options.check_memory() {
-        return fail(&message);
-    }
-    match run(&options) {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => fail(&message),
+        Err(error) => {
+            eprint!("million: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprint!(": {cause}");
+                source = cause.source();
+            }
+            eprintln!();
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn fail(message: &str) -> ExitCode {
-    eprintln!("million: {message}");
-    ExitCode::FAILURE
+fn run() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse(std::env::args().skip(1))?;
+    options.check_memory()?;
+    measure(&options)
 }
 
-fn run(options: &Options) -> Result<(), String> {
+fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
     let n = options.jobs;
-    install_overflow_handler().map_err(|error| error.to_string())?;
+    install_overflow_handler()?;
     let config = PoolConfig::new()
         .stack_size(StackSize::at_least(options.stack))
         .guard(options.guard);
-    init_thread(config).map_err(|error| error.to_string())?;
+    init_thread(config)?;
 
-    // What this program itself needs is there before anything is measured.
+    // The program allocates its own memory before it measures anything.
     let mut jobs: Vec<Option<Job<u64>>> = Vec::with_capacity(n);
     jobs.extend((0..n).map(|_| None));
     let order = shuffled(n);
     let stride = StackSize::at_least(options.stack).bytes() + options.guard.next_multiple_of(4096);
     let shared = WaitCtx::new();
     let mappings_before = Usage::now().mappings;
-    // The host of a virtual machine has faults of its own, the first time: once around, for nothing.
-    for (index, place) in jobs.iter_mut().enumerate() {
-        *place = Some(start(&shared, index as u64, options.frames)?);
-        options.progress("warming the machine up", index);
+    // The first use of a page by a virtual machine also faults in its host. One round that is not measured takes these
+    // faults.
+    for (index, job) in jobs.iter_mut().enumerate() {
+        *job = Some(start(&shared, index as u64, options.frames)?);
+        options.progress("a first round, not measured", index);
     }
     for job in jobs.iter_mut().filter_map(Option::take) {
         finish(job);
@@ -94,9 +100,9 @@ fn run(options: &Options) -> Result<(), String> {
 
     let before = Usage::now();
     let started = Instant::now();
-    for (index, place) in jobs.iter_mut().enumerate() {
+    for (index, job) in jobs.iter_mut().enumerate() {
         let own = (!options.shared_ctx).then(WaitCtx::new);
-        *place = Some(start(own.as_ref().unwrap_or(&shared), index as u64, options.frames)?);
+        *job = Some(start(own.as_ref().unwrap_or(&shared), index as u64, options.frames)?);
         options.progress("starting", index);
     }
     let start_seconds = started.elapsed().as_secs_f64();
@@ -105,7 +111,7 @@ fn run(options: &Options) -> Result<(), String> {
     let at_random = order.iter().map(|&index| index as usize);
     let in_order_ns = round_trips(&mut jobs, options, "resuming in order", 0..n, false);
     let random_ns = round_trips(&mut jobs, options, "resuming at random", at_random.clone(), false);
-    let prefetched_ns = round_trips(&mut jobs, options, "resuming with a look ahead", at_random, true);
+    let prefetched_ns = round_trips(&mut jobs, options, "resuming with a prefetch", at_random, true);
 
     let slabs: usize = stack::stats().iter().map(|stats| stats.slabs).sum();
     let high_water = stack::stats().iter().map(|stats| stats.high_water).max().unwrap_or(0);
@@ -114,7 +120,7 @@ fn run(options: &Options) -> Result<(), String> {
     for (done, &index) in order.iter().enumerate() {
         let job = jobs[index as usize].take().expect("a paused job");
         let Step::Finished(value) = job.resume() else {
-            return Err(format!("job {index} paused once more than it should"));
+            return Err(format!("job {index} paused once more than expected").into());
         };
         sum += value;
         options.progress("finishing", done);
@@ -122,7 +128,7 @@ fn run(options: &Options) -> Result<(), String> {
     let finish_ns = ended.elapsed().as_secs_f64() * 1e9 / n as f64;
     let after = Usage::now();
     if sum != n as u64 * (n as u64 - 1) / 2 {
-        return Err(format!("the jobs returned {sum} in all, which is wrong"));
+        return Err(format!("the sum of the jobs' results is {sum}, which is wrong").into());
     }
     let floor = floor_before.mean(floor::touch(n, stride, 0)?);
     let guarded = guarded_before.mean(floor::touch(n, stride, options.guard)?);
@@ -153,51 +159,51 @@ fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// A job that pauses some frames deep, for as many round trips as will come, and returns its number.
-fn start(ctx: &WaitCtx, number: u64, frames: u32) -> Result<Job<u64>, String> {
+/// Starts a job that pauses some calls deep, for a fixed number of round trips, and returns its number.
+fn start(ctx: &WaitCtx, number: u64, frames: u32) -> Result<Job<u64>, Box<dyn Error>> {
     match asyncjob::start_job(ctx, move || descend(frames, number)) {
         Ok(Step::Paused(job)) => Ok(job),
-        Ok(Step::Finished(_)) => Err("a job finished before it was resumed".to_owned()),
-        Err(error) => match error.kind() {
-            StartErrorKind::NoStack(source) => Err(format!("job {number} could not start: {source}")),
-            _ => Err(format!("job {number} could not start: {error}")),
-        },
+        Ok(Step::Finished(_)) => Err(format!("job {number} finished before it was resumed").into()),
+        Err(error) => {
+            eprintln!("million: job {number} could not start");
+            Err(error.into())
+        }
     }
 }
 
-/// Not a tail call: each frame has something left to do.
+/// Recurses `frames` calls deep. The call is not a tail call, because each frame still uses the result.
 #[inline(never)]
 fn descend(frames: u32, number: u64) -> u64 {
     if frames == 0 {
         for _ in 0..=3 * ROUNDS {
-            pause_job().expect("nobody cancels these jobs");
+            pause_job().expect("these jobs are never cancelled");
         }
         return number;
     }
     std::hint::black_box(descend(frames - 1, number))
 }
 
-/// Resumes it until it has ended.
+/// Resumes a job until it has ended.
 fn finish(mut job: Job<u64>) {
     while let Step::Paused(again) = job.resume() {
         job = again;
     }
 }
 
-/// Nanoseconds of one, over [`ROUNDS`] rounds of all.
+/// Nanoseconds of one round trip, over [`ROUNDS`] rounds of all jobs.
 fn round_trips(
     jobs: &mut [Option<Job<u64>>],
     options: &Options,
     title: &str,
     order: impl Iterator<Item = usize> + Clone,
-    ahead: bool,
+    prefetch: bool,
 ) -> f64 {
     let started = Instant::now();
     for round in 0..ROUNDS {
         options.progress(title, round * jobs.len() / ROUNDS);
-        let mut next = order.clone().skip(AHEAD);
+        let mut next = order.clone().skip(PREFETCH_DISTANCE);
         for index in order.clone() {
-            if ahead && let Some(next) = next.next().and_then(|next| jobs[next].as_ref()) {
+            if prefetch && let Some(next) = next.next().and_then(|next| jobs[next].as_ref()) {
                 next.prefetch();
             }
             let job = jobs[index].take().expect("a paused job");
@@ -210,7 +216,7 @@ fn round_trips(
     started.elapsed().as_secs_f64() * 1e9 / (ROUNDS * jobs.len()) as f64
 }
 
-/// 0 to `n - 1` in an order without a pattern, the same in each run (Fisher and Yates; xorshift).
+/// The numbers from 0 to `n - 1` in an order without a pattern, the same in each run (Fisher-Yates, xorshift).
 fn shuffled(n: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..n as u32).collect();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -257,7 +263,7 @@ impl Options {
                 "--frames" => options.frames = number()? as u32,
                 "--shared-ctx" => options.shared_ctx = true,
                 "--quiet" => options.quiet = true,
-                _ => return Err(format!("{name} is no option: see the top of examples/million.rs")),
+                _ => return Err(format!("there is no option {name}: see the top of examples/million.rs")),
             }
         }
         if options.stack > StackSize::MAX.bytes() {
@@ -266,13 +272,13 @@ impl Options {
         Ok(options)
     }
 
-    /// A page, page tables, a wait ctx and some room a job.
+    /// Checks that there is memory for a page, page tables and a wait ctx for each job, and a reserve.
     fn check_memory(&self) -> Result<(), String> {
         let needed = self.jobs * (4096 + (self.stack + self.guard) / 512 + 300) + (64 << 20);
         let available = status("/proc/meminfo", "MemAvailable:");
         if needed > available {
             return Err(format!(
-                "{} jobs need {} MiB of memory, and {} MiB are available: free {} MiB, or ask for {} jobs",
+                "{} jobs need {} MiB of memory, and {} MiB are available: free {} MiB, or try {} jobs",
                 self.jobs,
                 needed >> 20,
                 available >> 20,
@@ -306,7 +312,7 @@ impl Options {
     }
 }
 
-/// What the process has of the machine.
+/// What the process uses of the machine.
 struct Usage {
     resident: usize,
     page_tables: usize,
@@ -325,7 +331,7 @@ impl Usage {
     }
 }
 
-/// The bytes that a line of a file in /proc gives in kB.
+/// Reads a line of a file in /proc, which is in kB, as bytes.
 fn status(file: &str, key: &str) -> usize {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(key));
@@ -333,10 +339,10 @@ fn status(file: &str, key: &str) -> usize {
     kilobytes.unwrap_or(0) * 1024
 }
 
-/// The page fault that each job must take, alone.
+/// Measures only the page fault that each job must take.
 #[allow(
     unsafe_code,
-    reason = "the floor is the kernel's, without the library: mmap, a byte a page, munmap"
+    reason = "the floor uses system calls only, not the library: mmap, a write to each page, munmap"
 )]
 mod floor {
     use std::mem::MaybeUninit;
@@ -356,10 +362,11 @@ mod floor {
         }
     }
 
-    /// Writes a byte to the last page of each of `n` strides, of which the first `guard` bytes become a guard before.
+    /// Writes a byte to the last page of each of `n` strides. The first `guard` bytes of each stride become a guard
+    /// before that.
     pub(super) fn touch(n: usize, stride: usize, guard: usize) -> Result<Floor, String> {
         let len = n * stride;
-        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
+        // SAFETY: the kernel chooses the address, so the mapping replaces no memory of this process.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -376,40 +383,40 @@ mod floor {
                 std::io::Error::last_os_error()
             ));
         }
-        // SAFETY: the mapping just made. If the kernel has no huge pages, it refuses and none come.
+        // SAFETY: the range is the mapping just made. A kernel without huge pages refuses, which is fine.
         unsafe { libc::madvise(start, len, libc::MADV_NOHUGEPAGE) };
         let (before, started) = (faults(), Instant::now());
         for index in 0..n {
-            if guard > 0 && index % AT_ONCE == 0 {
-                // SAFETY: within the mapping.
+            if guard > 0 && index % RANGES_PER_CALL == 0 {
+                // SAFETY: the offset is within the mapping.
                 let first = unsafe { start.cast::<u8>().add(index * stride) };
-                install(first, stride, guard, AT_ONCE.min(n - index));
+                install(first, stride, guard, RANGES_PER_CALL.min(n - index));
             }
-            // SAFETY: within the mapping.
+            // SAFETY: the offset is within the mapping.
             let byte = unsafe { start.cast::<u8>().add((index + 1) * stride - 64) };
-            // SAFETY: as above.
+            // SAFETY: the byte is within the mapping, which this thread alone uses.
             unsafe { byte.write_volatile(1) };
         }
         let floor = Floor {
             ns: started.elapsed().as_secs_f64() * 1e9 / n as f64,
             faults: (faults() - before) as f64 / n as f64,
         };
-        // SAFETY: the mapping made above, which nobody uses any more.
+        // SAFETY: the range is the mapping made above, and no pointer to it is used after this.
         unsafe { libc::munmap(start, len) };
         Ok(floor)
     }
 
-    const AT_ONCE: usize = 64;
+    const RANGES_PER_CALL: usize = 64;
 
-    /// `MADV_GUARD_INSTALL` for several ranges in one call. Where the kernel refuses, the floor is without guards.
+    /// Calls `MADV_GUARD_INSTALL` for several ranges at once. If the kernel refuses, the floor is without guards.
     fn install(first: *mut u8, stride: usize, guard: usize, count: usize) {
-        let ranges: [libc::iovec; AT_ONCE] = std::array::from_fn(|index| libc::iovec {
+        let ranges: [libc::iovec; RANGES_PER_CALL] = std::array::from_fn(|index| libc::iovec {
             iov_base: first.wrapping_add(index * stride).cast(),
             iov_len: guard,
         });
         const PIDFD_SELF: i32 = -10000;
         const GUARD_INSTALL: i32 = 102;
-        // SAFETY: the ranges are memory of the floor's own mapping, not yet used.
+        // SAFETY: the ranges lie in the floor's own mapping, and were not used yet.
         unsafe {
             libc::syscall(
                 libc::SYS_process_madvise,
@@ -425,9 +432,9 @@ mod floor {
     /// Page faults of this process so far.
     pub(super) fn faults() -> usize {
         let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: fills the struct.
+        // SAFETY: the call fills a struct that is large enough.
         unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
-        // SAFETY: zeroed, then filled: valid either way.
+        // SAFETY: all zeros are valid, and so is what the call wrote.
         unsafe { usage.assume_init() }.ru_minflt as usize
     }
 }

@@ -1,22 +1,23 @@
-//! Loads TLS servers with full handshakes, and reports what somebody else notices of it: a client that has its
-//! connection already and sends a small request every few milliseconds.
+//! Loads TLS servers with full handshakes, and reports the latency that an unrelated client sees meanwhile. That client
+//! has an open connection and sends a small request every few milliseconds.
 //!
 //! ```text
 //!   cargo run --release --example tls_load                        compares signing inline with signing by offload
-//!   cargo run --release --example tls_load -- --target HOST:PORT  a server that runs already; several may be given
+//!   cargo run --release --example tls_load -- --target HOST:PORT  loads a server that is running; may be repeated
 //! ```
 //!
 //! ```text
-//!   --concurrency jobs on this thread     connect, handshake, one request, close; again
-//!   one thread, a blocking client         request, response; --probe-interval later the next one
+//!   --concurrency jobs on this thread     connect, handshake, one request, close; then again
+//!   one thread, a blocking client         request, response; the next after --probe-interval
 //! ```
 //!
-//! While the server stalls, that one client waits and sends nothing. So a wait counts once for every request that was
-//! due during it (hdrhistogram's correction of "coordinated omission"): the percentiles are of time, not of luck.
+//! While the server stalls, the unrelated client waits and sends nothing. So each wait is counted once for every
+//! request that was due during it (hdrhistogram corrects "coordinated omission" in this way). Without the correction, a
+//! long stall would count as one slow request.
 //!
-//! Without a target it starts `tls_server` twice, one mode after the other, as processes of their own.
+//! Without a target the program starts `tls_server` twice, once in each mode, as a process of its own.
 
-#[allow(dead_code, reason = "its own main")]
+#[allow(dead_code, reason = "main of tls_server.rs is not used here")]
 #[path = "tls_server.rs"]
 mod tls_server;
 
@@ -25,7 +26,7 @@ use std::env;
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -51,25 +52,25 @@ use tls_server::KeyKind;
 /// Loads TLS servers with full handshakes, and reports what an unrelated connection notices of it.
 #[derive(Debug, Parser)]
 struct Options {
-    /// A server to load, as HOST:PORT or NAME=HOST:PORT; may be repeated. Without: both modes of tls_server.
+    /// A server to load, as [NAME=]HOST:PORT; may be repeated. The default is to start tls_server in both modes.
     #[arg(long = "target", value_name = "[NAME=]HOST:PORT", value_parser = parse_target)]
     targets: Vec<Target>,
-    /// Full handshakes for each server.
+    /// Full handshakes with each server.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     handshakes: u64,
-    /// Of these, how many at a time.
+    /// Handshakes at the same time.
     #[arg(long, value_name = "N", default_value_t = 100)]
     concurrency: usize,
     /// Milliseconds between two requests of the unrelated connection.
     #[arg(long, value_name = "MS", default_value_t = 2.0)]
     probe_interval: f64,
-    /// Seconds after which no new handshake is begun.
+    /// Seconds after which no new handshake starts.
     #[arg(long, value_name = "S", default_value_t = 60.0)]
     limit: f64,
-    /// The key of the servers that are started.
+    /// The kind of key of the servers that are started.
     #[arg(long, value_enum, default_value = "rsa")]
     key: KeyKind,
-    /// Milliseconds that every signature of the servers that are started takes in addition.
+    /// Milliseconds that are added to every signature of the servers that are started.
     #[arg(long, value_name = "MS", default_value_t = 2.0)]
     sign_latency: f64,
 }
@@ -84,12 +85,22 @@ fn parse_target(text: &str) -> Result<Target, String> {
     let (name, address) = text.split_once('=').unwrap_or((text, text));
     let address = address
         .parse()
-        .map_err(|e| format!("{address} is no address with a port ({e})"))?;
+        .map_err(|e| format!("{address} is not an address with a port ({e})"))?;
     let name = name.to_owned();
     Ok(Target { name, address })
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tls_load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     if env::args().nth(1).as_deref() == Some("serve") {
         return tls_server::run(&tls_server::Options::parse_from(env::args().skip(1)));
     }
@@ -132,7 +143,9 @@ impl Server {
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().ok_or("no output")?).read_line(&mut line)?;
         let address = line.split_whitespace().find_map(|word| word.strip_prefix("https://"));
-        let address = address.ok_or_else(|| format!("the server said: {line}"))?.parse()?;
+        let address = address
+            .ok_or_else(|| format!("tls_server printed no address, but: {line}"))?
+            .parse()?;
         let name = mode.to_owned();
         let target = Target { name, address };
         Ok(Server { child, target })
@@ -151,7 +164,7 @@ impl Drop for Server {
     }
 }
 
-/// What one server did.
+/// The measurements of one server.
 struct Row {
     name: String,
     handshakes: u64,
@@ -172,13 +185,13 @@ fn measure(options: &Options, target: &Target) -> Result<Row, Box<dyn Error>> {
     let scheduler = Scheduler::new()?;
     for _ in 0..options.concurrency {
         let load = Rc::clone(&load);
-        scheduler.spawn(move || load.shake_hands())?.detach();
+        scheduler.spawn(move || load.handshakes_until_done())?.detach();
     }
     scheduler.run()?;
     let seconds = load.begin.elapsed().as_secs_f64();
-    load.clear();
+    load.clear_progress();
     let unrelated = probe.finish()?;
-    let load = Rc::into_inner(load).ok_or("a job is left")?;
+    let load = Rc::into_inner(load).ok_or("a job still holds the load")?;
     Ok(Row {
         name: target.name.clone(),
         handshakes: load.done.get(),
@@ -190,24 +203,24 @@ fn measure(options: &Options, target: &Target) -> Result<Row, Box<dyn Error>> {
     })
 }
 
-/// What the handshaking jobs share.
+/// What the jobs share that make handshakes.
 struct Load {
     address: SocketAddr,
     client: Arc<ClientConfig>,
     handshakes: u64,
-    to_begin: Cell<u64>,
+    remaining: Cell<u64>,
     done: Cell<u64>,
     failed: Cell<u64>,
     first_failure: RefCell<Option<String>>,
     latency: RefCell<Histogram<u64>>,
     begin: Instant,
     limit: Duration,
-    /// When the line of progress was last written.
-    shown: Cell<Option<Instant>>,
+    /// When the progress line was last written.
+    progress_shown: Cell<Option<Instant>>,
 }
 
-/// How often the line of progress is written, and how long a run takes that has none.
-const BETWEEN_LINES: Duration = Duration::from_secs(1);
+/// How often the progress line is written. A run that is shorter than this writes none.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Load {
     fn new(options: &Options, address: SocketAddr, client: Arc<ClientConfig>) -> Result<Self, Box<dyn Error>> {
@@ -215,22 +228,22 @@ impl Load {
             address,
             client,
             handshakes: options.handshakes,
-            to_begin: Cell::new(options.handshakes),
+            remaining: Cell::new(options.handshakes),
             done: Cell::new(0),
             failed: Cell::new(0),
             first_failure: RefCell::new(None),
             latency: RefCell::new(new_histogram()?),
             begin: Instant::now(),
             limit: Duration::from_secs_f64(options.limit),
-            shown: Cell::new(None),
+            progress_shown: Cell::new(None),
         })
     }
 
-    /// A job: handshakes until all are begun or the time is over.
-    fn shake_hands(&self) {
-        while self.to_begin.get() > 0 && self.begin.elapsed() < self.limit {
-            self.to_begin.set(self.to_begin.get() - 1);
-            match with_timeout(Duration::from_secs(30), || self.visit()) {
+    /// The closure of a job: makes handshakes until all were started or the time is over.
+    fn handshakes_until_done(&self) {
+        while self.remaining.get() > 0 && self.begin.elapsed() < self.limit {
+            self.remaining.set(self.remaining.get() - 1);
+            match with_timeout(Duration::from_secs(30), || self.connect_once()) {
                 Ok(took) => {
                     self.done.set(self.done.get() + 1);
                     record(&mut self.latency.borrow_mut(), took);
@@ -240,12 +253,12 @@ impl Load {
                     self.first_failure.borrow_mut().get_or_insert_with(|| e.to_string());
                 }
             }
-            self.show();
+            self.show_progress();
         }
     }
 
-    /// One full handshake and one request, to see that it is good; how long the handshake took.
-    fn visit(&self) -> io::Result<Duration> {
+    /// Makes one full handshake, and one request to check the connection. Returns how long the handshake took.
+    fn connect_once(&self) -> io::Result<Duration> {
         let begin = Instant::now();
         let mut socket = Pausing::<TcpStream>::connect(self.address)?;
         let mut tls = new_client(&self.client)?;
@@ -261,49 +274,49 @@ impl Load {
         Ok(took)
     }
 
-    /// A line on a terminal, on a run that takes its time.
-    fn show(&self) {
-        let last = self.shown.get().unwrap_or(self.begin);
-        if last.elapsed() < BETWEEN_LINES || !io::stderr().is_terminal() {
+    /// Writes a line on the terminal, if the run takes long enough.
+    fn show_progress(&self) {
+        let last = self.progress_shown.get().unwrap_or(self.begin);
+        if last.elapsed() < PROGRESS_INTERVAL || !io::stderr().is_terminal() {
             return;
         }
-        self.shown.set(Some(Instant::now()));
+        self.progress_shown.set(Some(Instant::now()));
         let ended = self.done.get() + self.failed.get();
-        let a_second = ended as f64 / self.begin.elapsed().as_secs_f64();
+        let per_second = ended as f64 / self.begin.elapsed().as_secs_f64();
         eprint!(
-            "\r{ended} of {} handshakes, {a_second:.0} a second{:10}",
+            "\r{ended} of {} handshakes, {per_second:.0} per second{:10}",
             self.handshakes, ""
         );
     }
 
-    fn clear(&self) {
-        if self.shown.get().is_some() {
+    fn clear_progress(&self) {
+        if self.progress_shown.get().is_some() {
             eprint!("\r{:60}\r", "");
         }
     }
 }
 
-/// What the unrelated connection has seen, before the load and under it, in microseconds.
+/// The latencies of the unrelated connection, without load and under load, in microseconds.
 struct Latencies {
     alone: Histogram<u64>,
     loaded: Histogram<u64>,
-    /// Requests under load.
+    /// The number of requests under load.
     sent: u64,
 }
 
-/// The unrelated connection: an ordinary blocking client on a thread of its own.
+/// The unrelated connection: a blocking client on a thread of its own.
 struct Probe {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<io::Result<Latencies>>,
 }
 
 impl Probe {
-    /// Connects, and first finds out how fast the server is when nothing else happens.
+    /// Connects, and first measures the server without load.
     fn start(address: SocketAddr, client: Arc<ClientConfig>, options: &Options) -> Result<Self, Box<dyn Error>> {
         let stop = Arc::new(AtomicBool::new(false));
         let interval = Duration::from_secs_f64(options.probe_interval / 1000.0);
-        let (tell, is_ready) = mpsc::channel();
-        let seen = Arc::clone(&stop);
+        let (ready, is_ready) = mpsc::channel();
+        let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             let tls = new_client(&client)?;
             let socket = TcpStream::connect(address)?;
@@ -311,22 +324,22 @@ impl Probe {
             socket.set_read_timeout(Some(Duration::from_secs(30)))?;
             let mut stream = BufReader::new(StreamOwned::new(tls, socket));
             let histogram = new_histogram().map_err(io::Error::other)?;
-            let mut seen_so_far = Latencies {
+            let mut latencies = Latencies {
                 alone: histogram.clone(),
                 loaded: histogram,
                 sent: 0,
             };
             for _ in 0..200 {
-                ask(&mut stream, interval, &mut seen_so_far.alone)?;
+                ask(&mut stream, interval, &mut latencies.alone)?;
             }
-            let _ = tell.send(());
-            while !seen.load(Ordering::Relaxed) {
-                ask(&mut stream, interval, &mut seen_so_far.loaded)?;
-                seen_so_far.sent += 1;
+            let _ = ready.send(());
+            while !stopped.load(Ordering::Relaxed) {
+                ask(&mut stream, interval, &mut latencies.loaded)?;
+                latencies.sent += 1;
             }
-            Ok(seen_so_far)
+            Ok(latencies)
         });
-        let _ = is_ready.recv(); // or it has failed, which `finish` reports
+        let _ = is_ready.recv(); // an error instead means that the thread has failed, which `finish` reports
         Ok(Probe { stop, thread })
     }
 
@@ -337,7 +350,7 @@ impl Probe {
     }
 }
 
-/// One request of the unrelated connection.
+/// Makes one request on the unrelated connection, and records its latency.
 fn ask<S: Read + Write>(stream: &mut BufReader<S>, interval: Duration, into: &mut Histogram<u64>) -> io::Result<()> {
     let begin = Instant::now();
     stream
@@ -361,7 +374,7 @@ fn ask<S: Read + Write>(stream: &mut BufReader<S>, interval: Duration, into: &mu
     Ok(())
 }
 
-/// Microseconds, up to two minutes, to two digits.
+/// A histogram of microseconds, up to two minutes, with two significant digits.
 fn new_histogram() -> Result<Histogram<u64>, hdrhistogram::CreationError> {
     Histogram::new_with_bounds(1, 120_000_000, 2)
 }
@@ -379,7 +392,7 @@ fn new_client(config: &Arc<ClientConfig>) -> io::Result<ClientConnection> {
     ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)
 }
 
-/// Takes any certificate, as `curl -k` does, checks its signature, and never resumes a session.
+/// A client that accepts any certificate, as `curl -k` does, but checks signatures, and never resumes a session.
 fn client_config() -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -391,8 +404,9 @@ fn client_config() -> Result<ClientConfig, rustls::Error> {
     Ok(config)
 }
 
-/// `crates/rustls/examples/support/client.rs` has one like it, for TLS 1.3 alone. They are two, because they belong
-/// to two packages: a published package has no files outside its directory, and a reader copies an example as it is.
+/// Accepts any certificate. `crates/rustls/examples/support/client.rs` has a verifier like it, for TLS 1.3 alone. They
+/// are not shared, because they belong to two packages: a published package has no files outside its directory, and a
+/// reader copies an example as it is.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
@@ -433,7 +447,7 @@ impl ServerCertVerifier for AnyCertificate {
 
 fn print_table(options: &Options, rows: &[Row]) {
     println!(
-        "{} full handshakes at a time; requests of an unrelated connection, in ms:",
+        "{} full handshakes at a time; latencies of the unrelated connection in ms:",
         options.concurrency
     );
     println!();

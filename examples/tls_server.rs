@@ -1,21 +1,21 @@
-//! An HTTPS server whose every connection is a job: straight, blocking-style `rustls` on one thread, with the
-//! private-key operation done elsewhere.
+//! An HTTPS server in which each connection is a job: straight, blocking-style `rustls` on one thread. The private-key
+//! operation runs on other threads.
 //!
 //! ```text
 //!   cargo run --release --example tls_server
 //!   curl -k https://127.0.0.1:8443/          a small page
-//!   curl -k https://127.0.0.1:8443/stats     what the server counts
+//!   curl -k https://127.0.0.1:8443/stats     the server's counters
 //! ```
 //!
 //! ```text
-//!   listener ---> accept job ---> a job for each connection       all on one thread, or on --threads
+//!   listener ---> accept job ------> a job for each connection     all on one thread, or on --threads
 //!                  |  waits while       |  handshake, requests
-//!                  |  there is no       |  Signer::sign  ------>  offload: --signers threads, a session each
-//!                  |  room or no fd     |  <------ signature
+//!                  |  all jobs or fds   |  Signer::sign  ------>  offload: --signers threads
+//!                  |  are in use        |  <------ signature
 //! ```
 //!
-//! With `--mode inline` the signature is made where rustls asks for it, as a server without jobs does, and everybody
-//! waits: `tls_load` measures the difference.
+//! With `--mode inline` the signature is made in the call from rustls, as in a server without jobs. All other
+//! connections of the thread wait meanwhile. `tls_load` measures the difference.
 
 #[path = "tls_server/counters.rs"]
 mod counters;
@@ -34,10 +34,12 @@ use std::error::Error;
 use std::io::{Read, Write, stdout};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use asyncjob::JobBuilder;
 use asyncjob::io::Pausing;
 use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::scheduler::{Handle, Scheduler, ShutdownReport, Workers};
@@ -48,19 +50,19 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use service::Service;
 
-/// Where the private-key operation is done.
+/// Where signatures are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// On the thread that serves: everybody waits.
+    /// On the serving thread: all of its connections wait.
     Inline,
-    /// On threads of its own: the connection's job pauses.
+    /// On signing threads: only the connection's own job pauses.
     Offload,
 }
 
-/// Which kind of key the server has.
+/// The kind of key that the server has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KeyKind {
-    /// P-256, made at each start.
+    /// P-256, generated at each start.
     Ecdsa,
     /// RSA-2048, a demonstration key that is part of the program.
     Rsa,
@@ -69,7 +71,7 @@ pub(crate) enum KeyKind {
 /// An HTTPS server whose connections are jobs.
 #[derive(Clone, Debug, Parser)]
 pub(crate) struct Options {
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen on; port 0 takes a free port.
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
     /// The kind of key.
@@ -78,16 +80,16 @@ pub(crate) struct Options {
     /// Where signatures are made.
     #[arg(long, value_enum, default_value = "offload")]
     mode: Mode,
-    /// Milliseconds that every signature takes in addition, as with a remote signer.
+    /// Milliseconds that are added to every signature, as if the signer were remote.
     #[arg(long, value_name = "MS", default_value_t = 0.0)]
     sign_latency: f64,
-    /// Threads that make signatures; by default one a processor, or 32 with a latency, as they only wait then.
+    /// Threads that make signatures [default: one for each processor, or 32 if there is a latency].
     #[arg(long, value_name = "N")]
     signers: Option<usize>,
-    /// Threads that serve.
+    /// Threads that serve connections.
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
-    /// Connections at a time; more wait in the kernel's queue.
+    /// Connections at the same time; more connections wait in the kernel's queue.
     #[arg(long, value_name = "N", default_value_t = 4096)]
     max_jobs: usize,
     /// Seconds that a handshake may take.
@@ -96,35 +98,45 @@ pub(crate) struct Options {
     /// Seconds that a connection may take to send its next request, and to take the response.
     #[arg(long, value_name = "S", default_value_t = 30.0)]
     idle_timeout: f64,
-    /// Seconds that connections may go on after Ctrl-C.
+    /// Seconds that connections may continue after Ctrl-C.
     #[arg(long, value_name = "S", default_value_t = 5.0)]
     drain: f64,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    run(&Options::parse())
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tls_server: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Serves until Ctrl-C.
 pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     raise_fd_limit();
     let listener = Pausing::<TcpListener>::bind(options.listen)?;
-    rustix::net::listen(listener.get_ref(), 4096)?; // std's queue of 128 makes clients of a flood wait for a second
+    rustix::net::listen(listener.get_ref(), 4096)?; // with std's queue of 128, clients of a flood wait for a second
     let address = listener.get_ref().local_addr()?;
     let service = Arc::new(Service::new(options)?);
     let signals = Signals::new()?;
 
-    // The accept loop and the wait for Ctrl-C are jobs of this thread's scheduler. So are the connections, unless there
-    // are threads for them.
+    // The accept loop and the wait for Ctrl-C are jobs of this thread's scheduler. The connections are its jobs too,
+    // unless there are threads for them.
     let front = Scheduler::builder().max_jobs(options.max_jobs + 2).build()?;
     prepare_thread();
-    let crew = Crew::new(options, &front)?;
+    let executor = Executor::new(options, &front)?;
     let accepting = {
-        let (service, jobs) = (Arc::clone(&service), crew.handle());
+        let (service, jobs) = (Arc::clone(&service), executor.handle());
         let max = options.max_jobs;
-        front.spawn(move || listener::accept_all(&listener, max, &service, &jobs))?
+        JobBuilder::new()
+            .name("accept")
+            .spawn_on(&front, move || listener::accept_all(&listener, max, &service, &jobs))?
     };
-    let stop = front.spawn(move || signals.wait())?;
+    let stop = JobBuilder::new()
+        .name("signals")
+        .spawn_on(&front, move || signals.wait())?;
 
     println!("listening on https://{address}  {}", options.describe());
     stdout().flush()?;
@@ -133,7 +145,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     println!("draining {} connections", service.connections.count());
     accepting.request_cancel();
     service.connections.close_idle();
-    let report = crew.shutdown(&front, Duration::from_secs_f64(options.drain))?;
+    let report = executor.shutdown(&front, Duration::from_secs_f64(options.drain))?;
     println!("{} connections were cut off", report.cancelled + report.quarantined);
     print!("{}", service.counters);
     Ok(())
@@ -157,53 +169,54 @@ impl Options {
     }
 }
 
-/// Who runs the connections.
-enum Crew {
+/// What runs the jobs of the connections.
+enum Executor {
     /// The scheduler of the main thread.
-    Here(Handle),
+    MainThread(Handle),
     Threads(Workers),
 }
 
-impl Crew {
+impl Executor {
     fn new(options: &Options, front: &Scheduler) -> Result<Self, Box<dyn Error>> {
         if options.threads <= 1 {
-            return Ok(Crew::Here(front.handle()));
+            return Ok(Executor::MainThread(front.handle()));
         }
         let workers = Workers::builder()
             .threads(options.threads)
             .max_jobs(options.max_jobs)
             .build()?;
         workers.broadcast(|_| prepare_thread())?;
-        Ok(Crew::Threads(workers))
+        Ok(Executor::Threads(workers))
     }
 
     fn handle(&self) -> Handle {
         match self {
-            Crew::Here(handle) => handle.clone(),
-            Crew::Threads(workers) => workers.handle(),
+            Executor::MainThread(handle) => handle.clone(),
+            Executor::Threads(workers) => workers.handle(),
         }
     }
 
     fn shutdown(self, front: &Scheduler, within: Duration) -> Result<ShutdownReport, Box<dyn Error>> {
         match self {
-            Crew::Here(_) => Ok(front.shutdown(within)?),
-            Crew::Threads(workers) => {
-                front.shutdown(within)?; // the accept job has been cancelled: this takes no time
+            Executor::MainThread(_) => Ok(front.shutdown(within)?),
+            Executor::Threads(workers) => {
+                front.shutdown(within)?; // ends at once, because the accept job was cancelled
                 Ok(workers.shutdown(within))
             }
         }
     }
 }
 
-/// A debug build of rustls needs more stack than a release build, which is content with a third of the default.
+/// Sets the stack size of this thread's jobs. A debug build of rustls needs more than the default. A release build
+/// needs a third of the default.
 fn prepare_thread() {
     if cfg!(debug_assertions) {
         let config = PoolConfig::new().stack_size(StackSize::at_least(512 * 1024));
-        init_thread(config).expect("nothing is made in advance, and this is no job");
+        init_thread(config).expect("the call makes no stacks, and is not made in a job");
     }
 }
 
-/// Ctrl-C and SIGTERM, as something that a job can wait for. The second one ends the process at once.
+/// Ctrl-C and SIGTERM, as a socket that a job can read from. A second signal ends the process at once.
 struct Signals(Pausing<UnixStream>);
 
 impl Signals {
@@ -219,18 +232,19 @@ impl Signals {
         Ok(Signals(Pausing::new(reader)?))
     }
 
+    /// Waits for the first signal. In a job this pauses the job.
     fn wait(mut self) -> std::io::Result<()> {
         self.0.read_exact(&mut [0])
     }
 }
 
-/// As many fds as the administrator allows: a connection is one, and nothing else grows with them.
+/// Raises the limit of open fds to what the administrator allows. Each connection takes one fd.
 fn raise_fd_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
     };
-    // Without it the server works too, with fewer connections.
+    // If the call fails, the server works with fewer connections.
     let _ = setrlimit(Resource::Nofile, raised);
 }

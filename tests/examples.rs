@@ -1,4 +1,4 @@
-//! Promise: the examples run, and print what they say.
+//! Promise: each example runs, and prints what its documentation says.
 
 mod programs;
 
@@ -10,7 +10,7 @@ fn run(name: &str, args: &[&str]) -> Output {
     Command::new(program(name)).args(args).output().unwrap()
 }
 
-/// Runs an example that is to succeed, and gives its output.
+/// Runs an example, which must succeed, and returns its output.
 #[track_caller]
 fn output(name: &str, args: &[&str]) -> String {
     let output = run(name, args);
@@ -57,7 +57,7 @@ fn embedded() {
 fn echo() {
     let output = output("echo", &["--demo"]);
     let mut lines: Vec<_> = output.lines().collect();
-    lines.sort_unstable(); // who is first is the kernel's business
+    lines.sort_unstable(); // the kernel decides which client is served first
     let expected = [
         "3 bytes to 127.0.0.1",
         "3 bytes to 127.0.0.1",
@@ -67,6 +67,28 @@ fn echo() {
         "heard two",
     ];
     assert_eq!(lines, expected);
+}
+
+/// A person who asks for help gets the usage, and an unknown option is an error that shows the usage too.
+#[test]
+fn echo_prints_its_usage() {
+    let usage = output("echo", &["--help"]);
+    assert!(usage.starts_with("usage: echo [ADDRESS:PORT]"), "{usage}");
+    let refused = run("echo", &["--unknown"]);
+    assert!(!refused.status.success());
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(stderr, format!("echo: there is no option --unknown\n{usage}"));
+}
+
+/// An error is printed as a sentence, not in the form of `Debug`.
+#[test]
+fn an_error_is_printed_as_a_sentence() {
+    let refused = run("echo", &["nowhere"]);
+    assert!(!refused.status.success());
+    assert_eq!(
+        String::from_utf8_lossy(&refused.stderr),
+        "echo: invalid socket address\n"
+    );
 }
 
 #[test]
@@ -84,9 +106,9 @@ fn tls_load_compares_both_modes() {
 }
 
 #[test]
-fn tls_load_says_what_is_wrong() {
-    let nobody = ["--target", "127.0.0.1:1", "--handshakes", "1"];
-    let refused = run("tls_load", &nobody);
+fn tls_load_explains_its_errors() {
+    let no_server = ["--target", "127.0.0.1:1", "--handshakes", "1"];
+    let refused = run("tls_load", &no_server);
     assert!(!refused.status.success());
     let stderr = String::from_utf8_lossy(&refused.stderr);
     assert!(
@@ -95,19 +117,19 @@ fn tls_load_says_what_is_wrong() {
     );
     let misspelt = run("tls_load", &["--target", "localhost"]);
     let stderr = String::from_utf8_lossy(&misspelt.stderr);
-    assert!(stderr.contains("localhost is no address with a port"), "{stderr}");
+    assert!(stderr.contains("localhost is not an address with a port"), "{stderr}");
 }
 
-/// A thousand jobs instead of a million.
+/// The example runs with a thousand jobs here, instead of a million.
 #[test]
 fn million() {
     let output = output("million", &["--jobs", "1000", "--quiet"]);
     assert!(output.contains("jobs=1000 "), "{output}");
 }
 
-/// What an example does not understand it refuses, and says what.
+/// An option with a wrong value is refused with a message that names the option.
 #[test]
-fn million_refuses_what_it_does_not_know() {
+fn million_refuses_an_option_that_is_not_a_number() {
     let refused = run("million", &["--jobs", "many"]);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("jobs"), "{refused:?}");

@@ -1,11 +1,11 @@
-//! What the server counts, and its `/stats` page: one `name value` a line.
+//! The server's counters, and its `/stats` page with one `name value` a line.
 
 use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Goes up only.
+/// A number that only grows.
 #[derive(Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -19,7 +19,7 @@ impl Counter {
     }
 }
 
-/// Goes up and down, and knows how high it was.
+/// A number that grows and shrinks, and its highest value.
 #[derive(Default)]
 pub(crate) struct Gauge {
     now: AtomicU64,
@@ -37,28 +37,28 @@ impl Gauge {
     }
 }
 
-/// All of them.
+/// All counters of the server.
 pub(crate) struct Counters {
-    /// Connections taken from the listener.
+    /// Connections that were accepted.
     pub(crate) accepted: Counter,
-    /// Connections there are.
+    /// Connections that are open.
     pub(crate) live: Gauge,
-    /// Handshakes that were completed, failed, or took too long.
+    /// Handshakes that succeeded, failed, or took too long.
     pub(crate) handshakes: Counter,
     pub(crate) handshakes_failed: Counter,
     pub(crate) handshakes_timed_out: Counter,
-    /// Requests that were answered, and those of them that were no good.
+    /// Requests that were answered, and how many of them were malformed.
     pub(crate) requests: Counter,
     pub(crate) bad_requests: Counter,
-    /// Connections that ended by an error or a timeout after their handshake.
+    /// Connections that ended with an error or a timeout after their handshake.
     pub(crate) broken: Counter,
-    /// Signatures made, and signatures that could not be made.
+    /// Signatures that were made, and signatures that failed.
     pub(crate) signatures: Counter,
     pub(crate) signatures_failed: Counter,
-    /// How often accepting paused: for want of an fd, for want of a job.
+    /// How often the accept job waited for a free fd, and for a free job.
     pub(crate) waits_for_fd: Counter,
-    pub(crate) waits_for_room: Counter,
-    /// Open for the life of the server, so that the page can be made when no fd is left.
+    pub(crate) waits_for_job: Counter,
+    /// `/proc/self/status`, opened once, so that the page can be made when no fd is free.
     memory: Option<File>,
 }
 
@@ -76,7 +76,7 @@ impl Counters {
             signatures: Counter::default(),
             signatures_failed: Counter::default(),
             waits_for_fd: Counter::default(),
-            waits_for_room: Counter::default(),
+            waits_for_job: Counter::default(),
             memory: File::open("/proc/self/status").ok(),
         }
     }
@@ -105,7 +105,7 @@ impl fmt::Display for Counters {
         writeln!(f, "signatures {}", self.signatures.get())?;
         writeln!(f, "signatures_failed {}", self.signatures_failed.get())?;
         writeln!(f, "waits_for_fd {}", self.waits_for_fd.get())?;
-        writeln!(f, "waits_for_room {}", self.waits_for_room.get())?;
+        writeln!(f, "waits_for_job {}", self.waits_for_job.get())?;
         if let Some(kib) = self.resident_kib() {
             writeln!(f, "resident_kib {kib}")?;
         }

@@ -1,11 +1,11 @@
-//! As much HTTP/1.1 as a small server needs: GET and HEAD, keep-alive, pipelining, and limits.
+//! The part of HTTP/1.1 that a small server needs: GET and HEAD, keep-alive, pipelining, and limits.
 
 use std::io::{self, BufRead, Read, Write};
 
-/// No request line and headers are longer.
+/// The longest request line with headers, in bytes.
 const LONGEST_HEAD: u64 = 8 * 1024;
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) path: String,
@@ -13,20 +13,20 @@ pub(crate) struct Request {
     pub(crate) keep_alive: bool,
 }
 
-/// What came instead of a request.
+/// Why there is no request.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The client closed the connection between two requests.
     Closed,
-    /// It is to be answered with this status, and the connection closed.
+    /// The request is malformed. The server answers with this status and closes the connection.
     Bad(&'static str),
-    /// The connection broke, or took too long.
+    /// The connection failed, or took too long.
     Io(io::Error),
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        // rustls' word for a TCP connection that ended without a TLS goodbye, which many clients do.
+        // rustls reports this when the TCP connection ends without a TLS close_notify. Many clients close like that.
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Failure::Closed,
             _ => Failure::Io(error),
@@ -82,7 +82,7 @@ fn read_line(head: &mut io::Take<&mut impl BufRead>, line: &mut String) -> Resul
         Ok(_) if line.ends_with('\n') => Ok(()),
         Ok(_) if head.limit() == 0 => Err(Failure::Bad("431 Request Header Fields Too Large")),
         Ok(_) => Err(Failure::Closed),
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(Failure::Bad("400 Bad Request")), // no UTF-8
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(Failure::Bad("400 Bad Request")), // not UTF-8
         Err(e) => Err(e.into()),
     }
 }

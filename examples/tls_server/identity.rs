@@ -1,4 +1,4 @@
-//! The key of the server, and the certificate for `localhost` that the server makes of it.
+//! The server's key, and a self-signed certificate for `localhost`.
 
 use std::error::Error;
 
@@ -28,7 +28,8 @@ impl Identity {
     }
 }
 
-/// The provider, ring, signs with RSA keys and makes none. So this one lies beside the program, for everybody to see.
+/// Loads the demonstration key. The crypto provider, ring, signs with RSA keys but cannot generate them, so the key is
+/// a file beside the program. It is public, and secures nothing.
 fn rsa_2048() -> Result<KeyPair, Box<dyn Error>> {
     let der = PrivatePkcs8KeyDer::from_pem_slice(include_bytes!("demonstration-key.pem"))?;
     Ok(KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_RSA_SHA256)?)

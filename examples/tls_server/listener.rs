@@ -1,5 +1,5 @@
-//! The accept loop: takes a connection when there is a job and an fd for it, and leaves it in the kernel's queue until
-//! then.
+//! The accept loop. It accepts a connection when a job and an fd are free for it. Until then the connection waits in
+//! the kernel's queue.
 
 use std::io;
 use std::net::TcpListener;
@@ -14,51 +14,51 @@ use asyncjob::{Interrupted, SpawnErrorKind};
 
 use super::service::Service;
 
-/// How long to wait for an fd, at most, before asking again: others may close some too.
-const FD_PATIENCE: Duration = Duration::from_secs(1);
-/// After an error of `accept` that is neither the connection's nor ours: do not spin.
-const BACK_OFF: Duration = Duration::from_millis(100);
+/// The longest wait for a free fd. Other parts of the process may close fds too, so the loop tries again after it.
+const FD_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause after any other error of `accept`, so that the loop does not spin.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts until it is cancelled.
+/// The closure of the accept job: accepts connections until the job is cancelled.
 pub(crate) fn accept_all(listener: &Pausing<TcpListener>, max: usize, service: &Arc<Service>, jobs: &Handle) {
     loop {
         if service.connections.count() >= max {
-            service.counters.waits_for_room.add(1);
+            service.counters.waits_for_job.add(1);
             if await_future(service.connections.fewer_than(max)).is_err() {
-                return; // cancelled
+                return; // the job was cancelled
             }
         }
         let before = service.connections.count();
-        let goes_on = match listener.accept() {
-            Ok((stream, _)) => take_on(stream, service, jobs),
+        let go_on = match listener.accept() {
+            Ok((stream, _)) => serve(stream, service, jobs),
             Err(e) if is_out_of_fds(&e) => {
                 service.counters.waits_for_fd.add(1);
                 let ended = service.connections.fewer_than(before);
                 !matches!(
-                    with_timeout(FD_PATIENCE, || await_future(ended)),
+                    with_timeout(FD_RETRY_INTERVAL, || await_future(ended)),
                     Err(AwaitError::Interrupted(Interrupted::Cancelled))
                 )
             }
-            Err(e) if is_the_connections(&e) => true,
-            Err(_) => sleep(BACK_OFF).is_ok(), // fails at once when the job is cancelled
+            Err(e) if is_of_connection(&e) => true,
+            Err(_) => sleep(ERROR_PAUSE).is_ok(), // fails at once if the job was cancelled
         };
-        if !goes_on {
+        if !go_on {
             return;
         }
     }
 }
 
-/// A job for a connection. `false` when there will be no more jobs.
-fn take_on(stream: Pausing<std::net::TcpStream>, service: &Arc<Service>, jobs: &Handle) -> bool {
+/// Spawns a job for a connection. Returns `false` if the scheduler takes no more jobs.
+fn serve(stream: Pausing<std::net::TcpStream>, service: &Arc<Service>, jobs: &Handle) -> bool {
     service.counters.accepted.add(1);
-    let seat = service.connections.seat(service);
-    let id = seat.id();
-    match jobs.spawn(move || seat.serve(stream)) {
+    let slot = service.connections.add(service);
+    let id = slot.id();
+    match jobs.spawn(move || slot.serve(stream)) {
         Ok(handle) => {
             service.connections.started(id, handle);
             true
         }
-        // Cannot be, as the accept loop has waited for capacity. If it were, the connection would be dropped here.
+        // Does not happen, because the loop waited for a free job. It would drop the closure and close the connection.
         Err(refused) if matches!(refused.kind(), SpawnErrorKind::Full { .. }) => true,
         Err(_) => false,
     }
@@ -70,8 +70,8 @@ fn is_out_of_fds(error: &io::Error) -> bool {
     errno == Some(Errno::MFILE.raw_os_error()) || errno == Some(Errno::NFILE.raw_os_error())
 }
 
-/// The peer gave up while it was in the queue.
-fn is_the_connections(error: &io::Error) -> bool {
+/// Whether the error belongs to one connection, whose client closed it while it was in the queue.
+fn is_of_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset

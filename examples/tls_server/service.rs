@@ -1,4 +1,4 @@
-//! A connection, from its first byte to its last, as one job that reads like a thread.
+//! One connection, from its first byte to its last, as a job. The code reads as if the connection had a thread.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -26,7 +26,7 @@ use super::signer::SlowKey;
 
 type Tls = StreamOwned<ServerConnection, Pausing<TcpStream>>;
 
-/// What connections share.
+/// What all connections share.
 pub(crate) struct Service {
     pub(crate) counters: Totals,
     pub(crate) connections: Connections,
@@ -55,7 +55,7 @@ impl Service {
         })
     }
 
-    /// The whole of a connection.
+    /// Serves a connection from its first byte to its last.
     fn serve(&self, id: u64, socket: Pausing<TcpStream>) {
         let _ = socket.get_ref().set_nodelay(true);
         let Some(mut stream) = self.handshake(socket) else {
@@ -65,12 +65,12 @@ impl Service {
             Ok(()) => {}
             Err(_) => self.counters.broken.add(1),
         }
-        self.say_goodbye(stream.into_inner());
+        self.close(stream.into_inner());
     }
 
     fn handshake(&self, mut socket: Pausing<TcpStream>) -> Option<BufReader<Tls>> {
         let mut tls = ServerConnection::new(Arc::clone(&self.tls)).ok()?;
-        // The deadline holds for every pause within: the reads, the writes, and the signature.
+        // The timeout covers every pause inside the closure: the reads, the writes, and the signature.
         let handshake = with_timeout(self.handshake_timeout, || tls.complete_io(&mut socket));
         match handshake {
             Ok(_) => self.counters.handshakes.add(1),
@@ -87,13 +87,13 @@ impl Service {
         Some(BufReader::with_capacity(1024, StreamOwned::new(tls, socket)))
     }
 
-    /// Answers requests until the client or the server has had enough.
+    /// Answers requests until the client or the server ends the connection.
     fn requests(&self, id: u64, stream: &mut BufReader<Tls>) -> io::Result<()> {
         for number in 1.. {
             let read = with_timeout(self.idle_timeout, || {
-                // A client that has not had an answer yet gets one, even while the server drains.
-                let goes_on = number == 1 || self.connections.set_idle(id);
-                if !goes_on {
+                // A client's first request is answered even while the server drains.
+                let go_on = number == 1 || self.connections.set_idle(id);
+                if !go_on {
                     return Err(Failure::Closed);
                 }
                 let first = stream.fill_buf().map(<[u8]>::is_empty);
@@ -131,11 +131,12 @@ impl Service {
                 ("200 OK", body)
             }
             "/stats" => ("200 OK", self.counters.to_string()),
-            _ => ("404 Not Found", "There are / and /stats.\n".to_owned()),
+            _ => ("404 Not Found", "The pages are / and /stats.\n".to_owned()),
         }
     }
 
-    /// Says no, and stays until the client has had the time to read it: closing with unread input would reset it.
+    /// Answers with an error status, and waits until the client could read it. If the server closed the socket with
+    /// unread input, the kernel would reset the connection and the client might lose the answer.
     fn refuse(&self, stream: &mut BufReader<Tls>, status: &'static str) -> io::Result<()> {
         self.counters.requests.add(1);
         self.counters.bad_requests.add(1);
@@ -150,13 +151,13 @@ impl Service {
         Ok(())
     }
 
-    fn say_goodbye(&self, mut tls: Tls) {
+    fn close(&self, mut tls: Tls) {
         tls.conn.send_close_notify();
         while tls.conn.wants_write() && tls.conn.write_tls(&mut tls.sock).is_ok_and(|written| written > 0) {}
     }
 }
 
-/// The connections there are, so that those which wait for their next request can be told to go.
+/// The open connections. The server looks through them when it stops, to close those that are idle.
 #[derive(Default)]
 pub(crate) struct Connections(Mutex<Table>);
 
@@ -165,13 +166,13 @@ struct Table {
     next_id: u64,
     live: HashMap<u64, Connection>,
     draining: bool,
-    /// Waits for a connection to end: the accept loop.
+    /// The waker of the accept job, if it waits for a connection to end.
     waiter: Option<Waker>,
 }
 
 #[derive(Default)]
 struct Connection {
-    /// Between two requests, so that nothing is lost if it is closed.
+    /// Whether the connection waits between two requests. Closing it then loses nothing.
     idle: bool,
     /// `None` until it has been spawned.
     job: Option<JoinHandle<()>>,
@@ -182,22 +183,23 @@ impl Connections {
         self.table().live.len()
     }
 
-    /// A place for a connection, given up when it is dropped.
-    pub(crate) fn seat(&self, service: &Arc<Service>) -> Seat {
+    /// Adds a connection. Dropping the slot removes the connection.
+    pub(crate) fn add(&self, service: &Arc<Service>) -> ConnectionSlot {
         let mut table = self.table();
         table.next_id += 1;
         let id = table.next_id;
         table.live.insert(id, Connection::default());
         drop(table);
         service.counters.live.up();
-        Seat {
+        ConnectionSlot {
             id,
             service: Arc::clone(service),
         }
     }
 
+    /// Stores the handle of a connection's job.
     pub(crate) fn started(&self, id: u64, job: JoinHandle<()>) {
-        // On another thread it may have ended already.
+        // A job on another thread may have ended already.
         if let Some(connection) = self.table().live.get_mut(&id) {
             connection.job = Some(job);
         }
@@ -215,7 +217,7 @@ impl Connections {
         })
     }
 
-    /// From here on connections end after the request that they are at, and those that are at none end now.
+    /// Starts to drain: idle connections end now, others end after their current request.
     pub(crate) fn close_idle(&self) {
         let mut table = self.table();
         table.draining = true;
@@ -230,7 +232,8 @@ impl Connections {
         self.table().draining
     }
 
-    /// The connection waits for its next request. `false` if it should not: nobody would tell it to go.
+    /// Marks the connection as idle. Returns `false` if the server drains: then the connection must end by itself,
+    /// because `close_idle` has already run.
     fn set_idle(&self, id: u64) -> bool {
         let mut table = self.table();
         let draining = table.draining;
@@ -247,17 +250,17 @@ impl Connections {
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
-        self.0.lock().expect("nothing panics with this lock")
+        self.0.lock().expect("no code panics while it holds this lock")
     }
 }
 
-/// A connection's place in the table.
-pub(crate) struct Seat {
+/// The entry of a connection in the table. It is removed when the slot is dropped.
+pub(crate) struct ConnectionSlot {
     id: u64,
     service: Arc<Service>,
 }
 
-impl Seat {
+impl ConnectionSlot {
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
@@ -267,21 +270,21 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.service.counters.live.down();
         let mut table = self.service.connections.table();
-        let gone = table.live.remove(&self.id);
+        let removed = table.live.remove(&self.id);
         let waiter = table.waiter.take();
         drop(table);
-        drop(gone);
+        drop(removed);
         if let Some(waiter) = waiter {
             waiter.wake();
         }
     }
 }
 
-/// The counters, for those that rustls wants to be `Debug`.
+/// The counters, in a type that is `Debug`, as rustls requires of a key.
 #[derive(Clone)]
 pub(crate) struct Totals(pub(crate) Arc<Counters>);
 
@@ -304,7 +307,7 @@ impl fmt::Debug for Totals {
     }
 }
 
-/// One certificate for every name.
+/// Presents the same certificate for every name.
 #[derive(Debug)]
 struct OneKey(Arc<CertifiedKey>);
 

@@ -1,10 +1,10 @@
-//! The programs of `examples/`, as tests run them.
+//! Finds the programs of `examples/` for tests that run them.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The program of an example, as `cargo test` has built it beside this test, or built now if it has not.
+/// The path of an example's program. `cargo test` has built it beside this test. If it has not, this builds it.
 pub(crate) fn program(name: &str) -> PathBuf {
     let test = env::current_exe().unwrap();
     let profile = test.parent().and_then(|deps| deps.parent()).unwrap();

@@ -1,12 +1,12 @@
-//! The scheduler: spawn to join, alone and among many, and a wake by callback.
+//! Benchmarks of the scheduler: spawn to join, alone and beside many paused jobs, and a wake by callback.
 //!
 //! ```text
-//!   cargo bench --bench scheduler            # times
-//!   cargo bench --bench scheduler -- --test  # each once
+//!   cargo bench --bench scheduler            # measures times
+//!   cargo bench --bench scheduler -- --test  # runs each benchmark once
 //! ```
 //!
-//! The floor of a spawn is a bare job, started and ended. `cargo run --release -p asyncjob-bench -- --part wake`
-//! measures wakes in every way, beside tokio and the kernel.
+//! The floor of a spawn is a job without a scheduler, started and ended. `cargo run --release -p asyncjob-bench --
+//! --part wake` measures every way to wake a job, beside tokio and the kernel.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,35 +20,37 @@ use criterion::{Criterion, criterion_group, criterion_main};
 criterion_group!(benches, spawn_join, wake);
 criterion_main!(benches);
 
-/// Spawn to join of an empty job, while so many others are paused.
+/// Measures from spawn to join of an empty job, with `live` jobs in the scheduler.
 fn spawn_join(c: &mut Criterion) {
     let mut group = c.benchmark_group("spawn to join");
     let ctx = WaitCtx::new();
-    group.bench_function("a bare job, the floor", |b| b.iter(|| start_job(&ctx, || ()).is_ok()));
+    group.bench_function("a job without a scheduler, the floor", |b| {
+        b.iter(|| start_job(&ctx, || ()).is_ok())
+    });
     for live in [1, 100, 10_000] {
         let scheduler = Scheduler::new().expect("an epoll fd and an eventfd are left");
         park(&scheduler, live - 1, &Rc::default());
         group.bench_function(format!("{live} live jobs"), |b| {
             b.iter(|| {
                 let job = scheduler.spawn(|| ()).expect("there is no bound");
-                scheduler.run_until(job).expect("it does not panic");
+                scheduler.run_until(job).expect("the job does not panic");
             });
         });
     }
     group.finish();
 }
 
-/// A batch of jobs, each woken by its callback from another job: for each wake.
+/// Measures a wake by callback. One job wakes a batch of others, and each wake counts as its share of the batch.
 fn wake(c: &mut Criterion) {
     const BATCH: u64 = 20;
     let scheduler = Scheduler::new().expect("an epoll fd and an eventfd are left");
     let wakers: Rc<RefCell<Vec<Waker>>> = Rc::default();
     park(&scheduler, BATCH as usize, &wakers);
-    c.bench_function("wake by callback, a share of 20", |b| {
+    c.bench_function("wake by callback, one of a batch of 20", |b| {
         b.iter_custom(|wakes| {
             let (wakers, rounds) = (wakers.borrow().clone(), wakes.div_ceil(BATCH));
             let engine = scheduler.spawn(move || {
-                set_status(Status::Eagain); // after each batch: when those that it woke have run
+                set_status(Status::Eagain); // resumed again after the jobs of the batch have run
                 let clock = Instant::now();
                 for _ in 0..rounds {
                     wakers.iter().for_each(Waker::wake_by_ref);
@@ -57,12 +59,12 @@ fn wake(c: &mut Criterion) {
                 clock.elapsed().mul_f64(wakes as f64 / (rounds * BATCH) as f64)
             });
             let engine = engine.expect("there is no bound");
-            scheduler.run_until(engine).expect("it does not panic")
+            scheduler.run_until(engine).expect("the job does not panic")
         });
     });
 }
 
-/// So many jobs that wait for their callbacks until they are cancelled.
+/// Spawns jobs that wait for their callbacks until they are cancelled.
 fn park(scheduler: &Scheduler, jobs: usize, wakers: &Rc<RefCell<Vec<Waker>>>) {
     for _ in 0..jobs {
         let wakers = Rc::clone(wakers);

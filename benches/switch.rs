@@ -1,12 +1,13 @@
-//! A switch and a life, beside their floor: bare corosensei on a stack that is used again and again.
+//! Benchmarks of a switch, and of a job from its start to its end. The floor of both is bare corosensei on a stack that
+//! is reused.
 //!
 //! ```text
-//!   cargo bench --bench switch            # times
-//!   cargo bench --bench switch -- --test  # each once
+//!   cargo bench --bench switch            # measures times
+//!   cargo bench --bench switch -- --test  # runs each benchmark once
 //! ```
 //!
-//! Read ratios, not nanoseconds. `cargo run --release -p asyncjob-bench` interleaves the same candidates with every
-//! peer.
+//! Compare ratios, not nanoseconds. `cargo run --release -p asyncjob-bench` interleaves the same candidates with every
+//! peer in one run.
 
 use std::hint::black_box;
 
@@ -15,13 +16,13 @@ use corosensei::Coroutine;
 use corosensei::stack::DefaultStack;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
 
-/// Bytes of the floor's stacks. More than is ever touched here, so that it makes no difference.
+/// The size of the floor's stacks in bytes. The benchmarks touch less, so it makes no difference.
 const STACK: usize = 64 * 1024;
 
 criterion_group!(benches, switch, life);
 criterion_main!(benches);
 
-/// Pause and resume of one job.
+/// Measures a pause and a resume of one job.
 fn switch(c: &mut Criterion) {
     let mut group = c.benchmark_group("switch");
     group.bench_function("corosensei, the floor", |b| {
@@ -38,13 +39,13 @@ fn switch(c: &mut Criterion) {
     group.finish();
 }
 
-/// A job that pauses in a loop with `pause` until it is cancelled.
+/// Measures a job that pauses in a loop with `pause` until it is cancelled.
 fn paused(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, pause: impl Fn() -> bool + Copy + 'static) {
     group.bench_function(name, |b| {
         let step = start_job(&WaitCtx::new(), move || while pause() {});
         let mut job = paused_job(step.expect("the pool has no limit"));
         b.iter(|| job = job.take().and_then(|job| paused_job(job.resume())));
-        assert!(job.is_some(), "it pauses until it is cancelled");
+        assert!(job.is_some(), "the job pauses until it is cancelled");
     });
 }
 
@@ -61,13 +62,13 @@ fn pause_out_of_line() -> bool {
     pause_job().is_ok()
 }
 
-/// Start to end of an empty job.
+/// Measures an empty job from its start to its end.
 fn life(c: &mut Criterion) {
     let mut group = c.benchmark_group("life");
     group.bench_function("corosensei, the floor", |b| {
         let mut reused = Some(stack());
         b.iter(|| {
-            let stack = reused.take().expect("it was put back");
+            let stack = reused.take().expect("the stack was put back");
             let mut job: Coroutine<(), (), u32> = Coroutine::with_stack(stack, |_, ()| black_box(7));
             job.resume(());
             reused = Some(job.into_stack());

@@ -1,13 +1,13 @@
-//! The wait ctx: each call of it alone, and all that an engine does with it for one operation.
+//! Benchmarks of the wait ctx: each call alone, and all calls that an engine makes for one operation.
 //!
 //! ```text
-//!   cargo bench --bench wait_ctx            # times
-//!   cargo bench --bench wait_ctx -- --test  # each once
+//!   cargo bench --bench wait_ctx            # measures times
+//!   cargo bench --bench wait_ctx -- --test  # runs each benchmark once
 //! ```
 //!
-//! No fd is opened or closed, and no driver looks at the ctx: a wake through an fd is measured, beside tokio and the
-//! kernel, by `cargo run --release -p asyncjob-bench -- --part wake`. The C calls of OpenSSL and of our drop-in are
-//! measured by `cargo bench -p asyncjob-capi`.
+//! No fd is opened or closed, and no driver reads the ctx. `cargo run --release -p asyncjob-bench -- --part wake`
+//! measures a wake through an fd, beside tokio and the kernel. `cargo bench -p asyncjob-capi` measures the C calls of
+//! OpenSSL and of the drop-in.
 
 use std::hint::black_box;
 use std::io::{PipeReader, pipe};
@@ -18,13 +18,13 @@ use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, meas
 criterion_group!(benches, calls, operation);
 criterion_main!(benches);
 
-/// An fd that is open as long as the process: giving it to a ctx and taking it back closes nothing.
+/// An fd that stays open as long as the process. Adding it to a ctx and clearing it closes nothing.
 fn fd() -> &'static PipeReader {
     let ends = Box::leak(Box::new(pipe().expect("two fds are left")));
     &ends.0
 }
 
-/// Each call, on a ctx with one wait fd and a callback.
+/// Measures each call on a ctx with one wait fd and a callback.
 fn calls(c: &mut Criterion) {
     let mut group = c.benchmark_group("wait ctx");
     let (ctx, key, fd) = (WaitCtx::new(), WaitKey::unique(), fd());
@@ -46,31 +46,31 @@ fn calls(c: &mut Criterion) {
     group.finish();
 }
 
-/// One operation of an engine in a job, from its start to its end: one resume and one pause. The floor is the pause
-/// alone.
+/// Measures one operation of an engine in a job, from its start to its end, with one pause and one resume. The floor is
+/// the pause alone.
 fn operation(c: &mut Criterion) {
     let mut group = c.benchmark_group("operation of a job");
     in_job(&mut group, "a pause, the floor", || pause_job().is_ok());
     let (key, fd) = (WaitKey::unique(), fd());
-    in_job(&mut group, "looks for its fd, sets it, pauses, clears it", move || {
+    in_job(&mut group, "looks for its fd, adds it, pauses, clears it", move || {
         let ctx = current_job().expect("this is a job").wait_ctx().clone();
         if ctx.fd(key).is_none() {
             ctx.add_wait_fd(key, fd);
         }
-        let goes_on = pause_job().is_ok();
+        let continues = pause_job().is_ok();
         drop(ctx.clear_fd(key));
-        goes_on
+        continues
     });
     group.finish();
 }
 
-/// A job that does this again and again, until its pause fails because the job is cancelled.
+/// Measures a job that performs `operation` again and again, until its pause fails because the job is cancelled.
 fn in_job(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, operation: impl Fn() -> bool + Copy + 'static) {
     group.bench_function(name, |b| {
         let step = start_job(&WaitCtx::new(), move || while operation() {});
         let mut job = paused(step.expect("the pool has no limit"));
         b.iter(|| job = job.take().and_then(|job| paused(job.resume())));
-        assert!(job.is_some(), "it pauses until it is cancelled");
+        assert!(job.is_some(), "the job pauses until it is cancelled");
     });
 }
 

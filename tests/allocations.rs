@@ -1,6 +1,8 @@
-//! Promise: from a warm pool, a job costs no allocation (S71): not its start, its pauses, its resumes, nor its end.
+//! Promise: a job on a cached stack makes no heap allocation, neither at its start nor at a pause, a resume or its end
+//! (S71).
 //!
-//! Alone in its file because it counts in the global allocator; by thread, because the test harness has its own.
+//! These tests have a file of their own, because they count in the global allocator. They count for each thread,
+//! because the test harness has threads of its own.
 
 mod by_hand;
 
@@ -16,16 +18,16 @@ thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
 struct Counting;
 
 #[allow(unsafe_code, reason = "the only way to count allocations")]
-// SAFETY: hands everything to the system's allocator unchanged.
+// SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller keeps the contract of this method, which is that of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller keeps the contract of this method, which is that of the system's allocator.
         unsafe { System.dealloc(ptr, layout) }
     }
 }
@@ -33,7 +35,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static GLOBAL: Counting = Counting;
 
-/// How many allocations `f` makes on this thread.
+/// The number of allocations that `f` makes on this thread.
 fn allocations(f: impl FnOnce()) -> usize {
     let before = ALLOCATIONS.get();
     f();
@@ -41,13 +43,13 @@ fn allocations(f: impl FnOnce()) -> usize {
 }
 
 #[test]
-fn the_count_counts() {
+fn the_counter_sees_an_allocation() {
     assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
     assert_eq!(allocations(|| ()), 0);
 }
 
 #[test]
-fn start_to_finish() {
+fn a_start_and_an_end_do_not_allocate() {
     let ctx = WaitCtx::new();
     let data = [3u8; 512];
     let cost = || {
@@ -65,7 +67,7 @@ fn start_to_finish() {
 }
 
 #[test]
-fn pause_and_resume() {
+fn a_pause_and_a_resume_do_not_allocate() {
     let ctx = WaitCtx::new();
     let work = || {
         let mut job = paused_with(&ctx, || {
@@ -86,7 +88,7 @@ fn pause_and_resume() {
 }
 
 #[test]
-fn nested_jobs() {
+fn nested_jobs_do_not_allocate() {
     let work = || {
         for _ in 0..100 {
             assert_eq!(run_nested(5), 6);
@@ -102,9 +104,10 @@ fn nested_jobs() {
     assert_eq!(allocations(work), 0);
 }
 
-/// A closure of up to a page moves to the job's stack; a larger one to the heap, because the stack has other uses.
+/// A closure of up to a page is moved to the job's stack. A larger one is moved to the heap, because the job needs its
+/// stack for calls.
 #[test]
-fn large_closures() {
+fn only_a_closure_larger_than_a_page_allocates() {
     let ctx = WaitCtx::new();
     run(|| ());
     fn cost<const SIZE: usize>(ctx: &WaitCtx) -> usize {
@@ -123,9 +126,9 @@ fn large_closures() {
     assert_eq!(finished(step.unwrap()), 20_000);
 }
 
-/// What does allocate, each once: hooks, a ctx, and a name that is not static.
+/// Hooks, a wait ctx, and a name that is not static cost one allocation each.
 #[test]
-fn what_does_allocate() {
+fn hooks_and_a_wait_ctx_allocate_once_each() {
     let ctx = WaitCtx::new();
     run(|| ());
     struct State(#[allow(dead_code, reason = "gives it a size")] u32);

@@ -1,4 +1,4 @@
-//! Promise: a `BlockPause` guard stops the pauses of its job, of no other job, and for no longer than it lives.
+//! Promise: a `BlockPause` guard stops the pauses of its own job and of no other job, for as long as the guard lives.
 
 mod by_hand;
 
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use asyncjob::{BlockPause, PauseError, WaitCtx, WaitKey, block_pause, pause_job};
 use by_hand::{finished, paused, paused_with, run, still_paused};
 
-/// S40: blocked, a pause does nothing, says so, and does not settle the changes of the fds.
+/// S40: a blocked pause does nothing, returns an error, and leaves the changes of the wait fds unsettled.
 #[test]
 fn a_blocked_pause_does_nothing() {
     let ctx = WaitCtx::new();
@@ -44,7 +44,7 @@ fn guards_nest() {
     assert_eq!(finished(job.resume()), [Err(PauseError::Blocked); 3]);
 }
 
-/// S43: outside a job a guard does nothing, neither there nor to a job that starts under it.
+/// S43: a guard that is made outside a job does nothing, neither there nor in a job that starts while it lives.
 #[test]
 fn a_guard_outside_a_job_does_nothing() {
     let guard = block_pause();
@@ -52,7 +52,7 @@ fn a_guard_outside_a_job_does_nothing() {
     let job = paused(pause_job);
     assert_eq!(finished(job.resume()), Ok(()));
     let job = paused(move || {
-        drop(guard); // made outside: it lifts nothing inside
+        drop(guard); // made outside, so it changes nothing inside
         let _mine = block_pause();
         let before = pause_job();
         drop(_mine);
@@ -62,8 +62,7 @@ fn a_guard_outside_a_job_does_nothing() {
     assert_eq!(finished(job.resume()), Err(PauseError::Blocked));
 }
 
-/// S44, fixed: a job that ends under a guard that it forgot leaves nothing behind: not for the next job, not on the
-/// same stack.
+/// S44, fixed: a job that forgets its guard and ends blocks no later job, not even one on the same stack.
 #[test]
 fn a_forgotten_guard_ends_with_its_job() {
     run(|| std::mem::forget(block_pause()));
@@ -71,10 +70,10 @@ fn a_forgotten_guard_ends_with_its_job() {
     assert_eq!(finished(job.resume()), Ok(()));
 }
 
-/// S44, fixed: a guard that was carried out of its job does nothing any more, even if it is dropped in another job that
-/// runs on the same stack and has a guard of its own.
+/// S44, fixed: a guard that leaves its job does nothing any more, even if it is dropped in another job that runs on the
+/// same stack and has a guard of its own.
 #[test]
-fn a_guard_carried_out_of_its_job() {
+fn a_guard_that_leaves_its_job_does_nothing() {
     let guard: BlockPause = run(block_pause);
     let job = paused(move || {
         let mine = block_pause();
@@ -82,7 +81,7 @@ fn a_guard_carried_out_of_its_job() {
         assert_eq!(
             pause_job(),
             Err(PauseError::Blocked),
-            "the other job's guard must not lift mine"
+            "the guard of another job does not end this job's block"
         );
         drop(mine);
         pause_job().unwrap()
@@ -90,15 +89,16 @@ fn a_guard_carried_out_of_its_job() {
     finished(job.resume());
 
     let guard = run(block_pause);
-    drop(guard); // outside any job
+    drop(guard); // outside every job
     let mut slot = Some(run(block_pause));
     std::thread::scope(|_| slot.take());
     assert_eq!(finished(paused(pause_job).resume()), Ok(()));
 }
 
-/// S43, per job: a guard of an outer job does not keep an inner job from pausing, and lives on through that.
+/// S43 for each job: an inner job can pause while its outer job has a guard, and the guard still blocks the outer job
+/// afterwards.
 #[test]
-fn the_guard_of_an_outer_job_leaves_the_inner_one_alone() {
+fn the_guard_of_an_outer_job_does_not_block_the_inner_one() {
     let pauses = run(|| {
         let _guard = block_pause();
         let inner = paused(pause_job);
@@ -107,11 +107,11 @@ fn the_guard_of_an_outer_job_leaves_the_inner_one_alone() {
     assert_eq!(pauses, (Err(PauseError::Blocked), Ok(()), Err(PauseError::Blocked)));
 }
 
-/// S43: a guard of an inner job blocks the inner job only.
+/// S43: a guard of an inner job blocks only the inner job.
 #[test]
-fn the_guard_of_an_inner_job_leaves_the_outer_one_alone() {
-    let place: Rc<RefCell<Option<BlockPause>>> = Rc::default();
-    let inside = place.clone();
+fn the_guard_of_an_inner_job_does_not_block_the_outer_one() {
+    let kept_guard: Rc<RefCell<Option<BlockPause>>> = Rc::default();
+    let inside = kept_guard.clone();
     let outer = paused(move || {
         run(move || {
             *inside.borrow_mut() = Some(block_pause());
@@ -119,13 +119,13 @@ fn the_guard_of_an_inner_job_leaves_the_outer_one_alone() {
         });
         pause_job().unwrap()
     });
-    assert!(place.borrow().is_some());
+    assert!(kept_guard.borrow().is_some());
     finished(outer.resume());
 }
 
-/// A guard of the outer job may be dropped inside the inner one, and then the outer one can pause.
+/// A guard of the outer job may be dropped inside the inner one. The outer job can pause then.
 #[test]
-fn a_guard_dropped_in_an_inner_job() {
+fn a_guard_may_be_dropped_in_an_inner_job() {
     let job = paused(|| {
         let guard = block_pause();
         run(move || drop(guard));
@@ -134,7 +134,7 @@ fn a_guard_dropped_in_an_inner_job() {
     finished(job.resume());
 }
 
-/// A panic drops the guard like anything else.
+/// A panic drops the guard, as it drops any other value.
 #[test]
 fn a_panic_drops_the_guard() {
     let job = paused(|| {
@@ -147,9 +147,9 @@ fn a_panic_drops_the_guard() {
     finished(job.resume());
 }
 
-/// Ten thousand guards, and pauses between them.
+/// Ten thousand guards in a hundred rounds, with a pause between the rounds.
 #[test]
-fn many_guards_one_after_the_other() {
+fn many_guards_leave_nothing_behind() {
     let mut job = paused(|| {
         for _ in 0..100 {
             let guards: Vec<_> = (0..100).map(|_| block_pause()).collect();

@@ -1,7 +1,9 @@
-//! After a burst the memory is back, without anybody asking for it; while it lasts, it takes few mappings.
+//! Promise: after a burst of jobs their memory returns to the system without a call, and during the burst the stacks
+//! take few mappings.
 //!
-//! One test: it reads the numbers of the whole process. Its jobs share one wait ctx: what jobs allocate on the heap is
-//! freed to the allocator, and glibc keeps small blocks until `malloc_trim(3)` (with a ctx for each job, 26 MiB stay).
+//! This file has one test, because it reads the numbers of the whole process. Its jobs share one wait ctx. What jobs
+//! allocate on the heap is freed to the allocator, and glibc keeps small blocks until `malloc_trim(3)`: with a ctx for
+//! each job, 26 MiB would stay.
 
 use asyncjob::pool::{PoolConfig, cleanup_thread, init_thread};
 use asyncjob::stack::{self, StackSize, set_max_cached};
@@ -9,7 +11,7 @@ use asyncjob::{Job, Step, WaitCtx, pause_job};
 
 const STEADY: usize = 10_000;
 const BURST: usize = 200_000;
-/// What this thread and the depot keep.
+/// How many idle stacks this thread and the depot keep.
 const IDLE: usize = 256 + 512;
 
 #[test]
@@ -17,21 +19,21 @@ fn resident_memory_returns_within_ten_percent() {
     init_thread(PoolConfig::new().stack_size(StackSize::MIN).guard(16 << 10)).unwrap();
     let ctx = WaitCtx::new();
     let mut steady: Vec<Job<usize>> = (0..STEADY).map(|number| start(&ctx, number)).collect();
-    // The test's own memory is there before anything is measured.
+    // The test allocates its own memory before it measures anything.
     let mut burst: Vec<Option<Job<usize>>> = (0..BURST).map(|_| None).collect();
     for (number, at_random) in [(1, false), (2, true), (3, true)] {
         let (before, mappings) = (resident(), mappings());
         burst
             .iter_mut()
             .enumerate()
-            .for_each(|(number, place)| *place = Some(start(&ctx, number)));
+            .for_each(|(number, job)| *job = Some(start(&ctx, number)));
         let during = resident();
         assert!(
             during - before >= (BURST - IDLE) * 4096,
             "each job has a page: {before} -> {during}"
         );
         let grown = self::mappings() - mappings;
-        assert!(grown <= 8, "burst {number}: {grown} mappings more");
+        assert!(grown <= 8, "burst {number}: {grown} more mappings");
         if at_random {
             shuffle(&mut burst);
         }

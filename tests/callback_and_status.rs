@@ -1,4 +1,4 @@
-//! Promise: a wait ctx stores a callback, a status and a deadline for its driver, and interprets none of them.
+//! Promise: a wait ctx stores a callback, a status and a deadline for its driver, and acts on none of them.
 
 mod by_hand;
 
@@ -20,9 +20,9 @@ fn counting() -> (Arc<AtomicU32>, std::task::Waker) {
     (calls, waker)
 }
 
-/// S63: with none set there is no callback, and setting none is allowed.
+/// S63: a new ctx has no callback, and a driver may set none.
 #[test]
-fn no_callback_until_one_is_set() {
+fn a_ctx_has_no_callback_until_one_is_set() {
     let ctx = WaitCtx::new();
     assert!(ctx.callback().is_none());
     ctx.set_callback(None);
@@ -35,9 +35,9 @@ fn no_callback_until_one_is_set() {
     assert!(ctx.callback().is_none());
 }
 
-/// S64: nothing here calls the callback: not a start, a pause, a resume, an end, nor a drop.
+/// S64: the library never calls the callback: not at a start, a pause, a resume, an end, or a drop.
 #[test]
-fn only_the_engine_calls_it() {
+fn only_the_engine_calls_the_callback() {
     let ctx = WaitCtx::new();
     let (calls, waker) = counting();
     ctx.set_callback(Some(waker));
@@ -49,17 +49,17 @@ fn only_the_engine_calls_it() {
     assert_eq!(calls.load(Ordering::Relaxed), 0);
 }
 
-/// S64: it may be called before the pause, by any thread, any number of times, and after the job has ended.
+/// S64: any thread may call the callback any number of times, before the pause and after the job has ended.
 #[test]
-fn it_may_be_called_at_any_time() {
+fn the_callback_may_be_called_at_any_time() {
     let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let (calls, waker) = counting();
     ctx.set_callback(Some(waker));
     let engine = ctx.clone();
     let job = paused_with(&ctx, move || {
-        let ring = engine.clone();
-        thread::spawn(move || ring.callback().unwrap().wake_by_ref())
+        let caller = engine.clone();
+        thread::spawn(move || caller.callback().unwrap().wake_by_ref())
             .join()
             .unwrap(); // before the pause
         pause_job().unwrap();
@@ -68,12 +68,12 @@ fn it_may_be_called_at_any_time() {
     assert_eq!(calls.load(Ordering::Relaxed), 1);
     let kept = finished(job.resume());
     drop(ctx);
-    kept.wake_by_ref(); // after the end of the job and of the ctx
+    kept.wake_by_ref(); // after the job and the ctx are gone
     kept.wake();
     assert_eq!(calls.load(Ordering::Relaxed), 3);
 }
 
-/// S2 and S65: the status is 0 until it is set, may be any number, and stays, through jobs too.
+/// S2 and S65: the status is 0 until it is set. It may be any number, and later jobs do not reset it.
 #[test]
 fn the_status_is_any_number_and_stays() {
     let ctx = WaitCtx::new();
@@ -101,7 +101,8 @@ fn the_status_is_any_number_and_stays() {
     assert_eq!(Status::default(), Status::Unsupported);
 }
 
-/// The deadline is there until it is taken away; one in the past is in the past; one too far to count is kept late.
+/// The ctx keeps a deadline until it is removed. A deadline in the past stays in the past, and one that is too far to
+/// be stored exactly stays far.
 #[test]
 fn the_deadline_is_kept() {
     let ctx = WaitCtx::new();

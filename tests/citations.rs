@@ -1,7 +1,7 @@
-//! Promise: the contract defines every number that is cited, and each of its promises has a test.
+//! Promise: the contract defines every number that is cited, and a test cites every number that the contract promises.
 //!
-//! `docs/openssl-behaviour.md` is the contract. It defines the numbers S1, S2 and so on, and says in fixed words
-//! whether the C drop-in and the Rust API promise something. These tests read it, and hold everything else against it:
+//! `docs/openssl-behaviour.md` is the contract. It defines the numbers S1, S2 and so on. Each says in fixed words
+//! whether the C drop-in and the Rust API promise something. These tests read the contract and check three rules:
 //!
 //! * A number that is cited anywhere in the repository is defined in the contract.
 //! * A link into the contract leads to an anchor that it has. A number links to its own anchor.
@@ -48,7 +48,7 @@ struct File {
     text: String,
 }
 
-/// Everything that may cite a number, but for this file, which cites what does not exist.
+/// Collects every file that may cite a number, except this one, which cites numbers that do not exist.
 fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) {
     const KINDS: [&str; 6] = ["rs", "md", "c", "h", "cpp", "toml"];
     for entry in fs::read_dir(folder).unwrap() {
@@ -70,7 +70,7 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) {
     }
 }
 
-/// What is wrong with the contract, with what cites it, or with what is to test it.
+/// The faults of the contract, of its citations, and of the tests that should cite it.
 fn problems(contract: &str, files: &[File]) -> Vec<String> {
     let contract = Contract::read(contract);
     let mut problems = contract.problems.clone();
@@ -111,18 +111,18 @@ fn problems(contract: &str, files: &[File]) -> Vec<String> {
     problems
 }
 
-/// What the contract defines.
+/// The content of the contract.
 #[derive(Default)]
 struct Contract {
     sections: Vec<Section>,
-    /// What links may lead to.
+    /// The anchors that links may name.
     anchors: BTreeSet<String>,
     problems: Vec<String>,
 }
 
 /// One behaviour.
 struct Section {
-    /// Its own number first, then those of its cases: S37, S37a, S37b.
+    /// The number of the behaviour, then the numbers of its cases: S37, S37a, S37b.
     numbers: Vec<String>,
     rows: Vec<&'static str>,
     drop_in_promises: bool,
@@ -166,7 +166,7 @@ impl Contract {
         }
     }
 
-    /// A heading begins a section, and a list item below it is a case of it.
+    /// A heading begins a section. A list item with a number below it is a case of that section.
     fn read_definition(&mut self, line: &str, anchor: &str, after: &str) {
         let number = after.split_once(": ").map_or("", |(number, _)| number);
         let is_heading = line.starts_with("### ");
@@ -236,7 +236,7 @@ impl Contract {
             .collect()
     }
 
-    /// Links of a file that lead to nothing here, or from a number to another one.
+    /// The links of a file that name a missing anchor, or the anchor of another number.
     fn wrong_links(&self, file: &File) -> Vec<String> {
         let mut wrong = Vec::new();
         for (at, _) in file.text.match_indices('#') {
@@ -267,7 +267,7 @@ impl Contract {
     }
 }
 
-/// A link, or what looks like one: `[label](target#anchor)` or `[label]: target#anchor`.
+/// A link of the form `[label](target#anchor)` or `[label]: target#anchor`, or text that looks like one.
 struct Link<'a> {
     label: Option<&'a str>,
     target: &'a str,
@@ -275,7 +275,7 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    /// The link whose `#` is here.
+    /// The link whose `#` is at the byte `hash`.
     fn at(text: &'a str, hash: usize) -> Self {
         let (before, after) = (&text[..hash], &text[hash + 1..]);
         let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '-');
@@ -293,7 +293,7 @@ impl<'a> Link<'a> {
     }
 }
 
-/// Where a relative link of a file leads, from the root.
+/// The path of a relative link's target, from the root of the repository.
 fn resolve(file: &str, target: &str) -> String {
     let mut parts: Vec<&str> = file.split('/').collect();
     parts.pop();
@@ -307,7 +307,8 @@ fn resolve(file: &str, target: &str) -> String {
     parts.join("/")
 }
 
-/// The numbers that a text cites: `S7`, `S7a`, and all from `S7 to S9`. A case counts for its behaviour too.
+/// The numbers that a text cites: `S7`, `S7a`, and all from `S7 to S9`. A case counts as a citation of its behaviour
+/// too.
 fn citations(text: &str) -> BTreeSet<String> {
     let words: Vec<&str> = text
         .split(|c: char| !c.is_alphanumeric() && c != '_')
@@ -338,8 +339,8 @@ fn number_of(word: &str) -> Option<u32> {
         .filter(|_| digits.len() <= 3 && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// The part of a source file that is a test: a module of unit tests, which is the end of its file or a file of its own,
-/// and each documentation test together with the paragraph that introduces it.
+/// The part of a source file that is a test. Unit tests are a module at the end of its file, or a file of their own.
+/// Each documentation test counts together with the paragraph that introduces it.
 fn tests_in(path: &str, source: &str) -> String {
     if path.ends_with("/tests.rs") {
         return source.into();
@@ -375,7 +376,7 @@ fn tests_in(path: &str, source: &str) -> String {
     tests
 }
 
-/// The code block of a documentation comment that a line is in.
+/// The kind of code block that a line of a documentation comment is in.
 #[derive(Clone, Copy, PartialEq)]
 enum Block {
     None,
@@ -384,7 +385,7 @@ enum Block {
 }
 
 impl Block {
-    /// At a line that begins a block of this kind, or ends one.
+    /// The state after a line that begins a block of this kind, or ends a block.
     fn next(self, kind: &str) -> Block {
         const NOT_RUN: [&str; 6] = ["text", "ignore", "no_run", "sh", "toml", "console"];
         match self {
@@ -395,7 +396,7 @@ impl Block {
     }
 }
 
-/// A contract of two behaviours, the second with a case, and files that keep it.
+/// A contract of two behaviours, the second with a case.
 const SOUND: &str = r#"
 ### <a id="s1"></a>S1: One
 
@@ -413,7 +414,8 @@ const SOUND: &str = r#"
 ## <a id="versions"></a>Versions
 "#;
 
-fn kept() -> Vec<File> {
+/// Files that cite [`SOUND`] as they should.
+fn sound_files() -> Vec<File> {
     let files = [
         (
             "src/lib.rs",
@@ -434,11 +436,11 @@ fn kept() -> Vec<File> {
 }
 
 #[test]
-fn a_contract_that_is_kept_has_no_problems() {
-    assert_eq!(problems(SOUND, &kept()), [""; 0]);
+fn a_sound_contract_has_no_problems() {
+    assert_eq!(problems(SOUND, &sound_files()), [""; 0]);
 }
 
-/// Each kind of fault in the contract itself is found.
+/// The check finds each kind of fault in the contract itself.
 #[test]
 fn a_broken_contract_is_found() {
     let cases = [
@@ -474,7 +476,7 @@ fn a_broken_contract_is_found() {
     for (part, broken, expected) in cases {
         let contract = SOUND.replacen(part, broken, 1);
         assert_ne!(contract, SOUND, "{part}");
-        let mut files = kept();
+        let mut files = sound_files();
         files.last_mut().unwrap().text = contract.clone();
         let problems = problems(&contract, &files);
         assert!(
@@ -484,7 +486,7 @@ fn a_broken_contract_is_found() {
     }
 }
 
-/// Each kind of fault in what cites the contract is found.
+/// The check finds each kind of fault in the citations.
 #[test]
 fn a_broken_citation_is_found() {
     let cases = [
@@ -529,7 +531,7 @@ fn a_broken_citation_is_found() {
         ),
     ];
     for (path, text, expected) in cases {
-        let mut files = kept();
+        let mut files = sound_files();
         files.iter_mut().find(|file| file.path == path).unwrap().text = text.into();
         let problems = problems(SOUND, &files);
         assert!(
@@ -539,7 +541,7 @@ fn a_broken_citation_is_found() {
     }
 }
 
-/// A row "Both" speaks for the two libraries.
+/// A row "Both" is about the C drop-in and the Rust API.
 #[test]
 fn a_row_for_both_promises_for_both() {
     let row = |verdict: &str| {
@@ -549,9 +551,9 @@ fn a_row_for_both_promises_for_both() {
     assert_eq!((row("Same."), row("No promise. It is libssl's.")), (2, 0));
 }
 
-/// Numbers are read, and nothing else.
+/// The reader finds numbers, and takes nothing else for a number.
 #[test]
-fn citations_are_read() {
+fn only_numbers_are_read_as_citations() {
     let read = |text: &str| citations(text).into_iter().collect::<Vec<_>>();
     assert_eq!(
         read("/// S37a: as S16, or (S13 and S15)."),
@@ -564,7 +566,7 @@ fn citations_are_read() {
     );
 }
 
-/// In a source file a citation counts where a test is: not in other documentation.
+/// A citation in a source file counts in a test, and not in other documentation.
 #[test]
 fn tests_are_told_from_documentation() {
     let source = r#"

@@ -1,4 +1,4 @@
-//! A deadline holds for everything that pauses within it, is never early, and leaves nothing behind.
+//! Promise: a deadline applies to every pause inside it, is never early, and leaves nothing behind.
 
 mod drivers;
 
@@ -22,14 +22,14 @@ const SOON: Duration = Duration::from_millis(2);
 fn paused<T: 'static>(ctx: &WaitCtx, f: impl FnOnce() -> T + 'static) -> Job<T> {
     match start_job(ctx, f) {
         Ok(Step::Paused(job)) => job,
-        _ => panic!("it did not pause"),
+        _ => panic!("the job did not pause"),
     }
 }
 
 fn finished<T>(step: Step<T>) -> T {
     match step {
         Step::Finished(value) => value,
-        Step::Paused(_) => panic!("it paused"),
+        Step::Paused(_) => panic!("the job paused"),
     }
 }
 
@@ -49,7 +49,7 @@ fn a_sleep_is_as_long_as_asked_under_every_driver() {
             });
         }
         driver.run();
-        // Not in which order: on a busy machine both naps are over before the driver looks.
+        // The order is not checked, because on a busy machine both sleeps are over before the driver looks.
         order.borrow_mut().sort_by_key(|(_, name)| *name);
         assert_eq!(
             order.borrow().iter().map(|(_, name)| *name).collect::<Vec<_>>(),
@@ -60,23 +60,23 @@ fn a_sleep_is_as_long_as_asked_under_every_driver() {
 }
 
 #[test]
-fn a_sleep_tells_the_driver_when_it_ends_and_then_no_longer() {
+fn a_sleep_sets_the_deadline_of_the_ctx_and_restores_it() {
     let ctx = WaitCtx::new();
     ctx.set_status(Status::Other(7));
     let end = Instant::now() + HOUR;
     let job = paused(&ctx, move || sleep_until(end));
     assert_eq!((ctx.deadline(), ctx.status()), (Some(end), Status::Unsupported));
     assert_eq!(job.cancel(), Ok(Err(Interrupted::Cancelled)));
-    assert_eq!((ctx.deadline(), ctx.status()), (None, Status::Other(7)), "as it was");
+    assert_eq!((ctx.deadline(), ctx.status()), (None, Status::Other(7)), "as before");
 }
 
 #[test]
-fn a_resume_without_a_reason_does_not_end_a_sleep() {
+fn an_early_resume_does_not_end_a_sleep() {
     let ctx = WaitCtx::new();
     let mut job = paused(&ctx, || sleep(HOUR));
     for _ in 0..10 {
         let Step::Paused(again) = job.resume() else {
-            panic!("an hour is not over")
+            panic!("the hour is not over")
         };
         job = again;
     }
@@ -84,7 +84,7 @@ fn a_resume_without_a_reason_does_not_end_a_sleep() {
 }
 
 #[test]
-fn everything_that_pauses_gives_up_at_the_deadline_under_every_driver() {
+fn every_kind_of_wait_ends_at_the_deadline_under_every_driver() {
     for rule in EVERY {
         let mut driver = Drivers::new(rule);
         let ctx = driver.start(|| {
@@ -106,7 +106,7 @@ fn everything_that_pauses_gives_up_at_the_deadline_under_every_driver() {
                 matches!(work, Err(OffloadError::Interrupted(Interrupted::TimedOut))),
                 "{work:?}"
             );
-            // If a thread had begun it, the closure still owns its end; if none had, it was dropped unrun.
+            // The closure owns the receiver. It was either started by a thread, or dropped without a run.
             let _ = release.send(());
             assert!(with_deadline(Instant::now(), yield_now).is_err());
         });
@@ -116,7 +116,7 @@ fn everything_that_pauses_gives_up_at_the_deadline_under_every_driver() {
 }
 
 #[test]
-fn of_nested_deadlines_the_earlier_one_counts() {
+fn the_earlier_of_two_nested_deadlines_counts() {
     let now = Instant::now();
     let (near, far) = (now + HOUR, now + 2 * HOUR);
     let ctx = WaitCtx::new();
@@ -128,7 +128,7 @@ fn of_nested_deadlines_the_earlier_one_counts() {
     let inner_is_earlier = paused(&ctx, move || {
         with_deadline(far, || {
             let _ = with_deadline(near, || sleep(3 * HOUR));
-            assert_eq!(time::deadline(), Some(far), "the inner one is over");
+            assert_eq!(time::deadline(), Some(far), "the inner deadline has ended");
         })
     });
     assert_eq!(ctx.deadline(), Some(near));
@@ -158,7 +158,7 @@ fn a_sleep_that_ends_before_the_deadline_around_it_succeeds() {
 }
 
 #[test]
-fn what_need_not_wait_succeeds_after_the_deadline() {
+fn an_operation_that_need_not_wait_succeeds_after_the_deadline() {
     let (a, mut b) = UnixStream::pair().unwrap();
     let mut a = Pausing::new(a).unwrap();
     b.write_all(&[1, 2]).unwrap();
@@ -170,7 +170,7 @@ fn what_need_not_wait_succeeds_after_the_deadline() {
 }
 
 #[test]
-fn outside_a_job_a_deadline_holds_for_our_own_waits() {
+fn outside_a_job_a_deadline_applies_to_the_thread() {
     let (a, _b) = UnixStream::pair().unwrap();
     let mut a = Pausing::new(a).unwrap();
     let read = with_timeout(SOON, || a.read(&mut [0]));
@@ -184,13 +184,13 @@ fn outside_a_job_a_deadline_holds_for_our_own_waits() {
 }
 
 #[test]
-fn a_threads_deadline_is_not_its_jobs() {
+fn the_deadline_of_a_thread_does_not_apply_to_its_jobs() {
     let inside = with_timeout(HOUR, || start_job(&WaitCtx::new(), time::deadline));
     assert_eq!(finished(inside.unwrap()), None);
 }
 
 #[test]
-fn where_a_job_may_not_pause_it_sleeps_on_the_thread() {
+fn a_job_that_may_not_pause_sleeps_on_its_thread() {
     let step = start_job(&WaitCtx::new(), || {
         let _no_pause = block_pause();
         let begin = Instant::now();
@@ -221,7 +221,7 @@ fn jobs_that_yield_take_turns_under_every_driver() {
 }
 
 #[test]
-fn a_yield_says_that_nothing_will_call_and_takes_it_back() {
+fn a_yield_sets_the_status_eagain_and_restores_it() {
     let ctx = WaitCtx::new();
     let job = paused(&ctx, yield_now);
     assert_eq!((ctx.status(), ctx.deadline()), (Status::Eagain, None));

@@ -1,7 +1,7 @@
-//! Promise: a host loop that polls the scheduler's fd until `next_deadline`, and turns it then, misses nothing and does
-//! not spin.
+//! Promise: a host loop that polls the scheduler's fd until `next_deadline`, and then takes a turn, misses no event and
+//! does not spin.
 //!
-//! The host here is `poll(2)` on that one fd.
+//! The host in these tests calls `poll(2)` on that one fd.
 
 use std::io::{Read, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd};
@@ -12,7 +12,7 @@ use asyncjob::scheduler::Scheduler;
 use asyncjob::{Status, WaitKey, current_job, pause_job};
 use asyncjob_testing::Watchdog;
 
-/// Waits for the fd, or for the deadline if there is one; whether the fd is readable.
+/// Waits for the fd, or for the deadline if there is one. Returns whether the fd is readable.
 #[allow(unsafe_code, reason = "std has no poll")]
 fn poll(scheduler: &Scheduler, deadline: Option<Instant>) -> bool {
     let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
@@ -26,7 +26,7 @@ fn poll(scheduler: &Scheduler, deadline: Option<Instant>) -> bool {
     unsafe { libc::poll(&mut fd, 1, timeout) > 0 }
 }
 
-/// The host loop, as the documentation of `Scheduler::turn` has it. How often it polled.
+/// The host loop of the documentation of `Scheduler::turn`. Returns how often it polled.
 fn host(scheduler: &Scheduler) -> usize {
     let mut polls = 0;
     loop {
@@ -41,7 +41,7 @@ fn host(scheduler: &Scheduler) -> usize {
 }
 
 #[test]
-fn woken_by_an_fd() {
+fn an_fd_wakes_the_host() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (reader, mut writer) = pipe().unwrap();
@@ -62,7 +62,7 @@ fn woken_by_an_fd() {
 }
 
 #[test]
-fn woken_by_a_callback() {
+fn a_callback_wakes_the_host() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| {
@@ -81,7 +81,7 @@ fn woken_by_a_callback() {
 }
 
 #[test]
-fn woken_by_a_deadline() {
+fn a_deadline_wakes_the_host() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| {
@@ -100,7 +100,7 @@ fn woken_by_a_deadline() {
 }
 
 #[test]
-fn woken_by_a_job_from_a_thread() {
+fn a_spawn_from_a_thread_wakes_the_host() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let handle = scheduler.handle();
@@ -119,9 +119,9 @@ fn woken_by_a_job_from_a_thread() {
     assert!(polls <= 300, "{polls} polls for 100 jobs");
 }
 
-/// Spawned by the host itself, between its turns: the fd is readable, so that a host that polls next hears of it.
+/// The host spawns a job between two turns. The fd is readable then, so that a host that polls next notices it.
 #[test]
-fn woken_by_the_host_itself() {
+fn a_spawn_by_the_host_makes_the_fd_readable() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     assert_eq!(scheduler.turn(Some(Duration::ZERO)).unwrap().ready, 0);
@@ -131,9 +131,9 @@ fn woken_by_the_host_itself() {
     assert_eq!(job.join().unwrap(), 6);
 }
 
-/// With nothing to do the fd is not readable, before and after work, and with a ready fd that no job wants.
+/// The fd is not readable before and after work, and not while a job is paused.
 #[test]
-fn silent_with_nothing_to_do() {
+fn with_nothing_to_do_the_fd_is_not_readable() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let now = Some(Instant::now());
@@ -145,17 +145,17 @@ fn silent_with_nothing_to_do() {
     });
     while scheduler.turn(Some(Duration::ZERO)).unwrap().ready != 0 {}
     scheduler.turn(Some(Duration::ZERO)).unwrap();
-    assert!(!poll(&scheduler, now), "a paused job alone is no event");
+    assert!(!poll(&scheduler, now), "a paused job is not an event");
     waiting.unwrap().request_cancel();
-    assert!(poll(&scheduler, None), "a cancellation is one");
+    assert!(poll(&scheduler, None), "a cancellation is an event");
     host(&scheduler);
     scheduler.turn(Some(Duration::ZERO)).unwrap();
     assert!(!poll(&scheduler, now));
 }
 
-/// Two schedulers in one host, on one thread.
+/// One host on one thread turns two schedulers.
 #[test]
-fn two_schedulers_in_one_host() {
+fn one_host_turns_two_schedulers() {
     let _watchdog = Watchdog::new();
     let (a, b) = (Scheduler::new().unwrap(), Scheduler::new().unwrap());
     let (reader, mut writer) = pipe().unwrap();

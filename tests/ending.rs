@@ -1,12 +1,11 @@
-//! Promise: a job that its holder gives up ends through its own code, and where it cannot, its stack is never touched
-//! again.
+//! Promise: a job that its owner gives up ends through its own code. If it cannot end, its stack is never used again.
 //!
-//! | how | the job's code after the pause | its destructors | its stack |
+//! | call | the job's code after the pause | its destructors | its stack |
 //! |---|---|---|---|
-//! | cancel, drop | runs, with `Cancelled` | run | back to the pool |
-//! | cancel of a job that does not end | a thousand pauses of it | do not run | quarantined |
-//! | force_unwind | does not run | run | back to the pool |
-//! | abandon | does not run | do not run | quarantined |
+//! | `cancel`, drop | runs, with `Cancelled` | run | returns to the pool |
+//! | `cancel` of a job that does not end | runs for a thousand pauses | do not run | quarantined |
+//! | `force_unwind` | does not run | run | returns to the pool |
+//! | `quarantine` | does not run | do not run | quarantined |
 
 mod by_hand;
 
@@ -19,7 +18,8 @@ use asyncjob::stack::quarantined;
 use asyncjob::{Job, JobBuilder, PauseError, Quarantined, WaitCtx, WaitKey, current_job_id, pause_job, start_job};
 use by_hand::{Drops, Log, finished, in_use, paused, paused_with, run, still_paused};
 
-/// Quarantined stacks are counted for the process, and tests share it: those that count run one at a time.
+/// The number of quarantined stacks belongs to the process, which all tests share. Tests that count it run one at a
+/// time.
 fn counting() -> impl Drop {
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
     struct Guard(#[allow(dead_code, reason = "held")] std::sync::MutexGuard<'static, ()>);
@@ -29,7 +29,7 @@ fn counting() -> impl Drop {
     Guard(ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
 }
 
-/// A job that pauses over and over and never ends by itself.
+/// A job that pauses again and again and never ends by itself.
 fn stubborn() -> Job<()> {
     paused(|| {
         loop {
@@ -38,7 +38,7 @@ fn stubborn() -> Job<()> {
     })
 }
 
-/// Cancel: the pause fails, later ones too without pausing, and the job returns what it likes.
+/// The pause of a cancelled job fails, and later pauses fail without pausing. The job returns any value.
 #[test]
 fn a_cancelled_job_returns_through_its_own_code() {
     let job = paused(|| [pause_job(), pause_job(), pause_job()]);
@@ -46,15 +46,15 @@ fn a_cancelled_job_returns_through_its_own_code() {
     assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
-/// Cancel of a job that does not know of it: one that ignores 999 failed pauses still ends.
+/// A cancelled job that ignores 999 failed pauses still ends.
 #[test]
 fn a_cancelled_job_may_try_a_thousand_pauses() {
     let job = paused(|| (0..1000).map(|_| pause_job()).filter(Result::is_err).count());
     assert_eq!(job.cancel(), Ok(1000));
 }
 
-/// S88: a job that does not end is given up after a thousand pauses. Its stack is quarantined: counted, kept in use for
-/// the pool, and nothing on it is dropped. Its hold on the ctx ends.
+/// S88: a job that does not end after a thousand failed pauses is quarantined. Its stack is counted and stays in use
+/// for the pool, and no value on it is dropped. The job releases its wait ctx.
 #[test]
 fn a_job_that_does_not_end_is_quarantined() {
     let _counting = counting();
@@ -76,7 +76,7 @@ fn a_job_that_does_not_end_is_quarantined() {
     assert_eq!(
         log.take().last().map(String::as_str),
         Some("1001"),
-        "the pause it was in, and a thousand"
+        "the pause in which it was cancelled, and a thousand more"
     );
     assert_eq!((quarantined(), in_use(), drops.count()), (before + 1, 1, 0));
     assert_eq!(current_job_id(), None);
@@ -84,7 +84,7 @@ fn a_job_that_does_not_end_is_quarantined() {
     assert_eq!(in_use(), 1, "the next job has another stack");
 }
 
-/// Drop is cancel.
+/// Dropping a job cancels it.
 #[test]
 fn a_dropped_job_is_cancelled() {
     let log = Log::default();
@@ -99,7 +99,7 @@ fn a_dropped_job_is_cancelled() {
     assert_eq!(in_use(), 0);
 }
 
-/// A job that panics when it is dropped keeps the panic to itself; so does its result, and so does what the job threw.
+/// Dropping a job never panics, neither if the job panics nor if its result panics when it is dropped.
 #[test]
 fn dropping_a_job_never_panics() {
     struct PanicsAtDrop;
@@ -119,22 +119,22 @@ fn dropping_a_job_never_panics() {
     assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
-/// Cancel hands a panic on.
+/// `cancel` passes a panic of the job on to its caller.
 #[test]
-fn cancel_hands_a_panic_on() {
+fn cancel_passes_a_panic_on() {
     let job = paused(|| {
         let _ = pause_job();
-        resume_unwind(Box::new("no time"))
+        resume_unwind(Box::new("cancelled"))
     });
     let job: Job<()> = job;
     let panic = catch_unwind(AssertUnwindSafe(|| job.cancel())).unwrap_err();
-    assert_eq!(panic.downcast_ref(), Some(&"no time"));
+    assert_eq!(panic.downcast_ref(), Some(&"cancelled"));
     assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
-/// Dropping a job while the thread panics: the job ends through its own code, and `panicking()` does not leave with it.
+/// A job that is dropped while its thread panics ends through its own code. `panicking()` is as before afterwards.
 #[test]
-fn dropped_while_the_thread_panics() {
+fn a_job_may_be_dropped_while_the_thread_panics() {
     let log = Log::default();
     let said = log.clone();
     let job = paused(move || {
@@ -150,9 +150,9 @@ fn dropped_while_the_thread_panics() {
     assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
-/// The same with a job that does not end: it is given up, and the panic goes on.
+/// A job that does not end, and is dropped while its thread panics, is quarantined. The panic continues.
 #[test]
-fn a_stubborn_job_dropped_while_the_thread_panics() {
+fn a_stubborn_job_may_be_dropped_while_the_thread_panics() {
     let _counting = counting();
     let before = quarantined();
     let job = stubborn();
@@ -167,9 +167,9 @@ fn a_stubborn_job_dropped_while_the_thread_panics() {
     assert_eq!(finished(job.resume()), Ok(()));
 }
 
-/// And with a job that panics itself when it is dropped there.
+/// A job may panic itself when it is dropped while its thread panics.
 #[test]
-fn a_panicking_job_dropped_while_the_thread_panics() {
+fn a_panicking_job_may_be_dropped_while_the_thread_panics() {
     let job = paused(|| {
         let _ = pause_job();
         resume_unwind(Box::new("the job's own"));
@@ -180,15 +180,15 @@ fn a_panicking_job_dropped_while_the_thread_panics() {
     }));
     assert!(
         failed.is_err_and(|panic| panic.is::<u32>()),
-        "the first panic is the one that goes on"
+        "the first panic continues"
     );
     assert!(!std::thread::panicking());
     assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
-/// A job started while the thread panics (by a destructor) does not pause, and says why.
+/// A job that a destructor starts while the thread panics does not pause, and the error says why.
 #[test]
-fn a_job_started_while_the_thread_panics() {
+fn a_job_started_while_the_thread_panics_cannot_pause() {
     struct RunsAJob(Rc<Cell<Option<PauseError>>>);
     impl Drop for RunsAJob {
         fn drop(&mut self) {
@@ -205,7 +205,7 @@ fn a_job_started_while_the_thread_panics() {
     assert_eq!(seen.get(), Some(PauseError::Panicking));
 }
 
-/// force_unwind: destructors run, the code after the pause does not; pauses of a destructor do nothing.
+/// `force_unwind` runs the destructors, and not the code after the pause. A pause in a destructor does nothing.
 #[test]
 fn forced_unwinding_runs_destructors_only() {
     struct PausesAtDrop(Log);
@@ -228,9 +228,9 @@ fn forced_unwinding_runs_destructors_only() {
     assert!(!std::thread::panicking());
 }
 
-/// force_unwind of a job that holds paused jobs: they are dropped, and so end through their own code.
+/// `force_unwind` of a job that owns paused jobs drops them, so they end through their own code.
 #[test]
-fn forced_unwinding_of_a_job_that_holds_jobs() {
+fn forced_unwinding_cancels_the_jobs_that_the_job_owns() {
     let log = Log::default();
     let said = log.clone();
     let job = paused(move || {
@@ -243,7 +243,8 @@ fn forced_unwinding_of_a_job_that_holds_jobs() {
     assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
-/// force_unwind is a resume to the job's fds: what was added before it is not reported as added to the next job.
+/// `force_unwind` settles the changes of the job's fds, as a resume does. An fd that was added before is not reported
+/// as added to the next job.
 #[test]
 fn forced_unwinding_settles_the_fds() {
     let ctx = WaitCtx::new();
@@ -257,9 +258,9 @@ fn forced_unwinding_settles_the_fds() {
     assert_eq!((ctx.changes().added.len(), ctx.fds().len()), (0, 1));
 }
 
-/// A destructor that panics during forced unwinding, caught on the job's own stack, is the job's business.
+/// A destructor may panic during forced unwinding if the panic is caught on the job's own stack.
 #[test]
-fn a_caught_panic_during_forced_unwinding() {
+fn a_destructor_may_catch_a_panic_during_forced_unwinding() {
     struct Catches;
     impl Drop for Catches {
         fn drop(&mut self) {
@@ -274,14 +275,15 @@ fn a_caught_panic_during_forced_unwinding() {
     assert_eq!((in_use(), std::thread::panicking()), (0, false));
 }
 
-/// abandon: nothing runs, nothing is dropped, the stack is counted and stays out of use, and the ctx is let go.
+/// `quarantine` runs nothing and drops nothing. The stack is counted and stays out of use, and the wait ctx is
+/// released.
 #[test]
-fn an_abandoned_job_is_left_alone() {
+fn a_quarantined_job_is_never_touched_again() {
     let _counting = counting();
     let before = quarantined();
     let (drops, ctx) = (Drops::default(), WaitCtx::new());
     let kept = drops.counted();
-    let Ok(step) = JobBuilder::new().name("abandoned").wait_ctx(&ctx).start(move || {
+    let Ok(step) = JobBuilder::new().name("quarantined").wait_ctx(&ctx).start(move || {
         let _kept = kept;
         let _ = pause_job();
     }) else {
@@ -293,10 +295,9 @@ fn an_abandoned_job_is_left_alone() {
     assert_eq!(in_use(), 1);
 }
 
-/// The job's hold on its ctx ends in each of the ways, and with it the values in the ctx: seen by the far end of a
-/// pipe.
+/// However a job ends, it releases its wait ctx and with it the values in it. The other end of a pipe shows this.
 #[test]
-fn every_way_out_lets_go_of_the_ctx() {
+fn every_end_of_a_job_releases_its_ctx() {
     use std::io::Read;
     let _counting = counting();
     type Way = (&'static str, fn(Job<()>));
@@ -305,8 +306,8 @@ fn every_way_out_lets_go_of_the_ctx() {
         ("cancel", |job| assert!(job.cancel().is_ok())),
         ("drop", drop),
         ("force_unwind", Job::force_unwind),
-        ("abandon", Job::quarantine),
-        ("cancel of a cancelled", |job| {
+        ("quarantine", Job::quarantine),
+        ("cancel in a job", |job| {
             let _ = run(move || job.cancel());
         }),
     ];
@@ -322,12 +323,12 @@ fn every_way_out_lets_go_of_the_ctx() {
         assert_eq!(
             reader.read(&mut [0]).unwrap(),
             0,
-            "{way}: the writer was dropped, so this is the end of the file"
+            "{way}: the writer was dropped, so the read is at the end of the file"
         );
     }
 }
 
-/// A value in the ctx whose destructor uses jobs of its own, run by the end of the last job that holds the ctx.
+/// The last job that holds a ctx drops it at its end. A value in that ctx may run jobs in its destructor.
 #[test]
 fn the_last_drop_of_a_ctx_may_run_jobs() {
     struct RunsAJob(std::io::PipeReader);
@@ -351,7 +352,7 @@ fn the_last_drop_of_a_ctx_may_run_jobs() {
     assert_eq!(in_use(), 0);
 }
 
-/// A destructor of such a value that panics costs no place in the pool.
+/// If the destructor of a value in the ctx panics, the pool still gets the stack back.
 #[test]
 fn a_panic_in_the_last_drop_of_a_ctx_costs_no_stack() {
     struct PanicsAtDrop(std::io::PipeReader);
@@ -376,8 +377,8 @@ fn a_panic_in_the_last_drop_of_a_ctx_costs_no_stack() {
     assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
-/// Through a C frame, forced unwinding aborts the process; a drop does not, because it never unwinds. Each in a process
-/// of its own.
+/// Forced unwinding through a C frame aborts the process. A drop does not, because it never unwinds. Each case runs in
+/// a process of its own.
 #[test]
 fn a_drop_never_unwinds_through_c() {
     let run = |test: &str| {
@@ -410,7 +411,7 @@ fn pausing_below_c() -> Job<()> {
     paused(|| engine())
 }
 
-/// Where a paused job stands: its function is in the backtrace, the job does not notice, and does so any number of
+/// A backtrace of a paused job names the function that paused. The job does not notice, and it works any number of
 /// times.
 #[test]
 fn a_backtrace_names_the_function_that_paused() {
@@ -430,16 +431,16 @@ fn a_backtrace_names_the_function_that_paused() {
         assert!(trace.contains("waits_for_the_signature"), "{trace}");
         assert!(trace.contains("a_backtrace_names_the_function_that_paused"), "{trace}");
     }
-    assert_eq!(ctx.changes().added.len(), 1, "looking is not resuming");
+    assert_eq!(ctx.changes().added.len(), 1, "a backtrace is not a resume");
     let mut job = still_paused(job.resume());
     assert!(job.backtrace().to_string().contains("waits_for_the_signature"));
     assert_eq!(current_job_id(), None);
     assert_eq!(finished(job.resume()), 2);
 }
 
-/// A job whose pause succeeded a thousand times is cancelled as well as a new one, also from within another job.
+/// A job that paused a thousand times is cancelled like a new one, also from within another job.
 #[test]
-fn cancelled_by_another_job() {
+fn a_job_may_be_cancelled_by_another_job() {
     let mut job = paused(|| {
         let mut count = 0;
         while pause_job().is_ok() {

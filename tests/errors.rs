@@ -1,6 +1,5 @@
-//! Promise: an error goes where errors go, whatever was refused: `?` carries it into a `Box<dyn Error + Send + Sync>`
-//! and into an `io::Error`, and what it was given comes back. What an error gives as its source, it does not print
-//! itself.
+//! Promise: `?` carries every error into a `Box<dyn Error + Send + Sync>` and into an `io::Error`, even if the refused
+//! closure is not `Send`. The closure comes back by a method. No error prints what its source prints.
 
 use std::error::Error;
 use std::io;
@@ -17,18 +16,18 @@ use asyncjob_testing::Watchdog;
 
 type Anything = Box<dyn Error + Send + Sync>;
 
-/// A thread whose pool is full, for the life of `job`.
+/// Fills the pool of this thread for as long as the returned job lives.
 fn full_pool() -> asyncjob::Job<Result<(), PauseError>> {
     init_thread(PoolConfig::new().limit(1)).unwrap();
     match start_job(&WaitCtx::new(), pause_job).unwrap() {
         Step::Paused(job) => job,
-        Step::Finished(_) => panic!("it pauses"),
+        Step::Finished(_) => panic!("the job pauses"),
     }
 }
 
-/// The closure holds an `Rc`, so it is not `Send`; the error is.
+/// The closure holds an `Rc`, so it is not `Send`. The error is `Send`.
 #[test]
-fn a_refused_start_composes() {
+fn a_refused_start_is_an_error_that_composes() {
     fn start(value: &Rc<u32>) -> Result<u32, Anything> {
         let inside = Rc::clone(value);
         match start_job(&WaitCtx::new(), move || *inside)? {
@@ -44,11 +43,11 @@ fn a_refused_start_composes() {
         "{error}"
     );
     drop(error);
-    assert_eq!(Rc::strong_count(&value), 1, "the closure went with the error");
+    assert_eq!(Rc::strong_count(&value), 1, "the closure was dropped with the error");
 }
 
 #[test]
-fn a_refused_spawn_composes() {
+fn a_refused_spawn_is_an_error_that_composes() {
     fn spawn(scheduler: &Scheduler, value: &Rc<u32>) -> io::Result<()> {
         let inside = Rc::clone(value);
         scheduler.spawn(move || *inside)?.detach();
@@ -63,7 +62,7 @@ fn a_refused_spawn_composes() {
     assert_eq!(Rc::strong_count(&value), 1);
 }
 
-/// Builder and closure come back from each way to start a job, and the same call succeeds when there is room.
+/// The builder and the closure come back from each way to start a job. The same call succeeds when there is capacity.
 #[test]
 fn nothing_is_lost_on_an_error() {
     let _watchdog = Watchdog::new();
@@ -94,9 +93,9 @@ fn nothing_is_lost_on_an_error() {
     assert_eq!(scheduler.run_until(job).unwrap(), expected);
 }
 
-/// An error that is sent to another thread leaves its closure behind.
+/// An error that is sent to another thread does not drop its closure there.
 #[test]
-fn an_error_may_travel_without_its_closure() {
+fn an_error_may_move_to_another_thread_without_its_closure() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::builder().max_jobs(0).build().unwrap();
     let value = Rc::new(7);
@@ -105,7 +104,11 @@ fn an_error_may_travel_without_its_closure() {
     thread::spawn(move || drop(refused)).join().unwrap();
     assert_eq!(Rc::strong_count(&value), 2, "another thread may not drop an Rc");
     drop(scheduler.spawn(|| ()).unwrap_err());
-    assert_eq!(Rc::strong_count(&value), 1, "its own thread does, at its next refusal");
+    assert_eq!(
+        Rc::strong_count(&value),
+        1,
+        "its own thread drops it at the next refusal"
+    );
 }
 
 #[test]
@@ -119,10 +122,10 @@ fn a_panic_is_an_error_that_composes() {
     assert_eq!(error.to_string(), "the job panicked: broken");
 }
 
-/// The source of an error is printed by the code that walks the chain, and so not by the error.
+/// The code that walks the chain of sources prints each source. So no error prints its own source.
 #[test]
 fn no_error_prints_its_source() {
-    let system = || io::Error::other("the system's words");
+    let system = || io::Error::other("the text of the system");
     let scheduler = Scheduler::new().unwrap();
     let errors: [Anything; 4] = [
         Box::new(StartErrorKind::NoStack(system())),
@@ -132,15 +135,19 @@ fn no_error_prints_its_source() {
     ];
     drop(scheduler);
     for error in errors {
-        assert_eq!(error.source().unwrap().to_string(), "the system's words", "{error:?}");
-        assert!(!error.to_string().contains("the system's words"), "{error}");
+        assert_eq!(
+            error.source().unwrap().to_string(),
+            "the text of the system",
+            "{error:?}"
+        );
+        assert!(!error.to_string().contains("the text of the system"), "{error}");
     }
 }
 
-/// Both reasons to cut a wait short, as an `io::Error`: a timeout has the kind that callers look for, and a cancel
-/// never has the kind that std retries.
+/// An interrupted wait as an `io::Error`: a timeout has the kind that callers look for, and a cancel never has the kind
+/// that std retries.
 #[test]
-fn an_interrupted_wait_as_an_io_error() {
+fn an_interrupted_wait_is_an_io_error_of_a_fitting_kind() {
     assert_eq!(io::Error::from(Interrupted::TimedOut).kind(), io::ErrorKind::TimedOut);
     let cancelled = [
         io::Error::from(Interrupted::Cancelled),

@@ -1,7 +1,7 @@
-//! Promise: a job that is always ready starves nobody: neither fds, nor timers, nor callbacks, nor other jobs, nor jobs
-//! that other threads bring, nor jobs that have not started.
+//! Promise: a job that is always ready does not starve anything else: fds, timers, callbacks, other jobs, jobs from
+//! other threads, and jobs that have not started.
 //!
-//! Counted in resumes of the greedy job, never in time: how much it got done while somebody else should have run.
+//! The tests count resumes of the job that is always ready, and never measure time.
 
 use std::cell::Cell;
 use std::io::{Write, pipe};
@@ -13,11 +13,11 @@ use asyncjob::scheduler::{self, JoinHandle, Scheduler};
 use asyncjob::{Status, WaitKey, current_job, pause_job};
 use asyncjob_testing::Watchdog;
 
-/// How many jobs of a kind a turn runs at most, as documented at `Scheduler::turn`.
+/// The most jobs of a kind that a turn runs, as `Scheduler::turn` documents.
 const BATCH: usize = 64;
 
-/// A job that is ready again as soon as it pauses, and counts its resumes.
-fn greedy(scheduler: &Scheduler) -> (Rc<Cell<usize>>, JoinHandle<()>) {
+/// Spawns a job that is ready again as soon as it pauses, and counts its resumes.
+fn always_ready(scheduler: &Scheduler) -> (Rc<Cell<usize>>, JoinHandle<()>) {
     let count = Rc::new(Cell::new(0));
     let inside = count.clone();
     let job = scheduler.spawn(move || {
@@ -29,22 +29,23 @@ fn greedy(scheduler: &Scheduler) -> (Rc<Cell<usize>>, JoinHandle<()>) {
     (count, job.unwrap())
 }
 
-/// Turns until `job` is done, and says how many resumes the greedy one got meanwhile.
-fn greed_until<T>(scheduler: &Scheduler, count: &Cell<usize>, job: JoinHandle<T>) -> usize {
+/// Takes turns until `job` has ended. Returns how often the other job was resumed meanwhile.
+fn resumes_until<T>(scheduler: &Scheduler, count: &Cell<usize>, job: JoinHandle<T>) -> usize {
     let before = count.get();
     scheduler.run_until(job).unwrap();
     count.get() - before
 }
 
-/// As many greedy jobs as it takes to fill more than a batch, beside one of each kind of wait.
+/// Two hundred jobs that are always ready fill more than a batch. Beside them, one job of each kind of wait gets its
+/// turn.
 #[test]
-fn two_hundred_greedy_jobs_starve_nobody() {
+fn two_hundred_jobs_that_are_always_ready_starve_no_other_job() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
-    let all: Vec<_> = (0..200).map(|_| greedy(&scheduler)).collect();
+    let all: Vec<_> = (0..200).map(|_| always_ready(&scheduler)).collect();
     let resumes = || all.iter().map(|(count, _)| count.get()).collect::<Vec<_>>();
     while resumes().contains(&0) {
-        scheduler.turn(Some(Duration::ZERO)).unwrap(); // a turn starts a batch of them
+        scheduler.turn(Some(Duration::ZERO)).unwrap(); // a turn starts one batch of them
     }
     let before = resumes();
 
@@ -85,7 +86,7 @@ fn two_hundred_greedy_jobs_starve_nobody() {
     }
     by_thread.join().unwrap();
 
-    // And the greedy ones got the same, give or take one.
+    // The jobs that are always ready were resumed equally often, give or take one.
     let gains: Vec<_> = resumes()
         .iter()
         .zip(before)
@@ -95,12 +96,12 @@ fn two_hundred_greedy_jobs_starve_nobody() {
     assert!(most - least <= 1, "{least} to {most}");
 }
 
-/// A ready fd is seen within a batch of resumes.
+/// The scheduler notices a ready fd within a batch of resumes.
 #[test]
-fn an_fd_is_seen_within_a_batch() {
+fn a_ready_fd_is_noticed_within_a_batch() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
-    let (count, _job) = greedy(&scheduler);
+    let (count, _job) = always_ready(&scheduler);
     let (reader, mut writer) = pipe().unwrap();
     let waiting = scheduler.spawn(move || {
         current_job().unwrap().wait_ctx().add_wait_fd(WaitKey::unique(), reader);
@@ -110,19 +111,19 @@ fn an_fd_is_seen_within_a_batch() {
         scheduler.turn(Some(Duration::ZERO)).unwrap();
     }
     writer.write_all(b"x").unwrap();
-    let greed = greed_until(&scheduler, &count, waiting.unwrap());
+    let resumes = resumes_until(&scheduler, &count, waiting.unwrap());
     assert!(
-        greed <= BATCH + 2,
-        "{greed} resumes of another job before the fd was seen"
+        resumes <= BATCH + 2,
+        "{resumes} resumes of another job before the fd was noticed"
     );
 }
 
-/// A callback is seen by the next turn, and so within one round of the ready jobs.
+/// The scheduler notices a callback in the next turn, and so within one round of the ready jobs.
 #[test]
-fn a_callback_is_seen_in_the_next_turn() {
+fn a_callback_is_noticed_in_the_next_turn() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
-    let (count, _job) = greedy(&scheduler);
+    let (count, _job) = always_ready(&scheduler);
     let waker = Rc::new(Cell::new(None));
     let inside = waker.clone();
     let waiting = scheduler.spawn(move || {
@@ -135,16 +136,16 @@ fn a_callback_is_seen_in_the_next_turn() {
         scheduler.turn(Some(Duration::ZERO)).unwrap();
     }
     waker.take().unwrap().wake();
-    let greed = greed_until(&scheduler, &count, waiting.unwrap());
+    let resumes = resumes_until(&scheduler, &count, waiting.unwrap());
     assert!(
-        greed <= 2,
-        "{greed} resumes of another job before the callback was seen"
+        resumes <= 2,
+        "{resumes} resumes of another job before the callback was noticed"
     );
 }
 
-/// A job that spawns others without end does not keep the others from running.
+/// Jobs that spawn jobs without end do not keep other jobs from running.
 #[test]
-fn a_spawner_starves_nobody() {
+fn jobs_that_spawn_without_end_starve_no_other_job() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let stop = Rc::new(Cell::new(false));
@@ -157,7 +158,7 @@ fn a_spawner_starves_nobody() {
         let stop = stop.clone();
         scheduler.spawn(move || spawn_again(stop)).unwrap().detach();
     }
-    let (count, job) = greedy(&scheduler);
+    let (count, job) = always_ready(&scheduler);
     for _ in 0..100 {
         scheduler.turn(Some(Duration::ZERO)).unwrap();
     }
@@ -167,12 +168,12 @@ fn a_spawner_starves_nobody() {
     scheduler.run().unwrap();
 }
 
-/// A turn does a bounded amount of work, however much there is.
+/// A turn does a bounded amount of work, however many jobs are ready.
 #[test]
 fn a_turn_is_bounded() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
-    let all: Vec<_> = (0..10 * BATCH).map(|_| greedy(&scheduler)).collect();
+    let all: Vec<_> = (0..10 * BATCH).map(|_| always_ready(&scheduler)).collect();
     for _ in 0..30 {
         let turn = scheduler.turn(None).unwrap();
         assert!(turn.resumed <= 2 * BATCH, "{} resumes in one turn", turn.resumed);

@@ -1,4 +1,4 @@
-//! Promise: what stands for a job cancels the job when it is dropped, and `detach` lets the job go on.
+//! Promise: a handle cancels its job when it is dropped. `detach` lets the job continue without a handle.
 
 mod by_hand;
 
@@ -14,7 +14,7 @@ use asyncjob::waiting::await_future;
 use asyncjob::{PauseError, Status, block_pause, current_job, pause_job};
 use asyncjob_testing::Watchdog;
 
-/// Waits for a callback that never comes, and says how its wait ended.
+/// Waits for a callback that never comes. Returns the error that ended the wait.
 fn wait_for_ever() -> PauseError {
     current_job().unwrap().wait_ctx().set_status(Status::Ok);
     loop {
@@ -50,7 +50,7 @@ fn a_dropped_handle_cancels_a_job_that_has_not_started() {
 }
 
 #[test]
-fn a_detached_job_goes_on() {
+fn a_detached_job_continues() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ran = Rc::new(Cell::new(false));
@@ -66,7 +66,7 @@ fn a_detached_job_goes_on() {
 }
 
 #[test]
-fn a_handle_of_a_job_that_has_ended_is_dropped_without_a_word() {
+fn dropping_the_handle_of_a_job_that_has_ended_cancels_nothing() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| 1).unwrap();
@@ -76,9 +76,9 @@ fn a_handle_of_a_job_that_has_ended_is_dropped_without_a_word() {
     assert_eq!(scheduler.stats().cancelled, 0);
 }
 
-/// A join that is cut short drops its handle, and with it cancels the job that it waited for.
+/// An interrupted join drops its handle, and so cancels the job that it waited for.
 #[test]
-fn a_join_that_times_out_cancels_what_it_waited_for() {
+fn a_join_that_times_out_cancels_its_job() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| {
@@ -91,7 +91,7 @@ fn a_join_that_times_out_cancels_what_it_waited_for() {
     assert_eq!(scheduler.stats().cancelled, 1);
 }
 
-/// Awaited by reference the handle stays, and so does the job.
+/// A handle that is awaited by reference stays, and so does its job.
 #[test]
 fn a_wait_by_reference_keeps_the_job() {
     let _watchdog = Watchdog::new();
@@ -113,7 +113,7 @@ fn a_wait_by_reference_keeps_the_job() {
     assert_eq!(scheduler.run_until(job.unwrap()).unwrap(), 5);
 }
 
-/// A join that would block the only thread that can run the job is refused, with a sentence.
+/// A join that would block the only thread that can run the job panics with an explanation.
 #[test]
 fn a_join_that_could_never_end_is_refused() {
     let _watchdog = Watchdog::new();
@@ -130,7 +130,7 @@ fn a_join_that_could_never_end_is_refused() {
     );
 }
 
-/// The same on a worker, once the job has started on the thread of the job that waits.
+/// The same holds on a worker, when the other job has started on the thread of the job that waits.
 #[test]
 fn a_join_on_a_workers_own_thread_is_refused() {
     let _watchdog = Watchdog::new();
@@ -138,7 +138,7 @@ fn a_join_on_a_workers_own_thread_is_refused() {
     let handle = workers.handle();
     let job = workers.handle().spawn(move || {
         let other = handle.spawn(wait_for_ever).unwrap();
-        yield_now().unwrap(); // the other one starts
+        yield_now().unwrap(); // the other job starts
         let _lock_is_held = block_pause();
         other.join().is_ok()
     });
@@ -149,7 +149,7 @@ fn a_join_on_a_workers_own_thread_is_refused() {
     );
 }
 
-/// From a thread that may block, the same wait is fine.
+/// A thread that runs no scheduler may block in a join.
 #[test]
 fn a_thread_may_block_in_join() {
     let _watchdog = Watchdog::new();

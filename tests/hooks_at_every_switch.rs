@@ -1,7 +1,8 @@
-//! Promise: the hooks of a job are called in pairs, around every switch into it and out of it, and nowhere else.
+//! Promise: the hooks of a job are called in pairs, around every switch into the job and out of it, and at no other
+//! time.
 //!
-//! Each step asserts all counters. S75 to S77: thread state that nobody saves leaks between a job and its resumer; the
-//! hooks are the place to save it.
+//! Each step asserts all counters. S75 to S77: thread state that is not saved is shared between a job and its resumer.
+//! The hooks are the place to save it.
 
 mod by_hand;
 
@@ -13,7 +14,7 @@ use asyncjob::hooks::SwitchHooks;
 use asyncjob::{Job, JobBuilder, PauseError, Step, block_pause, current_job_id, pause_job};
 use by_hand::{Log, finished, paused, run, still_paused};
 
-/// How often each hook was called.
+/// Counts how often each hook was called: (enter, leave).
 #[derive(Clone, Default)]
 struct Calls(Rc<Cell<(u32, u32)>>);
 
@@ -43,7 +44,7 @@ fn start<T: 'static>(calls: &Calls, f: impl FnOnce() -> T + 'static) -> Step<T> 
 }
 
 #[test]
-fn around_start_pause_resume_and_end() {
+fn hooks_run_around_start_pause_resume_and_end() {
     let calls = Calls::default();
     let inside = calls.clone();
     let step = start(&calls, move || {
@@ -63,7 +64,7 @@ fn around_start_pause_resume_and_end() {
 }
 
 #[test]
-fn not_at_a_pause_that_does_not_switch() {
+fn hooks_do_not_run_at_a_pause_that_does_not_switch() {
     let calls = Calls::default();
     let inside = calls.clone();
     finished(start(&calls, move || {
@@ -75,7 +76,7 @@ fn not_at_a_pause_that_does_not_switch() {
 }
 
 #[test]
-fn around_cancel_and_drop() {
+fn hooks_run_around_cancel_and_drop() {
     for cancel in [|job: Job<()>| assert!(job.cancel().is_ok()), drop::<Job<()>>] {
         let calls = Calls::default();
         let job = still_paused(start(&calls, || {
@@ -89,7 +90,7 @@ fn around_cancel_and_drop() {
 }
 
 #[test]
-fn around_forced_unwinding_and_not_at_abandoning() {
+fn hooks_run_around_forced_unwinding_and_not_at_quarantine() {
     let calls = Calls::default();
     still_paused(start(&calls, || {
         let _ = pause_job();
@@ -106,7 +107,7 @@ fn around_forced_unwinding_and_not_at_abandoning() {
 }
 
 #[test]
-fn around_a_panic() {
+fn hooks_run_around_a_panic() {
     let calls = Calls::default();
     let started = catch_unwind(AssertUnwindSafe(|| {
         start(&calls, || resume_unwind(Box::new("first phase")))
@@ -124,7 +125,7 @@ fn around_a_panic() {
 }
 
 #[test]
-fn around_a_backtrace() {
+fn hooks_run_around_a_backtrace() {
     let calls = Calls::default();
     let mut job = still_paused(start(&calls, || pause_job().unwrap()));
     let _ = job.backtrace();
@@ -133,7 +134,7 @@ fn around_a_backtrace() {
     calls.expect(3, 3);
 }
 
-/// A hook that panics in a backtrace leaves the job as it was: the job does not report to a place that is gone.
+/// A hook that panics in a backtrace leaves the job paused, and the job can be resumed afterwards.
 #[test]
 fn a_panic_in_a_backtrace_leaves_the_job_paused() {
     struct Panics {
@@ -163,9 +164,9 @@ fn a_panic_in_a_backtrace_leaves_the_job_paused() {
     }
 }
 
-/// An inner job's switches are not the outer one's.
+/// A switch of an inner job calls only the inner job's hooks.
 #[test]
-fn each_job_has_its_own() {
+fn each_job_has_its_own_hooks() {
     let (outer, inner) = (Calls::default(), Calls::default());
     let (saw_outer, inside) = (outer.clone(), inner.clone());
     finished(start(&outer, move || {
@@ -180,11 +181,11 @@ fn each_job_has_its_own() {
     inner.expect(2, 2);
 }
 
-/// Both hooks run on the resumer's side: there the resumer is the current job, or nobody is.
+/// Both hooks run on the resumer's side. There the resumer is the current job, if it is a job.
 #[test]
-fn on_the_resumers_side() {
-    struct WhoIsCurrent(Log);
-    impl SwitchHooks for WhoIsCurrent {
+fn both_hooks_run_on_the_resumers_side() {
+    struct LogsCurrentJob(Log);
+    impl SwitchHooks for LogsCurrentJob {
         fn enter(&mut self) {
             self.0.say(format!("enter in {:?}", current_job_id()));
         }
@@ -193,7 +194,7 @@ fn on_the_resumers_side() {
         }
     }
     let log = Log::default();
-    let hooks = JobBuilder::new().hooks(WhoIsCurrent(log.clone()));
+    let hooks = JobBuilder::new().hooks(LogsCurrentJob(log.clone()));
     let job = still_paused(hooks.start(|| pause_job().unwrap()).unwrap());
     assert_eq!(log.take(), ["enter in None", "leave in None"]);
     let outer = run(move || {
@@ -206,30 +207,30 @@ fn on_the_resumers_side() {
     );
 }
 
-/// The hooks live as long as the job, and are dropped with it, once; a refused start drops them uncalled.
+/// The hooks live as long as the job and are dropped with it, once. A refused start drops them without a call.
 #[test]
-fn they_are_dropped_with_the_job() {
-    struct Telling(#[allow(dead_code, reason = "held for its drop")] by_hand::AtDrop);
-    impl SwitchHooks for Telling {
+fn the_hooks_are_dropped_with_the_job() {
+    struct LogsDrop(#[allow(dead_code, reason = "held for its drop")] by_hand::AtDrop);
+    impl SwitchHooks for LogsDrop {
         fn enter(&mut self) {}
         fn leave(&mut self) {}
     }
     let log = Log::default();
-    let hooks = JobBuilder::new().hooks(Telling(log.at_drop("hooks dropped")));
+    let hooks = JobBuilder::new().hooks(LogsDrop(log.at_drop("hooks dropped")));
     let job = still_paused(hooks.start(|| pause_job().unwrap()).unwrap());
     assert_eq!(log.take(), [""; 0]);
     finished(job.resume());
     assert_eq!(log.take(), ["hooks dropped"]);
 
     asyncjob::pool::init_thread(asyncjob::pool::PoolConfig::new().limit(0)).unwrap();
-    let hooks = JobBuilder::new().hooks(Telling(log.at_drop("hooks dropped")));
+    let hooks = JobBuilder::new().hooks(LogsDrop(log.at_drop("hooks dropped")));
     assert!(hooks.start(|| ()).is_err());
     assert_eq!(log.take(), ["hooks dropped"]);
 }
 
-/// S76, S77: what the hooks swap belongs to the job; what they leave alone is the thread's.
+/// S76, S77: state that the hooks swap belongs to the job. Other state belongs to the thread.
 #[test]
-fn swapped_state_travels_and_other_state_does_not() {
+fn swapped_state_follows_the_job_and_other_state_does_not() {
     thread_local! {
         static SWAPPED: Cell<u32> = const { Cell::new(0) };
         static SHARED: Cell<u32> = const { Cell::new(0) };
@@ -261,21 +262,21 @@ fn swapped_state_travels_and_other_state_does_not() {
     assert_eq!(SWAPPED.get(), 0);
 }
 
-/// S74, fixed, and S75: the signal mask and errno are the thread's: a first entry overwrites neither.
+/// S74, fixed, and S75: the signal mask and errno belong to the thread. The first entry into a job overwrites neither.
 #[test]
-fn the_signal_mask_and_errno_are_left_alone() {
+fn the_signal_mask_and_errno_belong_to_the_thread() {
     use std::io;
     #[allow(unsafe_code, reason = "std cannot block a signal")]
     fn block(signal: i32) -> bool {
         let mut set = std::mem::MaybeUninit::uninit();
         let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: room for a signal set.
+        // SAFETY: the pointer is valid for a signal set.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        // SAFETY: the set was just made.
+        // SAFETY: the call above initialised the set.
         unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
-        // SAFETY: a valid set, and room for another.
+        // SAFETY: the set is valid, and the other pointer is valid for a set.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr()) };
-        // SAFETY: the call wrote it.
+        // SAFETY: the call above wrote the set.
         unsafe { libc::sigismember(before.as_ptr(), signal) == 1 }
     }
     asyncjob::pool::init_thread(asyncjob::pool::PoolConfig::new().precreate(4)).unwrap();
@@ -290,7 +291,7 @@ fn the_signal_mask_and_errno_are_left_alone() {
     assert_eq!(
         io::Error::last_os_error().raw_os_error(),
         Some(libc::ENOENT),
-        "errno comes out of the job"
+        "errno of the job is seen outside"
     );
     assert!(block(libc::SIGUSR1), "still blocked outside");
     assert!(block(libc::SIGUSR2), "what the job blocks is blocked in the thread");

@@ -1,4 +1,5 @@
-//! `io` never blocks the thread of a job, never changes a driver's poll set without need, and blocks outside a job.
+//! Promise: `io` pauses the job instead of blocking its thread, changes a driver's poll set only when it must, and
+//! blocks the thread outside a job.
 
 mod drivers;
 
@@ -27,7 +28,7 @@ fn pair() -> (Pausing<UnixStream>, Pausing<UnixStream>) {
 fn paused<T: 'static>(ctx: &WaitCtx, f: impl FnOnce() -> T + 'static) -> Job<T> {
     match start_job(ctx, f) {
         Ok(Step::Paused(job)) => job,
-        Ok(Step::Finished(_)) => panic!("it did not pause"),
+        Ok(Step::Finished(_)) => panic!("the job did not pause"),
         Err(e) => panic!("{e}"),
     }
 }
@@ -35,7 +36,7 @@ fn paused<T: 'static>(ctx: &WaitCtx, f: impl FnOnce() -> T + 'static) -> Job<T> 
 fn finished<T>(step: Step<T>) -> T {
     match step {
         Step::Finished(value) => value,
-        Step::Paused(_) => panic!("it paused"),
+        Step::Paused(_) => panic!("the job paused"),
     }
 }
 
@@ -78,7 +79,7 @@ fn a_megabyte_goes_both_ways_under_every_driver() {
 }
 
 #[test]
-fn connect_meets_accept_on_one_thread_under_every_driver() {
+fn connect_and_accept_share_one_thread_under_every_driver() {
     for rule in EVERY {
         let mut driver = Drivers::new(rule);
         let listener = Pausing::<TcpListener>::bind("127.0.0.1:0").unwrap();
@@ -116,7 +117,7 @@ fn unix_sockets_are_accepted() {
 }
 
 #[test]
-fn a_refused_connection_says_so() {
+fn a_refused_connection_is_reported() {
     let port = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
@@ -152,11 +153,11 @@ fn a_thousand_waits_change_the_wait_fds_once() {
     }
     (&there).write_all(&[0]).unwrap();
     finished(job.resume());
-    assert!(ctx.fds().is_empty(), "the socket has left the ctx");
+    assert!(ctx.fds().is_empty(), "the socket is no longer in the ctx");
 }
 
 #[test]
-fn a_full_socket_waits_to_be_written() {
+fn a_full_socket_waits_until_it_is_writable() {
     let (mut here, there) = pair();
     let ctx = WaitCtx::new();
     let job = paused(&ctx, move || {
@@ -182,7 +183,7 @@ fn a_full_socket_waits_to_be_written() {
 }
 
 #[test]
-fn a_resume_without_a_reason_is_no_event() {
+fn an_early_resume_does_not_end_a_read() {
     let (mut here, there) = pair();
     let mut job = paused(&WaitCtx::new(), move || here.read_exact(&mut [0]));
     for _ in 0..10 {
@@ -225,7 +226,7 @@ fn a_read_and_a_write_time_out() {
 }
 
 #[test]
-fn a_timeout_counts_each_operation_anew_and_keeps_an_earlier_deadline() {
+fn a_timeout_starts_anew_with_each_operation_and_keeps_an_earlier_deadline() {
     let (mut here, there) = pair();
     let hour = Duration::from_secs(3600);
     let ctx = WaitCtx::new();
@@ -235,17 +236,17 @@ fn a_timeout_counts_each_operation_anew_and_keeps_an_earlier_deadline() {
         here.read_exact(&mut [0]).unwrap();
         with_deadline(soon, || here.read_exact(&mut [0])).unwrap();
     });
-    assert!(ctx.deadline().unwrap() > soon, "the timeout's");
+    assert!(ctx.deadline().unwrap() > soon, "the deadline of the timeout");
     (&there).write_all(&[1]).unwrap();
     let Step::Paused(job) = job.resume() else { panic!() };
-    assert_eq!(ctx.deadline(), Some(soon), "the deadline's, which is earlier");
+    assert_eq!(ctx.deadline(), Some(soon), "the deadline around it, which is earlier");
     (&there).write_all(&[1]).unwrap();
     finished(job.resume());
     assert_eq!(ctx.deadline(), None);
 }
 
 #[test]
-fn a_timeout_of_zero_takes_what_is_there() {
+fn a_timeout_of_zero_reads_what_has_arrived() {
     let (mut here, there) = pair();
     here.set_read_timeout(Some(Duration::ZERO));
     (&there).write_all(&[1]).unwrap();
@@ -257,17 +258,17 @@ fn a_timeout_of_zero_takes_what_is_there() {
 }
 
 #[test]
-fn a_cancelled_job_gets_an_error_and_leaves_nothing() {
+fn a_cancelled_read_fails_and_removes_its_wait_fd() {
     let (mut here, _there) = pair();
     let ctx = WaitCtx::new();
     let job = paused(&ctx, move || here.read_exact(&mut [0]));
-    let error = job.cancel().expect("it returns").unwrap_err();
+    let error = job.cancel().expect("the job returns").unwrap_err();
     assert!(is_cancelled(&error), "{error}");
     assert!(ctx.fds().is_empty());
 }
 
 #[test]
-fn a_socket_takes_its_wait_fd_along_to_the_next_job() {
+fn a_socket_moves_its_wait_fd_to_the_next_job() {
     let (here, there) = pair();
     let first = WaitCtx::new();
     let mut here_again = here;
@@ -277,18 +278,22 @@ fn a_socket_takes_its_wait_fd_along_to_the_next_job() {
     });
     (&there).write_all(&[1]).unwrap();
     let mut here = finished(job.resume());
-    assert_eq!(first.version(), 1, "set once, and there still");
+    assert_eq!(first.version(), 1, "added once, and still there");
 
     let second = WaitCtx::new();
     let job = paused(&second, move || here.read_exact(&mut [0]));
     assert!(first.fds().is_empty());
-    assert_eq!(first.changes().removed.len(), 1, "a driver of the first ctx is told");
+    assert_eq!(
+        first.changes().removed.len(),
+        1,
+        "the driver of the first ctx sees the removal"
+    );
     assert_eq!(second.fds().len(), 1);
     drop(job);
 }
 
 #[test]
-fn a_socket_outlives_the_ctx_and_does_not_keep_it() {
+fn a_socket_outlives_the_ctx_and_does_not_keep_it_alive() {
     struct CleanedUp(Arc<AtomicUsize>, UnixStream);
     impl AsFd for CleanedUp {
         fn as_fd(&self) -> BorrowedFd<'_> {
@@ -315,7 +320,7 @@ fn a_socket_outlives_the_ctx_and_does_not_keep_it() {
     assert_eq!(
         cleanups.load(SeqCst),
         1,
-        "the last owner of the ctx is gone: the engine is cleaned up (S60)"
+        "the last owner of the ctx was dropped, and the engine's value with it (S60)"
     );
 
     (&there).write_all(&[2]).unwrap();
@@ -323,7 +328,7 @@ fn a_socket_outlives_the_ctx_and_does_not_keep_it() {
 }
 
 #[test]
-fn the_wait_fd_is_gone_before_the_fd_is_closed() {
+fn the_wait_fd_is_removed_before_the_fd_is_closed() {
     struct Watched(UnixStream, WaitCtx, Arc<AtomicUsize>);
     impl AsFd for Watched {
         fn as_fd(&self) -> BorrowedFd<'_> {
@@ -356,7 +361,7 @@ fn the_wait_fd_is_gone_before_the_fd_is_closed() {
 }
 
 #[test]
-fn get_mut_forgets_the_wait_fd() {
+fn get_mut_removes_the_wait_fd() {
     let (mut here, there) = pair();
     let ctx = WaitCtx::new();
     let (replacement, mut peer) = UnixStream::pair().unwrap();
@@ -388,7 +393,7 @@ fn two_jobs_share_one_socket() {
             (&*reader).read_exact(&mut bytes).unwrap();
             heard.borrow_mut().extend(bytes);
         });
-        // Waits until the socket takes more, while the first waits until it has something.
+        // Waits until the socket is writable, while the first job waits until it is readable.
         driver.start(move || (&*writer).write_all(&vec![3; 1 << 20]).unwrap());
         driver.start(move || {
             let mut all = vec![0; 1 << 20];
@@ -401,7 +406,7 @@ fn two_jobs_share_one_socket() {
 }
 
 #[test]
-fn data_that_arrives_during_another_wait_is_no_reason_to_resume() {
+fn data_that_arrives_during_another_wait_does_not_resume_the_job() {
     let (mut here, there) = pair();
     let ctx = WaitCtx::new();
     let job = paused(&ctx, move || {
@@ -411,12 +416,12 @@ fn data_that_arrives_during_another_wait_is_no_reason_to_resume() {
     });
     (&there).write_all(&[1, 2]).unwrap();
     let Step::Paused(job) = job.resume() else { panic!() };
-    assert_eq!(ctx.fds(), [], "it sleeps: the socket is on call and not called");
+    assert_eq!(ctx.fds(), [], "during the sleep the socket is not armed");
     job.cancel().unwrap();
 }
 
 #[test]
-fn an_entry_of_an_engine_counts_beside_the_socket() {
+fn a_wait_fd_of_an_engine_counts_beside_the_socket() {
     let (mut here, _there) = pair();
     let ctx = WaitCtx::new();
     let (engine, _end) = UnixStream::pair().unwrap();
@@ -429,7 +434,7 @@ fn an_entry_of_an_engine_counts_beside_the_socket() {
 }
 
 #[test]
-fn outside_a_job_it_blocks() {
+fn outside_a_job_io_blocks() {
     let _watchdog = Watchdog::new();
     let (mut here, mut there) = pair();
     let peer = thread::spawn(move || {
@@ -445,7 +450,7 @@ fn outside_a_job_it_blocks() {
 }
 
 #[test]
-fn where_a_job_may_not_pause_it_blocks() {
+fn a_job_that_may_not_pause_blocks_its_thread() {
     let _watchdog = Watchdog::new();
     let (mut here, mut there) = pair();
     let peer = thread::spawn(move || {
@@ -489,7 +494,7 @@ fn datagrams_and_pipes_pause_too() {
 }
 
 #[test]
-fn an_error_of_the_socket_is_its_own() {
+fn errors_of_the_socket_are_passed_on() {
     let (mut here, there) = pair();
     let job = paused(&WaitCtx::new(), move || here.read_exact(&mut [0]).unwrap_err().kind());
     drop(there);
@@ -501,7 +506,7 @@ fn an_error_of_the_socket_is_its_own() {
 }
 
 #[test]
-fn it_may_move_between_threads() {
+fn a_pausing_socket_is_send() {
     fn send<T: Send>() {}
     send::<Pausing<TcpStream>>();
 }

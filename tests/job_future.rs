@@ -1,4 +1,5 @@
-//! A job as a future: every poll by hand, and after each step every counter.
+//! Promise: a `JobFuture` resumes its job only when it should, and wakes the task that polled it last. Each test polls
+//! by hand and asserts all counters after each step.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -18,7 +19,7 @@ use asyncjob::waiting::{AwaitError, await_future, await_or_block};
 use asyncjob::{JobBuilder, Status, WaitKey, block_pause, current_job, in_job, pause_job};
 use asyncjob_testing::Watchdog;
 
-/// Counts how often a task was woken.
+/// A task that counts how often it was woken.
 #[derive(Default)]
 struct Task(AtomicU32);
 
@@ -42,20 +43,20 @@ impl Task {
     }
 }
 
-/// A door that futures wait at; opened, it wakes whoever polled last, as an I/O driver does.
+/// A future that is ready after `set` was called. `set` wakes the task that polled last, as an I/O driver does.
 #[derive(Clone, Default)]
-struct Door(Rc<Inside>);
+struct Event(Rc<EventState>);
 
 #[derive(Default)]
-struct Inside {
-    open: Cell<bool>,
+struct EventState {
+    is_set: Cell<bool>,
     polls: Cell<u32>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl Door {
-    fn open(&self) {
-        self.0.open.set(true);
+impl Event {
+    fn set(&self) {
+        self.0.is_set.set(true);
         if let Some(waker) = self.0.waker.take() {
             waker.wake();
         }
@@ -66,16 +67,16 @@ impl Door {
     }
 
     fn waker(&self) -> Waker {
-        self.0.waker.borrow().clone().expect("polled")
+        self.0.waker.borrow().clone().expect("the event was polled")
     }
 }
 
-impl Future for Door {
+impl Future for Event {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<()> {
         self.0.polls.set(self.0.polls.get() + 1);
-        if self.0.open.get() {
+        if self.0.is_set.get() {
             return Poll::Ready(());
         }
         *self.0.waker.borrow_mut() = Some(task.waker().clone());
@@ -83,14 +84,14 @@ impl Future for Door {
     }
 }
 
-/// For what changes the pool of its thread: a test runner with one thread runs all tests on it.
+/// Runs a test that changes the pool of its thread. A test runner with one thread runs all tests on it.
 fn on_its_own_thread(test: impl FnOnce() + Send + 'static) {
     if let Err(panic) = thread::spawn(test).join() {
         std::panic::resume_unwind(panic);
     }
 }
 
-/// Counts its drops.
+/// A value that counts its drops.
 struct Guard(Rc<Cell<u32>>);
 
 impl Drop for Guard {
@@ -101,59 +102,59 @@ impl Drop for Guard {
 
 #[test]
 fn a_poll_resumes_the_job_only_after_a_wake() {
-    let (task, door, resumes) = (Task::new(), Door::default(), Rc::new(Cell::new(0)));
+    let (task, event, resumes) = (Task::new(), Event::default(), Rc::new(Cell::new(0)));
     let mut job = pin!({
-        let (door, resumes) = (door.clone(), Rc::clone(&resumes));
+        let (event, resumes) = (event.clone(), Rc::clone(&resumes));
         JobFuture::new(move || {
-            await_future(door).unwrap();
+            await_future(event).unwrap();
             resumes.set(resumes.get() + 1);
             "done"
         })
     });
     assert_eq!(
-        (door.polls(), task.wakes(), resumes.get()),
+        (event.polls(), task.wakes(), resumes.get()),
         (0, 0, 0),
         "nothing runs before the first poll"
     );
     assert!(task.poll(job.as_mut()).is_pending());
-    assert_eq!((door.polls(), task.wakes(), resumes.get()), (1, 0, 0));
+    assert_eq!((event.polls(), task.wakes(), resumes.get()), (1, 0, 0));
     assert!(task.poll(job.as_mut()).is_pending());
     assert_eq!(
-        (door.polls(), task.wakes(), resumes.get()),
+        (event.polls(), task.wakes(), resumes.get()),
         (1, 0, 0),
-        "a poll that nobody asked for resumes nothing"
+        "a poll without a wake resumes nothing"
     );
-    door.open();
-    assert_eq!((door.polls(), task.wakes(), resumes.get()), (1, 1, 0));
+    event.set();
+    assert_eq!((event.polls(), task.wakes(), resumes.get()), (1, 1, 0));
     let Poll::Ready(Ok("done")) = task.poll(job.as_mut()) else {
-        panic!("the door is open")
+        panic!("the event is set")
     };
-    assert_eq!((door.polls(), task.wakes(), resumes.get()), (2, 1, 1));
+    assert_eq!((event.polls(), task.wakes(), resumes.get()), (2, 1, 1));
 }
 
 #[test]
-fn two_jobs_interleaved_on_one_thread_do_not_mix() {
+fn two_interleaved_jobs_wake_their_own_tasks() {
     let (first_task, second_task) = (Task::new(), Task::new());
-    let (first_door, second_door) = (Door::default(), Door::default());
-    let job = |door: &Door| {
-        let door = door.clone();
-        // The outer wait is in the middle of a poll while the inner one pauses, as a handshake is during its signature.
+    let (first_event, second_event) = (Event::default(), Event::default());
+    let job = |event: &Event| {
+        let event = event.clone();
+        // The inner wait pauses in the middle of a poll of the outer future, as a signature does during a handshake.
         in_job(async move {
             let before = current_job().unwrap().id();
-            await_future(door).unwrap();
+            await_future(event).unwrap();
             (before, current_job().unwrap().id())
         })
     };
-    let (mut first, mut second) = (pin!(job(&first_door)), pin!(job(&second_door)));
+    let (mut first, mut second) = (pin!(job(&first_event)), pin!(job(&second_event)));
     assert!(first_task.poll(first.as_mut()).is_pending());
     assert!(second_task.poll(second.as_mut()).is_pending());
-    second_door.open();
+    second_event.set();
     assert_eq!((first_task.wakes(), second_task.wakes()), (0, 1));
-    first_door.open();
+    first_event.set();
     assert_eq!(
         (first_task.wakes(), second_task.wakes()),
         (1, 1),
-        "its own waker, not that of the last one to pause"
+        "the waker of the first job, not of the job that paused last"
     );
     let Poll::Ready(Ok((first, first_after))) = first_task.poll(first.as_mut()) else {
         panic!()
@@ -166,9 +167,9 @@ fn two_jobs_interleaved_on_one_thread_do_not_mix() {
 }
 
 #[test]
-fn a_waker_kept_over_a_pause_wakes_the_task_of_the_last_poll() {
+fn a_waker_kept_across_a_pause_wakes_the_task_of_the_last_poll() {
     let (old, new) = (Task::new(), Task::new());
-    let (socket, signature) = (Door::default(), Door::default());
+    let (socket, signature) = (Event::default(), Event::default());
     let mut handshake = pin!({
         let (mut socket, signature) = (socket.clone(), signature.clone());
         let mut signed = false;
@@ -177,27 +178,27 @@ fn a_waker_kept_over_a_pause_wakes_the_task_of_the_last_poll() {
                 await_future(signature.clone()).unwrap(); // pauses in the middle of this poll
                 signed = true;
             }
-            Pin::new(&mut socket).poll(task) // with the context of before the pause
+            Pin::new(&mut socket).poll(task) // with the context from before the pause
         }))
     });
     assert!(old.poll(handshake.as_mut()).is_pending());
     assert!(new.poll(handshake.as_mut()).is_pending());
-    signature.open();
+    signature.set();
     assert_eq!((old.wakes(), new.wakes()), (0, 1));
     assert!(new.poll(handshake.as_mut()).is_pending());
     assert_eq!((socket.polls(), signature.polls()), (1, 2));
-    socket.open();
+    socket.set();
     assert_eq!(
         (old.wakes(), new.wakes()),
         (0, 2),
-        "the task that polls now is woken, not the one that began"
+        "the task of the last poll is woken, not the task of the first"
     );
     assert!(matches!(new.poll(handshake.as_mut()), Poll::Ready(Ok(()))));
 }
 
 #[test]
-fn a_job_in_a_job_pauses_to_the_one_around_it() {
-    let (task, inner, outer) = (Task::new(), Door::default(), Door::default());
+fn a_job_in_a_job_pauses_to_the_outer_job() {
+    let (task, inner, outer) = (Task::new(), Event::default(), Event::default());
     let mut both = pin!({
         let (inner, outer) = (inner.clone(), outer.clone());
         JobFuture::new(move || {
@@ -207,18 +208,18 @@ fn a_job_in_a_job_pauses_to_the_one_around_it() {
                 current_job().unwrap().id()
             });
             let within = await_future(within).unwrap().unwrap();
-            assert_eq!(current_job().unwrap().id(), around, "this job is the current one again");
+            assert_eq!(current_job().unwrap().id(), around, "the outer job is current again");
             await_future(outer).unwrap();
             within != around
         })
     });
     assert!(task.poll(both.as_mut()).is_pending());
     assert_eq!((inner.polls(), outer.polls(), task.wakes()), (1, 0, 0));
-    inner.open();
+    inner.set();
     assert_eq!((inner.polls(), outer.polls(), task.wakes()), (1, 0, 1));
     assert!(task.poll(both.as_mut()).is_pending());
     assert_eq!((inner.polls(), outer.polls(), task.wakes()), (2, 1, 1));
-    outer.open();
+    outer.set();
     assert!(matches!(task.poll(both.as_mut()), Poll::Ready(Ok(true))));
     assert_eq!((inner.polls(), outer.polls(), task.wakes()), (2, 2, 2));
     assert_eq!(pool::stats().in_use, 0);
@@ -227,14 +228,14 @@ fn a_job_in_a_job_pauses_to_the_one_around_it() {
 #[test]
 fn a_future_dropped_while_its_job_is_paused_cancels_it_and_leaks_nothing() {
     let (drops, ends) = (Rc::new(Cell::new(0)), Rc::new(RefCell::new(Vec::new())));
-    let mut doors = Vec::new();
+    let mut events = Vec::new();
     for _ in 0..3 {
-        let door = Door::default();
-        doors.push(Rc::downgrade(&door.0));
+        let event = Event::default();
+        events.push(Rc::downgrade(&event.0));
         let (guard, ends) = (Guard(Rc::clone(&drops)), Rc::clone(&ends));
         let mut job = in_job(async move {
             let _guard = guard;
-            let end = await_future(door);
+            let end = await_future(event);
             ends.borrow_mut().push(format!("{end:?}"));
         });
         assert!(Task::new().poll(pin!(&mut job)).is_pending());
@@ -244,13 +245,13 @@ fn a_future_dropped_while_its_job_is_paused_cancels_it_and_leaks_nothing() {
     assert_eq!(
         *ends.borrow(),
         ["Err(Interrupted(Cancelled))"; 3],
-        "and its own code, through the error"
+        "and the job's code saw the error"
     );
     assert!(
-        doors.iter().all(|door| door.upgrade().is_none()),
-        "nothing holds what the job held"
+        events.iter().all(|event| event.upgrade().is_none()),
+        "everything that the job owned was dropped"
     );
-    assert_eq!(pool::stats().in_use, 0, "the stacks are back");
+    assert_eq!(pool::stats().in_use, 0, "the pool has the stacks back");
 }
 
 #[test]
@@ -262,7 +263,7 @@ fn a_future_dropped_before_its_first_poll_drops_its_closure() {
 }
 
 #[test]
-fn a_cancelled_job_that_pauses_for_ever_is_given_up() {
+fn a_dropped_future_quarantines_a_job_that_does_not_end() {
     on_its_own_thread(|| {
         let mut job: JobFuture<()> = JobFuture::new(|| {
             loop {
@@ -271,44 +272,48 @@ fn a_cancelled_job_that_pauses_for_ever_is_given_up() {
         });
         assert!(Task::new().poll(pin!(&mut job)).is_pending());
         drop(job);
-        assert_eq!(pool::stats().in_use, 1, "counted as in use for ever, and not a hang");
+        assert_eq!(
+            pool::stats().in_use,
+            1,
+            "the stack stays counted as in use, and the drop returns"
+        );
     });
 }
 
 #[test]
 fn a_waker_called_from_another_thread_resumes_the_job() {
     let _watchdog = Watchdog::new();
-    let (task, mailbox) = (Task::new(), Mailbox::default());
+    let (task, channel) = (Task::new(), NumberChannel::default());
     let mut job = pin!({
-        let mailbox = mailbox.clone();
-        JobFuture::new(move || await_future(mailbox).unwrap())
+        let channel = channel.clone();
+        JobFuture::new(move || await_future(channel).unwrap())
     });
     assert!(task.poll(job.as_mut()).is_pending());
-    thread::spawn(move || mailbox.put(7)).join().unwrap();
+    thread::spawn(move || channel.send(7)).join().unwrap();
     assert_eq!(task.wakes(), 1);
     assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(7))));
 }
 
-/// Hands one number from a thread to another.
+/// Sends one number from one thread to another.
 #[derive(Clone, Default)]
-struct Mailbox(Arc<Mutex<(Option<u32>, Option<Waker>)>>);
+struct NumberChannel(Arc<Mutex<(Option<u32>, Option<Waker>)>>);
 
-impl Mailbox {
+impl NumberChannel {
     fn is_awaited(&self) -> bool {
         self.0.lock().unwrap().1.is_some()
     }
 
-    fn put(&self, number: u32) {
+    fn send(&self, number: u32) {
         let waker = {
             let mut inside = self.0.lock().unwrap();
             inside.0 = Some(number);
             inside.1.take()
         };
-        waker.expect("somebody waits").wake();
+        waker.expect("the receiver waits").wake();
     }
 }
 
-impl Future for Mailbox {
+impl Future for NumberChannel {
     type Output = u32;
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<u32> {
@@ -319,27 +324,27 @@ impl Future for Mailbox {
 }
 
 #[test]
-fn a_waker_called_after_the_end_wakes_nobody() {
-    let (task, door) = (Task::new(), Door::default());
+fn a_waker_called_after_the_end_wakes_no_task() {
+    let (task, event) = (Task::new(), Event::default());
     let mut job = {
-        let door = door.clone();
-        JobFuture::new(move || await_future(door).unwrap())
+        let event = event.clone();
+        JobFuture::new(move || await_future(event).unwrap())
     };
     assert!(task.poll(pin!(&mut job)).is_pending());
-    let waker = door.waker();
-    door.open();
+    let waker = event.waker();
+    event.set();
     assert!(task.poll(pin!(&mut job)).is_ready());
     assert_eq!(task.wakes(), 1);
     waker.wake_by_ref();
     assert_eq!(task.wakes(), 1, "the job has ended");
     drop(job);
     waker.wake();
-    assert_eq!(task.wakes(), 1, "the future is gone");
-    assert_eq!(Arc::strong_count(&task), 1, "and keeps no task alive");
+    assert_eq!(task.wakes(), 1, "the future was dropped");
+    assert_eq!(Arc::strong_count(&task), 1, "the waker keeps no task alive");
 }
 
 #[test]
-fn a_poll_after_the_end_is_a_panic_with_a_sentence() {
+fn a_poll_after_the_end_panics_with_an_explanation() {
     let mut job = JobFuture::new(|| 1);
     assert!(Task::new().poll(pin!(&mut job)).is_ready());
     let panic = catch_unwind(AssertUnwindSafe(|| Task::new().poll(pin!(&mut job)))).unwrap_err();
@@ -350,11 +355,11 @@ fn a_poll_after_the_end_is_a_panic_with_a_sentence() {
 }
 
 #[test]
-fn a_panic_of_the_job_leaves_the_poll_and_spares_the_others() {
-    let (task, door) = (Task::new(), Door::default());
+fn a_panic_of_the_job_comes_out_of_the_poll_and_harms_no_other_job() {
+    let (task, event) = (Task::new(), Event::default());
     let mut other = pin!({
-        let door = door.clone();
-        JobFuture::new(move || await_future(door).unwrap())
+        let event = event.clone();
+        JobFuture::new(move || await_future(event).unwrap())
     });
     assert!(task.poll(other.as_mut()).is_pending());
     let drops = Rc::new(Cell::new(0));
@@ -362,18 +367,18 @@ fn a_panic_of_the_job_leaves_the_poll_and_spares_the_others() {
     let mut job: JobFuture<()> = JobFuture::new(move || {
         let _guard = guard;
         let _ = pause_job();
-        panic!("out of paper");
+        panic!("on purpose");
     });
     assert!(task.poll(pin!(&mut job)).is_pending());
     let panic = catch_unwind(AssertUnwindSafe(|| task.poll(pin!(&mut job)))).unwrap_err();
-    assert_eq!(*panic.downcast::<&str>().unwrap(), "out of paper");
+    assert_eq!(*panic.downcast::<&str>().unwrap(), "on purpose");
     assert_eq!(
         (drops.get(), pool::stats().in_use),
         (1, 1),
-        "one job has ended, the other is there"
+        "one job has ended, the other is paused"
     );
     assert!(current_job().is_none());
-    door.open();
+    event.set();
     assert!(task.poll(other.as_mut()).is_ready());
 }
 
@@ -400,19 +405,19 @@ fn status_err_cancels_the_job() {
         })
     };
     let Poll::Ready(Err(error)) = Task::new().poll(pin!(&mut job)) else {
-        panic!("nothing to wait for")
+        panic!("the job does not wait")
     };
     assert!(matches!(error, JobError::EngineFailed), "{error}");
     assert_eq!((was_cancelled.get(), pool::stats().in_use), (true, 0));
 }
 
 #[test]
-fn status_ok_waits_for_the_callback_even_if_it_came_first() {
+fn status_ok_waits_for_the_callback_even_if_it_came_before_the_pause() {
     let task = Task::new();
     let mut job = pin!(JobFuture::new(|| {
         let job = current_job().unwrap();
         job.wait_ctx().set_status(Status::Ok);
-        job.wait_ctx().callback().unwrap().wake(); // an engine that is done before the pause (S64)
+        job.wait_ctx().callback().unwrap().wake(); // the engine is done before the pause (S64)
         pause_job().unwrap()
     }));
     assert!(task.poll(job.as_mut()).is_pending());
@@ -421,7 +426,7 @@ fn status_ok_waits_for_the_callback_even_if_it_came_first() {
 }
 
 #[test]
-fn a_pause_without_a_reason_is_polled_by_resuming() {
+fn a_pause_with_nothing_to_wait_for_is_polled() {
     let task = Task::new();
     let mut job = pin!(JobFuture::new(|| pause_job().unwrap()));
     assert!(task.poll(job.as_mut()).is_pending());
@@ -442,7 +447,7 @@ fn a_wait_for_an_fd_or_a_deadline_needs_a_watch() {
     });
     for mut job in [for_an_fd, for_time] {
         let Poll::Ready(Err(error)) = Task::new().poll(pin!(&mut job)) else {
-            panic!("nobody watches")
+            panic!("the future has no watch")
         };
         assert!(
             matches!(error, JobError::Unwatched) && error.to_string().contains("asyncjob-tokio"),
@@ -452,7 +457,7 @@ fn a_wait_for_an_fd_or_a_deadline_needs_a_watch() {
 }
 
 #[test]
-fn the_watch_says_when_to_resume() {
+fn the_watch_decides_when_to_resume() {
     let (task, asked, ready) = (Task::new(), Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
     let mut job = pin!({
         let (asked, ready) = (Rc::clone(&asked), Rc::clone(&ready));
@@ -496,43 +501,43 @@ fn a_deadline_in_the_wait_ctx_reaches_the_watch() {
     assert_eq!(
         task.wakes(),
         1,
-        "ready at once: resumed at the next turn, not in the same poll"
+        "the watch is ready at once, and the job is resumed in the next poll"
     );
     assert!(task.poll(job.as_mut()).is_ready());
     assert_eq!(seen.get(), Some(at));
 }
 
 #[test]
-fn at_the_limit_tasks_wait_in_line_for_a_job() {
+fn at_the_limit_tasks_wait_in_a_queue_for_a_job() {
     on_its_own_thread(|| {
         init_thread(PoolConfig::new().limit(1)).unwrap();
-        let door = Door::default();
+        let event = Event::default();
         let tasks = [(); 4].map(|()| Task::new());
         let mut jobs = [(); 4].map(|()| {
-            let door = door.clone();
-            Some(JobFuture::new(move || await_future(door).unwrap()))
+            let event = event.clone();
+            Some(JobFuture::new(move || await_future(event).unwrap()))
         });
         let poll = |at: usize, jobs: &mut [Option<JobFuture<()>>; 4]| tasks[at].poll(pin!(jobs[at].as_mut().unwrap()));
         let wakes = || [0, 1, 2, 3].map(|at: usize| tasks[at].wakes());
         for at in 0..4 {
             assert!(poll(at, &mut jobs).is_pending());
         }
-        assert_eq!((door.polls(), wakes()), (1, [0; 4]), "one runs, and nobody spins");
+        assert_eq!((event.polls(), wakes()), (1, [0; 4]), "one job runs, and no task spins");
 
-        jobs[1] = None; // leaves the line
-        door.open();
+        jobs[1] = None; // leaves the queue
+        event.set();
         assert_eq!(wakes(), [1, 0, 0, 0]);
         assert!(poll(0, &mut jobs).is_ready());
-        assert_eq!(wakes(), [1, 0, 1, 0], "the first in line, no one else");
-        jobs[2] = None; // was called, and leaves: the call goes on
+        assert_eq!(wakes(), [1, 0, 1, 0], "only the first in the queue");
+        jobs[2] = None; // was woken and is dropped, so its wake goes to the next
         assert_eq!(wakes(), [1, 0, 1, 1]);
         assert!(poll(3, &mut jobs).is_ready());
-        assert_eq!((door.polls(), pool::stats().in_use), (3, 0));
+        assert_eq!((event.polls(), pool::stats().in_use), (3, 0));
     });
 }
 
 #[test]
-fn whoever_is_called_and_finds_the_job_taken_stays_first_in_line() {
+fn a_waiter_that_was_woken_and_finds_no_free_job_stays_first() {
     on_its_own_thread(|| {
         init_thread(PoolConfig::new().limit(1)).unwrap();
         let ctx = asyncjob::WaitCtx::new();
@@ -541,43 +546,43 @@ fn whoever_is_called_and_finds_the_job_taken_stays_first_in_line() {
             asyncjob::Step::Finished(_) => panic!("it pauses"),
         };
         let (first, second) = (Task::new(), Task::new());
-        let (mut first_place, mut second_place) = (pin!(available()), pin!(available()));
+        let (mut first_wait, mut second_wait) = (pin!(available()), pin!(available()));
         let job = start();
-        assert!(first.poll(first_place.as_mut()).is_pending());
-        assert!(second.poll(second_place.as_mut()).is_pending());
+        assert!(first.poll(first_wait.as_mut()).is_pending());
+        assert!(second.poll(second_wait.as_mut()).is_pending());
         job.cancel().unwrap().unwrap_err();
         assert_eq!((first.wakes(), second.wakes()), (1, 0));
-        let job = start(); // somebody who did not wait
-        assert!(first.poll(first_place.as_mut()).is_pending());
+        let job = start(); // a start that did not wait
+        assert!(first.poll(first_wait.as_mut()).is_pending());
         job.cancel().unwrap().unwrap_err();
         assert_eq!((first.wakes(), second.wakes()), (2, 0));
         init_thread(PoolConfig::new().limit(2)).unwrap();
         assert_eq!(
             (first.wakes(), second.wakes()),
             (2, 1),
-            "a higher limit calls everybody"
+            "a higher limit wakes every waiter"
         );
-        assert!(first.poll(first_place.as_mut()).is_ready() && second.poll(second_place.as_mut()).is_ready());
+        assert!(first.poll(first_wait.as_mut()).is_ready() && second.poll(second_wait.as_mut()).is_ready());
     });
 }
 
 #[test]
-fn without_a_job_await_future_fails_with_a_sentence_and_await_or_block_blocks() {
+fn outside_a_job_await_future_fails_with_an_explanation_and_await_or_block_blocks() {
     let _watchdog = Watchdog::new();
     let error = await_future(async { 1 }).unwrap_err();
     assert!(
         matches!(error, AwaitError::NotInJob) && error.to_string().contains("await_or_block"),
         "{error}"
     );
-    let mailbox = Mailbox::default();
-    let sender = mailbox.clone();
+    let channel = NumberChannel::default();
+    let sender = channel.clone();
     let sending = thread::spawn(move || {
         while !sender.is_awaited() {
             thread::yield_now();
         }
-        sender.put(3);
+        sender.send(3);
     });
-    assert_eq!(await_or_block(mailbox).unwrap(), 3);
+    assert_eq!(await_or_block(channel).unwrap(), 3);
     sending.join().unwrap();
 
     let mut job = JobFuture::new(|| {
@@ -594,7 +599,7 @@ fn without_a_job_await_future_fails_with_a_sentence_and_await_or_block_blocks() 
 
 thread_local!(static REQUEST: Cell<u32> = const { Cell::new(0) });
 
-/// The recipe for task-locals: a hook swaps the thread's value for the job's around each switch.
+/// A hook that swaps the thread's value for the job's around each switch. This is the recipe for task-locals.
 struct Request(u32);
 
 impl SwitchHooks for Request {
@@ -610,26 +615,26 @@ impl SwitchHooks for Request {
 fn hooks_keep_the_task_locals_of_interleaved_jobs_apart() {
     let task = Task::new();
     let mut jobs = [1, 2].map(|request| {
-        let door = Door::default();
+        let event = Event::default();
         let job = {
-            let door = door.clone();
+            let event = event.clone();
             let builder = JobBuilder::new().hooks(Request(request)).name("request");
             builder.future(move || {
                 REQUEST.set(REQUEST.get() * 10);
-                await_future(door).unwrap();
+                await_future(event).unwrap();
                 REQUEST.get()
             })
         };
-        (door, job)
+        (event, job)
     });
     for (_, job) in &mut jobs {
         assert!(task.poll(pin!(job)).is_pending());
-        assert_eq!(REQUEST.get(), 0, "the task's own value is back");
+        assert_eq!(REQUEST.get(), 0, "the thread has its own value again");
     }
-    for ((door, job), expected) in jobs.iter_mut().zip([10, 20]) {
-        door.open();
+    for ((event, job), expected) in jobs.iter_mut().zip([10, 20]) {
+        event.set();
         let Poll::Ready(Ok(request)) = task.poll(pin!(job)) else {
-            panic!("the door is open")
+            panic!("the event is set")
         };
         assert_eq!((request, REQUEST.get()), (expected, 0));
     }

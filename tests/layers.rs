@@ -1,12 +1,14 @@
-//! Promise: what pauses a job never knows what resumes it, and what resumes a job never knows why it paused.
+//! Promise: code that pauses a job never depends on what resumes it, and code that resumes a job never depends on why
+//! it paused.
 //!
-//! The imports of `src/` keep that promise, so this test reads them and holds them against a table. A permission that
-//! no file uses fails as well, so that the table says what is.
+//! The imports of `src/` show whether the promise is kept. These tests compare them with a table. A permission that no
+//! file uses fails too, so that the table describes the source as it is.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which modules a module may name. From bottom to top: a module names only modules above its row in this list.
+/// The modules that each module may name, from bottom to top. A module names only modules that are above it in this
+/// list.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("docs", &[]), // prose only
     ("sys", &[]),
@@ -18,25 +20,25 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("stack", &["sys"]),
     ("pool", &["stack", "sync"]),
     ("job", &["error", "hooks", "pool", "stack", "wait_ctx"]),
-    // Inside a job.
+    // These run inside a job.
     ("waiting", &["error", "job", "sync", "sys", "wait_ctx"]),
     ("io", &["error", "job", "sync", "sys", "wait_ctx", "waiting"]),
     ("time", &["error", "job", "wait_ctx", "waiting"]),
     ("offload", &["error", "job", "returned", "sync", "waiting"]),
-    // Outside.
+    // These run outside a job.
     (
         "scheduler",
         &["error", "hooks", "job", "pool", "stack", "sync", "sys", "wait_ctx"],
     ),
     ("job_future", &["error", "hooks", "job", "pool", "wait_ctx"]),
-    // Calls that join both sides.
+    // Calls that join the two sides.
     (
         "bridge",
         &["error", "hooks", "job", "job_future", "scheduler", "waiting"],
     ),
 ];
 
-/// The two sides, which must not name each other, whatever the table says.
+/// The two sides. They must not name each other, whatever the table says.
 const INSIDE: &[&str] = &["waiting", "io", "time", "offload"];
 const OUTSIDE: &[&str] = &["scheduler", "job_future"];
 
@@ -78,7 +80,7 @@ fn the_table_keeps_the_two_sides_apart() {
     }
 }
 
-/// The table has no cycle.
+/// The order of the table excludes cycles.
 #[test]
 fn the_table_is_in_order() {
     for (at, (module, imports)) in MAY_IMPORT.iter().enumerate() {
@@ -89,9 +91,9 @@ fn the_table_is_in_order() {
     }
 }
 
-/// The rule can fail, in each of the ways an import can be written.
+/// The check finds a forbidden import in each form in which an import can be written.
 #[test]
-fn the_rule_finds_what_it_forbids() {
+fn a_forbidden_import_is_found() {
     let cases = [
         ("io", "use crate::scheduler::Scheduler;", "io may not import scheduler"),
         (
@@ -116,9 +118,9 @@ fn the_rule_finds_what_it_forbids() {
             "time names Scheduler through the root of the crate: name its module",
         ),
         (
-            "newcomer",
+            "unlisted",
             "use crate::job::Job;",
-            "newcomer is not in the table of tests/layers.rs",
+            "unlisted is not in the table of tests/layers.rs",
         ),
     ];
     for (module, source, expected) in cases {
@@ -126,7 +128,7 @@ fn the_rule_finds_what_it_forbids() {
     }
 }
 
-/// A permission counts as used when its module names the other one in code, and not before.
+/// A permission counts as used only when its module names the other module in code.
 #[test]
 fn an_unused_permission_is_found() {
     let table: &[(&str, &[&str])] = &[("sys", &[]), ("io", &["sys"])];
@@ -139,15 +141,15 @@ fn an_unused_permission_is_found() {
 }
 
 #[test]
-fn the_rule_leaves_alone_what_it_allows() {
+fn an_allowed_import_is_no_violation() {
     let cases = [
-        ("io", "use crate::{error::Cancelled, waiting::{pause_until, Reason}};"),
+        ("io", "use crate::{error::Cancelled, waiting::{pause_until, WaitSpec}};"),
         ("pool", "use crate::stack::{self, Stack};"),
         (
             "error",
             "/// [`pause_job`](crate::job::pause_job)\n// crate::scheduler\n/* crate::io */ struct Cancelled;",
         ),
-        ("job", "use crate::job::Header;"),
+        ("job", "use crate::job::ControlBlock;"),
         ("job_future", "macro_rules! m { () => { $crate::job::Job } }"),
     ];
     for (module, source) in cases {
@@ -155,7 +157,7 @@ fn the_rule_leaves_alone_what_it_allows() {
     }
 }
 
-/// What `source`, a file of `module`, names and must not.
+/// The forbidden names in `source`, a file of `module`.
 fn violations_in(module: &str, source: &str) -> Vec<String> {
     let Some((_, allowed)) = MAY_IMPORT.iter().find(|row| row.0 == module) else {
         return vec![format!("{module} is not in the table of tests/layers.rs")];
@@ -192,7 +194,7 @@ fn unused_permissions(table: &[(&str, &[&str])], files: &[(String, String)]) -> 
         .collect()
 }
 
-/// Every source file of a module: its path, its module and its text.
+/// The path, the module and the text of every source file.
 fn modules() -> impl Iterator<Item = (PathBuf, String, String)> {
     let files = sources(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")));
     let modules = files.into_iter().map(|file| {
@@ -202,7 +204,7 @@ fn modules() -> impl Iterator<Item = (PathBuf, String, String)> {
     modules.filter(|(_, module, _)| module != "lib")
 }
 
-/// Every `module::item` that is named after `crate::`, with groups taken apart.
+/// Every `module::item` that follows `crate::`, with groups expanded.
 fn crate_paths(source: &str) -> Vec<String> {
     let mut paths = Vec::new();
     for (at, _) in source.match_indices("crate::") {
@@ -217,7 +219,7 @@ fn crate_paths(source: &str) -> Vec<String> {
     paths
 }
 
-/// Reads one path, or a group of them, up to its end, down to two segments; returns what is left.
+/// Reads one path or one group of paths, down to two segments. Returns the rest of the source.
 fn expand<'a>(prefix: &str, source: &'a str, paths: &mut Vec<String>) -> &'a str {
     let source = source.trim_start();
     if let Some(mut rest) = source.strip_prefix('{') {
@@ -269,7 +271,7 @@ fn without_comments(source: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Every source file but unit tests, which may use everything.
+/// Every source file except unit tests, which may use everything.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {

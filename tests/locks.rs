@@ -1,7 +1,8 @@
-//! Promise: a pause and a resume without a change of fds take no lock, whoever holds it.
+//! Promise: a pause and a resume that change no fd take no lock, even while another thread holds the lock of the wait
+//! ctx.
 //!
-//! Proven with a thread that holds the lock of a ctx for as long as the test likes: it is stopped inside the allocator,
-//! by an allocation that the ctx makes while it lists its fds.
+//! A second thread holds the lock of a ctx during the test. It is stopped inside the allocator, by an allocation that
+//! the ctx makes while it lists its fds.
 
 mod by_hand;
 
@@ -23,36 +24,36 @@ enum Gate {
 }
 
 static GATE: Mutex<Gate> = Mutex::new(Gate::Open);
-static MOVED: Condvar = Condvar::new();
+static GATE_CHANGED: Condvar = Condvar::new();
 
-thread_local!(static STOPS_HERE: Cell<bool> = const { Cell::new(false) });
+thread_local!(static STOP_AT_NEXT_ALLOCATION: Cell<bool> = const { Cell::new(false) });
 
-struct Stopping;
+struct StoppingAllocator;
 
 #[allow(unsafe_code, reason = "the only place inside the ctx's lock that a test can reach")]
-// SAFETY: hands everything to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Stopping {
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for StoppingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if STOPS_HERE.replace(false) {
+        if STOP_AT_NEXT_ALLOCATION.replace(false) {
             let mut gate = GATE.lock().unwrap();
             *gate = Gate::Stopped;
-            MOVED.notify_all();
-            drop(MOVED.wait_while(gate, |gate| *gate != Gate::Released));
+            GATE_CHANGED.notify_all();
+            drop(GATE_CHANGED.wait_while(gate, |gate| *gate != Gate::Released));
         }
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller keeps the contract of this method, which is that of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller keeps the contract of this method, which is that of the system's allocator.
         unsafe { System.dealloc(ptr, layout) }
     }
 }
 
 #[global_allocator]
-static GLOBAL: Stopping = Stopping;
+static GLOBAL: StoppingAllocator = StoppingAllocator;
 
-/// Waits until the kernel says that the thread sleeps, or it says itself that it is done; `true` for asleep.
+/// Waits until the kernel reports that the thread sleeps (`true`), or the thread reports that it is done (`false`).
 fn sleeps(thread: i32, done: &AtomicBool) -> bool {
     loop {
         if done.load(Ordering::Acquire) {
@@ -84,19 +85,19 @@ fn jobs_run_while_another_thread_holds_the_lock() {
     let holder = {
         let ctx = ctx.clone();
         thread::spawn(move || {
-            STOPS_HERE.set(true);
+            STOP_AT_NEXT_ALLOCATION.set(true);
             ctx.fds().len()
         })
     };
-    drop(MOVED.wait_while(GATE.lock().unwrap(), |gate| *gate != Gate::Stopped));
+    drop(GATE_CHANGED.wait_while(GATE.lock().unwrap(), |gate| *gate != Gate::Stopped));
 
-    // The control: the lock is held, so a thread that asks for an fd sleeps.
+    // The control: the lock is held, so a thread that asks the ctx for an fd sleeps.
     let (id, done) = (Arc::new(AtomicI32::new(0)), Arc::new(AtomicBool::new(false)));
     let asker = {
         let (ctx, id, done) = (ctx.clone(), id.clone(), done.clone());
         thread::spawn(move || {
             #[allow(unsafe_code, reason = "std does not tell the number of a thread")]
-            // SAFETY: takes nothing, gives a number.
+            // SAFETY: the call has no argument and always succeeds.
             id.store(unsafe { libc::gettid() }, Ordering::Release);
             let fd = ctx.fd(WaitKey::unique());
             done.store(true, Ordering::Release);
@@ -108,10 +109,11 @@ fn jobs_run_while_another_thread_holds_the_lock() {
     }
     assert!(
         sleeps(id.load(Ordering::Acquire), &done),
-        "the lock is not held: this test proves nothing"
+        "the lock is not held, so this test would prove nothing"
     );
 
-    // With the lock held elsewhere: pauses, resumes, starts, ends, statuses, deadlines. A lock taken would hang here.
+    // Pauses, resumes, starts, ends, statuses and deadlines while the other thread holds the lock. If one of them took
+    // the lock, it would hang here.
     for _ in 0..100 {
         job = still_paused(job.resume());
         let inside = ctx.clone();
@@ -124,10 +126,10 @@ fn jobs_run_while_another_thread_holds_the_lock() {
         finished(step.unwrap());
     }
     assert!(job.cancel().is_ok());
-    assert!(!done.load(Ordering::Acquire), "the lock was held all the while");
+    assert!(!done.load(Ordering::Acquire), "the lock was held until here");
 
     *GATE.lock().unwrap() = Gate::Released;
-    MOVED.notify_all();
+    GATE_CHANGED.notify_all();
     assert_eq!(holder.join().unwrap(), 1);
     assert_eq!(asker.join().unwrap(), None);
 }

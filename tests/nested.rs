@@ -1,7 +1,7 @@
-//! Promise: a job may start and resume jobs; each pauses to whoever resumed it last (S37, fixed).
+//! Promise: a job may start and resume other jobs, and each job pauses to its last resumer (S37, fixed).
 //!
-//! OpenSSL calls nesting undefined, and what happens there depends on the hidden state of the running fibre. The four
-//! cases of S37 are four tests here, and in each the outer job goes on unharmed.
+//! OpenSSL does not define nesting, and the result depends on the hidden state of the running fibre. Each of the four
+//! cases of S37 has a test here. In each the outer job continues unharmed.
 
 mod by_hand;
 
@@ -11,9 +11,9 @@ use std::rc::Rc;
 use asyncjob::{Job, Step, WaitCtx, current_job_id, pause_job, start_job};
 use by_hand::{Log, finished, in_use, paused, run, still_paused};
 
-/// S37a: a job in its first phase, on a stack that was never used, starts another.
+/// S37a: a job in its first phase, on a stack that was never used, starts another job.
 #[test]
-fn a_fresh_job_starts_another() {
+fn a_new_job_starts_another() {
     let result = run(|| {
         let me = current_job_id();
         let inner = run(current_job_id);
@@ -26,16 +26,16 @@ fn a_fresh_job_starts_another() {
     assert_eq!(in_use(), 0);
 }
 
-/// S37b: a job on a stack that another job has used before starts one, on a recycled stack too.
+/// S37b: a job on a stack that was used before starts another job, on a stack that was used before.
 #[test]
 fn a_job_on_a_recycled_stack_starts_another() {
     run(|| run(|| ())); // two used stacks
     let value = run(|| run(|| 41) + 1);
-    assert_eq!(value, 42, "the inner closure was run, and its own value came back");
+    assert_eq!(value, 42, "the inner closure ran, and its value came back");
     assert_eq!(in_use(), 0);
 }
 
-/// S37c: a job that has been resumed starts another.
+/// S37c: a job that was resumed starts another job.
 #[test]
 fn a_resumed_job_starts_another() {
     let job = paused(|| {
@@ -77,24 +77,24 @@ fn a_job_resumes_one_started_outside() {
     assert_eq!(current_job_id(), None);
 }
 
-/// A pause in an inner job returns to the outer job, not to the thread.
+/// A pause of an inner job returns to the outer job, not to the thread.
 #[test]
-fn an_inner_pause_goes_to_the_outer_job() {
-    let outcome = run(|| {
+fn an_inner_pause_returns_to_the_outer_job() {
+    let inner_pause = run(|| {
         let me = current_job_id();
         let inner = paused(pause_job);
         assert_eq!(current_job_id(), me);
         finished(inner.resume())
     });
-    assert_eq!(outcome, Ok(()));
+    assert_eq!(inner_pause, Ok(()));
 }
 
-/// A job that was started in a job may leave it and be resumed by the thread, and by another job after that: the pause
-/// goes to the last resumer each time.
+/// A job that was started in a job may leave that job. The thread resumes it, and then another job does. Each time the
+/// job pauses to its last resumer.
 #[test]
-fn a_job_may_outlive_the_one_that_started_it() {
-    let place: Rc<RefCell<Option<Job<u32>>>> = Rc::default();
-    let inside = place.clone();
+fn a_job_may_outlive_the_job_that_started_it() {
+    let kept_job: Rc<RefCell<Option<Job<u32>>>> = Rc::default();
+    let inside = kept_job.clone();
     run(move || {
         let inner = paused(|| {
             let mut resumed = 0;
@@ -106,7 +106,7 @@ fn a_job_may_outlive_the_one_that_started_it() {
         });
         *inside.borrow_mut() = Some(inner);
     });
-    let inner = place.take().unwrap();
+    let inner = kept_job.take().unwrap();
     let inner = still_paused(inner.resume()); // by the thread
     assert_eq!(current_job_id(), None);
     let inner = run(move || still_paused(inner.resume())); // by another job
@@ -114,9 +114,9 @@ fn a_job_may_outlive_the_one_that_started_it() {
     assert_eq!(finished(inner.resume()), 3);
 }
 
-/// Two jobs that resume each other's child in turn keep their chains apart.
+/// Two outer jobs that run in turn, each with an inner job, do not mix up their inner jobs.
 #[test]
-fn interleaved_outer_jobs() {
+fn interleaved_outer_jobs_keep_their_inner_jobs() {
     fn outer(inner: Job<u32>) -> Job<u32> {
         paused(move || {
             let mut inner = inner;
@@ -146,9 +146,9 @@ fn interleaved_outer_jobs() {
     assert_eq!(in_use(), 0);
 }
 
-/// Jobs nested a hundred deep, each current while it runs, in both directions.
+/// A hundred jobs are nested. Each is current while it runs, on the way down and on the way up.
 #[test]
-fn a_hundred_deep() {
+fn jobs_nest_a_hundred_deep() {
     fn deeper(depth: u32) -> u32 {
         let me = current_job_id();
         let below = if depth == 0 { 0 } else { run(move || deeper(depth - 1)) };
@@ -162,7 +162,7 @@ fn a_hundred_deep() {
 
 /// An inner job has a ctx of its own.
 #[test]
-fn the_ctx_is_the_inner_jobs_own() {
+fn an_inner_job_has_its_own_ctx() {
     let ctx = WaitCtx::new();
     let bound = ctx.clone();
     let step = start_job(&ctx, move || {

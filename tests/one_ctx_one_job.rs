@@ -1,5 +1,5 @@
-//! Promise: a wait ctx serves one job of a driver at a time. One callback cannot wake two jobs, so a second job is
-//! refused with a sentence, and no wake is lost.
+//! Promise: a wait ctx has at most one live job of a driver, because one callback cannot wake two jobs. A second job is
+//! refused with an explanation, and no wake is lost.
 
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn a_second_job_is_refused_until_the_first_has_ended() {
     let with_ctx = || JobBuilder::new().wait_ctx(&ctx);
     let first = with_ctx().spawn_on(&scheduler, wait_once).unwrap();
 
-    // Queued, then paused: the ctx is taken.
+    // The first job is queued, then paused. The ctx is in use both times.
     for _ in 0..2 {
         let here = with_ctx().spawn_on(&scheduler, wait_once).unwrap_err();
         assert_eq!(here.kind(), &SpawnErrorKind::WaitCtxInUse);
@@ -35,13 +35,13 @@ fn a_second_job_is_refused_until_the_first_has_ended() {
 
     ctx.callback().unwrap().wake();
     assert!(scheduler.run_until(first).unwrap());
-    assert!(ctx.callback().is_none(), "the callback went with the job");
+    assert!(ctx.callback().is_none(), "the callback was removed with the job");
     let next = with_ctx().spawn_on(&scheduler, || 7).unwrap();
     assert_eq!(scheduler.run_until(next).unwrap(), 7);
 }
 
 #[test]
-fn a_future_is_refused_too() {
+fn a_second_job_as_a_future_is_refused_too() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ctx = WaitCtx::new();
@@ -58,15 +58,12 @@ fn a_future_is_refused_too() {
     );
     scheduler.turn(Some(Duration::ZERO)).unwrap();
     ctx.callback().unwrap().wake();
-    assert!(
-        scheduler.run_until(first).unwrap(),
-        "the wake of the first job is its own"
-    );
+    assert!(scheduler.run_until(first).unwrap(), "the first job received its wake");
 }
 
-/// Dropped before it was polled, and dropped while it is paused: a future lets go of its ctx.
+/// A future releases its ctx when it is dropped, before its first poll or while its job is paused.
 #[test]
-fn a_dropped_future_lets_go() {
+fn a_dropped_future_releases_its_ctx() {
     let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     for polls in 0..2 {
@@ -82,9 +79,9 @@ fn a_dropped_future_lets_go() {
     assert!(JobBuilder::new().wait_ctx(&ctx).spawn_on(&scheduler, || ()).is_ok());
 }
 
-/// However a job ends, its ctx is free afterwards: by a panic, by a cancel before its start, with its scheduler.
+/// However a job ends, it releases its ctx: by a panic, by a cancel before its start, or with its scheduler.
 #[test]
-fn every_end_lets_go() {
+fn every_end_of_a_job_releases_its_ctx() {
     let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let with_ctx = || JobBuilder::new().wait_ctx(&ctx);

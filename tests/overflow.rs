@@ -1,7 +1,7 @@
-//! Promise: a job that runs off its stack meets a guard and is named, on every kind of thread (S70, fixed). The process
-//! dies by the signal that it would have died by. Every other fault goes to the handler that was there before.
+//! Promise: a job that overflows its stack hits a guard and is reported by name, on every kind of thread (S70, fixed).
+//! The process dies by the same signal as without the report. Every other fault goes to the previous handler.
 //!
-//! Each case is a process of its own: this test program again, running only [`child`].
+//! Each case runs in a process of its own: this test program again, with only [`child`].
 
 #![allow(
     unsafe_code,
@@ -18,7 +18,7 @@ use asyncjob::scheduler::Scheduler;
 use asyncjob::stack::{StackSize, install_overflow_handler};
 use asyncjob::{JobBuilder, Step, WaitCtx, pause_job};
 
-/// What became of the child, and what it said.
+/// Runs a case in a child process. Returns the child's output and its standard error as text.
 fn run(case: &str) -> (Output, String) {
     let output = Command::new(std::env::current_exe().expect("this program has a path"))
         .args(["--exact", "child", "--ignored", "--nocapture"])
@@ -29,8 +29,9 @@ fn run(case: &str) -> (Output, String) {
     (output, stderr)
 }
 
-/// The message names the job by id and name, its size, and the mark of its peer; the signal is SIGSEGV.
-fn assert_named(case: &str) {
+/// Asserts that the report names the job by id and name, with the size of its stack and the high-water mark of its
+/// peer, and that the process died by SIGSEGV.
+fn assert_reported(case: &str) {
     let (output, stderr) = run(case);
     let line = stderr
         .lines()
@@ -45,7 +46,7 @@ fn assert_named(case: &str) {
         .and_then(|(_, rest)| rest.split(' ').next()?.parse::<usize>().ok());
     assert!(
         matches!(mark, Some(8192 | 12288 | 16384)),
-        "the peer has used 5000 bytes and its frames: {case}: {stderr}"
+        "the peer has used 5000 bytes and some call frames: {case}: {stderr}"
     );
     let id = stderr
         .lines()
@@ -56,43 +57,43 @@ fn assert_named(case: &str) {
 }
 
 #[test]
-fn recursion_in_rust_is_named() {
-    assert_named("rust");
+fn recursion_in_rust_is_reported() {
+    assert_reported("rust");
 }
 
 #[test]
-fn recursion_through_c_frames_is_named() {
-    assert_named("c frames");
+fn recursion_through_c_frames_is_reported() {
+    assert_reported("c frames");
 }
 
 #[test]
-fn a_frame_that_skips_fifty_thousand_bytes_is_named() {
-    assert_named("unprobed frame");
+fn a_call_frame_that_skips_fifty_thousand_bytes_is_reported() {
+    assert_reported("unprobed frame");
 }
 
 #[test]
-fn a_thread_made_by_c_is_no_exception() {
-    assert_named("c thread");
+fn an_overflow_on_a_thread_made_by_c_is_reported() {
+    assert_reported("c thread");
 }
 
 #[test]
-fn a_thread_that_ran_jobs_before_the_handler_was_installed_is_no_exception() {
-    assert_named("installed late");
+fn an_overflow_on_a_thread_that_ran_jobs_before_the_installation_is_reported() {
+    assert_reported("installed late");
 }
 
 #[test]
-fn without_the_call_no_signal_is_touched() {
+fn without_the_call_no_signal_handler_is_installed() {
     let (output, stderr) = run("not installed");
     assert!(
-        stderr.contains("no handler of ours") && !stderr.contains("asyncjob:"),
+        stderr.contains("no overflow handler") && !stderr.contains("asyncjob:"),
         "{stderr}"
     );
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{stderr}");
 }
 
-/// A scheduler installs the handler, unless its builder says no.
+/// A scheduler installs the handler unless its builder disables it.
 #[test]
-fn a_scheduler_asks_its_builder() {
+fn the_builder_of_a_scheduler_decides_about_the_handler() {
     let (_, stderr) = run("scheduler");
     assert!(stderr.contains("asyncjob: job"), "{stderr}");
     let (output, stderr) = run("scheduler without a handler");
@@ -104,7 +105,7 @@ fn a_scheduler_asks_its_builder() {
 }
 
 #[test]
-fn another_fault_goes_to_the_handler_that_was_there_before() {
+fn another_fault_goes_to_the_previous_handler() {
     let (output, stderr) = run("previous handler");
     assert!(
         stderr.contains("the previous handler, with SIGUSR1 blocked"),
@@ -125,7 +126,7 @@ fn std_still_reports_the_overflow_of_a_thread() {
 }
 
 #[test]
-fn a_null_pointer_in_a_job_is_just_that() {
+fn a_null_pointer_in_a_job_is_not_called_an_overflow() {
     let (output, stderr) = run("null pointer");
     assert!(!stderr.contains("asyncjob:"), "{stderr}");
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{stderr}");
@@ -142,7 +143,7 @@ fn a_stray_pointer_into_a_guard_is_not_called_an_overflow() {
 }
 
 #[test]
-#[ignore = "not a test: what the others run in a process of its own"]
+#[ignore = "not a test: the other tests run it in a process of its own"]
 fn child() {
     forbid_core();
     let case = std::env::var("OVERFLOW_CASE").expect("run by the other tests");
@@ -156,7 +157,7 @@ fn child() {
             overflow_after_install(|| recurse(1));
         }
         "not installed" => {
-            eprintln!("no handler of ours");
+            eprintln!("no overflow handler");
             forget_handlers();
             overflow(|| recurse(1));
         }
@@ -181,7 +182,8 @@ fn child() {
         "stray pointer" => {
             install_overflow_handler().unwrap();
             let stack = address_in_a_job();
-            // SAFETY: not safe at all: this is the fault to be reported. 20 KiB below the top of a stack of 16.
+            // SAFETY: this write is the fault that the test is about. The address is 20 KiB below the top of a stack of
+            // 16 KiB.
             unsafe { ((stack - (20 << 10)) as *mut u8).write_volatile(1) };
         }
         other => panic!("no such case: {other}"),
@@ -193,7 +195,7 @@ fn overflow_after_install(how: fn()) {
     overflow(how);
 }
 
-/// A peer uses two pages and stays; then the signer does what it is told.
+/// Starts a peer that uses two pages and pauses, then the signer, which overflows.
 fn overflow(how: fn()) {
     init_thread(PoolConfig::new().stack_size(StackSize::MIN)).unwrap();
     let ctx = WaitCtx::new();
@@ -237,7 +239,7 @@ fn recurse(depth: u64) {
     std::hint::black_box(frame);
 }
 
-/// `qsort` calls the comparison, which calls `qsort`.
+/// Recurses through C: `qsort` calls the comparison function, which calls `qsort`.
 fn recurse_through_c() {
     extern "C" fn compare(_: *const c_void, _: *const c_void) -> c_int {
         recurse_through_c();
@@ -249,23 +251,22 @@ fn recurse_through_c() {
     std::hint::black_box(numbers);
 }
 
-/// What C compiled without stack probes does with a large array: moves the stack pointer, and writes at the far end
-/// only.
+/// Does what C without stack probes does with a large array: moves the stack pointer, and writes at the far end only.
 fn skip_far() {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: not safe at all: this is the fault to be reported.
+    // SAFETY: this write is the fault that the test is about.
     unsafe {
         asm!("sub rsp, 50000", "mov byte ptr [rsp], 1", "add rsp, 50000");
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: as above.
+    // SAFETY: this write is the fault that the test is about.
     unsafe {
         asm!("sub sp, sp, #12, lsl #12", "strb wzr, [sp]", "add sp, sp, #12, lsl #12");
     }
 }
 
 fn null() {
-    // SAFETY: not safe at all: this is the fault to be reported.
+    // SAFETY: this write is the fault that the test is about.
     unsafe { std::hint::black_box(std::ptr::null_mut::<u8>()).write_volatile(1) };
 }
 
@@ -276,7 +277,7 @@ fn on_a_c_thread() {
             ss_flags: 0,
             ss_size: 0,
         };
-        // SAFETY: asks only.
+        // SAFETY: the call only reads the state.
         unsafe { libc::sigaltstack(std::ptr::null(), &mut none) };
         assert_ne!(
             none.ss_flags & libc::SS_DISABLE,
@@ -287,54 +288,54 @@ fn on_a_c_thread() {
         std::ptr::null_mut()
     }
     let mut thread = 0;
-    // SAFETY: a function of the right shape without an argument.
+    // SAFETY: the function has the signature of a thread's main, and uses no argument.
     unsafe { libc::pthread_create(&mut thread, std::ptr::null(), main, std::ptr::null_mut()) };
-    // SAFETY: the thread just made, joined once.
+    // SAFETY: the thread was just made, and is joined once.
     unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
 }
 
-/// No core dump of a process that dies on purpose.
+/// Disables the core dump of this process, which dies on purpose.
 fn forbid_core() {
     let none = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: a valid struct.
+    // SAFETY: the struct is valid.
     unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
 }
 
-/// As a program in C finds it: std installs a handler of its own otherwise.
+/// Restores the default action of SIGSEGV, as in a C program. In a Rust program, std has installed a handler.
 fn forget_handlers() {
-    // SAFETY: all zero: the default action.
+    // SAFETY: all zeros are a valid value: the default action.
     let default: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: the default action needs nothing.
+    // SAFETY: the struct is valid.
     unsafe { libc::sigaction(libc::SIGSEGV, &default, std::ptr::null_mut()) };
 }
 
 fn install_previous() {
     extern "C" fn previous(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
-        // SAFETY: zeroed, then filled.
+        // SAFETY: all zeros are a valid set.
         let mut mask: libc::sigset_t = unsafe { std::mem::zeroed() };
-        // SAFETY: asks only.
+        // SAFETY: the call only reads the state.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask) };
-        // SAFETY: a filled set.
+        // SAFETY: the call above filled the set.
         let blocked = unsafe { libc::sigismember(&mask, libc::SIGUSR1) } == 1;
-        // SAFETY: the kernel hands a valid one.
+        // SAFETY: the kernel passes a valid pointer.
         let info = unsafe { &*info };
-        // SAFETY: a fault has an address.
+        // SAFETY: the signal is a fault, which has an address.
         let address = unsafe { info.si_addr() } as usize;
         if blocked && address == 0 {
             eprintln!("the previous handler, with SIGUSR1 blocked");
         }
-        // SAFETY: ends the process.
+        // SAFETY: the call ends the process.
         unsafe { libc::_exit(42) };
     }
-    // SAFETY: zeros are valid.
+    // SAFETY: all zeros are a valid value.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = previous as *const () as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-    // SAFETY: a valid set.
+    // SAFETY: the set is valid.
     unsafe { libc::sigaddset(&mut action.sa_mask, libc::SIGUSR1) };
-    // SAFETY: a handler of the right shape.
+    // SAFETY: the handler has the signature that SA_SIGINFO requires.
     unsafe { libc::sigaction(libc::SIGSEGV, &action, std::ptr::null_mut()) };
 }

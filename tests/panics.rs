@@ -1,4 +1,4 @@
-//! Promise: a panic in a job leaves the call that ran it, and harms nobody else.
+//! Promise: a panic in a job comes out of the call that ran the job, and harms nothing else.
 
 mod by_hand;
 
@@ -8,20 +8,20 @@ use asyncjob::pool;
 use asyncjob::{Job, JobBuilder, WaitCtx, current_job_id, pause_job, start_job};
 use by_hand::{Drops, finished, in_use, paused, run, still_paused};
 
-/// What a call threw.
-fn thrown<T>(call: impl FnOnce() -> T) -> Option<&'static str> {
+/// The text with which a call panicked, if it did.
+fn panic_of<T>(call: impl FnOnce() -> T) -> Option<&'static str> {
     catch_unwind(AssertUnwindSafe(call))
         .err()
         .map(|panic| *panic.downcast::<&'static str>().unwrap())
 }
 
-fn throw(what: &'static str) -> ! {
-    resume_unwind(Box::new(what)) // without the report that `panic!` prints
+fn panic_with(what: &'static str) -> ! {
+    resume_unwind(Box::new(what)) // prints no report, unlike `panic!`
 }
 
-/// Nothing of a job is left on this thread but idle stacks.
+/// Asserts that no job is left on this thread, and that the next job works.
 #[track_caller]
-fn all_is_well() {
+fn assert_no_job_is_left() {
     assert_eq!((in_use(), current_job_id()), (0, None));
     assert!(!std::thread::panicking());
     let job = paused(|| pause_job().is_ok());
@@ -29,28 +29,28 @@ fn all_is_well() {
 }
 
 #[test]
-fn in_the_first_phase() {
-    let panic = thrown(|| start_job(&WaitCtx::new(), || throw("first")).map(drop));
+fn a_panic_in_the_first_phase_comes_out_of_the_start() {
+    let panic = panic_of(|| start_job(&WaitCtx::new(), || panic_with("first")).map(drop));
     assert_eq!(panic, Some("first"));
-    all_is_well();
+    assert_no_job_is_left();
 }
 
 #[test]
-fn after_a_resume() {
+fn a_panic_after_a_resume_comes_out_of_the_resume() {
     let drops = Drops::default();
     let local = drops.counted();
     let job = paused(move || {
         let _local = local;
         pause_job().unwrap();
-        throw("second")
+        panic_with("second")
     });
     let job: Job<()> = job;
-    assert_eq!(thrown(|| job.resume()), Some("second"));
+    assert_eq!(panic_of(|| job.resume()), Some("second"));
     assert_eq!(drops.count(), 1);
-    all_is_well();
+    assert_no_job_is_left();
 }
 
-/// With `panic!`, which prints: the message is the job's.
+/// The macro `panic!` prints a report, and its message arrives unchanged.
 #[test]
 fn a_real_panic_keeps_its_message() {
     let panic = catch_unwind(|| run(|| -> u32 { panic!("asked for, {} of 1", std::hint::black_box(1)) })).unwrap_err();
@@ -58,46 +58,46 @@ fn a_real_panic_keeps_its_message() {
         panic.downcast_ref::<String>().map(String::as_str),
         Some("asked for, 1 of 1")
     );
-    all_is_well();
+    assert_no_job_is_left();
 }
 
-/// Nested: the panic of the inner job arrives in the outer one, which may catch it and go on.
+/// The panic of an inner job arrives in the outer job, which may catch it and continue.
 #[test]
-fn in_a_nested_job_and_caught_there() {
+fn an_outer_job_may_catch_the_panic_of_an_inner_job() {
     let job = paused(|| {
         let me = current_job_id();
-        let panic = thrown(|| run(|| -> () { throw("inner") }));
+        let panic = panic_of(|| run(|| -> () { panic_with("inner") }));
         assert_eq!(current_job_id(), me);
         pause_job().unwrap();
         assert_eq!(current_job_id(), me);
         panic
     });
     assert_eq!(finished(job.resume()), Some("inner"));
-    all_is_well();
+    assert_no_job_is_left();
 }
 
-/// Nested and not caught: it goes through both.
+/// A panic that no job catches passes through both jobs.
 #[test]
-fn through_two_jobs() {
+fn a_panic_may_pass_through_two_jobs() {
     let job = paused(|| {
         let inner = paused(|| {
             pause_job().unwrap();
-            throw("from below")
+            panic_with("from below")
         });
         let inner: Job<()> = inner;
         pause_job().unwrap();
         finished(inner.resume())
     });
-    assert_eq!(thrown(|| job.resume()), Some("from below"));
-    all_is_well();
+    assert_eq!(panic_of(|| job.resume()), Some("from below"));
+    assert_no_job_is_left();
 }
 
-/// A job that panics while it holds paused jobs drops them, and they end through their own code, with nothing lost.
+/// A job that panics while it owns paused jobs drops them. They end through their own code, and nothing is lost.
 #[test]
-fn holding_paused_jobs() {
+fn a_panic_drops_the_paused_jobs_that_the_job_owns() {
     let drops = Drops::default();
     let counted: Vec<_> = (0..3).map(|_| drops.counted()).collect();
-    let panic = thrown(|| {
+    let panic = panic_of(|| {
         run(move || {
             let _held: Vec<_> = counted
                 .into_iter()
@@ -108,17 +108,17 @@ fn holding_paused_jobs() {
                     })
                 })
                 .collect();
-            throw("with three in hand")
+            panic_with("with three jobs")
         })
     });
-    assert_eq!(panic, Some("with three in hand"));
+    assert_eq!(panic, Some("with three jobs"));
     assert_eq!(drops.count(), 3);
-    all_is_well();
+    assert_no_job_is_left();
 }
 
-/// A job that catches its own panic may pause in between and afterwards, and pauses in the unwinding do nothing.
+/// A job that catches its own panic may pause before and afterwards. A pause during the unwinding does nothing.
 #[test]
-fn caught_inside_the_job() {
+fn a_job_may_catch_its_own_panic() {
     struct PausesAtDrop;
     impl Drop for PausesAtDrop {
         fn drop(&mut self) {
@@ -126,10 +126,10 @@ fn caught_inside_the_job() {
         }
     }
     let job = paused(|| {
-        let caught = thrown(|| {
+        let caught = panic_of(|| {
             let _at_drop = PausesAtDrop;
             pause_job().unwrap();
-            throw("inside")
+            panic_with("inside")
         });
         pause_job().unwrap();
         caught
@@ -137,12 +137,12 @@ fn caught_inside_the_job() {
     let job = still_paused(job.resume());
     assert!(!std::thread::panicking());
     assert_eq!(finished(job.resume()), Some("inside"));
-    all_is_well();
+    assert_no_job_is_left();
 }
 
-/// With a name and hooks, the parts that a plain job does not have.
+/// The job has a name and hooks, which a plain job does not have.
 #[test]
-fn with_a_name_and_hooks() {
+fn a_panic_drops_the_name_and_the_hooks() {
     struct Nothing(#[allow(dead_code, reason = "held for its drop")] by_hand::Counted);
     impl asyncjob::hooks::SwitchHooks for Nothing {
         fn enter(&mut self) {}
@@ -152,36 +152,36 @@ fn with_a_name_and_hooks() {
     let builder = JobBuilder::new()
         .name(String::from("named"))
         .hooks(Nothing(drops.counted()));
-    let panic = thrown(|| builder.start(|| throw("named")).map(drop));
+    let panic = panic_of(|| builder.start(|| panic_with("named")).map(drop));
     assert_eq!((panic, drops.count()), (Some("named"), 1));
-    all_is_well();
+    assert_no_job_is_left();
 }
 
-/// Ten thousand jobs that panic, in the first phase or the second, with others paused between them: the number of
-/// stacks stays what it was.
+/// Ten thousand jobs panic in their first phase, and as many after a resume, while another job is paused. The number of
+/// stacks does not change.
 #[test]
-fn ten_thousand_of_them() {
+fn ten_thousand_panics_lose_no_stack() {
     let bystander = paused(|| pause_job().is_ok());
     run(|| ());
     let total = || pool::stats().idle + in_use();
     let before = total();
     for round in 0..10_000 {
-        let panic = thrown(|| {
+        let panic = panic_of(|| {
             run(move || {
                 if round % 2 == 0 {
-                    throw("even");
+                    panic_with("even");
                 }
-                throw("odd")
+                panic_with("odd")
             })
         });
         assert_eq!(panic, Some(["even", "odd"][round % 2]));
         let job: Job<()> = paused(|| {
             pause_job().unwrap();
-            throw("later")
+            panic_with("later")
         });
-        assert_eq!(thrown(|| job.resume()), Some("later"));
+        assert_eq!(panic_of(|| job.resume()), Some("later"));
         assert_eq!((total(), in_use()), (before, 1));
     }
     assert!(finished(bystander.resume()));
-    all_is_well();
+    assert_no_job_is_left();
 }

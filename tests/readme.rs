@@ -1,4 +1,4 @@
-//! Promise: the README shows the program that is here, and what it prints.
+//! Promise: the README shows the program of an example of this repository, and the output of that program.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn block<'a>(text: &'a str, fence: &str) -> &'a str {
 }
 
 #[test]
-fn the_program_is_the_example() {
+fn the_program_in_the_readme_is_the_example() {
     let source = file("examples/three_at_once.rs");
     let (_, program) = source
         .split_once("\n\n")
@@ -25,7 +25,7 @@ fn the_program_is_the_example() {
 }
 
 #[test]
-fn the_output_is_its_output() {
+fn the_output_in_the_readme_is_that_of_the_example() {
     let run = Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--example", "three_at_once"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -1,5 +1,5 @@
-//! What a job wrote on its stack is not there for the next one, nor in a core dump, where that was asked for. Each case
-//! has its control: without the option, the same search finds the secret.
+//! Promise: if the program asks for it, the data that a job wrote on its stack is not there for the next job, and not
+//! in a core dump. Each case has a control, in which the same search without the option finds the secret.
 
 #![allow(unsafe_code, reason = "allows a child process to dump core")]
 
@@ -13,12 +13,12 @@ use asyncjob::stack::{SecretPolicy, StackSize};
 use asyncjob::{Job, Step, WaitCtx, pause_job};
 use asyncjob_testing::tools::skipped;
 
-/// The secret, each byte inverted, so that what searches for it does not contain it.
+/// The secret with each byte inverted, so that the memory of the search does not contain the secret.
 const INVERTED: [u8; 32] = *b"\
     \x91\x03\x7f\xaa\x10\xfe\x5c\x22\x81\x39\xd7\x64\x0b\xc5\x9e\xf1\
     \x13\x48\xe6\x2d\xb0\x77\xca\x5f\x08\xd2\x96\x31\xeb\x4c\xa7\x80";
 
-/// Sixteen copies of the secret in each of some frames of more than a page.
+/// Writes sixteen copies of the secret into each of `frames` call frames, which are larger than a page.
 #[inline(never)]
 fn use_secret(frames: usize) {
     let mut copies = [[0u8; 32]; 16];
@@ -34,14 +34,14 @@ fn use_secret(frames: usize) {
     std::hint::black_box((&copies, &far));
 }
 
-/// How often the secret is in `bytes`.
+/// Counts the copies of the secret in `bytes`.
 fn count(bytes: &[u8]) -> usize {
     let is_secret = |window: &&[u8]| window.iter().zip(INVERTED).all(|(byte, inverted)| *byte == !inverted);
     bytes.windows(INVERTED.len()).filter(is_secret).count()
 }
 
-/// How often it is in the writable memory of this process that has no name: stacks of jobs and of threads, and the
-/// heap. What a thread's own stack holds was not written by this file, which uses the secret in jobs only.
+/// Counts the copies of the secret in the writable memory of this process that has no name: the stacks of jobs and
+/// threads, and the heap. This file uses the secret in jobs only, so a thread's own stack holds no copy.
 fn count_in_memory() -> usize {
     let memory = File::open("/proc/self/mem").unwrap();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
@@ -49,12 +49,12 @@ fn count_in_memory() -> usize {
     let ranges = nameless.map(|line| line.split(' ').next().unwrap().split_once('-').unwrap());
     let number = |hex| usize::from_str_radix(hex, 16).unwrap();
     let ranges = ranges.map(|(start, end)| (number(start), number(end)));
-    // A sanitizer keeps terabytes of notes.
+    // Leaves out the shadow memory of a sanitizer, which has terabytes.
     let ranges = ranges.filter(|(start, end)| end - start < 1 << 30);
     ranges.map(|(start, end)| count_between(&memory, start, end)).sum()
 }
 
-/// Page by page: guards cannot be read. The overlap sees a copy that spans two pages.
+/// Reads page by page, because guards cannot be read. The overlap finds a copy that spans two pages.
 fn count_between(memory: &File, start: usize, end: usize) -> usize {
     const OVERLAP: usize = INVERTED.len() - 1;
     let mut window = vec![0u8; OVERLAP + 4096];
@@ -71,9 +71,9 @@ fn count_between(memory: &File, start: usize, end: usize) -> usize {
     found
 }
 
-/// Starts and finishes one job that uses the secret, on a thread of its own, and counts what is left while its pool
-/// exists.
-fn left_after(secrets: SecretPolicy, guard: usize) -> usize {
+/// Runs one job that uses the secret on a thread of its own, and counts the copies that are left while the thread's
+/// pool exists.
+fn copies_left_after(secrets: SecretPolicy, guard: usize) -> usize {
     let config = PoolConfig::new()
         .stack_size(StackSize::at_least(64 << 10))
         .guard(guard)
@@ -88,17 +88,20 @@ fn left_after(secrets: SecretPolicy, guard: usize) -> usize {
 }
 
 #[test]
-fn a_scrubbed_stack_holds_nothing_of_the_job_before() {
+fn a_scrubbed_stack_holds_no_data_of_the_previous_job() {
     let output = child("scrubbed").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Each case searches the memory of the whole process, and the control comes last: what it leaves stays.
+/// Each case searches the memory of the whole process. The control comes last, because the copies that it leaves stay.
 fn search_after_scrubbing() {
-    assert_eq!(left_after(SecretPolicy::new().scrub(), 4096), 0);
-    assert_eq!(left_after(SecretPolicy::new().scrub().mlock().dont_dump(), 4096), 0);
+    assert_eq!(copies_left_after(SecretPolicy::new().scrub(), 4096), 0);
+    assert_eq!(
+        copies_left_after(SecretPolicy::new().scrub().mlock().dont_dump(), 4096),
+        0
+    );
     assert!(
-        left_after(SecretPolicy::new(), 8192) >= 48,
+        copies_left_after(SecretPolicy::new(), 8192) >= 48,
         "the search finds what is not scrubbed"
     );
 }
@@ -114,12 +117,12 @@ fn a_core_dump_contains_no_secret() {
 }
 
 #[test]
-fn mappings_say_what_was_asked_for() {
+fn the_mappings_have_the_flags_of_the_policy() {
     let output = child("mappings").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// How often the secret is in the core that the child leaves.
+/// Counts the copies of the secret in the core dump of a child process. Returns `None` if there is no core dump.
 fn count_in_core_of(case: &str) -> Option<usize> {
     let directory = std::env::temp_dir().join(format!("asyncjob-core-{}-{}", std::process::id(), case.len()));
     fs::create_dir_all(&directory).unwrap();
@@ -139,7 +142,7 @@ fn count_in_core_of(case: &str) -> Option<usize> {
     found
 }
 
-/// This program again, running only [`in_child`].
+/// A command that runs this program again, with only [`in_child`].
 fn child(case: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -149,7 +152,7 @@ fn child(case: &str) -> Command {
 }
 
 #[test]
-#[ignore = "not a test: what the others run in a process of its own"]
+#[ignore = "not a test: the other tests run it in a process of its own"]
 fn in_child() {
     match std::env::var("SECRETS_CASE").expect("run by the other tests").as_str() {
         "dumped" => dump_core(SecretPolicy::new()),
@@ -164,7 +167,7 @@ fn dump_core(secrets: SecretPolicy) {
         rlim_cur: 256 << 20,
         rlim_max: 256 << 20,
     };
-    // SAFETY: a valid struct. Where the limit may not be raised there is no core, which the parent notices.
+    // SAFETY: the struct is valid. If the limit may not be raised there is no core dump, which the parent notices.
     unsafe { libc::setrlimit(libc::RLIMIT_CORE, &all) };
     let _job = pause_with_secret(secrets);
     std::process::abort();
@@ -184,7 +187,7 @@ fn compare_flags() {
     assert_eq!([left_out[0] - locked[0], left_out[1] - locked[1]], [0, 1]);
 }
 
-/// How many mappings have a flag, as `proc_pid_smaps(5)` names them.
+/// Counts the mappings that have a flag, as `proc_pid_smaps(5)` names it.
 fn mapped_with(flag: &str) -> usize {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let flags = smaps.lines().filter_map(|line| line.strip_prefix("VmFlags:"));

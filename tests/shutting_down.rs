@@ -1,5 +1,5 @@
-//! Promise: a scheduler that shuts down takes no more jobs, lets those that are there end, cancels what is left, and
-//! says what became of each; whoever holds a handle is never left waiting.
+//! Promise: a scheduler that shuts down takes no more jobs, lets the live jobs end, cancels the rest at the deadline,
+//! and reports the end of each job. A thread that joins a job always gets an answer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
@@ -24,9 +24,9 @@ fn stubborn() {
     }
 }
 
-/// Some end by themselves, some are cancelled, one does not end: the report tells them apart.
+/// The report tells jobs that ended by themselves from jobs that were cancelled and from a job that does not end.
 #[test]
-fn the_report_tells_what_became_of_the_jobs() {
+fn the_report_counts_each_kind_of_end() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let pausing: fn() = || (0..5).for_each(|_| assert!(pause_job().is_ok()));
@@ -41,9 +41,9 @@ fn the_report_tells_what_became_of_the_jobs() {
     assert!(matches!(ends[5], Err(JoinError::Quarantined)));
 }
 
-/// With nothing left it returns at once, however long it might wait; also for ever.
+/// A shutdown returns as soon as the last job has ended, however long it may wait.
 #[test]
-fn it_returns_when_the_last_job_has_ended() {
+fn a_shutdown_returns_when_the_last_job_has_ended() {
     let _watchdog = Watchdog::new();
     for within in [Duration::from_secs(3600), Duration::MAX] {
         let scheduler = Scheduler::new().unwrap();
@@ -54,10 +54,10 @@ fn it_returns_when_the_last_job_has_ended() {
     }
 }
 
-/// No more jobs are taken, from this thread, from others, or from jobs, while those that are there go on; the closure
-/// comes back.
+/// A scheduler that shuts down refuses new jobs from this thread, from other threads and from its jobs, while the live
+/// jobs continue. The closure comes back.
 #[test]
-fn no_more_jobs_are_taken() {
+fn a_shutdown_refuses_new_jobs() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let handle = scheduler.handle();
@@ -79,7 +79,7 @@ fn no_more_jobs_are_taken() {
     assert_eq!(refused.join().unwrap(), 5);
 }
 
-/// Jobs that never started are cancelled without being run.
+/// A job that has not started is cancelled without a run.
 #[test]
 fn jobs_that_never_started_are_not_run() {
     let _watchdog = Watchdog::new();
@@ -92,9 +92,9 @@ fn jobs_that_never_started_are_not_run() {
     assert!(ends.iter().all(|end| matches!(end, Err(JoinError::Cancelled))));
 }
 
-/// Dropping a scheduler cancels what is left, and a thread that waits for a job of it hears of that.
+/// Dropping a scheduler cancels its jobs, and a thread that joins one of them gets the answer.
 #[test]
-fn dropping_it_cancels() {
+fn dropping_a_scheduler_cancels_its_jobs() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(wait_for_ever).unwrap();
@@ -105,9 +105,9 @@ fn dropping_it_cancels() {
     assert_eq!(pool::stats().in_use, 0);
 }
 
-/// A job that waits for another job is cancelled with it, whichever comes first.
+/// A job that joins another job is cancelled together with it, whichever of the two is first.
 #[test]
-fn jobs_that_wait_for_each_other() {
+fn a_job_and_its_joiner_are_cancelled_together() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let target = scheduler.spawn(wait_for_ever).unwrap();
@@ -118,10 +118,10 @@ fn jobs_that_wait_for_each_other() {
     assert!(matches!(joiner.join(), Err(JoinError::Cancelled)));
 }
 
-/// Threads that spawn while the scheduler goes away: whatever the order, each handle gives an answer. A job that was
-/// admitted before the scheduler closed and queued after it was gone had nobody to end it.
+/// Threads spawn jobs while the scheduler is dropped. In every order of events each handle gets an answer. In an
+/// earlier version, a job that was admitted before the scheduler closed and queued after it was dropped never ended.
 #[test]
-fn spawning_while_the_scheduler_goes_away() {
+fn every_handle_gets_an_answer_while_the_scheduler_is_dropped() {
     let _watchdog = Watchdog::new();
     for round in 0..300 {
         let scheduler = Scheduler::new().unwrap();
@@ -153,9 +153,9 @@ fn spawning_while_the_scheduler_goes_away() {
     }
 }
 
-/// Whoever waits for room when the scheduler shuts down is told, and then refused.
+/// A thread that waits for capacity while the scheduler shuts down is woken, and its spawn is refused.
 #[test]
-fn waiting_for_room_of_a_scheduler_that_goes_away() {
+fn a_shutdown_wakes_a_thread_that_waits_for_capacity() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::builder().max_jobs(1).build().unwrap();
     let _job = scheduler.spawn(wait_for_ever).unwrap();
@@ -169,9 +169,9 @@ fn waiting_for_room_of_a_scheduler_that_goes_away() {
     assert!(waiter.join().unwrap());
 }
 
-/// The jobs that end by themselves are waited for no longer than asked, and at least until the deadline.
+/// A shutdown waits for its jobs until the deadline, and not longer.
 #[test]
-fn the_deadline_is_the_deadline() {
+fn a_shutdown_waits_until_its_deadline() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     scheduler.spawn(wait_for_ever).unwrap().detach();
@@ -181,9 +181,9 @@ fn the_deadline_is_the_deadline() {
     assert_eq!(report.cancelled, 1);
 }
 
-/// A shutdown of workers reports the sum, and every thread ends.
+/// A shutdown of workers reports the sum of all threads, and every thread ends.
 #[test]
-fn workers_report_the_sum() {
+fn workers_report_the_sum_of_their_threads() {
     let _watchdog = Watchdog::new();
     let workers = Workers::new(3).unwrap();
     let running = Arc::new(AtomicBool::new(true));

@@ -1,5 +1,5 @@
-//! Promise: a job reaches its scheduler without owning it, and so a dropped scheduler drops its jobs and all that is
-//! theirs.
+//! Promise: a job can spawn on its scheduler without owning it. A scheduler that is dropped drops its jobs and
+//! everything that they own.
 
 mod by_hand;
 
@@ -17,7 +17,7 @@ fn wait_for_ever() {
     while pause_job().is_ok() {}
 }
 
-/// A server that spawns a job for each connection, dropped in the middle: every value of every job is dropped.
+/// A server spawns a job for each connection, and its scheduler is dropped. Every value of every job is dropped.
 #[test]
 fn a_dropped_scheduler_leaks_nothing() {
     let _watchdog = Watchdog::new();
@@ -45,7 +45,7 @@ fn a_dropped_scheduler_leaks_nothing() {
     drop(server);
 }
 
-/// The handle of a scheduler that is gone says so and gives the closure back.
+/// A spawn through the handle of a dropped scheduler is refused, and the closure comes back.
 #[test]
 fn a_local_handle_outlives_its_scheduler() {
     let _watchdog = Watchdog::new();
@@ -59,10 +59,9 @@ fn a_local_handle_outlives_its_scheduler() {
     assert_eq!((handle.live_jobs(), refused.into_closure()()), (0, 2));
 }
 
-/// Outside the jobs of every scheduler there is none: not on the thread, not in its turns, not in a job that is driven
-/// by hand.
+/// Outside the jobs of a scheduler there is no current scheduler. A job that is driven by hand has none either.
 #[test]
-fn no_scheduler_no_spawn() {
+fn outside_a_schedulers_jobs_spawn_is_refused() {
     let _watchdog = Watchdog::new();
     let refused = scheduler::spawn(|| 3).unwrap_err();
     assert_eq!(refused.kind(), &SpawnErrorKind::NoScheduler);
@@ -71,9 +70,9 @@ fn no_scheduler_no_spawn() {
     assert!(by_hand::finished(by_hand.unwrap()));
 }
 
-/// A job that turns a scheduler of its own: each job reaches its own scheduler, also after the inner one has run.
+/// A job runs a scheduler of its own. Each job spawns on its own scheduler, also after the inner scheduler has run.
 #[test]
-fn each_job_reaches_its_own_scheduler() {
+fn each_job_spawns_on_its_own_scheduler() {
     let _watchdog = Watchdog::new();
     let outer = Scheduler::new().unwrap();
     let job = outer.spawn(|| {
@@ -91,7 +90,7 @@ fn each_job_reaches_its_own_scheduler() {
 
 /// The closure and the value of a job that is spawned inside a job need not be `Send`.
 #[test]
-fn what_is_not_send_stays_on_the_thread() {
+fn a_job_spawned_inside_a_job_need_not_be_send() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| {
@@ -106,10 +105,10 @@ fn what_is_not_send_stays_on_the_thread() {
     assert_eq!(scheduler.run_until(job.unwrap()).unwrap(), 42);
 }
 
-/// Spawned while a host sleeps on the scheduler's fd, by a job of another scheduler on the same thread: the fd tells
-/// the host.
+/// A job of another scheduler on the same thread spawns a job while a host sleeps on the scheduler's fd. The fd becomes
+/// readable.
 #[test]
-fn a_spawn_is_heard_by_a_sleeping_host() {
+fn a_spawn_through_a_local_handle_wakes_the_host() {
     let _watchdog = Watchdog::new();
     let sleeping = Scheduler::new().unwrap();
     sleeping.turn(Some(Duration::ZERO)).unwrap();

@@ -1,4 +1,5 @@
-//! The default stack survives what jobs do at their worst: a panic that prints a full backtrace, in a debug build.
+//! Promise: the default stack is large enough for the deepest thing that most jobs do: a panic that prints a full
+//! backtrace, in a debug build.
 
 use std::process::Command;
 
@@ -30,10 +31,10 @@ fn a_panic_with_a_full_backtrace_fits_the_default_four_times() {
 }
 
 #[test]
-#[ignore = "not a test: what the other runs in a process of its own"]
+#[ignore = "not a test: the other test runs it in a process of its own"]
 fn child() {
     let step = start_job(&WaitCtx::new(), || {
-        // Caught in the job, so that the job is there to be measured.
+        // The job catches the panic, so that it still exists when its stack is measured.
         let caught = std::panic::catch_unwind(|| panic!("a panic in a job"));
         assert!(caught.is_err());
         pause_job()

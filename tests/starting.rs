@@ -1,5 +1,5 @@
-//! Promise: a job runs at once, pauses, is resumed, and hands out what it returns: whatever its size, alignment or
-//! kind.
+//! Promise: a job runs at once, pauses, is resumed, and returns its value, whatever the size, the alignment or the type
+//! of the closure and the value.
 
 mod by_hand;
 
@@ -14,15 +14,15 @@ use asyncjob::{
 use asyncjob_testing::Watchdog;
 use by_hand::{Log, finished, in_use, paused, run};
 
-/// S8: jobs work wherever this crate compiles.
+/// S8: `is_capable` is true on every system on which this crate compiles.
 #[test]
 fn the_system_is_capable() {
     assert!(is_capable());
 }
 
-/// S24 and S30: the job runs at once, up to its first pause, and goes on from there at each resume.
+/// S24 and S30: a job runs at once up to its first pause, and continues from there at each resume.
 #[test]
-fn a_job_runs_at_once_and_goes_on_at_each_resume() {
+fn a_job_runs_at_once_and_continues_at_each_resume() {
     let log = Log::default();
     let inside = log.clone();
     let job = paused(move || {
@@ -39,7 +39,7 @@ fn a_job_runs_at_once_and_goes_on_at_each_resume() {
     assert_eq!(log.take(), ["third phase"]);
 }
 
-/// S22 and S23: the closure owns what it needs, whatever that is, including nothing; no copy of it is left behind.
+/// S22 and S23: the closure owns its data, which may be of any type or none. No copy is left behind.
 #[test]
 fn the_closure_owns_its_data() {
     let data = Rc::new(());
@@ -54,7 +54,7 @@ fn the_closure_owns_its_data() {
     run(|| ());
 }
 
-/// S25: a value comes with the end and with nothing else.
+/// S25: a step has a value only when the job has ended.
 #[test]
 fn a_value_comes_with_the_end_only() {
     let job = paused(|| {
@@ -65,9 +65,9 @@ fn a_value_comes_with_the_end_only() {
     assert!(matches!(&step, Step::Finished(value) if value == "signature"));
 }
 
-/// S26: the handle outside and the current job inside are the same job.
+/// S26: the `Job` outside and the current job inside are the same job.
 #[test]
-fn the_handle_is_the_current_job() {
+fn the_job_outside_is_the_current_job_inside() {
     let seen = Rc::new(Cell::new(None));
     let inside = seen.clone();
     let job = paused(move || {
@@ -82,11 +82,11 @@ fn the_handle_is_the_current_job() {
     assert_eq!(finished(job.resume()), Some(id));
 }
 
-/// S27 and S31: the ctx is bound at the start, for all phases; the job's hold on it ends with the job.
+/// S27 and S31: the wait ctx is bound at the start, for all phases. The job releases it at its end.
 #[test]
 fn the_ctx_is_bound_at_the_start() {
-    struct Told(Rc<Cell<bool>>);
-    impl Drop for Told {
+    struct ReportsDrop(Rc<Cell<bool>>);
+    impl Drop for ReportsDrop {
         fn drop(&mut self) {
             self.0.set(true);
         }
@@ -101,12 +101,12 @@ fn the_ctx_is_bound_at_the_start() {
         panic!()
     };
     assert!(job.wait_ctx().ptr_eq(&ctx));
-    drop(ctx); // the job holds it
+    drop(ctx); // the job still owns it
     finished(job.resume());
 
     let dropped = Rc::new(Cell::new(false));
     let waker = asyncjob::waker_fn({
-        let sent = std::sync::Mutex::new(SendBox(Told(dropped.clone())));
+        let sent = std::sync::Mutex::new(SendBox(ReportsDrop(dropped.clone())));
         move || drop(sent.lock())
     });
     let ctx = WaitCtx::new();
@@ -115,24 +115,24 @@ fn the_ctx_is_bound_at_the_start() {
         panic!()
     };
     drop(ctx);
-    assert!(!dropped.get(), "the paused job holds it");
+    assert!(!dropped.get(), "the paused job owns it");
     finished(job.resume());
-    assert!(dropped.get(), "the last holder was the job");
+    assert!(dropped.get(), "the job was the last owner");
 }
 
-/// The test above stays on one thread.
+/// Makes a value `Send` for the test above, which uses one thread only.
 #[allow(dead_code, reason = "held for its drop")]
 struct SendBox<T>(T);
 #[allow(
     unsafe_code,
     reason = "a value that reports its drop within one thread, where a `Send` one is asked for"
 )]
-// SAFETY: used by one test on one thread.
+// SAFETY: one test uses this type, on one thread.
 unsafe impl<T> Send for SendBox<T> {}
 
-/// S28: a `&WaitCtx` is always there; one that nobody uses costs nothing and a job may leave it alone.
+/// S28: every job has a wait ctx. A job need not use it, and one ctx may serve one job after the other.
 #[test]
-fn one_ctx_serves_job_after_job() {
+fn one_ctx_may_serve_one_job_after_the_other() {
     let ctx = WaitCtx::new();
     for round in 0..3 {
         let Ok(Step::Paused(job)) = start_job(&ctx, move || {
@@ -145,7 +145,7 @@ fn one_ctx_serves_job_after_job() {
     }
 }
 
-/// S29: a job may pause without a wait fd; its holder decides when to resume it.
+/// S29: a job may pause without a wait fd. Its driver decides when to resume it.
 #[test]
 fn a_job_may_pause_with_nothing_to_wait_for() {
     let job = paused(|| pause_job().unwrap());
@@ -153,13 +153,13 @@ fn a_job_may_pause_with_nothing_to_wait_for() {
     finished(job.resume());
 }
 
-/// S40: outside a job a pause does nothing, and fails.
+/// S40: a pause outside a job does nothing and returns an error.
 #[test]
 fn a_pause_outside_a_job_does_nothing() {
     assert_eq!(pause_job(), Err(PauseError::NotInJob));
 }
 
-/// S41: a thousand pauses, each successful.
+/// S41: a job pauses a thousand times, and each pause succeeds.
 #[test]
 fn a_pause_succeeds_after_each_resume() {
     let mut job = paused(|| (0..1000).filter(|_| pause_job() == Ok(())).count());
@@ -170,7 +170,7 @@ fn a_pause_succeeds_after_each_resume() {
     assert_eq!(finished(job.resume()), 1000);
 }
 
-/// S46: outside a job there is no current job: before, between, after, and on another thread.
+/// S46: there is no current job outside a job: not before, between or after jobs, and not on another thread.
 #[test]
 fn no_current_job_outside() {
     let _watchdog = Watchdog::new();
@@ -183,7 +183,7 @@ fn no_current_job_outside() {
     assert!(current_job().is_none());
 }
 
-/// Names and ids: an id is never 0 and never given twice, on any thread.
+/// An id is never 0, and no two jobs of the process have the same id, on any thread.
 #[test]
 fn ids_are_unique_in_the_process() {
     let _watchdog = Watchdog::new();
@@ -217,9 +217,9 @@ fn a_name_is_seen_on_both_sides() {
     finished(next.resume());
 }
 
-/// Closures of every size around those that mattered: corosensei moves up to 1024 bytes, we move up to 4096.
+/// Closures of sizes around the limits: corosensei moves up to 1024 bytes to the stack, and this crate up to 4096.
 #[test]
-fn closures_of_any_size() {
+fn a_closure_may_have_any_size() {
     fn moved<const N: usize>() {
         let data = [7u8; N];
         let job = paused(move || {
@@ -239,9 +239,9 @@ fn closures_of_any_size() {
     moved::<65_536>();
 }
 
-/// Results of any size come back whole.
+/// A value of any size comes back complete.
 #[test]
-fn results_of_any_size() {
+fn a_value_may_have_any_size() {
     fn returned<const N: usize>() {
         let back = run(|| {
             let mut data = [0u8; N];
@@ -259,9 +259,9 @@ fn results_of_any_size() {
     returned::<10_000>();
 }
 
-/// Over-aligned closures and results lie where their alignment says, on both sides.
+/// Over-aligned closures and values are aligned, inside the job and outside.
 #[test]
-fn over_aligned_closures_and_results() {
+fn over_aligned_closures_and_values_are_aligned() {
     macro_rules! aligned {
         ($($align:literal),*) => {$({
             #[derive(Clone, Copy)]
@@ -282,9 +282,9 @@ fn over_aligned_closures_and_results() {
     aligned!(16, 32, 64, 128, 256, 512, 1024, 2048, 4096);
 }
 
-/// A closure of no size but a large alignment is no smaller than its alignment once it is captured with anything else.
+/// A closure may have the size 0 and a large alignment.
 #[test]
-fn a_closure_that_is_only_alignment() {
+fn a_closure_of_size_zero_is_aligned() {
     #[derive(Clone, Copy)]
     #[repr(align(4096))]
     struct OnlyAlignment;
@@ -297,9 +297,9 @@ fn a_closure_that_is_only_alignment() {
     assert_eq!(run(f), 0);
 }
 
-/// Zero-sized results, with a drop that is counted: once.
+/// A zero-sized value is dropped exactly once.
 #[test]
-fn a_zero_sized_result_is_dropped_once() {
+fn a_zero_sized_value_is_dropped_once() {
     thread_local!(static DROPS: Cell<u32> = const { Cell::new(0) });
     struct Unit;
     impl Drop for Unit {
@@ -319,12 +319,16 @@ fn a_zero_sized_result_is_dropped_once() {
         let _ = pause_job();
         Unit
     }));
-    assert_eq!(DROPS.get(), 2, "the result of a job dropped in its pause");
+    assert_eq!(
+        DROPS.get(),
+        2,
+        "the value of a job that was dropped while it was paused"
+    );
 }
 
-/// A job may never return.
+/// A job need not return: its type may have no value.
 #[test]
-fn a_job_that_never_returns() {
+fn a_job_need_not_return() {
     let mut job: Job<std::convert::Infallible> = paused(|| {
         loop {
             if pause_job().is_err() {
@@ -339,9 +343,9 @@ fn a_job_that_never_returns() {
     drop(job);
 }
 
-/// A job that holds a job, to a depth of ten, each resumed from the one around it.
+/// Jobs own jobs, ten deep, and each is resumed by the job that owns it.
 #[test]
-fn a_job_that_holds_a_job() {
+fn a_job_may_own_a_job() {
     fn nest(depth: u32) -> Job<u32> {
         paused(move || {
             let inner = (depth > 0).then(|| nest(depth - 1));
@@ -354,16 +358,16 @@ fn a_job_that_holds_a_job() {
     assert_eq!(in_use(), 0);
 }
 
-/// A handle is one pointer wide, so that a scheduler can keep a million of them.
+/// A `Job` is one pointer wide, so that a scheduler can keep a million of them.
 #[test]
 fn a_job_is_one_pointer() {
     assert_eq!(size_of::<Job<[u8; 100]>>(), size_of::<usize>());
     assert_eq!(size_of::<Option<Job<()>>>(), size_of::<usize>());
 }
 
-/// A stack of one's own size is that large.
+/// A job can use all of the stack size that its builder was given.
 #[test]
-fn a_job_can_use_the_stack_it_asked_for() {
+fn a_job_can_use_the_stack_size_of_its_builder() {
     fn use_up(bytes: usize) -> u8 {
         let page = std::hint::black_box([1u8; 4096]);
         if bytes <= 4096 {

@@ -1,5 +1,5 @@
-//! Promise: what a driver does after a pause follows from the wait ctx by one table, the same for every driver (S29,
-//! S66).
+//! Promise: one table says what a driver does after a pause, from the status, the wait fds and the deadline of the wait
+//! ctx. The table is the same for every driver (S29, S66).
 
 mod by_hand;
 
@@ -16,9 +16,9 @@ const EVERY: [Status; 5] = [
     Status::Other(17),
 ];
 
-/// The whole table: five statuses, with and without wait fds, with and without a deadline.
+/// The whole table: five statuses, each with and without wait fds and a deadline.
 #[test]
-fn the_table() {
+fn the_table_covers_every_status() {
     let later = Some(Instant::now() + Duration::from_secs(3600));
     let rows = EVERY.map(|status| {
         let with = |fds, deadline| Wants::of(status, fds, deadline);
@@ -40,9 +40,10 @@ fn the_table() {
     assert_eq!(rows, expected);
 }
 
-/// The ctx applies the table to what counts: an entry that is not armed does not.
+/// A ctx applies the table to the wait fds that count. An entry that is added only for when it is armed counts only
+/// while it is armed.
 #[test]
-fn a_ctx_counts_what_is_armed() {
+fn a_ctx_counts_only_the_entry_that_is_armed() {
     let ctx = WaitCtx::new();
     let (reader, _writer) = std::io::pipe().unwrap();
     let key = WaitKey::unique();
@@ -64,13 +65,13 @@ fn a_ctx_counts_what_is_armed() {
     assert_eq!(
         ctx.wants(),
         Wants::Watch,
-        "a number that nothing can poll is the driver's concern"
+        "the ctx does not check whether an fd can be polled"
     );
 }
 
-/// A poll comes at once a few times, then at intervals that double up to a bound.
+/// The first polls come at once. After that the interval doubles up to a limit.
 #[test]
-fn polls_get_rarer() {
+fn the_interval_between_polls_grows_to_a_limit() {
     let intervals: Vec<_> = (0..40).map(Wants::poll_interval).collect();
     assert_eq!(intervals[..4], [None; 4]);
     assert_eq!(intervals[4], Some(Duration::from_micros(20)));

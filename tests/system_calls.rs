@@ -1,13 +1,14 @@
-//! Promise: what the fast paths cost in system calls, counted by strace (S73 counts those of OpenSSL).
+//! Promise: the fast paths make no more system calls than this table says. strace counts them. (S73 counts those of
+//! OpenSSL.)
 //!
-//! | what | system calls |
+//! | operation | system calls |
 //! |---|---|
-//! | start, pause, resume and end of a job from a warm pool | none |
-//! | a callback wake on a busy scheduler, from its thread or another | none of its own; one `epoll_wait` for a batch of resumes |
-//! | a wait on a stable fd | no `epoll_ctl`; one `epoll_wait` for all jobs that are ready together |
+//! | start, pause, resume and end of a job on a cached stack | none |
+//! | a callback to a busy scheduler, from any thread | none of its own; one `epoll_wait` for a batch of resumes |
+//! | a wait on an fd that stays registered | no `epoll_ctl`; one `epoll_wait` for all jobs that are ready together |
 //!
-//! Each workload is a test of this file that runs alone under strace, twice, with 2,000 rounds more the second time.
-//! The difference of the counts is what those rounds cost; what the process and the harness cost cancels out.
+//! Each workload is a test of this file. It runs alone under strace, twice, the second time with 2,000 more rounds. The
+//! difference of the counts is what those rounds cost. The calls of the process and of the test harness cancel out.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -23,14 +24,14 @@ use asyncjob::{Status, Step, WaitCtx, WaitKey, current_job, pause_job, start_job
 use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{STRACE, missing};
 
-/// How many jobs of a kind a turn runs at most, as documented at `Scheduler::turn`.
+/// The most jobs of a kind that a turn runs, as `Scheduler::turn` documents.
 const BATCH: usize = 64;
 
 const ROUNDS: &str = "ASYNCJOB_ROUNDS";
 const FEW: usize = 1000;
 const MORE: usize = 2000;
 
-/// Calls that come with time or chance, not with rounds: a page more for the heap, a tick of the clock.
+/// The number of calls of a kind that may come by chance: to grow the heap, at a tick of the clock.
 const CHANCE: usize = 20;
 
 fn rounds() -> usize {
@@ -40,7 +41,7 @@ fn rounds() -> usize {
         .unwrap()
 }
 
-/// System calls by name, of one run of a workload.
+/// The number of system calls by name, of one run of a workload.
 fn trace(workload: &str, rounds: usize) -> BTreeMap<String, usize> {
     let counts = env::temp_dir().join(format!("asyncjob-{workload}-{rounds}-{}", std::process::id()));
     let run = Command::new("strace")
@@ -74,7 +75,7 @@ fn parse(table: &str) -> BTreeMap<String, usize> {
     table.lines().filter_map(line).collect()
 }
 
-/// What `MORE` rounds cost: the calls that are more than chance.
+/// The system calls of `MORE` rounds, without those that may come by chance.
 fn cost(workload: &str) -> BTreeMap<String, usize> {
     let (few, more) = (trace(workload, FEW), trace(workload, FEW + MORE));
     let difference = more.into_iter().map(|(name, count)| {
@@ -84,7 +85,7 @@ fn cost(workload: &str) -> BTreeMap<String, usize> {
     difference.filter(|(_, count)| *count > CHANCE).collect()
 }
 
-/// Nothing but these, each at most so often.
+/// Asserts that there are no other system calls than `allowed`, and of each no more than its number.
 #[track_caller]
 fn expect_at_most(cost: BTreeMap<String, usize>, allowed: &[(&str, usize)]) {
     for (name, count) in &cost {
@@ -97,17 +98,17 @@ fn expect_at_most(cost: BTreeMap<String, usize>, allowed: &[(&str, usize)]) {
 }
 
 #[test]
-fn a_job_from_a_warm_pool_costs_none() {
+fn a_job_on_a_cached_stack_makes_no_system_call() {
     if missing(&[STRACE]) {
         return;
     }
-    let cost = cost("jobs_from_a_warm_pool");
+    let cost = cost("jobs_on_a_cached_stack");
     expect_at_most(cost, &[]);
 }
 
 #[test]
-#[ignore = "run under strace by a_job_from_a_warm_pool_costs_none"]
-fn jobs_from_a_warm_pool() {
+#[ignore = "run under strace by a_job_on_a_cached_stack_makes_no_system_call"]
+fn jobs_on_a_cached_stack() {
     let ctx = WaitCtx::new();
     for _ in 0..rounds() {
         let Ok(Step::Paused(job)) = start_job(&ctx, || pause_job().unwrap()) else {
@@ -118,18 +119,18 @@ fn jobs_from_a_warm_pool() {
 }
 
 #[test]
-fn a_callback_on_a_busy_scheduler_costs_none() {
+fn a_callback_on_a_busy_scheduler_makes_no_system_call() {
     if missing(&[STRACE]) {
         return;
     }
     let cost = cost("callbacks_on_a_busy_scheduler");
-    // Three resumes a round: the job that is woken, and twice the one that calls, whose second call finds the first
-    // latched.
+    // There are three resumes in a round: one of the job that is woken, and two of the job that calls. Its second call
+    // finds the first one pending.
     expect_at_most(cost, &[("epoll_wait", 3 * MORE / BATCH + 2 * CHANCE)]);
 }
 
 #[test]
-#[ignore = "run under strace by a_callback_on_a_busy_scheduler_costs_none"]
+#[ignore = "run under strace by a_callback_on_a_busy_scheduler_makes_no_system_call"]
 fn callbacks_on_a_busy_scheduler() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
@@ -161,17 +162,17 @@ fn callbacks_on_a_busy_scheduler() {
 }
 
 #[test]
-fn a_callback_from_a_thread_to_a_busy_scheduler_rings_no_bell() {
+fn a_callback_from_a_thread_to_a_busy_scheduler_writes_no_eventfd() {
     if missing(&[STRACE]) {
         return;
     }
     let cost = cost("callbacks_from_a_thread");
-    let bell = |name: &str| cost.get(name).copied().unwrap_or_default();
-    assert_eq!((bell("write"), bell("read")), (0, 0), "{cost:?}");
+    let count = |name: &str| cost.get(name).copied().unwrap_or_default();
+    assert_eq!((count("write"), count("read")), (0, 0), "{cost:?}");
 }
 
 #[test]
-#[ignore = "run under strace by a_callback_from_a_thread_to_a_busy_scheduler_rings_no_bell"]
+#[ignore = "run under strace by a_callback_from_a_thread_to_a_busy_scheduler_writes_no_eventfd"]
 fn callbacks_from_a_thread() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
@@ -199,24 +200,25 @@ fn callbacks_from_a_thread() {
     woken.unwrap().request_cancel();
 }
 
-/// How many jobs become ready together.
+/// The number of jobs that become ready together.
 const TOGETHER: usize = 16;
 
 #[test]
-fn a_wait_on_a_stable_fd_costs_one_epoll_wait_for_all_and_no_epoll_ctl() {
+fn waits_on_registered_fds_share_one_epoll_wait_and_make_no_epoll_ctl() {
     if missing(&[STRACE]) {
         return;
     }
-    let cost = cost("waits_on_stable_fds");
-    // The jobs' own reads and the feeder's writes; of waits, one that finds all ready and one that finds them drained.
+    let cost = cost("waits_on_registered_fds");
+    // The reads of the jobs, the writes of this test, and two waits a round: one finds all jobs ready, and one finds
+    // none.
     let own = MORE * TOGETHER;
     let waits = 2 * MORE + 2 * CHANCE;
     expect_at_most(cost, &[("read", own), ("write", own), ("epoll_wait", waits)]);
 }
 
 #[test]
-#[ignore = "run under strace by a_wait_on_a_stable_fd_costs_one_epoll_wait_for_all_and_no_epoll_ctl"]
-fn waits_on_stable_fds() {
+#[ignore = "run under strace by waits_on_registered_fds_share_one_epoll_wait_and_make_no_epoll_ctl"]
+fn waits_on_registered_fds() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let mut writers = Vec::new();
@@ -249,9 +251,9 @@ fn waits_on_stable_fds() {
     assert!(jobs.into_iter().all(|job| job.join().is_ok()));
 }
 
-/// The check can fail: a table with a call too many does.
+/// The check can fail: it finds a call that is not allowed.
 #[test]
-fn a_call_too_many_is_found() {
+fn a_call_that_is_not_allowed_is_found() {
     let table = "\
 % time     seconds  usecs/call     calls    errors syscall
 ------ ----------- ----------- --------- --------- ----------------

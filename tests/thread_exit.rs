@@ -1,7 +1,7 @@
-//! Promise: a thread may exit with idle stacks, with jobs in its thread-locals, and may start jobs while it exits.
+//! Promise: a thread may exit with idle stacks and with jobs in its thread-locals, and may start jobs while it exits.
 //!
-//! Rust destroys thread-locals in the reverse order of their first use, so a local that is touched before the first job
-//! is destroyed after the pool was emptied, and one touched later before.
+//! Rust destroys thread-locals in the reverse order of their first use. So a thread-local that is used before the first
+//! job is destroyed after the pool. One that is used later is destroyed before the pool.
 
 mod by_hand;
 
@@ -27,25 +27,25 @@ impl Drop for OnDrop {
     }
 }
 
-/// Touches the local, so that its destructor is registered now.
+/// Uses the thread-locals, so that their destructors are registered now.
 fn register() {
     HELD.with(|held| held.replace(None));
     AT_EXIT.with(|at_exit| at_exit.replace(None));
 }
 
-fn report_to(sender: &mpsc::Sender<String>) -> Job<()> {
+fn job_that_reports_to(sender: &mpsc::Sender<String>) -> Job<()> {
     let sender = sender.clone();
     paused(move || {
-        let outcome = pause_job();
+        let pause = pause_job();
         sender
-            .send(format!("{outcome:?}, {:?} in use", pool::stats().in_use))
+            .send(format!("{pause:?}, {:?} in use", pool::stats().in_use))
             .unwrap();
     })
 }
 
-/// S51: a job in a thread-local ends through its own code when the thread exits, before or after the pool is closed.
+/// S51: a job in a thread-local ends through its own code when its thread exits, before or after the pool is closed.
 #[test]
-fn a_job_in_a_thread_local() {
+fn a_job_in_a_thread_local_ends_when_its_thread_exits() {
     let _watchdog = Watchdog::new();
     for before_the_pool in [true, false] {
         let (sender, receiver) = mpsc::channel();
@@ -54,19 +54,19 @@ fn a_job_in_a_thread_local() {
                 register();
             }
             run(|| ());
-            HELD.set(Some(report_to(&sender)));
+            HELD.set(Some(job_that_reports_to(&sender)));
         })
         .join()
         .unwrap();
         assert_eq!(receiver.try_recv().unwrap(), "Err(Cancelled), 1 in use");
-        assert!(receiver.recv().is_err(), "and its closure was dropped");
+        assert!(receiver.recv().is_err(), "the closure was dropped");
     }
 }
 
-/// S51: the pool of a thread that exits can be used to its very end: set up, cleaned up, with jobs started and
-/// finished.
+/// S51: a thread can use its pool until the end of its exit. It can set the pool up, start and finish jobs, and clean
+/// the pool up.
 #[test]
-fn jobs_started_while_the_thread_exits() {
+fn jobs_may_start_while_the_thread_exits() {
     let _watchdog = Watchdog::new();
     for before_the_pool in [true, false] {
         let (sender, receiver) = mpsc::channel();
@@ -78,7 +78,7 @@ fn jobs_started_while_the_thread_exits() {
             AT_EXIT.set(Some(OnDrop(Box::new(move || {
                 let sum = run(|| run(|| 1) + 1);
                 init_thread(PoolConfig::new().precreate(3)).unwrap();
-                drop(report_to(&sender));
+                drop(job_that_reports_to(&sender));
                 cleanup_thread().unwrap();
                 let stats = pool::stats();
                 sender
@@ -92,28 +92,28 @@ fn jobs_started_while_the_thread_exits() {
         assert_eq!(
             events,
             ["Err(Cancelled), 1 in use", "2 0 0 None"],
-            "local first: {before_the_pool}"
+            "the thread-local is used before the pool: {before_the_pool}"
         );
     }
 }
 
-/// A thread that exits while jobs of it are held in a list drops them all.
+/// A thread that exits drops all of its jobs that are in a list.
 #[test]
-fn many_jobs_in_thread_locals() {
+fn many_jobs_in_a_thread_local_end_when_their_thread_exits() {
     let _watchdog = Watchdog::new();
     thread_local!(static JOBS: RefCell<Vec<Job<()>>> = const { RefCell::new(Vec::new()) });
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        JOBS.with_borrow_mut(|jobs| jobs.extend((0..100).map(|_| report_to(&sender))));
+        JOBS.with_borrow_mut(|jobs| jobs.extend((0..100).map(|_| job_that_reports_to(&sender))));
     })
     .join()
     .unwrap();
     assert_eq!(receiver.iter().count(), 100);
 }
 
-/// The stacks of a thread that exits are there for the next one, not lost: a thousand threads, and the memory of few.
+/// The next thread uses the stacks of a thread that has exited. A thousand threads take the memory of a few.
 #[test]
-fn threads_come_and_go() {
+fn a_thread_that_exits_leaves_its_stacks_to_the_next() {
     let _watchdog = Watchdog::new();
     let mapped = || {
         let maps = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -138,16 +138,18 @@ fn threads_come_and_go() {
     );
 }
 
-/// S35 is documented, not prevented: after a fork a paused job goes on in the child, and independently in the parent.
+/// S35 is documented and not prevented. After a fork a paused job can be resumed in the child, and independently in the
+/// parent.
 #[test]
-fn a_paused_job_goes_on_in_a_forked_child() {
+fn a_paused_job_can_be_resumed_in_a_forked_child() {
     let _watchdog = Watchdog::new();
     let job = paused(|| {
         let _ = pause_job();
         std::hint::black_box(17)
     });
     #[allow(unsafe_code, reason = "std cannot fork")]
-    // SAFETY: the child calls no lock that another thread could hold: it resumes the job, compares, and exits.
+    // SAFETY: the child takes no lock that another thread could hold. It resumes the job, compares its value, and
+    // exits.
     let child = unsafe { libc::fork() };
     if child == 0 {
         let exit = match job.resume() {
@@ -155,14 +157,14 @@ fn a_paused_job_goes_on_in_a_forked_child() {
             _ => 1,
         };
         #[allow(unsafe_code, reason = "leaves without destructors, as a forked child must")]
-        // SAFETY: ends the process.
+        // SAFETY: the call ends the process.
         unsafe {
             libc::_exit(exit)
         }
     }
     let mut status = 0;
-    #[allow(unsafe_code, reason = "std knows nothing of this child")]
-    // SAFETY: the status is a valid place for the result.
+    #[allow(unsafe_code, reason = "std cannot wait for a child that it did not start")]
+    // SAFETY: the pointer to the status is valid.
     let waited = unsafe { libc::waitpid(child, &mut status, 0) };
     assert_eq!((waited, status), (child, 0));
     assert_eq!(by_hand::finished(job.resume()), 17);

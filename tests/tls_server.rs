@@ -1,6 +1,7 @@
-//! The TLS server serves those who behave, and survives those who do not. Clients are the programs a user would take.
+//! Promise: the TLS server serves correct clients, and survives clients that are not correct. The clients are programs
+//! that users have: curl and openssl.
 //!
-//! What happened is read from the server's own counters. The long form, with `ASYNCJOB_LONG=1`, floods it for longer.
+//! The tests read what happened from the server's own counters. With `ASYNCJOB_LONG=1` the flood lasts longer.
 
 mod programs;
 
@@ -18,11 +19,11 @@ use programs::program;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The programs that the server's clients are.
+/// The programs that are used as clients.
 const CLIENTS: &[Tool] = &[CURL, OPENSSL];
 
-/// For waits that end as soon as what is waited for happens: how long until the test fails instead.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The limit of waits that end as soon as the awaited event happens. At the limit the test fails.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running server, killed at the end of its test.
 struct Server {
@@ -46,7 +47,10 @@ impl Server {
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
         let address = line.split_whitespace().find_map(|word| word.strip_prefix("https://"));
-        let address = address.unwrap_or_else(|| panic!("it said {line:?}")).parse().unwrap();
+        let address = address
+            .unwrap_or_else(|| panic!("the server printed {line:?}"))
+            .parse()
+            .unwrap();
         Server { child, output, address }
     }
 
@@ -65,13 +69,13 @@ impl Server {
         text(&self.curl_command(args, path).output().expect("curl starts"))
     }
 
-    /// The counters, over a connection of their own, which they include.
+    /// The counters, which are read over a new connection. They include that connection.
     #[track_caller]
     fn stats(&self) -> Stats {
         Stats::parse(&self.curl(&[], "/stats"))
     }
 
-    /// The counters, as soon as they are as wanted.
+    /// The counters, as soon as they meet a condition.
     #[track_caller]
     fn stats_when(&self, what: &str, is_so: impl Fn(&Stats) -> bool) -> Stats {
         when(what, || self.stats(), is_so)
@@ -79,7 +83,7 @@ impl Server {
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIME_LIMIT)).unwrap();
         stream
     }
 
@@ -87,7 +91,7 @@ impl Server {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
     }
 
-    /// What it printed after its first line, and whether it ended well.
+    /// Waits for the end of the server. Returns whether it succeeded, and what it printed after its first line.
     fn wait(mut self) -> (bool, String) {
         let mut output = String::new();
         self.output.read_to_string(&mut output).unwrap();
@@ -102,7 +106,7 @@ impl Drop for Server {
     }
 }
 
-/// `name value` lines.
+/// The counters, from lines of the form `name value`.
 #[derive(Debug)]
 struct Stats(HashMap<String, u64>);
 
@@ -159,7 +163,7 @@ impl Client {
             assert_ne!(
                 self.from.read_line(&mut line).unwrap(),
                 0,
-                "it was closed after {status:?}"
+                "the connection was closed after {status:?}"
             );
             if let Some(value) = line.strip_prefix("Content-Length: ") {
                 length = value.trim().parse().unwrap();
@@ -197,7 +201,7 @@ fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Asks again until it is so.
+/// Asks again and again until the answer meets the condition.
 #[track_caller]
 fn when<T: std::fmt::Debug>(what: &str, mut ask: impl FnMut() -> T, is_so: impl Fn(&T) -> bool) -> T {
     let begin = Instant::now();
@@ -206,7 +210,10 @@ fn when<T: std::fmt::Debug>(what: &str, mut ask: impl FnMut() -> T, is_so: impl 
         if is_so(&answer) {
             return answer;
         }
-        assert!(begin.elapsed() < PATIENCE, "never: {what}; at last {answer:?}");
+        assert!(
+            begin.elapsed() < TIME_LIMIT,
+            "this did not happen: {what}; the last answer is {answer:?}"
+        );
     }
 }
 
@@ -242,7 +249,7 @@ fn curl_is_served_whatever_the_key_the_mode_and_the_threads() {
         assert_eq!(server.curl(&status, "/nowhere"), "404");
         assert_eq!(server.curl(&[&status[..], &["-I"]].concat(), "/"), "200");
 
-        let stats = server.stats_when("only this one is left", |stats| stats.get("live") == 1);
+        let stats = server.stats_when("only this connection is left", |stats| stats.get("live") == 1);
         let counts = ["accepted", "handshakes", "requests", "signatures"].map(|name| stats.get(name));
         assert_eq!(counts, [6, 6, 7, 6], "{key} {mode} {threads}: {stats:?}");
         let faults = [
@@ -299,7 +306,7 @@ fn many_clients_at_once_share_the_threads() {
 }
 
 #[test]
-fn requests_that_are_no_good_are_answered_and_counted() {
+fn malformed_requests_are_answered_and_counted() {
     if missing(CLIENTS) {
         return;
     }
@@ -332,7 +339,7 @@ fn requests_that_are_no_good_are_answered_and_counted() {
 }
 
 #[test]
-fn garbage_fails_its_own_handshake_and_nothing_else() {
+fn garbage_fails_only_its_own_handshake() {
     if missing(CLIENTS) {
         return;
     }
@@ -342,11 +349,15 @@ fn garbage_fails_its_own_handshake_and_nothing_else() {
     let greetings: [&[u8]; 4] = [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff", &[0x16; 600], &noise];
     for greeting in greetings.iter().cycle().take(40) {
         let mut stream = server.connect();
-        let _ = stream.write_all(greeting); // it may be refused before it is all sent
+        let _ = stream.write_all(greeting); // the server may refuse it before all is sent
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new()); // an alert, then the end or a reset
     }
-    let stats = when("all have failed", || witness.stats(), |stats| stats.get("live") == 1);
+    let stats = when(
+        "all handshakes have failed",
+        || witness.stats(),
+        |stats| stats.get("live") == 1,
+    );
     assert_eq!(
         (stats.get("handshakes"), stats.get("handshakes_failed")),
         (1, 40),
@@ -355,7 +366,7 @@ fn garbage_fails_its_own_handshake_and_nothing_else() {
 }
 
 #[test]
-fn resets_at_any_moment_end_their_own_connection_and_nothing_else() {
+fn a_reset_at_any_moment_ends_only_its_own_connection() {
     if missing(CLIENTS) {
         return;
     }
@@ -366,22 +377,30 @@ fn resets_at_any_moment_end_their_own_connection_and_nothing_else() {
         stream
             .write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..sent % 12])
             .unwrap();
-        set_socket_linger(&stream, Some(Duration::ZERO)).unwrap(); // closing resets
+        set_socket_linger(&stream, Some(Duration::ZERO)).unwrap(); // the close resets the connection
     }
-    // The accept queue drops connections that were reset in it, or gives them out: either is fine.
-    let stats = when("none is left", || witness.stats(), |stats| stats.get("live") == 1);
+    // The kernel may drop connections that were reset while they were in the accept queue, or hand them out.
+    let stats = when(
+        "no other connection is left",
+        || witness.stats(),
+        |stats| stats.get("live") == 1,
+    );
     assert_eq!(stats.get("handshakes"), 1, "{stats:?}");
     assert_eq!(stats.get("accepted"), stats.get("handshakes_failed") + 1, "{stats:?}");
-    // After the handshake, too.
+    // Resets after the handshake.
     for _ in 0..5 {
         drop(Client::connect(&server, &[]).get("/"));
     }
-    let stats = when("none is left", || witness.stats(), |stats| stats.get("live") == 1);
+    let stats = when(
+        "no other connection is left",
+        || witness.stats(),
+        |stats| stats.get("live") == 1,
+    );
     assert_eq!(stats.get("handshakes"), 6, "{stats:?}");
 }
 
 #[test]
-fn who_stalls_is_dropped_when_the_handshake_takes_too_long() {
+fn a_client_that_stalls_in_the_handshake_is_dropped_at_the_timeout() {
     if missing(CLIENTS) {
         return;
     }
@@ -393,9 +412,17 @@ fn who_stalls_is_dropped_when_the_handshake_takes_too_long() {
         stream.write_all(&[0x16, 3, 1, 2, 0, 1][..number % 7]).unwrap();
     }
     for stream in &mut stalled {
-        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the server has closed it");
+        assert_eq!(
+            stream.read(&mut [0]).unwrap(),
+            0,
+            "the server has closed the connection"
+        );
     }
-    let stats = when("none is left", || witness.stats(), |stats| stats.get("live") == 1);
+    let stats = when(
+        "no other connection is left",
+        || witness.stats(),
+        |stats| stats.get("live") == 1,
+    );
     assert_eq!(stats.get("handshakes_timed_out"), 20, "{stats:?}");
     assert_eq!(
         (stats.get("handshakes"), stats.get("handshakes_failed")),
@@ -405,19 +432,19 @@ fn who_stalls_is_dropped_when_the_handshake_takes_too_long() {
 }
 
 #[test]
-fn who_says_nothing_after_the_handshake_is_dropped_too() {
+fn a_client_that_sends_no_request_is_dropped_at_the_timeout() {
     if missing(CLIENTS) {
         return;
     }
     let server = Server::start(&["--idle-timeout", "0.2"]);
     let mut silent = Client::connect(&server, &[]);
     silent.wait_for_close();
-    let stats = server.stats_when("it is gone", |stats| stats.get("live") == 1);
+    let stats = server.stats_when("the connection is closed", |stats| stats.get("live") == 1);
     assert_eq!(stats.get("broken"), 1, "{stats:?}");
 }
 
 #[test]
-fn a_signer_that_takes_too_long_fails_its_handshake_and_nothing_else() {
+fn a_slow_signature_fails_only_its_own_handshake() {
     let _watchdog = Watchdog::new();
     if missing(CLIENTS) {
         return;
@@ -429,8 +456,8 @@ fn a_signer_that_takes_too_long_fails_its_handshake_and_nothing_else() {
         .status()
         .unwrap();
     assert!(!late.success());
-    // The signer is busy with what nobody waits for; the server is not. No handshake succeeds, so Ctrl-C shows the
-    // counts.
+    // The signer still works on the first signature, whose connection has ended. The server is not blocked. No
+    // handshake succeeds, so the counters are printed at Ctrl-C instead.
     let late = Command::new("curl")
         .args(["-sk", "--max-time", "60", &url])
         .status()
@@ -458,20 +485,24 @@ fn more_connections_than_jobs_wait_in_the_kernels_queue() {
     witness.get("/");
     let crowd: Vec<TcpStream> = (0..50).map(|_| server.connect()).collect();
     let stats = when(
-        "it is full",
+        "the server waits for a free job",
         || witness.stats(),
-        |stats| stats.get("waits_for_room") > 0,
+        |stats| stats.get("waits_for_job") > 0,
     );
     assert_eq!((stats.get("live"), stats.get("peak_live")), (8, 8), "{stats:?}");
     drop(crowd);
     assert!(server.curl(&[], "/").starts_with("Request 1 "));
-    let stats = when("the crowd is gone", || witness.stats(), |stats| stats.get("live") == 1);
+    let stats = when(
+        "the other connections are closed",
+        || witness.stats(),
+        |stats| stats.get("live") == 1,
+    );
     assert_eq!(stats.get("peak_live"), 8, "{stats:?}");
     assert_eq!((stats.get("handshakes"), stats.get("accepted")), (2, 52), "{stats:?}");
 }
 
 #[test]
-fn without_fds_accepting_pauses_and_recovers() {
+fn without_free_fds_the_accept_job_pauses_and_recovers() {
     if missing(&[CURL, OPENSSL, PRLIMIT]) {
         return;
     }
@@ -482,23 +513,28 @@ fn without_fds_accepting_pauses_and_recovers() {
     witness.get("/");
     let crowd: Vec<TcpStream> = (0..80).map(|_| server.connect()).collect();
     let stats = when(
-        "it is out of fds",
+        "the server waits for a free fd",
         || witness.stats(),
         |stats| stats.get("waits_for_fd") > 0,
     );
     assert!(stats.get("live") < 40, "{stats:?}");
-    // Below the limit: a test runner may have left it one with a higher number.
+    // Only numbers below the limit count: the process may have inherited an fd with a higher number from the test
+    // runner.
     let fds = fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap();
     let numbers = fds.map(|fd| fd.unwrap().file_name().into_string().unwrap().parse::<u32>().unwrap());
     assert_eq!(
         numbers.filter(|&fd| fd < 40).count(),
         40,
-        "all in use, and it serves still"
+        "all fds are in use, and the server still serves"
     );
     assert_eq!(witness.get("/").0, "HTTP/1.1 200 OK");
     drop(crowd);
     assert!(server.curl(&[], "/").starts_with("Request 1 "));
-    let stats = when("the crowd is gone", || witness.stats(), |stats| stats.get("live") == 1);
+    let stats = when(
+        "the other connections are closed",
+        || witness.stats(),
+        |stats| stats.get("live") == 1,
+    );
     assert_eq!((stats.get("accepted"), stats.get("handshakes")), (82, 2), "{stats:?}");
 }
 
@@ -510,19 +546,27 @@ fn a_flood_of_connections_leaves_no_memory_behind() {
     let rounds = if is_long() { 40 } else { 4 };
     let server = Server::start(&["--max-jobs", "200"]);
     let mut witness = Client::connect(&server, &[]);
-    witness.get("/"); // it has its place before the crowd comes
-    let none_is_left = |witness: &mut Client| {
-        let stats = when("none is left", || witness.stats(), |stats| stats.get("live") == 1);
+    witness.get("/"); // this connection has a job before the others come
+    let when_none_is_left = |witness: &mut Client| {
+        let stats = when(
+            "no other connection is left",
+            || witness.stats(),
+            |stats| stats.get("live") == 1,
+        );
         stats.get("resident_kib")
     };
-    // As many jobs at a time as there may be: from here on nothing new is needed.
+    // The first flood uses as many jobs as the server may have, so later floods need no more memory.
     let crowd: Vec<TcpStream> = (0..300).map(|_| server.connect()).collect();
     for stream in &crowd {
         let _ = (&*stream).write_all(b"\x16\x03\x01");
     }
-    when("it is full", || witness.stats(), |stats| stats.get("live") == 200);
+    when(
+        "all jobs are in use",
+        || witness.stats(),
+        |stats| stats.get("live") == 200,
+    );
     drop(crowd);
-    let warm = none_is_left(&mut witness);
+    let after_first = when_none_is_left(&mut witness);
     let mut flood = || {
         for _ in 0..10 {
             let crowd: Vec<TcpStream> = (0..150).map(|_| server.connect()).collect();
@@ -530,18 +574,21 @@ fn a_flood_of_connections_leaves_no_memory_behind() {
                 let _ = (&*stream).write_all(b"\x16\x03\x01");
             }
         }
-        none_is_left(&mut witness)
+        when_none_is_left(&mut witness)
     };
     let after: Vec<u64> = (0..rounds).map(|_| flood()).collect();
     let last = after[after.len() - 1];
-    assert!(last < warm + warm / 8, "{warm} KiB, then {after:?}");
+    assert!(
+        last < after_first + after_first / 8,
+        "{after_first} KiB, then {after:?}"
+    );
     let stats = witness.stats();
     assert_eq!(stats.get("accepted"), 1 + 300 + rounds * 1500, "{stats:?}");
     assert!(stats.get("peak_live") <= 200, "{stats:?}");
 }
 
 #[test]
-fn ctrl_c_lets_go_of_the_idle_finishes_the_busy_and_cuts_off_the_rest() {
+fn ctrl_c_closes_idle_connections_finishes_requests_and_cancels_the_rest() {
     let _watchdog = Watchdog::new();
     if missing(CLIENTS) {
         return;
@@ -557,15 +604,23 @@ fn ctrl_c_lets_go_of_the_idle_finishes_the_busy_and_cuts_off_the_rest() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Three connections, and the busy one has not got its signature yet.
-    let stats = when("all are there", || idle.stats(), |stats| stats.get("live") == 3);
+    // There are three connections, and the busy one does not have its signature yet.
+    let stats = when(
+        "all three are connected",
+        || idle.stats(),
+        |stats| stats.get("live") == 3,
+    );
     assert_eq!(stats.get("handshakes"), 1, "{stats:?}");
 
     server.interrupt();
     idle.wait_for_close();
     let page = text(&busy.wait_with_output().unwrap());
     assert!(page.starts_with("Request 1 of this connection"), "{page}");
-    assert_eq!(stalled.read(&mut [0]).unwrap_or(0), 0, "it was cut off at the end");
+    assert_eq!(
+        stalled.read(&mut [0]).unwrap_or(0),
+        0,
+        "the stalled connection was closed at the end"
+    );
     let address = server.address;
     let (ended_well, output) = server.wait();
     assert!(ended_well);
@@ -575,7 +630,7 @@ fn ctrl_c_lets_go_of_the_idle_finishes_the_busy_and_cuts_off_the_rest() {
     );
     let stats = Stats::parse(&output);
     assert_eq!((stats.get("handshakes"), stats.get("live")), (2, 0), "{output}");
-    assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(address).is_err(), "the server no longer listens");
 }
 
 #[test]
@@ -601,7 +656,7 @@ fn ctrl_c_drains_the_workers_too() {
 }
 
 #[test]
-fn a_second_ctrl_c_does_not_wait_for_anybody() {
+fn a_second_ctrl_c_ends_the_process_at_once() {
     let _watchdog = Watchdog::new();
     if missing(CLIENTS) {
         return;
@@ -609,7 +664,7 @@ fn a_second_ctrl_c_does_not_wait_for_anybody() {
     let mut server = Server::start(&["--drain", "3600"]);
     let mut stalled = server.connect();
     stalled.write_all(&[0x16]).unwrap();
-    server.stats_when("it is there", |stats| stats.get("live") == 2);
+    server.stats_when("the stalled client is connected", |stats| stats.get("live") == 2);
     server.interrupt();
     let mut line = String::new();
     server.output.read_line(&mut line).unwrap();
@@ -619,7 +674,7 @@ fn a_second_ctrl_c_does_not_wait_for_anybody() {
 }
 
 #[test]
-fn options_that_are_no_good_are_explained() {
+fn a_wrong_option_is_explained() {
     for (args, sentence) in [
         (["--listen", "nowhere"], "invalid socket address"),
         (["--mode", "elsewhere"], "[possible values: inline, offload]"),

@@ -1,7 +1,7 @@
-//! Promise: whatever happens to a wait ctx, it reports what its rules say (S42, S52 to S59).
+//! Promise: after any history of calls, a wait ctx reports what its rules say (S42, S52 to S59).
 //!
-//! The model states the rules without a list of entries in it. It numbers the phases between resumes, and writes down
-//! of every registration when it was made and when it was cleared:
+//! The model states the rules without a list of entries. It numbers the phases between resumes, and records when each
+//! registration was made and when it was cleared:
 //!
 //! ```text
 //!   phase          0         |    1            |    2      now
@@ -47,12 +47,12 @@ struct Registration {
     fd: WaitFd,
     made: u32,
     cleared: Option<u32>,
-    /// Its interest at the last change in an earlier phase than `changed`.
+    /// Its interest before the first change in the phase `changed`.
     before: Interest,
     changed: Option<u32>,
 }
 
-/// What the rules say.
+/// The rules.
 #[derive(Default)]
 struct Model {
     phase: u32,
@@ -132,16 +132,17 @@ impl Model {
     }
 }
 
-/// Removals are newest first, but nothing says where the removal of a changed interest stands among them.
+/// Sorts removals, which are newest first. The rules do not say where the removal of a changed interest stands among
+/// them.
 fn sorted(mut fds: Vec<WaitFd>) -> Vec<WaitFd> {
     fds.sort_by_key(|fd| (fd.fd, format!("{fd:?}")));
     fds
 }
 
-/// Says its number when it is dropped.
-struct Told(RawFd, Arc<Mutex<Vec<RawFd>>>);
+/// A value that reports its number when it is dropped.
+struct ReportsDrop(RawFd, Arc<Mutex<Vec<RawFd>>>);
 
-impl Drop for Told {
+impl Drop for ReportsDrop {
     fn drop(&mut self) {
         self.1.lock().unwrap().push(self.0);
     }
@@ -154,7 +155,7 @@ struct Pair {
     keys: [WaitKey; 3],
     /// The fds of the values that the ctx dropped.
     dropped: Arc<Mutex<Vec<RawFd>>>,
-    /// Some interest was changed, so that the order of removals is open.
+    /// Whether an interest was changed. Then the rules leave the order of removals open.
     interests_changed: bool,
 }
 
@@ -163,21 +164,21 @@ impl Pair {
         match act {
             Act::Set { key, fd, interest } => {
                 let fd = WaitFd::new(self.keys[key], fd, WaitFdOptions::new().interest(interest));
-                add_number(&self.ctx, fd, Told(fd.fd, self.dropped.clone()));
+                add_number(&self.ctx, fd, ReportsDrop(fd.fd, self.dropped.clone()));
                 self.model.set(fd);
             }
             Act::Clear { key } => {
                 let value = self.ctx.clear_fd(self.keys[key]);
-                let fd = value.map(|value| value.downcast::<Told>().unwrap().0);
+                let fd = value.map(|value| value.downcast::<ReportsDrop>().unwrap().0);
                 assert_eq!(fd, self.model.clear(self.keys[key]));
-                self.dropped.lock().unwrap().clear(); // dropped here, by us
+                self.dropped.lock().unwrap().clear(); // this call dropped the value, not the ctx
             }
             Act::SetInterest { key, interest } => {
                 let found = self.ctx.set_interest(self.keys[key], interest);
                 assert_eq!(found, self.model.set_interest(self.keys[key], interest));
                 self.interests_changed = true;
             }
-            Act::Resume | Act::End => unreachable!("acts of the driver"),
+            Act::Resume | Act::End => unreachable!("the driver handles these acts"),
         }
         self.compare();
     }
@@ -201,7 +202,7 @@ impl Pair {
     }
 }
 
-/// A job that does what the script says, up to a pause or its end.
+/// Starts a job that performs the script up to a pause or to its end.
 fn start(pair: &Rc<RefCell<Pair>>, script: &Rc<RefCell<VecDeque<Act>>>) -> Step<()> {
     let (pair, script) = (pair.clone(), script.clone());
     let ctx = pair.borrow().ctx.clone();
@@ -225,7 +226,8 @@ fn start(pair: &Rc<RefCell<Pair>>, script: &Rc<RefCell<VecDeque<Act>>>) -> Step<
     start_job(&ctx, job).unwrap()
 }
 
-/// Runs a history inside jobs, comparing after each act, and after each pause and end from outside.
+/// Runs a history inside jobs. It compares the ctx and the model after each act, and from outside after each pause and
+/// each end.
 fn replay(acts: &[Act]) {
     let pair = Rc::new(RefCell::new(Pair {
         ctx: WaitCtx::new(),
@@ -263,7 +265,7 @@ fn interest() -> impl Strategy<Value = Interest> {
     prop_oneof![Just(Interest::Readable), Just(Interest::Writable), Just(Interest::Both)]
 }
 
-/// Few keys and few fds, so that duplicates, reuse and clears that hit are common.
+/// Acts with few keys and few fds, so that duplicates, reuse and clears of live entries are common.
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         4 => (0..3usize, 3..8 as RawFd, interest()).prop_map(|(key, fd, interest)| Act::Set { key, fd, interest }),
@@ -278,14 +280,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_history(acts in prop::collection::vec(act(), 0..60)) {
+    fn the_ctx_reports_what_the_model_says_after_any_history(acts in prop::collection::vec(act(), 0..60)) {
         replay(&acts);
     }
 }
 
-/// The model is not of the same mind as the ctx by accident: it tells the four cases of the picture apart.
+/// The model tells the four cases of the picture apart. So it does not agree with the ctx by accident.
 #[test]
-fn the_model_says_what_the_picture_says() {
+fn the_model_tells_the_cases_of_the_picture_apart() {
     let mut model = Model::default();
     let [a, b, c, d] = std::array::from_fn(|at| number(WaitKey::unique(), at as RawFd));
     model.set(a);

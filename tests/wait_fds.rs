@@ -1,6 +1,7 @@
-//! Promise: a wait ctx reports its fds, and what changed since the last resume, as OpenSSL's does (S42, S52 to S62).
+//! Promise: a wait ctx reports its fds, and their changes since the last resume, as OpenSSL's wait ctx does (S42, S52
+//! to S62).
 //!
-//! `tests/wait_ctx_model.rs` checks the same with random histories; here each rule has a test with its number.
+//! Each rule has a test with its number here. `tests/wait_ctx_model.rs` checks the same rules with random histories.
 
 mod by_hand;
 
@@ -33,12 +34,12 @@ fn keys<const N: usize>() -> [WaitKey; N] {
     std::array::from_fn(|_| WaitKey::unique())
 }
 
-/// The value that `set` put in.
+/// The value that `set` added.
 fn value(cleared: Option<Box<dyn Any + Send>>) -> Option<RawFd> {
     cleared.map(|value| *value.downcast().unwrap())
 }
 
-/// Says its name when it is dropped.
+/// A value that reports its name when it is dropped.
 struct Named(&'static str, PipeReader, mpsc::Sender<&'static str>);
 
 impl AsFd for Named {
@@ -53,7 +54,7 @@ impl Drop for Named {
     }
 }
 
-/// S42: the changes are reset by the resume, inside the job: not by the pause, the start, or the end.
+/// S42: the resume settles the changes, before the job runs. The pause, the start and the end do not.
 #[test]
 fn changes_are_settled_by_the_resume() {
     let ctx = WaitCtx::new();
@@ -61,7 +62,11 @@ fn changes_are_settled_by_the_resume() {
     set(&ctx, before, 1);
     let inside = ctx.clone();
     let job = paused_with(&ctx, move || {
-        assert_eq!(changes(&inside), (vec![1], vec![]), "a start settles nothing");
+        assert_eq!(
+            changes(&inside),
+            (vec![1], vec![]),
+            "a start does not settle the changes"
+        );
         set(&inside, first, 2);
         pause_job().unwrap();
         let at_resume = changes(&inside);
@@ -69,14 +74,18 @@ fn changes_are_settled_by_the_resume() {
         inside.clear_fd(first);
         at_resume
     });
-    assert_eq!(changes(&ctx), (vec![2, 1], vec![]), "nor does a pause");
+    assert_eq!(
+        changes(&ctx),
+        (vec![2, 1], vec![]),
+        "a pause does not settle the changes"
+    );
     assert_eq!(finished(job.resume()), (vec![], vec![]));
-    assert_eq!(changes(&ctx), (vec![3], vec![2]), "nor does the end");
+    assert_eq!(changes(&ctx), (vec![3], vec![2]), "the end does not settle the changes");
 }
 
-/// S52: keys are not unique, fds are not checked, and any number goes.
+/// S52: the ctx checks neither keys nor fds. A key may be used twice, and an fd may be any number.
 #[test]
-fn nothing_is_checked() {
+fn keys_and_fds_are_not_checked() {
     let ctx = WaitCtx::new();
     let null = WaitKey::from_ptr(std::ptr::null::<u8>());
     set(&ctx, null, -1);
@@ -86,9 +95,9 @@ fn nothing_is_checked() {
     assert_eq!(numbers(&ctx.fds()), [5, 5, RawFd::MAX, -1]);
 }
 
-/// S53: by key, the newest that was not cleared; keys are compared by address.
+/// S53: a key finds its newest entry that was not cleared. Keys are compared by address.
 #[test]
-fn the_newest_of_a_key_counts() {
+fn a_key_finds_its_newest_entry() {
     let ctx = WaitCtx::new();
     let (one, other) = (0u8, 0u8);
     let (key, other) = (WaitKey::from_ptr(&raw const one), WaitKey::from_ptr(&raw const other));
@@ -102,7 +111,7 @@ fn the_newest_of_a_key_counts() {
     assert_eq!(ctx.fd(WaitKey::unique()), None);
 }
 
-/// S54: all fds, the last one added first.
+/// S54: the fds are listed newest first.
 #[test]
 fn fds_are_newest_first() {
     let ctx = WaitCtx::new();
@@ -116,9 +125,9 @@ fn fds_are_newest_first() {
     assert_eq!(numbers(&ctx.fds()), [3, 1, 0]);
 }
 
-/// S55: changes are newest first, and reading them consumes nothing.
+/// S55: changes are listed newest first, and reading them changes nothing.
 #[test]
-fn reading_changes_consumes_nothing() {
+fn reading_the_changes_does_not_settle_them() {
     let ctx = WaitCtx::new();
     let keys: [WaitKey; 3] = keys();
     keys.iter().for_each(|&key| set(&ctx, key, 7));
@@ -135,21 +144,21 @@ fn reading_changes_consumes_nothing() {
     );
 }
 
-/// S56 and S62: an fd added since the last resume leaves without a trace when it is cleared, and its value comes back
-/// instead of being cleaned up.
+/// S56 and S62: an fd that was added since the last resume is not reported after a clear. Its value comes back instead
+/// of being dropped.
 #[test]
-fn add_and_clear_in_one_phase() {
+fn an_fd_added_and_cleared_in_one_phase_is_not_reported() {
     let ctx = WaitCtx::new();
     let key = WaitKey::unique();
     set(&ctx, key, 3);
     assert_eq!(value(ctx.clear_fd(key)), Some(3));
     assert_eq!((ctx.fds(), changes(&ctx)), (vec![], (vec![], vec![])));
-    assert!(ctx.clear_fd(key).is_none(), "S56: an unknown key");
+    assert!(ctx.clear_fd(key).is_none(), "S56: the key is unknown");
 }
 
-/// S56: an older one is reported as removed, once, and its value comes back too.
+/// S56: an fd that was added before the last resume is reported as removed, once. Its value comes back too.
 #[test]
-fn clear_of_a_settled_fd() {
+fn a_cleared_fd_is_reported_as_removed_once() {
     let ctx = WaitCtx::new();
     let key = WaitKey::unique();
     let inside = ctx.clone();
@@ -157,20 +166,20 @@ fn clear_of_a_settled_fd() {
         set(&inside, key, 3);
         pause_job().unwrap();
         let cleared = value(inside.clear_fd(key));
-        assert!(inside.clear_fd(key).is_none(), "it is gone for this key");
+        assert!(inside.clear_fd(key).is_none(), "the key has no entry any more");
         pause_job().unwrap();
         cleared
     });
     let job = still_paused(job.resume());
     assert_eq!((ctx.fds(), changes(&ctx)), (vec![], (vec![], vec![3])));
     assert_eq!(finished(job.resume()), Some(3));
-    assert_eq!(changes(&ctx), (vec![], vec![]), "S58: the resume took it away");
+    assert_eq!(changes(&ctx), (vec![], vec![]), "S58: the resume settled the removal");
 }
 
-/// S57: cleared and set again in one phase, a key is both removed and added; so is a number that was closed and
-/// reopened.
+/// S57: a key that is cleared and added again in one phase is reported as removed and as added. So is a number that was
+/// closed and reopened.
 #[test]
-fn the_same_number_removed_and_added() {
+fn a_number_may_be_removed_and_added_in_one_phase() {
     let ctx = WaitCtx::new();
     let [key, other] = keys();
     set(&ctx, key, 3);
@@ -186,7 +195,8 @@ fn the_same_number_removed_and_added() {
     assert_eq!(numbers(&ctx.fds()), [4, 3]);
 }
 
-/// S58: removed entries go at the next resume of a job bound to this ctx, and at no other's.
+/// S58: a removal is reported until the next resume of a job with this ctx. A resume with another ctx does not settle
+/// it.
 #[test]
 fn removals_last_until_a_resume_with_this_ctx() {
     let (ctx, elsewhere) = (WaitCtx::new(), WaitCtx::new());
@@ -205,7 +215,8 @@ fn removals_last_until_a_resume_with_this_ctx() {
     assert_eq!(changes(&ctx), (vec![], vec![]));
 }
 
-/// S59: what was added before the end stays added through later jobs, until one of them pauses and is resumed.
+/// S59: an fd that was added before the end of a job is still reported as added during later jobs, until one of them
+/// pauses and is resumed.
 #[test]
 fn additions_before_the_end_stay_reported() {
     let ctx = WaitCtx::new();
@@ -215,17 +226,16 @@ fn additions_before_the_end_stay_reported() {
     finished(step);
     assert_eq!(changes(&ctx).0, [3]);
     finished(run(|| ()));
-    assert_eq!(changes(&ctx).0, [3], "a job that does not pause");
+    assert_eq!(changes(&ctx).0, [3], "a job that does not pause settles nothing");
     let job = still_paused(run(|| {
         let _ = pause_job();
     }));
-    assert_eq!(changes(&ctx).0, [3], "a job that pauses");
+    assert_eq!(changes(&ctx).0, [3], "a job that pauses has not been resumed yet");
     finished(job.resume());
     assert_eq!((changes(&ctx).0, numbers(&ctx.fds())), (vec![], vec![3]));
 }
 
-/// S60: the values are dropped with the last handle, the newest first; those that were cleared are not the ctx's any
-/// more.
+/// S60: the last handle of a ctx drops its values, the newest first. Values that were cleared belong to the caller.
 #[test]
 fn values_are_dropped_newest_first() {
     let (sender, dropped) = mpsc::channel();
@@ -236,26 +246,26 @@ fn values_are_dropped_newest_first() {
     ctx.add_wait_fd(b, value("removed"));
     let job = paused_with(&ctx, || pause_job().unwrap());
     finished(job.resume());
-    ctx.add_wait_fd(c, value("fresh, cleared"));
+    ctx.add_wait_fd(c, value("added and cleared"));
     ctx.add_wait_fd(d, value("newest"));
     let cleared = [ctx.clear_fd(b), ctx.clear_fd(c)];
-    assert_eq!(dropped.try_iter().count(), 0, "no cleanup at a clear");
+    assert_eq!(dropped.try_iter().count(), 0, "a clear drops no value");
     let handle = ctx.clone();
     drop(ctx);
-    assert_eq!(dropped.try_iter().count(), 0, "a handle is left");
+    assert_eq!(dropped.try_iter().count(), 0, "another handle exists");
     drop(handle);
     assert_eq!(dropped.try_iter().collect::<Vec<_>>(), ["newest", "oldest"]);
     drop(cleared);
     assert_eq!(dropped.try_iter().count(), 2);
 }
 
-/// S60: no lock is held while a destructor of the user's runs: one that uses its own ctx, from a clear, gets through.
+/// S60: the ctx holds no lock while it runs a destructor of the user. So a destructor may use the ctx.
 #[test]
 fn a_destructor_may_use_the_ctx() {
     struct UsesTheCtx(WaitCtx, PipeReader, mpsc::Sender<usize>);
     impl AsFd for UsesTheCtx {
         fn as_fd(&self) -> BorrowedFd<'_> {
-            assert!(self.0.fds().len() < 100); // called by set_wait_fd: no lock either
+            assert!(self.0.fds().len() < 100); // called by `add_wait_fd`, which holds no lock either
             self.1.as_fd()
         }
     }
@@ -274,7 +284,7 @@ fn a_destructor_may_use_the_ctx() {
     drop(ctx.clear_fd(key));
     assert_eq!(lengths.try_recv(), Ok(1));
 
-    // The same as a callback: replaced, removed, and dropped by the last reader.
+    // The same holds for a callback that is replaced or removed.
     for replace in [None, Some(waker_fn(|| ()))] {
         let at_drop = Mutex::new(UsesTheCtx(ctx.clone(), pipe().unwrap().0, sender.clone()));
         ctx.set_callback(Some(waker_fn(move || drop(at_drop.lock()))));
@@ -283,9 +293,9 @@ fn a_destructor_may_use_the_ctx() {
     }
 }
 
-/// S60: a value whose destructor clears another key, as QAT's cleanup reads the callback: of a ctx that is gone.
+/// S60: if the destructor of a value panics, the other values are dropped too, and the panic continues.
 #[test]
-fn a_destructor_panics_and_the_others_run() {
+fn a_destructor_that_panics_does_not_stop_the_others() {
     struct Panics(PipeReader);
     impl AsFd for Panics {
         fn as_fd(&self) -> BorrowedFd<'_> {
@@ -306,9 +316,9 @@ fn a_destructor_panics_and_the_others_run() {
     assert_eq!(dropped.try_iter().collect::<Vec<_>>(), ["older"]);
 }
 
-/// S61, fixed: a ctx that its session drops while a job is paused lives as long as the job does.
+/// S61, fixed: a ctx that its session drops while a job is paused lives as long as the job.
 #[test]
-fn a_ctx_dropped_under_its_job() {
+fn a_paused_job_keeps_its_ctx_alive() {
     let ctx = WaitCtx::new();
     let (sender, dropped) = mpsc::channel();
     ctx.add_wait_fd(WaitKey::unique(), Named("value", pipe().unwrap().0, sender));
@@ -324,9 +334,10 @@ fn a_ctx_dropped_under_its_job() {
     assert_eq!(dropped.try_iter().collect::<Vec<_>>(), ["value"]);
 }
 
-/// S47: an engine's thread uses the ctx while the job's thread does: every entry that either made is there, once.
+/// S47: threads of an engine use the ctx at the same time as the thread of the job. Every entry that one of them adds
+/// is there exactly once.
 #[test]
-fn used_from_other_threads() {
+fn a_ctx_may_be_used_by_many_threads() {
     let _watchdog = Watchdog::new();
     const EACH: RawFd = 2000;
     let ctx = WaitCtx::new();
@@ -368,25 +379,25 @@ fn used_from_other_threads() {
     drop(job);
 }
 
-/// The version moves with every change of the fds, and with nothing else.
+/// The version changes with every change of the fds, and with nothing else.
 #[test]
-fn the_version_moves_with_the_fds() {
+fn the_version_changes_with_the_fds() {
     let ctx = WaitCtx::new();
     let key = WaitKey::unique();
     let mut before = ctx.version();
-    let mut moved = |what: &str, expected: bool, act: &dyn Fn()| {
+    let mut check = |what: &str, expected: bool, act: &dyn Fn()| {
         act();
         assert_eq!(ctx.version() != before, expected, "{what}");
         before = ctx.version();
     };
-    moved("set", true, &|| set(&ctx, key, 3));
-    moved("interest", true, &|| assert!(ctx.set_interest(key, Interest::Both)));
-    moved("the same interest", false, &|| {
+    check("set", true, &|| set(&ctx, key, 3));
+    check("interest", true, &|| assert!(ctx.set_interest(key, Interest::Both)));
+    check("the same interest", false, &|| {
         assert!(ctx.set_interest(key, Interest::Both))
     });
-    moved("clear", true, &|| drop(ctx.clear_fd(key)));
-    moved("clear of nothing", false, &|| drop(ctx.clear_fd(key)));
-    moved("status and callback", false, &|| {
+    check("clear", true, &|| drop(ctx.clear_fd(key)));
+    check("clear of nothing", false, &|| drop(ctx.clear_fd(key)));
+    check("status and callback", false, &|| {
         ctx.set_status(asyncjob::Status::Ok);
         ctx.set_callback(None);
         ctx.set_deadline(None);
@@ -394,12 +405,13 @@ fn the_version_moves_with_the_fds() {
     });
 }
 
-/// An interest that changes is a removal and an addition; within the phase of the addition it is part of it.
+/// A changed interest is reported as a removal and an addition. In the phase in which the fd was added, it is reported
+/// as part of the addition.
 #[test]
 fn a_changed_interest_is_reported() {
     let ctx = WaitCtx::new();
     let key = WaitKey::unique();
-    assert!(!ctx.set_interest(key, Interest::Writable), "nothing there");
+    assert!(!ctx.set_interest(key, Interest::Writable), "there is no entry");
     set(&ctx, key, 3);
     assert!(ctx.set_interest(key, Interest::Writable));
     let with = |interest| WaitFd::new(key, 3, WaitFdOptions::new().interest(interest));
@@ -420,9 +432,9 @@ fn a_changed_interest_is_reported() {
     assert!(!Interest::Writable.is_readable() && !Interest::Readable.is_writable());
 }
 
-/// An on-call fd counts while it is armed, and only then; arming says what was armed before.
+/// An fd that is added only for when it is armed counts only while it is armed. `arm` returns what was armed before.
 #[test]
-fn an_on_call_fd_counts_while_armed() {
+fn an_fd_only_when_armed_counts_while_it_is_armed() {
     let ctx = WaitCtx::new();
     let [always, only_when_armed, other] = keys();
     set(&ctx, always, 3);
@@ -436,12 +448,13 @@ fn an_on_call_fd_counts_while_armed() {
     assert_eq!(numbers(&ctx.fds()), [5, 3]);
     assert_eq!(ctx.arm(None), Some(other));
     assert_eq!(numbers(&ctx.fds()), [3]);
-    assert_eq!(numbers(&ctx.changes().added), [5, 4, 3], "registered all the while");
+    assert_eq!(numbers(&ctx.changes().added), [5, 4, 3], "all of them are registered");
 }
 
-/// A value is lent for a call, with the ctx usable meanwhile, and is back afterwards: also when the call panics.
+/// `with_value` borrows a value for a call. The ctx can be used meanwhile, and the value is back afterwards, also if
+/// the call panics.
 #[test]
-fn a_value_is_lent_for_a_call() {
+fn a_value_is_borrowed_for_a_call() {
     let ctx = WaitCtx::new();
     let key = WaitKey::unique();
     assert_eq!(ctx.with_value(key, |_: &mut RawFd| ()), None);
@@ -449,7 +462,11 @@ fn a_value_is_lent_for_a_call() {
     assert_eq!(ctx.with_value(key, |_: &mut String| ()), None, "another type");
     let doubled = ctx.with_value(key, |value: &mut RawFd| {
         assert_eq!(ctx.fd(key), Some(3));
-        assert_eq!(ctx.with_value(key, |_: &mut RawFd| ()), None, "lent already");
+        assert_eq!(
+            ctx.with_value(key, |_: &mut RawFd| ()),
+            None,
+            "the value is already borrowed"
+        );
         *value *= 2;
         *value
     });
@@ -461,43 +478,49 @@ fn a_value_is_lent_for_a_call() {
         ctx.with_value(key, |_: &mut RawFd| std::panic::resume_unwind(Box::new("in the call")))
     }));
     assert!(caught.is_err());
-    assert_eq!(value(ctx.clear_fd(key)), Some(6), "it is still there after a panic");
+    assert_eq!(
+        value(ctx.clear_fd(key)),
+        Some(6),
+        "the value is still there after a panic"
+    );
 }
 
-/// A value cleared while it is lent is dropped when it comes back, and not put under another fd of the same key.
+/// A value that is cleared while it is borrowed is dropped when the call ends. It is not stored under another fd of the
+/// same key.
 #[test]
-fn a_value_cleared_while_it_is_lent() {
+fn a_value_cleared_while_it_is_borrowed_is_dropped() {
     let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let key = WaitKey::unique();
     set(&ctx, key, 3);
     set(&ctx, key, 4);
-    let (lent, taken) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (borrowed, other_borrowed) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
     let other = {
-        let (ctx, lent, taken) = (ctx.clone(), lent.clone(), taken.clone());
+        let (ctx, borrowed, other_borrowed) = (ctx.clone(), borrowed.clone(), other_borrowed.clone());
         thread::spawn(move || {
-            lent.wait();
+            borrowed.wait();
             ctx.with_value(key, |value: &mut RawFd| {
-                taken.wait();
-                lent.wait();
+                other_borrowed.wait();
+                borrowed.wait();
                 *value
             })
         })
     };
     ctx.with_value(key, |newest: &mut RawFd| {
         assert_eq!(*newest, 4);
-        assert!(ctx.clear_fd(key).is_none(), "its value is lent");
-        lent.wait();
-        taken.wait(); // the other thread has the older value now, whose entry is without one
+        assert!(ctx.clear_fd(key).is_none(), "its value is borrowed");
+        borrowed.wait();
+        other_borrowed.wait(); // the other thread has borrowed the older value now
     });
-    lent.wait();
+    borrowed.wait();
     assert_eq!(other.join().unwrap(), Some(3));
     assert_eq!((numbers(&ctx.fds()), value(ctx.clear_fd(key))), (vec![3], Some(3)));
 }
 
-/// Copies of the values of one type, newest first, with their fds: what the C interface calls cleanups for.
+/// `copied_values` returns copies of the values of one type with their fds, newest first. The C interface calls its
+/// cleanup functions for them.
 #[test]
-fn copies_of_values() {
+fn values_of_one_type_may_be_copied() {
     let ctx = WaitCtx::new();
     let [a, b, c] = keys();
     set(&ctx, a, 3);
@@ -507,7 +530,8 @@ fn copies_of_values() {
     assert_eq!(copies, [(number(c, 5), 5), (number(a, 3), 3)]);
 }
 
-/// A key from an address is that address; a unique key is no address and no other key.
+/// A key that is made from an address compares as that address. A unique key is equal to no address and to no other
+/// key.
 #[test]
 fn keys_are_addresses_or_unique() {
     let value = 7u32;
@@ -520,7 +544,7 @@ fn keys_are_addresses_or_unique() {
     assert!(!unique.contains(&WaitKey::from_ptr(&value)));
 }
 
-/// `set_wait_fd` takes the number from the value and keeps the value, and with it the fd, open.
+/// `add_wait_fd` reads the number from the value and keeps the value, so the fd stays open.
 #[test]
 fn the_ctx_keeps_the_fd_open() {
     let (reader, mut writer) = pipe().unwrap();
@@ -532,10 +556,10 @@ fn the_ctx_keeps_the_fd_open() {
     use std::io::Write;
     writer.write_all(b"x").unwrap();
     drop(ctx);
-    assert!(writer.write_all(b"x").is_err(), "the reader went with the ctx");
+    assert!(writer.write_all(b"x").is_err(), "the reader was dropped with the ctx");
 }
 
-/// A step is a pause with a ctx in it: what a driver reads after each one.
+/// A driver reads the ctx of the paused job after each step.
 #[test]
 fn a_driver_reads_the_ctx_of_the_job() {
     let ctx = WaitCtx::new();

@@ -1,5 +1,5 @@
-//! Promise: `pause_until` waits the same way wherever it is called: in a job under every kind of driver, on a plain
-//! thread, and where a job may not pause.
+//! Promise: `pause_until` waits in the same way in every place: in a job under every kind of driver, on a plain thread,
+//! and in a job that may not pause.
 
 mod drivers;
 
@@ -19,7 +19,7 @@ use asyncjob::{
 use asyncjob_testing::Watchdog;
 use drivers::{Drivers, EVERY};
 
-/// A device on a thread: it works for a moment, says that it is done, then wakes.
+/// A device on a thread. It works for a moment, sets a flag, and then wakes the waiter.
 fn device(waker: Waker) -> Arc<AtomicBool> {
     let done = Arc::new(AtomicBool::new(false));
     let (inside, work) = (Arc::clone(&done), Duration::from_millis(2));
@@ -31,17 +31,17 @@ fn device(waker: Waker) -> Arc<AtomicBool> {
     done
 }
 
-/// What an engine does, and how often it looked.
+/// Waits for the device, as an engine does. Returns how often it checked the flag.
 fn wait_for_device() -> u32 {
     let wake = WakeSource::new().unwrap();
     let done = device(wake.waker().clone());
-    let looks = Cell::new(0);
+    let checks = Cell::new(0);
     let is_done = || {
-        looks.set(looks.get() + 1);
+        checks.set(checks.get() + 1);
         done.load(Ordering::Acquire).then_some(())
     };
     pause_until(WaitSpec::woken_by(&wake), is_done).unwrap();
-    looks.get()
+    checks.get()
 }
 
 #[test]
@@ -65,28 +65,29 @@ fn a_device_is_waited_for_under_every_driver() {
 #[test]
 fn a_device_is_waited_for_on_a_thread() {
     let _watchdog = Watchdog::new();
-    assert!(wait_for_device() <= 3, "the thread is parked, it does not spin");
+    assert!(wait_for_device() <= 3, "the thread is parked and does not spin");
 }
 
-/// Under `block_pause` the thread blocks, and the driver is not disturbed.
+/// Under `block_pause` the thread blocks, and the driver's callback is not called.
 #[test]
 fn a_device_is_waited_for_under_block_pause() {
     let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
-    ctx.set_callback(Some(asyncjob::waker_fn(|| panic!("the wait is the thread's"))));
+    ctx.set_callback(Some(asyncjob::waker_fn(|| panic!("the thread waits, not the driver"))));
     let step = start_job(&ctx, || {
         let _lock_is_held = block_pause();
         wait_for_device()
     });
-    let Ok(Step::Finished(looks)) = step else {
-        panic!("it cannot pause")
+    let Ok(Step::Finished(checks)) = step else {
+        panic!("the job cannot pause")
     };
-    assert!(looks <= 3);
+    assert!(checks <= 3);
 }
 
-/// A guard that is taken after the source was made: the wake goes to the driver, and the thread looks again by itself.
+/// A guard may be made after the `WakeSource`. The wake goes to the driver then, and the blocked thread checks again by
+/// itself.
 #[test]
-fn a_guard_taken_too_late_does_not_hang() {
+fn a_wait_under_a_guard_that_was_made_late_does_not_hang() {
     let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let calls = Arc::new(AtomicU32::new(0));
@@ -106,9 +107,9 @@ fn a_guard_taken_too_late_does_not_hang() {
     }
 }
 
-/// What the wait says to the driver is said during the wait only.
+/// A wait changes the status and the wait fds of the ctx only during the wait.
 #[test]
-fn the_ctx_is_as_it_was() {
+fn a_wait_restores_the_ctx() {
     let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let seen = ctx.clone();
@@ -126,7 +127,7 @@ fn the_ctx_is_as_it_was() {
     assert_eq!(
         (ctx.status(), ctx.fds().len()),
         (Status::Unsupported, 1),
-        "an eventfd, as there is no callback"
+        "an eventfd, because there is no callback"
     );
     let Step::Finished(during) = job.resume() else { panic!() };
     assert_eq!(during, (Status::Unsupported, 1));
@@ -136,7 +137,7 @@ fn the_ctx_is_as_it_was() {
     );
 }
 
-/// A wait fd of the engine's own: by its key in a job, by `poll(2)` elsewhere.
+/// An engine waits for a wait fd of its own: by its key in a job, and by `poll(2)` elsewhere.
 #[test]
 fn an_fd_is_waited_for_anywhere() {
     let _watchdog = Watchdog::new();
@@ -152,13 +153,13 @@ fn an_fd_is_waited_for_anywhere() {
             thread::sleep(Duration::from_millis(2));
             drop(writer);
         });
-        let looks = Cell::new(0);
-        let second_look = || {
-            looks.set(looks.get() + 1);
-            (looks.get() == 2).then_some(())
+        let checks = Cell::new(0);
+        let second_check = || {
+            checks.set(checks.get() + 1);
+            (checks.get() == 2).then_some(())
         };
-        pause_until(WaitSpec::fd(key, &reader, Interest::Readable), second_look).unwrap();
-        let end = std::io::Read::read(&mut &reader, &mut [0]).unwrap(); // does not block
+        pause_until(WaitSpec::fd(key, &reader, Interest::Readable), second_check).unwrap();
+        let end = std::io::Read::read(&mut &reader, &mut [0]).unwrap(); // the end of the pipe, so this does not block
         ctx.map(|ctx| ctx.clear_fd(key));
         end
     };
@@ -170,7 +171,8 @@ fn an_fd_is_waited_for_anywhere() {
     }
 }
 
-/// A deadline of the wait, and one around it; what is ready at once needs no time.
+/// A wait ends at its own deadline and at a deadline around it. A wait that is ready at once succeeds after its
+/// deadline.
 #[test]
 fn a_wait_ends_at_its_deadline() {
     let _watchdog = Watchdog::new();
@@ -187,7 +189,7 @@ fn a_wait_ends_at_its_deadline() {
     assert!(Instant::now() >= at);
 }
 
-/// A cancelled job's wait fails, and leaves the ctx as it was.
+/// The wait of a cancelled job fails, and the ctx is restored.
 #[test]
 fn a_wait_ends_at_a_cancel() {
     let _watchdog = Watchdog::new();

@@ -1,6 +1,6 @@
-//! Promise: a scheduler resumes a paused job when what it waits for happens, and for no other reason.
+//! Promise: a scheduler resumes a paused job when the event that it waits for happens, and at no other time.
 //!
-//! The scheduler is turned by hand, and a step that is to change nothing is a turn that resumes nothing.
+//! The tests call `turn` by hand. Where nothing should happen, they check that a turn resumes no job.
 
 mod by_hand;
 
@@ -23,29 +23,33 @@ fn ctx() -> WaitCtx {
     current_job().unwrap().wait_ctx().clone()
 }
 
-/// Turns until nothing can run, without waiting for anything.
-fn settle(scheduler: &Scheduler) {
+/// Takes turns until no job is ready, without waiting.
+fn run_ready(scheduler: &Scheduler) {
     while scheduler.turn(Some(Duration::ZERO)).unwrap().ready != 0 {}
 }
 
-/// Turns that resume nothing: the jobs wait.
+/// Asserts that turns resume no job.
 #[track_caller]
-fn nothing_happens(scheduler: &Scheduler) {
-    settle(scheduler);
+fn assert_no_resume(scheduler: &Scheduler) {
+    run_ready(scheduler);
     for _ in 0..3 {
         let resumes = scheduler.stats().resumes;
         scheduler.turn(Some(Duration::ZERO)).unwrap();
-        assert_eq!(scheduler.stats().resumes, resumes, "a job was resumed for no reason");
+        assert_eq!(scheduler.stats().resumes, resumes, "a job was resumed without an event");
     }
 }
 
 #[track_caller]
-fn result<T>(scheduler: &Scheduler, handle: JoinHandle<T>) -> T {
+fn run_until<T>(scheduler: &Scheduler, handle: JoinHandle<T>) -> T {
     scheduler.run_until(handle).unwrap()
 }
 
-/// A job that pauses, with what `prepare` put into its ctx, and counts how often it was resumed.
-fn counts_resumes(scheduler: &Scheduler, prepare: impl FnOnce(&WaitCtx) + 'static) -> (Rc<Cell<u32>>, WaitCtx) {
+/// Spawns a job that pauses again and again after `prepare` has set up its ctx. Returns the number of its resumes, and
+/// its ctx.
+fn job_that_counts_resumes(
+    scheduler: &Scheduler,
+    prepare: impl FnOnce(&WaitCtx) + 'static,
+) -> (Rc<Cell<u32>>, WaitCtx) {
     let count = Rc::new(Cell::new(0));
     let (inside, ctx) = (count.clone(), WaitCtx::new());
     let job = move || {
@@ -59,7 +63,7 @@ fn counts_resumes(scheduler: &Scheduler, prepare: impl FnOnce(&WaitCtx) + 'stati
         .spawn_on(scheduler, job)
         .unwrap()
         .detach();
-    settle(scheduler);
+    run_ready(scheduler);
     (count, ctx)
 }
 
@@ -71,16 +75,16 @@ fn register(ctx: &WaitCtx, (key, fd): (WaitKey, RawFd)) {
     add_number(ctx, number(key, fd), ());
 }
 
-/// Level-triggered: an fd that the engine leaves undrained resumes its job again and again; the scheduler never reads
-/// it.
+/// Wait fds are level-triggered. An fd that the engine does not drain resumes its job again and again. The scheduler
+/// never reads it.
 #[test]
 fn a_wait_fd_wakes_for_as_long_as_it_is_readable() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (mut reader, mut writer) = pipe().unwrap();
     let wait = wait_for(&reader);
-    let (count, _ctx) = counts_resumes(&scheduler, move |ctx| register(ctx, wait));
-    nothing_happens(&scheduler);
+    let (count, _ctx) = job_that_counts_resumes(&scheduler, move |ctx| register(ctx, wait));
+    assert_no_resume(&scheduler);
     assert_eq!(count.get(), 0);
 
     writer.write_all(b"xy").unwrap();
@@ -91,11 +95,11 @@ fn a_wait_fd_wakes_for_as_long_as_it_is_readable() {
     }
     let mut bytes = [0; 2];
     reader.read_exact(&mut bytes).unwrap();
-    assert_eq!(&bytes, b"xy", "nobody else read it");
-    nothing_happens(&scheduler);
+    assert_eq!(&bytes, b"xy", "the scheduler did not read the bytes");
+    assert_no_resume(&scheduler);
 }
 
-/// A wait fd of a closed pipe, and of a pipe with an error, are ready: the read of the engine tells it why.
+/// A pipe whose other end is closed is ready. The read of the engine then returns the end of the file.
 #[test]
 fn a_hang_up_wakes() {
     let _watchdog = Watchdog::new();
@@ -107,20 +111,20 @@ fn a_hang_up_wakes() {
         pause_job().unwrap();
         (&reader).read(&mut [0]).unwrap()
     });
-    settle(&scheduler);
+    run_ready(&scheduler);
     drop(writer);
-    assert_eq!(result(&scheduler, job.unwrap()), 0);
+    assert_eq!(run_until(&scheduler, job.unwrap()), 0);
 }
 
-/// Two jobs on two fds: each is resumed for its own.
+/// Two jobs wait for two fds. Each is resumed for its own fd.
 #[test]
 fn each_job_wakes_for_its_own_fd() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ((reader_a, mut writer_a), (reader_b, mut writer_b)) = (pipe().unwrap(), pipe().unwrap());
     let (wait_a, wait_b) = (wait_for(&reader_a), wait_for(&reader_b));
-    let (a, _) = counts_resumes(&scheduler, move |ctx| register(ctx, wait_a));
-    let (b, _) = counts_resumes(&scheduler, move |ctx| register(ctx, wait_b));
+    let (a, _) = job_that_counts_resumes(&scheduler, move |ctx| register(ctx, wait_a));
+    let (b, _) = job_that_counts_resumes(&scheduler, move |ctx| register(ctx, wait_b));
     writer_b.write_all(b"x").unwrap();
     while b.get() == 0 {
         scheduler.turn(None).unwrap();
@@ -132,32 +136,32 @@ fn each_job_wakes_for_its_own_fd() {
     }
 }
 
-/// Two jobs on one fd: both are resumed.
+/// Two jobs wait for one fd. Both are resumed.
 #[test]
-fn two_jobs_on_one_fd() {
+fn two_jobs_may_wait_for_one_fd() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (reader, mut writer) = pipe().unwrap();
     let wait = wait_for(&reader);
-    let (a, _) = counts_resumes(&scheduler, move |ctx| register(ctx, wait));
-    let (b, _) = counts_resumes(&scheduler, move |ctx| register(ctx, wait));
-    nothing_happens(&scheduler);
+    let (a, _) = job_that_counts_resumes(&scheduler, move |ctx| register(ctx, wait));
+    let (b, _) = job_that_counts_resumes(&scheduler, move |ctx| register(ctx, wait));
+    assert_no_resume(&scheduler);
     writer.write_all(b"x").unwrap();
     while a.get() == 0 || b.get() == 0 {
         scheduler.turn(None).unwrap();
     }
 }
 
-/// A wait fd closed while it is registered, without being cleared: nobody is told by the kernel, other jobs and the
-/// loop go on, and the job is there for its callback.
+/// A wait fd is closed without being cleared. The kernel reports nothing. Other jobs and the scheduler continue, and
+/// the job still wakes by its callback.
 #[test]
-fn an_fd_closed_while_it_is_registered() {
+fn an_fd_closed_while_it_is_registered_harms_no_other_job() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ((reader, writer), (other, mut other_writer)) = (pipe().unwrap(), pipe().unwrap());
     let (wait, other_wait) = (wait_for(&reader), wait_for(&other));
-    let (count, ctx) = counts_resumes(&scheduler, move |ctx| register(ctx, wait));
-    let (others, _) = counts_resumes(&scheduler, move |ctx| register(ctx, other_wait));
+    let (count, ctx) = job_that_counts_resumes(&scheduler, move |ctx| register(ctx, wait));
+    let (others, _) = job_that_counts_resumes(&scheduler, move |ctx| register(ctx, other_wait));
     drop((reader, writer));
     other_writer.write_all(b"x").unwrap();
     while others.get() == 0 {
@@ -170,10 +174,10 @@ fn an_fd_closed_while_it_is_registered() {
     }
 }
 
-/// Closed, reopened under the same number, and registered again, all within one phase: the new file wakes the job. The
-/// removal comes first and its error is ignored; the other order loses the wake.
+/// An fd is closed, reopened under the same number and registered again, all in one phase. The new file wakes the job.
+/// The scheduler processes the removal first and ignores its error. In the other order the wake would be lost.
 #[test]
-fn the_same_number_closed_and_reopened() {
+fn a_number_closed_and_reopened_in_one_phase_wakes_its_job() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let log = Log::default();
@@ -195,19 +199,20 @@ fn the_same_number_closed_and_reopened() {
         pause_job().unwrap();
         (&second).read(&mut [0]).unwrap()
     });
-    settle(&scheduler);
+    run_ready(&scheduler);
     assert_eq!(log.take(), ["pauses on the first"]);
     shared.callback().unwrap().wake();
-    settle(&scheduler);
+    run_ready(&scheduler);
     assert_eq!(log.take(), ["pauses on the second"]);
-    nothing_happens(&scheduler);
+    assert_no_resume(&scheduler);
     second_writer.write_all(b"x").unwrap();
-    assert_eq!(result(&scheduler, job.unwrap()), 1);
+    assert_eq!(run_until(&scheduler, job.unwrap()), 1);
 }
 
-/// The same with the key left registered: the fd is replaced behind the scheduler's back, and registered once more.
+/// The key stays registered while its number is given to a new file, and the number is registered once more. The new
+/// file wakes the job.
 #[test]
-fn the_same_number_registered_twice() {
+fn a_number_registered_twice_wakes_its_job() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (first, _first_writer) = pipe().unwrap();
@@ -222,29 +227,29 @@ fn the_same_number_registered_twice() {
         pause_job().unwrap();
         (&second).read(&mut [0]).unwrap()
     });
-    settle(&scheduler);
+    run_ready(&scheduler);
     shared.callback().unwrap().wake();
-    nothing_happens(&scheduler);
+    assert_no_resume(&scheduler);
     second_writer.write_all(b"x").unwrap();
-    assert_eq!(result(&scheduler, job.unwrap()), 1);
+    assert_eq!(run_until(&scheduler, job.unwrap()), 1);
 }
 
-/// A file that lives on in a duplicate after its number was closed keeps reporting to epoll under the old number, which
-/// cannot be deleted any more. The scheduler gets rid of it, and the other fds still wake their jobs.
+/// A file stays open through a duplicate after its number was closed. The kernel keeps reporting it to epoll under the
+/// old number, which cannot be deleted any more. The scheduler gets rid of it, and other fds still wake their jobs.
 #[test]
-fn a_closed_fd_that_lives_on_in_a_duplicate() {
+fn a_closed_fd_with_an_open_duplicate_does_not_make_the_scheduler_spin() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let ((reader, mut writer), (other, mut other_writer)) = (pipe().unwrap(), pipe().unwrap());
     let (wait, other_wait) = (wait_for(&reader), wait_for(&other));
-    let (_count, ctx) = counts_resumes(&scheduler, move |ctx| {
-        ctx.set_status(Status::Ok); // so that it is not polled once the fd is cleared
+    let (_count, ctx) = job_that_counts_resumes(&scheduler, move |ctx| {
+        ctx.set_status(Status::Ok); // so that the job is not polled after the fd is cleared
         register(ctx, wait);
     });
-    let (others, _) = counts_resumes(&scheduler, move |ctx| register(ctx, other_wait));
+    let (others, _) = job_that_counts_resumes(&scheduler, move |ctx| register(ctx, other_wait));
     let duplicate = reader.try_clone().unwrap();
     drop(reader);
-    writer.write_all(b"x").unwrap(); // readable for ever, under a number that is closed
+    writer.write_all(b"x").unwrap(); // stays readable under a number that is closed
     ctx.clear_fd(wait.0);
     for round in 1..=3 {
         other_writer.write_all(b"x").unwrap();
@@ -252,10 +257,10 @@ fn a_closed_fd_that_lives_on_in_a_duplicate() {
             scheduler.turn(None).unwrap();
         }
         (&other).read_exact(&mut [0]).unwrap();
-        settle(&scheduler);
+        run_ready(&scheduler);
     }
-    // The ghost reports no more: a host that polls the scheduler's fd would spin on it.
-    settle(&scheduler);
+    // The closed fd is no longer reported. A host that polls the scheduler's fd would spin otherwise.
+    run_ready(&scheduler);
     scheduler.turn(Some(Duration::ZERO)).unwrap();
     assert!(
         !is_readable(scheduler.as_fd()),
@@ -264,68 +269,68 @@ fn a_closed_fd_that_lives_on_in_a_duplicate() {
     drop(duplicate);
 }
 
-/// A regular file, which epoll refuses, counts as always ready, as in poll(2): its job is polled, with a back-off, and
-/// other jobs go on.
+/// epoll refuses a regular file. It counts as always ready, as in poll(2): its job is polled with a growing interval,
+/// and other jobs continue.
 #[test]
-fn an_fd_that_epoll_refuses() {
+fn a_job_with_an_fd_that_epoll_refuses_is_polled() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     for refused in [File::open("Cargo.toml").unwrap().as_fd().try_clone_to_owned().unwrap()] {
         let wait = wait_for(&refused);
-        let (count, _) = counts_resumes(&scheduler, move |ctx| register(ctx, wait));
+        let (count, _) = job_that_counts_resumes(&scheduler, move |ctx| register(ctx, wait));
         while count.get() < 20 {
             scheduler.turn(None).unwrap();
         }
     }
-    let (count, _) = counts_resumes(&scheduler, |ctx| register(ctx, (WaitKey::unique(), -1)));
+    let (count, _) = job_that_counts_resumes(&scheduler, |ctx| register(ctx, (WaitKey::unique(), -1)));
     while count.get() < 20 {
         scheduler.turn(None).unwrap();
     }
 }
 
-/// S64: a callback before the pause is kept, and costs one resume however often it came.
+/// S64: callbacks before the pause are kept, and together cause one resume.
 #[test]
-fn a_callback_before_the_pause() {
+fn callbacks_before_the_pause_cause_one_resume() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
-    let (count, _) = counts_resumes(&scheduler, |ctx| {
+    let (count, _) = job_that_counts_resumes(&scheduler, |ctx| {
         ctx.set_status(Status::Ok);
         for _ in 0..3 {
             let callback = ctx.callback().unwrap();
             thread::spawn(move || callback.wake()).join().unwrap();
         }
     });
-    settle(&scheduler);
+    run_ready(&scheduler);
     assert_eq!(count.get(), 1);
-    nothing_happens(&scheduler);
+    assert_no_resume(&scheduler);
 }
 
-/// Twice in one pause is one resume; once more in the next is one more.
+/// Two callbacks during one pause cause one resume. A callback during the next pause causes another.
 #[test]
-fn a_callback_twice() {
+fn two_callbacks_during_one_pause_cause_one_resume() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
-    let (count, ctx) = counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
+    let (count, ctx) = job_that_counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
     for expected in 1..=3 {
         let callback = ctx.callback().unwrap();
         callback.wake_by_ref();
         callback.wake();
-        settle(&scheduler);
+        run_ready(&scheduler);
         assert_eq!(count.get(), expected);
     }
-    nothing_happens(&scheduler);
+    assert_no_resume(&scheduler);
 }
 
-/// After the job ended it is nobody's: not even of the next job, in the same place and with the same ctx.
+/// A callback after the end of its job wakes no job, not even the next job with the same task slot and the same ctx.
 #[test]
-fn a_callback_after_the_end() {
+fn a_callback_after_the_end_wakes_no_job() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let shared = WaitCtx::new();
     let first = JobBuilder::new()
         .wait_ctx(&shared)
         .spawn_on(&scheduler, || ctx().callback().unwrap());
-    let late = result(&scheduler, first.unwrap());
+    let late = run_until(&scheduler, first.unwrap());
     let count = Rc::new(Cell::new(0));
     let inside = count.clone();
     let second = JobBuilder::new().wait_ctx(&shared).spawn_on(&scheduler, move || {
@@ -333,18 +338,18 @@ fn a_callback_after_the_end() {
         pause_job().unwrap();
         inside.set(inside.get() + 1);
     });
-    settle(&scheduler);
+    run_ready(&scheduler);
     late.wake();
-    nothing_happens(&scheduler);
+    assert_no_resume(&scheduler);
     assert_eq!(count.get(), 0);
     shared.callback().unwrap().wake();
-    result(&scheduler, second.unwrap());
+    run_until(&scheduler, second.unwrap());
     assert_eq!(count.get(), 1);
 }
 
-/// From a thread while the scheduler sleeps: it wakes.
+/// A callback from a thread wakes a scheduler that sleeps.
 #[test]
-fn a_callback_from_a_thread_wakes_a_sleeper() {
+fn a_callback_from_a_thread_wakes_a_sleeping_scheduler() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (sender, wakers) = mpsc::channel::<Waker>();
@@ -362,9 +367,9 @@ fn a_callback_from_a_thread_wakes_a_sleeper() {
     engine.join().unwrap();
 }
 
-/// From a thread, over and over, while the scheduler shuts down and after it is gone.
+/// A thread makes callbacks again and again while the scheduler shuts down and after it was dropped.
 #[test]
-fn callbacks_from_a_thread_through_a_shutdown() {
+fn callbacks_from_a_thread_during_a_shutdown_are_harmless() {
     let _watchdog = Watchdog::new();
     for _ in 0..20 {
         let scheduler = Scheduler::new().unwrap();
@@ -400,8 +405,8 @@ fn callbacks_from_a_thread_through_a_shutdown() {
     }
 }
 
-/// Starts jobs with deadlines that far from now and then some, and turns until all wait for them. On a machine so slow
-/// that one passes before that, it tries again with later ones.
+/// Starts jobs with deadlines, each `after` milliseconds from a common start, and takes turns until all of them wait.
+/// On a slow machine a deadline may pass before that. Then it tries again with later deadlines.
 fn wait_for_deadlines(scheduler: &Scheduler, log: &Log, deadlines: &[(&'static str, u64)]) {
     for later in [0, 100, 1000, 10_000] {
         let start = Instant::now() + Duration::from_millis(later);
@@ -420,7 +425,7 @@ fn wait_for_deadlines(scheduler: &Scheduler, log: &Log, deadlines: &[(&'static s
                 job.unwrap()
             })
             .collect();
-        settle(scheduler);
+        run_ready(scheduler);
         if log.is_empty() {
             jobs.into_iter().for_each(JoinHandle::detach);
             return;
@@ -432,7 +437,7 @@ fn wait_for_deadlines(scheduler: &Scheduler, log: &Log, deadlines: &[(&'static s
     panic!("ten seconds are not enough to start three jobs");
 }
 
-/// A deadline wakes at its time, not before, in order, and each once.
+/// Each deadline wakes its job once, in order, and never early.
 #[test]
 fn deadlines_wake_in_order() {
     let _watchdog = Watchdog::new();
@@ -445,23 +450,23 @@ fn deadlines_wake_in_order() {
     assert_eq!(scheduler.next_deadline(), None);
 }
 
-/// A deadline that is moved back while a timer runs fires at the later time only; one that is taken away never does.
+/// A deadline that is moved to a later time wakes its job only at that time. A deadline that is removed never does.
 #[test]
-fn a_deadline_that_is_moved() {
+fn a_deadline_may_be_moved_or_removed() {
     let _watchdog = Watchdog::new();
     const HOUR: Duration = Duration::from_secs(3600);
     let scheduler = Scheduler::new().unwrap();
-    let (count, ctx) = counts_resumes(&scheduler, |ctx| {
+    let (count, ctx) = job_that_counts_resumes(&scheduler, |ctx| {
         ctx.set_status(Status::Ok);
         ctx.set_deadline(Some(Instant::now() + HOUR));
     });
     let pause_again_with = |deadline| {
         ctx.set_deadline(deadline);
         ctx.callback().unwrap().wake();
-        settle(&scheduler);
+        run_ready(&scheduler);
     };
     pause_again_with(Some(Instant::now() + 2 * HOUR));
-    nothing_happens(&scheduler);
+    assert_no_resume(&scheduler);
     assert_eq!(count.get(), 1);
     let later = Instant::now() + Duration::from_millis(20);
     pause_again_with(Some(later));
@@ -470,7 +475,7 @@ fn a_deadline_that_is_moved() {
     }
     assert!(Instant::now() >= later);
     pause_again_with(None);
-    nothing_happens(&scheduler);
+    assert_no_resume(&scheduler);
 }
 
 /// S66, `Ok`: a callback will come, so the job is not polled.
@@ -478,15 +483,15 @@ fn a_deadline_that_is_moved() {
 fn status_ok_waits_for_the_callback() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
-    let (count, ctx) = counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
-    nothing_happens(&scheduler);
+    let (count, ctx) = job_that_counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
+    assert_no_resume(&scheduler);
     assert_eq!(scheduler.jobs()[0].state, JobState::Paused);
     ctx.callback().unwrap().wake();
-    settle(&scheduler);
+    run_ready(&scheduler);
     assert_eq!(count.get(), 1);
 }
 
-/// S66, `Eagain`: no callback will come, so the job is resumed, after the others that are ready.
+/// S66, `Eagain`: no callback will come, so the job is resumed after the other jobs that are ready.
 #[test]
 fn status_eagain_is_resumed_after_the_others() {
     let _watchdog = Watchdog::new();
@@ -507,7 +512,7 @@ fn status_eagain_is_resumed_after_the_others() {
     assert_eq!(log.take(), ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]);
 }
 
-/// S66, `Err`: the engine is broken for this session, so the job is cancelled, and joining says why.
+/// S66, `Err`: the engine has failed for this session, so the job is cancelled and the join says why.
 #[test]
 fn status_err_cancels_the_job() {
     let _watchdog = Watchdog::new();
@@ -525,47 +530,47 @@ fn status_err_cancels_the_job() {
     assert!(error.to_string().contains("end its session"), "{error}");
 }
 
-/// S66, `Unsupported`: the fds count. With an fd it waits; without one it is polled.
+/// S66, `Unsupported`: a job with a wait fd waits for it. A job without one is polled.
 #[test]
 fn status_unsupported_waits_for_the_fds() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (reader, mut writer) = pipe().unwrap();
     let wait = wait_for(&reader);
-    let (count, _) = counts_resumes(&scheduler, move |ctx| {
+    let (count, _) = job_that_counts_resumes(&scheduler, move |ctx| {
         ctx.set_status(Status::Unsupported);
         register(ctx, wait);
     });
-    nothing_happens(&scheduler);
+    assert_no_resume(&scheduler);
     writer.write_all(b"x").unwrap();
     while count.get() == 0 {
         scheduler.turn(None).unwrap();
     }
 }
 
-/// Any other number counts as `Unsupported`.
+/// Any other status counts as `Unsupported`.
 #[test]
 fn another_status_waits_for_the_fds() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (reader, _writer) = pipe().unwrap();
     let wait = wait_for(&reader);
-    let (_, _ctx) = counts_resumes(&scheduler, move |ctx| {
+    let (_, _ctx) = job_that_counts_resumes(&scheduler, move |ctx| {
         ctx.set_status(Status::Other(77));
         register(ctx, wait);
     });
-    nothing_happens(&scheduler);
+    assert_no_resume(&scheduler);
 }
 
-/// S29, the poll rule: with neither fd, callback nor deadline a job is resumed again and again: at once a few times,
-/// then from a timer, so that the thread sleeps in between.
+/// S29: a job without a wait fd, a callback or a deadline is polled. It is resumed a few times at once, and then by a
+/// timer, so that the thread sleeps in between.
 #[test]
 fn a_job_with_nothing_to_wait_for_is_polled_with_a_back_off() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
-    let (count, _) = counts_resumes(&scheduler, |_| ());
-    let eager = count.get();
-    assert!((1..=16).contains(&eager), "{eager} resumes at once");
+    let (count, _) = job_that_counts_resumes(&scheduler, |_| ());
+    let at_once = count.get();
+    assert!((1..=16).contains(&at_once), "{at_once} resumes at once");
     let mut gaps = Vec::new();
     let mut before = None;
     for _ in 0..12 {
@@ -588,39 +593,39 @@ fn a_job_with_nothing_to_wait_for_is_polled_with_a_back_off() {
     );
 }
 
-/// An event starts the back-off anew.
+/// An event resets the interval of the polls.
 #[test]
 fn an_event_resets_the_back_off() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
-    let (count, ctx) = counts_resumes(&scheduler, |_| ());
-    let eager = count.get();
-    while count.get() < eager + 10 {
+    let (count, ctx) = job_that_counts_resumes(&scheduler, |_| ());
+    let at_once = count.get();
+    while count.get() < at_once + 10 {
         scheduler.turn(None).unwrap();
     }
     let before = count.get();
     ctx.callback().unwrap().wake();
-    settle(&scheduler);
+    run_ready(&scheduler);
     assert!(
-        count.get() >= before + eager,
-        "eager again after an event: {} more",
+        count.get() >= before + at_once,
+        "the first polls after an event come at once: {} resumes",
         count.get() - before
     );
 }
 
-/// An on-call fd that is not armed wakes nobody, however ready it is; once armed it does.
+/// An fd that is added only for when it is armed wakes its job only while it is armed, even if it is ready before.
 #[test]
-fn an_fd_on_call_wakes_only_while_it_is_armed() {
+fn an_fd_only_when_armed_wakes_its_job_while_it_is_armed() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
     let (reader, mut writer) = pipe().unwrap();
     let (key, fd) = wait_for(&reader);
-    let (count, ctx) = counts_resumes(&scheduler, move |ctx| {
+    let (count, ctx) = job_that_counts_resumes(&scheduler, move |ctx| {
         ctx.set_status(Status::Ok);
         add_number(ctx, WaitFd::new(key, fd, WaitFdOptions::new().only_when_armed()), ());
     });
     writer.write_all(b"x").unwrap();
-    nothing_happens(&scheduler);
+    assert_no_resume(&scheduler);
     ctx.arm(Some(key));
     ctx.callback().unwrap().wake();
     while count.get() < 2 {
@@ -628,10 +633,10 @@ fn an_fd_on_call_wakes_only_while_it_is_armed() {
     }
     ctx.arm(None);
     ctx.callback().unwrap().wake();
-    nothing_happens(&scheduler);
+    assert_no_resume(&scheduler);
 }
 
-/// Whether a host that polls the fd would be woken.
+/// Whether the fd is readable, so that a host that polls it would wake.
 #[allow(unsafe_code, reason = "std has no poll")]
 fn is_readable(fd: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd {
@@ -643,13 +648,13 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
     unsafe { libc::poll(&mut poll, 1, 0) > 0 }
 }
 
-/// Puts `from` under the number of `to`, whose file is closed by that.
+/// Moves the file of `from` to the number of `to`, which closes the file of `to`.
 #[allow(unsafe_code, reason = "std does not choose the number of an fd")]
 fn moved_to(from: PipeReader, to: OwnedFd) -> PipeReader {
     let number = std::os::fd::IntoRawFd::into_raw_fd(to);
-    // SAFETY: both are open; the second is owned by nobody now.
+    // SAFETY: both fds are open, and no value owns the second one now.
     let moved = unsafe { libc::dup2(from.as_raw_fd(), number) };
     assert_eq!(moved, number);
-    // SAFETY: the number is open and owned by nobody else.
+    // SAFETY: the number is open, and no other value owns it.
     PipeReader::from(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) })
 }

@@ -1,5 +1,5 @@
-//! Promise: several schedulers on several threads behind one handle: a job that has not started goes to whichever
-//! worker is free, a job that has started stays where it is.
+//! Promise: `Workers` runs a scheduler on each of several threads behind one handle. A free worker takes a job that has
+//! not started. A job that has started stays on its thread.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -15,7 +15,7 @@ use asyncjob::waiting::await_or_block;
 use asyncjob::{JobBuilder, SpawnErrorKind, Status, block_pause, current_job, pause_job, waker_fn};
 use asyncjob_testing::Watchdog;
 
-/// Four jobs that can only end together, on four workers: each worker runs one.
+/// Four jobs that can only end together run on four workers. So each worker runs one of them.
 #[test]
 fn jobs_run_at_the_same_time() {
     let _watchdog = Watchdog::new();
@@ -37,9 +37,9 @@ fn jobs_run_at_the_same_time() {
     assert!(!threads.contains(&thread::current().id()));
 }
 
-/// A worker that is busy keeps nobody waiting: the others run what was queued behind it.
+/// A busy worker delays no job, because the other workers take the jobs that are queued.
 #[test]
-fn a_busy_worker_keeps_nobody_waiting() {
+fn a_busy_worker_delays_no_job() {
     let _watchdog = Watchdog::new();
     let workers = Workers::new(2).unwrap();
     let (release, blocked) = mpsc::channel::<()>();
@@ -56,15 +56,15 @@ fn a_busy_worker_keeps_nobody_waiting() {
     blocker.unwrap().join().unwrap();
 }
 
-/// A started job is resumed on its own thread each time, also when another thread wakes it.
+/// A job that has started is resumed on its own thread each time, also when another thread wakes it.
 #[test]
-fn a_started_job_stays() {
+fn a_started_job_stays_on_its_thread() {
     let _watchdog = Watchdog::new();
     let workers = Workers::new(3).unwrap();
     let jobs: Vec<_> = (0..30)
         .map(|_| {
             let job = workers.handle().spawn(|| {
-                let home = thread::current().id();
+                let own_thread = thread::current().id();
                 let ctx = current_job().unwrap().wait_ctx().clone();
                 ctx.set_status(Status::Ok);
                 (0..20).all(|_| {
@@ -72,7 +72,7 @@ fn a_started_job_stays() {
                     let engine = thread::spawn(move || callback.wake());
                     pause_job().unwrap();
                     engine.join().unwrap();
-                    thread::current().id() == home
+                    thread::current().id() == own_thread
                 })
             });
             job.unwrap()
@@ -81,7 +81,7 @@ fn a_started_job_stays() {
     assert!(jobs.into_iter().all(|job| job.join().unwrap()));
 }
 
-/// Ten thousand jobs from four threads: each runs once.
+/// Four threads spawn ten thousand jobs, and each job runs once.
 #[test]
 fn every_job_runs_once() {
     let _watchdog = Watchdog::new();
@@ -113,9 +113,9 @@ fn every_job_runs_once() {
     );
 }
 
-/// Joined from a job of another worker.
+/// A job on one worker may join jobs on other workers.
 #[test]
-fn joined_across_workers() {
+fn a_job_may_join_jobs_of_other_workers() {
     let _watchdog = Watchdog::new();
     let workers = Workers::new(2).unwrap();
     let handle = workers.handle();
@@ -126,9 +126,9 @@ fn joined_across_workers() {
     assert_eq!(sum.unwrap().join().unwrap(), 1225);
 }
 
-/// The bound counts the jobs of all workers together; waiting for room works across them.
+/// `max_jobs` is a bound on the jobs of all workers together, and so is the wait for capacity.
 #[test]
-fn one_bound_for_all() {
+fn all_workers_share_one_bound() {
     let _watchdog = Watchdog::new();
     let workers = Workers::builder().max_jobs(4).threads(2).build().unwrap();
     let handle = workers.handle();
@@ -149,7 +149,7 @@ fn one_bound_for_all() {
     handle.spawn(|| ()).unwrap().join().unwrap();
 }
 
-/// A panic in a job, and in a call on each scheduler, harms no worker.
+/// A panic in a job, and a panic in a call of `broadcast`, harms no worker.
 #[test]
 fn panics_harm_no_worker() {
     let _watchdog = Watchdog::new();
@@ -164,7 +164,7 @@ fn panics_harm_no_worker() {
     assert_eq!(ended.into_iter().sum::<u64>(), 100);
 }
 
-/// A name is seen where the jobs are listed.
+/// The list of jobs shows their names.
 #[test]
 fn named_jobs_are_listed() {
     let _watchdog = Watchdog::new();
@@ -188,19 +188,18 @@ fn named_jobs_are_listed() {
     job.unwrap().request_cancel();
 }
 
-/// Zero workers are an error that says so.
+/// Zero threads are an error.
 #[test]
-fn no_threads_are_no_workers() {
+fn zero_threads_are_an_error() {
     let _watchdog = Watchdog::new();
     let error = Workers::new(0).err().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
     assert_eq!(error.to_string(), "workers need at least one thread");
 }
 
-/// A call on every worker from inside a job of theirs waits by pausing the job, so that its own worker can make the
-/// call.
+/// `broadcast` inside a job pauses the job, so that the job's own worker can make the call.
 #[test]
-fn broadcast_inside_a_job() {
+fn broadcast_works_inside_a_job() {
     let _watchdog = Watchdog::new();
     let workers = Arc::new(Workers::new(2).unwrap());
     let jobs: Vec<_> = (0..8)
@@ -218,9 +217,10 @@ fn broadcast_inside_a_job() {
     }
 }
 
-/// Two jobs that cannot pause could wait for each other's workers for ever: refused, with a sentence.
+/// Two jobs that may not pause could wait for each other's workers for ever. So `broadcast` in such a job panics with
+/// an explanation.
 #[test]
-fn broadcast_where_a_job_cannot_pause() {
+fn broadcast_in_a_job_that_may_not_pause_panics() {
     let _watchdog = Watchdog::new();
     let workers = Arc::new(Workers::new(1).unwrap());
     let inside = Arc::clone(&workers);
@@ -235,10 +235,10 @@ fn broadcast_where_a_job_cannot_pause() {
     );
 }
 
-/// The last handle to the workers is dropped in one of their own jobs: the others are joined, this thread ends by
+/// The last `Workers` is dropped in one of its own jobs. The drop joins the other threads, and this thread ends by
 /// itself.
 #[test]
-fn dropped_inside_a_job() {
+fn workers_may_be_dropped_inside_their_own_job() {
     let _watchdog = Watchdog::new();
     for threads in [1, 3] {
         let workers = Arc::new(Workers::new(threads).unwrap());
@@ -247,7 +247,7 @@ fn dropped_inside_a_job() {
         let inside = Arc::clone(&workers);
         let (sender, ended) = mpsc::channel();
         let job = handle.spawn(move || {
-            released.recv().unwrap_err(); // ours is gone
+            released.recv().unwrap_err(); // the test has dropped its `Workers`
             drop(inside);
             sender.send(thread::current().id()).unwrap();
         });
@@ -261,9 +261,9 @@ fn dropped_inside_a_job() {
     }
 }
 
-/// Each thread gets the pool that was asked for; one that cannot be set up is an error.
+/// Each thread has the pool that the builder was given. A pool that cannot be set up is an error.
 #[test]
-fn pools_are_configured() {
+fn each_thread_has_the_configured_pool() {
     let _watchdog = Watchdog::new();
     let pool = PoolConfig::new().limit(3).precreate(2);
     let workers = Workers::builder()
@@ -283,8 +283,8 @@ fn pools_are_configured() {
     assert!(error.to_string().contains("raise the limit"), "{error}");
 }
 
-/// Those who wait for capacity are woken one for each job that ends, in their order, and a wait that is given up passes
-/// its wake on. A future that is polled again and again is still one that waits.
+/// Each job that ends wakes one waiter for capacity, in the order of the waiters. A waiter that is dropped passes its
+/// wake on. A waiter that is polled again and again counts once.
 #[test]
 fn capacity_is_first_come_first_served() {
     let _watchdog = Watchdog::new();
@@ -316,7 +316,11 @@ fn capacity_is_first_come_first_served() {
     scheduler.run_until(first).unwrap();
     assert_eq!(counts(), [1, 0, 0]);
     drop(waiting.remove(0));
-    assert_eq!(counts(), [1, 1, 0], "the first gave up");
+    assert_eq!(
+        counts(),
+        [1, 1, 0],
+        "the first waiter was dropped, and its wake went to the second"
+    );
     let mut second = waiting.remove(0);
     assert!(second.as_mut().poll(&mut Context::from_waker(&wakers[1])).is_ready());
     let next = scheduler.spawn(|| ()).unwrap();

@@ -1,4 +1,4 @@
-//! Jobs driven by hand: what every test of the job model begins with.
+//! Helpers for tests that drive jobs by hand.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::cell::{Cell, RefCell};
@@ -8,28 +8,28 @@ use asyncjob::pool;
 use asyncjob::stack::set_max_cached;
 use asyncjob::{Job, Step, WaitCtx, WaitFd, WaitFdOptions, WaitKey, start_job};
 
-/// Adds a bare number as a wait fd, with any value.
+/// Adds a raw fd number as a wait fd, with any value.
 #[allow(
     unsafe_code,
     reason = "a test keeps its fds open, or uses numbers that no driver polls"
 )]
 pub(crate) fn add_number<V: Send + 'static>(ctx: &WaitCtx, fd: WaitFd, value: V) {
-    // SAFETY: as the reason says.
+    // SAFETY: the test keeps the fd open, or no driver polls the number.
     unsafe { ctx.add_raw_wait_fd(fd, Box::new(value)) };
 }
 
-/// A wait fd for readable, at every pause.
+/// A wait fd that is always armed and waits until the fd is readable.
 pub(crate) fn number(key: WaitKey, fd: std::os::fd::RawFd) -> WaitFd {
     WaitFd::new(key, fd, WaitFdOptions::new())
 }
 
-/// Starts a job that is to pause.
+/// Starts a job, which must pause.
 #[track_caller]
 pub(crate) fn paused<T: 'static>(f: impl FnOnce() -> T + 'static) -> Job<T> {
     paused_with(&WaitCtx::new(), f)
 }
 
-/// Starts a job, bound to `ctx`, that is to pause.
+/// Starts a job with the wait ctx `ctx`, which must pause.
 #[track_caller]
 pub(crate) fn paused_with<T: 'static>(ctx: &WaitCtx, f: impl FnOnce() -> T + 'static) -> Job<T> {
     count_own_stacks_only();
@@ -39,25 +39,25 @@ pub(crate) fn paused_with<T: 'static>(ctx: &WaitCtx, f: impl FnOnce() -> T + 'st
     }
 }
 
-/// The job of a step that is to be a pause.
+/// The job of a step, which must be a pause.
 #[track_caller]
 pub(crate) fn still_paused<T>(step: Step<T>) -> Job<T> {
     match step {
         Step::Paused(job) => job,
-        Step::Finished(_) => panic!("the job was to pause, and finished"),
+        Step::Finished(_) => panic!("the job finished instead of pausing"),
     }
 }
 
-/// The result of a step that is to be the last.
+/// The value of a step, which must be the last one of its job.
 #[track_caller]
 pub(crate) fn finished<T>(step: Step<T>) -> T {
     match step {
         Step::Finished(value) => value,
-        Step::Paused(_) => panic!("the job was to finish, and paused"),
+        Step::Paused(_) => panic!("the job paused instead of finishing"),
     }
 }
 
-/// Runs a job that is to finish without a pause.
+/// Runs a job, which must finish without a pause.
 #[track_caller]
 pub(crate) fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
     count_own_stacks_only();
@@ -67,24 +67,25 @@ pub(crate) fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
     }
 }
 
-/// Tests that count stacks run side by side: what a thread has left warm for the others would change their counts.
+/// Turns off the sharing of idle stacks between threads. Tests run in parallel, and shared stacks would change what
+/// they count.
 fn count_own_stacks_only() {
     set_max_cached(0);
 }
 
-/// Stacks of this thread: (idle, in use).
+/// The number of stacks of this thread: (idle, in use).
 pub(crate) fn stacks() -> (usize, usize) {
     let stats = pool::stats();
     (stats.idle, stats.in_use)
 }
 
-/// Stacks of jobs of this thread that have not ended, and quarantined ones. How many are idle depends on what other
-/// threads have given back.
+/// The number of stacks in use on this thread: those of live jobs and the quarantined ones. The number of idle stacks
+/// depends on what other threads have given back.
 pub(crate) fn in_use() -> usize {
     pool::stats().in_use
 }
 
-/// Events, in the order in which they happened.
+/// A log of events, in the order in which they happened.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Rc<RefCell<Vec<String>>>);
 
@@ -97,12 +98,12 @@ impl Log {
         self.0.borrow().is_empty()
     }
 
-    /// What was said since the last call.
+    /// The events since the last call.
     pub(crate) fn take(&self) -> Vec<String> {
         self.0.take()
     }
 
-    /// Says `event` when it is dropped.
+    /// A value that logs `event` when it is dropped.
     pub(crate) fn at_drop(&self, event: impl Into<String>) -> AtDrop {
         AtDrop(self.clone(), event.into())
     }
@@ -116,7 +117,7 @@ impl Drop for AtDrop {
     }
 }
 
-/// Counts what is dropped.
+/// Counts the drops of its [`Counted`] values.
 #[derive(Clone, Default)]
 pub(crate) struct Drops(Rc<Cell<u32>>);
 

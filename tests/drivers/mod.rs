@@ -1,6 +1,6 @@
-//! Drivers: three that are what a host program does which only knows the manual page, and our scheduler.
+//! Four drivers of jobs: three as a host program would write them that knows only the manual page, and the scheduler.
 //!
-//! Whatever pauses a job must not know who resumes it. So each behaviour is tested under [`EVERY`] one of them.
+//! Code that pauses a job must not depend on what resumes it. So each behaviour is tested under [`EVERY`] driver.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(unsafe_code, reason = "polls fds by number, as a driver gets them")]
@@ -16,28 +16,28 @@ use asyncjob::scheduler::{JoinHandle, Scheduler};
 use asyncjob::{Interest, Job, JobBuilder, Status, Step, WaitCtx, start_job, waker_fn};
 use asyncjob_testing::Watchdog;
 
-/// When a driver resumes a job.
+/// The rule by which a driver resumes a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// In turn, without looking why it paused.
+    /// Resume the jobs in turn, without checking why they paused.
     Always,
-    /// When `poll(2)` says so of its fds, or at its deadline. Takes no callback.
+    /// Resume a job when `poll(2)` reports one of its fds, or at its deadline. Set no callback.
     Fds,
-    /// As the status says: at the callback, or as with `Fds`.
+    /// Resume a job as its status says: at the callback, or as with `Fds`.
     Callback,
-    /// By our scheduler.
+    /// Spawn the jobs on a [`Scheduler`].
     Scheduler,
 }
 
 pub(crate) const EVERY: [Rule; 4] = [Rule::Always, Rule::Fds, Rule::Callback, Rule::Scheduler];
 
-/// Jobs on this thread, each with a ctx of its own.
+/// A driver with its jobs on this thread. Each job has a ctx of its own.
 pub(crate) struct Drivers {
     rule: Rule,
     tasks: Vec<Task>,
-    bell: (UnixStream, UnixStream),
+    notifier: (UnixStream, UnixStream),
     scheduler: (Scheduler, Vec<JoinHandle<()>>),
-    /// How often a job was resumed.
+    /// The number of resumes.
     pub(crate) resumes: usize,
 }
 
@@ -49,19 +49,19 @@ struct Task {
 
 impl Drivers {
     pub(crate) fn new(rule: Rule) -> Self {
-        let bell = UnixStream::pair().unwrap();
-        bell.0.set_nonblocking(true).unwrap();
-        bell.1.set_nonblocking(true).unwrap();
+        let notifier = UnixStream::pair().unwrap();
+        notifier.0.set_nonblocking(true).unwrap();
+        notifier.1.set_nonblocking(true).unwrap();
         Drivers {
             rule,
             tasks: Vec::new(),
-            bell,
+            notifier,
             scheduler: (Scheduler::new().unwrap(), Vec::new()),
             resumes: 0,
         }
     }
 
-    /// Starts `f` as a job with a ctx of its own, which is returned. Under the scheduler it starts in
+    /// Starts `f` as a job with a new ctx, and returns the ctx. Under the scheduler the job starts in
     /// [`run`](Self::run).
     pub(crate) fn start(&mut self, f: impl FnOnce() + 'static) -> WaitCtx {
         let ctx = WaitCtx::new();
@@ -72,11 +72,11 @@ impl Drivers {
         }
         let called = Arc::new(AtomicBool::new(false));
         if self.rule == Rule::Callback {
-            let bell = self.bell.0.try_clone().unwrap();
+            let notifier = self.notifier.0.try_clone().unwrap();
             let called = Arc::clone(&called);
             ctx.set_callback(Some(waker_fn(move || {
                 called.store(true, Ordering::Release);
-                let _ = (&bell).write(&[1]); // full is loud enough
+                let _ = (&notifier).write(&[1]); // a full socket is readable, which is enough
             })));
         }
         let job = match start_job(&ctx, f).unwrap() {
@@ -91,7 +91,7 @@ impl Drivers {
         ctx
     }
 
-    /// Runs until every job has ended, for at most a minute. A panic of a job comes out here.
+    /// Runs until every job has ended, for at most a minute. A panic of a job comes out of this call.
     pub(crate) fn run(&mut self) {
         let _watchdog = Watchdog::new();
         self.scheduler.0.run().unwrap();
@@ -118,15 +118,16 @@ impl Drivers {
         let task = &mut self.tasks[at];
         let Some(job) = task.job.take() else { return };
         self.resumes += 1;
-        task.called.store(false, Ordering::Release); // before the resume: a call during it counts for the next pause
+        // Cleared before the resume, because a call during the resume counts for the next pause.
+        task.called.store(false, Ordering::Release);
         if let Step::Paused(job) = job.resume() {
             task.job = Some(job);
         }
     }
 
-    /// Waits until some job can go on, and says which.
+    /// Waits until a job can be resumed, and returns for each job whether it can.
     fn wait(&mut self) -> Vec<bool> {
-        let mut polled = vec![entry(self.bell.1.as_raw_fd(), Interest::Readable)];
+        let mut polled = vec![entry(self.notifier.1.as_raw_fd(), Interest::Readable)];
         let mut owners = vec![usize::MAX];
         for (at, task) in self.tasks.iter().enumerate().filter(|(_, task)| task.waits_for_fds()) {
             for fd in task.ctx.fds() {
@@ -134,11 +135,11 @@ impl Drivers {
                 owners.push(at);
             }
         }
-        let timeout = self.tasks.iter().filter_map(Task::patience).min();
+        let timeout = self.tasks.iter().filter_map(Task::timeout).min();
         poll(&mut polled, timeout);
-        let _ = (&self.bell.1).read(&mut [0; 4096]);
+        let _ = (&self.notifier.1).read(&mut [0; 4096]);
 
-        let mut ready: Vec<bool> = self.tasks.iter().map(Task::can_go_on).collect();
+        let mut ready: Vec<bool> = self.tasks.iter().map(Task::is_ready).collect();
         for (polled, owner) in polled.iter().zip(owners).skip(1) {
             ready[owner] |= polled.revents != 0;
         }
@@ -151,23 +152,23 @@ impl Task {
         self.ctx.status() == Status::Unsupported
     }
 
-    /// How long it may be left alone; `None`: until something happens.
-    fn patience(&self) -> Option<Duration> {
-        if self.can_go_on() {
+    /// How long the driver may wait before it resumes this job. `None`: until an event.
+    fn timeout(&self) -> Option<Duration> {
+        if self.is_ready() {
             return Some(Duration::ZERO);
         }
         let deadline = self.ctx.deadline()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether it can go on for another reason than an fd.
-    fn can_go_on(&self) -> bool {
+    /// Whether the job can be resumed for another reason than an fd.
+    fn is_ready(&self) -> bool {
         let over = self.ctx.deadline().is_some_and(|at| at <= Instant::now());
         over || match self.ctx.status() {
             Status::Ok => self.called.load(Ordering::Acquire),
             Status::Eagain => true,
             Status::Unsupported => self.ctx.fds().is_empty() && self.ctx.deadline().is_none(),
-            other => panic!("nothing here sets {other:?}"),
+            other => panic!("these tests do not use {other:?}"),
         }
     }
 }
@@ -185,7 +186,7 @@ fn entry(fd: RawFd, interest: Interest) -> libc::pollfd {
 
 fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) {
     let timeout = timeout.map_or(-1, |t| t.as_nanos().div_ceil(1_000_000) as i32);
-    // SAFETY: the slice is valid, and this is its length.
+    // SAFETY: the pointer and the length are those of a valid slice.
     let polled = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
     assert!(polled >= 0, "poll: {}", std::io::Error::last_os_error());
 }

@@ -13,7 +13,7 @@ pub(crate) mod libcrypto;
 #[allow(unsafe_code, reason = "may::coroutine::spawn is unsafe")]
 pub(crate) mod may;
 pub(crate) mod ours;
-#[allow(unsafe_code, reason = "raw mappings in the place of stacks")]
+#[allow(unsafe_code, reason = "raw mappings instead of stacks")]
 pub(crate) mod pages;
 pub(crate) mod scheduled;
 #[allow(unsafe_code, reason = "a bare system call, a futex")]

@@ -71,8 +71,9 @@ impl Watch {
             self.registered.clear();
             self.version = ctx.version();
         }
-        match ctx.wants() {
-            Wants::Watch => self.poll_events(ctx, task),
+        let (fds, deadline) = (ctx.fds(), ctx.deadline());
+        match Wants::of(ctx.status(), !fds.is_empty(), deadline) {
+            Wants::Watch => self.poll_events(&fds, deadline, task),
             Wants::Poll => self.poll_later(task),
             // The future of the job acts on these itself.
             Wants::Callback | Wants::Again | Wants::Cancel => Poll::Pending,
@@ -80,10 +81,10 @@ impl Watch {
     }
 
     /// Ready when a wait fd is ready or the deadline has passed.
-    fn poll_events(&mut self, ctx: &WaitCtx, task: &mut Context<'_>) -> Poll<()> {
+    fn poll_events(&mut self, fds: &[WaitFd], deadline: Option<time::Instant>, task: &mut Context<'_>) -> Poll<()> {
         let mut is_refused = false;
-        for fd in ctx.fds() {
-            match &self.register(fd).source {
+        for fd in fds {
+            match &self.register(*fd).source {
                 Some(source) if poll_source(source, fd.interest, task).is_ready() => return self.resume(),
                 Some(_) => {}
                 None => is_refused = true,
@@ -92,14 +93,14 @@ impl Watch {
         if is_refused {
             return self.poll_later(task);
         }
-        let Some(deadline) = ctx.deadline() else {
+        let Some(deadline) = deadline else {
             return Poll::Pending;
         };
         if deadline > time::Instant::now() {
             self.deadline = Some(deadline);
         }
         if self.deadline != Some(deadline) {
-            // The job has left a deadline there that had passed before it paused. So it polls.
+            // The deadline had passed before the job paused, so the job is polled.
             return self.poll_later(task);
         }
         ready!(self.poll_timer(deadline.into(), task));

@@ -2,6 +2,7 @@
 //! costs more than its own handshake. The tests count, and tokio's clock is paused.
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
@@ -10,11 +11,12 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use asyncjob::offload::Offload;
+use asyncjob::offload::{Offload, OffloadError};
 use asyncjob::pool;
+use asyncjob::waiting::AwaitError;
 use asyncjob_rustls::{AwaitedKey, OffloadedKey, TlsAcceptor};
 use asyncjob_testing::Watchdog;
-use asyncjob_tokio::Workers;
+use asyncjob_tokio::{JoinError, Workers};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
@@ -126,6 +128,24 @@ impl Gate {
     }
 }
 
+/// The error of a signer, whose type it has kept in the error of rustls.
+fn of_signer<E: Error + 'static>(error: &rustls::Error) -> &E {
+    let rustls::Error::Other(other) = error else {
+        panic!("not an error of the signer: {error}")
+    };
+    other.0.downcast_ref().expect("an error of this type")
+}
+
+/// The same, in the error of a handshake.
+fn of_handshake<E: Error + 'static>(error: &io::Error) -> &E {
+    of_signer(
+        error
+            .get_ref()
+            .and_then(|error| error.downcast_ref())
+            .expect("an error of rustls"),
+    )
+}
+
 struct Counted(Arc<AtomicU32>);
 
 impl Counted {
@@ -211,7 +231,7 @@ fn a_signer_that_fails_fails_its_handshake_only() {
         answer.send(Ok(identity.sign(&message))).unwrap();
         gate.take().1.send(Err(io::Error::other("the HSM is on fire"))).unwrap();
         let error = accept.await.unwrap().unwrap_err();
-        assert!(error.to_string().contains("the HSM is on fire"), "{error}");
+        assert_eq!(of_handshake::<io::Error>(&error).to_string(), "the HSM is on fire");
         connect_fails.await.unwrap().unwrap_err();
         other_accept.await.unwrap().unwrap();
         other_connect.await.unwrap().unwrap();
@@ -297,7 +317,7 @@ fn a_wrong_signature_is_noticed_by_the_client() {
 }
 
 #[test]
-fn without_a_job_the_handshake_fails_with_a_sentence_or_blocks_if_allowed() {
+fn a_key_outside_a_job_is_an_error_unless_it_may_block() {
     let _watchdog = Watchdog::new();
     on_one_thread(async {
         let identity = Identity::new();
@@ -311,12 +331,12 @@ fn without_a_job_the_handshake_fails_with_a_sentence_or_blocks_if_allowed() {
         });
         let sign = |key: &dyn SigningKey| key.choose_scheme(&[SCHEME]).unwrap().sign(b"message");
         let error = sign(&key).unwrap_err();
-        assert!(error.to_string().contains("outside a job"), "{error}");
+        assert!(matches!(of_signer(&error), AwaitError::NotInJob), "{error}");
         sign(&key.or_block()).unwrap();
 
         let (key, _pool, orders) = offloaded(&identity, 1);
         let error = sign(&key).unwrap_err();
-        assert!(error.to_string().contains("outside a job"), "{error}");
+        assert!(matches!(of_signer(&error), OffloadError::NotInJob), "{error}");
         orders.send(Order::Sign).unwrap();
         sign(&key.or_block()).unwrap();
     });
@@ -483,6 +503,10 @@ fn a_multi_threaded_runtime_runs_its_handshakes_on_workers() {
     });
     drop(workers);
     assert_eq!(gate.waiting(), 0);
+    let (near, _far) = duplex(1 << 16);
+    let error = runtime.block_on(acceptor.accept(near)).unwrap_err();
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    assert!(matches!(error, Some(JoinError::WorkersEnded)), "{error:?}");
 }
 
 /// A key that blocks its thread in each signature, as a library for an HSM does, until the test sends an order.
@@ -578,7 +602,10 @@ fn an_offloaded_signer_that_panics_fails_its_handshake_only() {
         let first = connect(&acceptor, &connector);
         orders.send(Order::Panic).unwrap();
         let error = first.0.await.unwrap().unwrap_err();
-        assert!(error.to_string().contains("a bug in the library of the HSM"), "{error}");
+        let OffloadError::Panicked(panic) = of_handshake(&error) else {
+            panic!("{error}")
+        };
+        assert_eq!(panic.message(), "a bug in the library of the HSM");
         first.1.await.unwrap().unwrap_err();
         let second = connect(&acceptor, &connector);
         orders.send(Order::Sign).unwrap();

@@ -58,7 +58,7 @@ pub use awaited::AwaitedKey;
 pub use der::ecdsa_signature;
 pub use offloaded::OffloadedKey;
 
-/// A failed wait, as rustls passes on errors that are not its own.
+/// An error that is not one of rustls, in an error of rustls. It keeps its type.
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {
     rustls::Error::Other(rustls::OtherError(std::sync::Arc::new(error)))
 }

@@ -1,4 +1,4 @@
-//! A private key that can only block: its signatures are made on other threads.
+//! A private key that can only block: other threads make its signatures.
 
 use std::sync::Arc;
 
@@ -11,11 +11,13 @@ use crate::other;
 
 /// Makes the signatures of another key on the threads of an [`Offload`], while the job of the handshake is paused.
 ///
-/// As many signatures are made at a time as the pool has threads. The other handshakes wait in its queue. Several keys
+/// As many signatures are made at a time as the pool has threads. The other handshakes wait for a thread. Several keys
 /// may share a pool.
 ///
-/// A handshake that is cancelled leaves its signature to be finished and thrown away: the call that blocks the thread
-/// goes on blocking it. Give the key's own library a timeout, too.
+/// Outside a job a signature is an error, unless the key is told to [block](Self::or_block).
+///
+/// When a handshake is cancelled, a signature that has begun is finished on its thread, and dropped. A key that never
+/// answers blocks its thread for ever. Give the key's own library a timeout, too.
 ///
 /// ```
 /// use asyncjob::offload::Offload;
@@ -41,7 +43,7 @@ pub struct OffloadedKey {
 }
 
 impl OffloadedKey {
-    /// `key`, on the threads of `pool`.
+    /// A key that signs with `key` on the threads of `pool`.
     pub fn new(key: Arc<dyn SigningKey>, pool: Offload) -> Self {
         OffloadedKey {
             key,
@@ -50,10 +52,10 @@ impl OffloadedKey {
         }
     }
 
-    /// Where there is no job, block the thread instead of failing.
+    /// Outside a job, and where the job cannot pause, blocks the thread until the signature is there.
     ///
-    /// Without this a handshake outside [`TlsAcceptor`](crate::TlsAcceptor) fails, with a sentence that says so: a
-    /// server that was meant to pause does not stall unnoticed.
+    /// Without this, a handshake outside [`TlsAcceptor`](crate::TlsAcceptor) fails, with an error that says why. So a
+    /// server that is meant to pause does not stall unnoticed.
     pub fn or_block(mut self) -> Self {
         self.blocks_outside_jobs = true;
         self

@@ -29,9 +29,9 @@ use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 use rustls::pki_types::{SubjectPublicKeyInfoDer, alg_id};
 use rustls::sign::{Signer, SigningKey, public_key_to_spki};
-use rustls::{Error, OtherError, SignatureAlgorithm, SignatureScheme};
+use rustls::{Error, SignatureAlgorithm, SignatureScheme};
 
-use crate::der;
+use crate::{der, other};
 
 /// A private key that stays in its token.
 ///
@@ -168,7 +168,7 @@ impl Signer for TokenSigner {
         let signed = self
             .key
             .with_session(|session| signature(session, self.scheme, message));
-        signed.map_err(|error| Error::Other(OtherError(Arc::new(error))))
+        signed.map_err(other)
     }
 
     fn scheme(&self) -> SignatureScheme {

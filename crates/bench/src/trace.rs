@@ -162,11 +162,11 @@ fn unexpected(signal: i32) -> io::Error {
 /// Adds the allocations, which the child has counted and prints.
 fn finish(child: Child, counts: Counts) -> io::Result<Counts> {
     let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let allocations = said
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let allocations = printed
         .trim()
         .parse()
-        .map_err(|_| io::Error::other(format!("the child said `{said}`")))?;
+        .map_err(|_| io::Error::other(format!("the child printed `{printed}`")))?;
     Ok(Counts { allocations, ..counts })
 }
 

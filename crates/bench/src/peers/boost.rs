@@ -62,10 +62,10 @@ mod missing {
     }
 
     pub(crate) fn switch(_: &str, _: Depth) -> Candidate {
-        unreachable!("open said that it is absent")
+        unreachable!("the peer is absent")
     }
 
     pub(crate) fn life(_: &str) -> Candidate {
-        unreachable!("open said that it is absent")
+        unreachable!("the peer is absent")
     }
 }

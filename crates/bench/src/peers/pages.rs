@@ -45,7 +45,7 @@ impl Pages {
     fn new(count: usize, stride: usize, stagger: usize, advice: c_int) -> Result<Self, Absent> {
         let len = (count * stride).next_multiple_of(HUGE) + HUGE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory that is in use.
         let start = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         if start == libc::MAP_FAILED {
             return Err(Absent::new(std::io::Error::last_os_error().to_string()));

@@ -57,7 +57,7 @@ impl Context {
 
     #[inline(always)]
     fn enter(&mut self) {
-        // SAFETY: `inside` is a context that is ready to run on its own stack, `outside` is ours to overwrite.
+        // SAFETY: `inside` is a context that is ready to run on its own stack, `outside` is not in use.
         unsafe { libc::swapcontext(&mut self.outside, &self.inside) };
     }
 }

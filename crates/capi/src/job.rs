@@ -176,14 +176,15 @@ unsafe fn start(
     let resumers_default = thread.default_ctx.at_start();
     // The closure carries one word. The job reads the rest from here, where this function waits for its first pause.
     let at = &raw const call;
+    // The error is dropped here, with `ok`: it is large, and the way of a start that succeeds would make room for it.
     // SAFETY: the caller's promise. `call` lives until the job has copied from it.
-    let step = asyncjob::start_job(core_ctx, move || unsafe { Call::run(at) });
+    let step = asyncjob::start_job(core_ctx, move || unsafe { Call::run(at) }).ok();
     thread.current.set(resumer);
     // SAFETY: it came from `at_start`, and the caller promises that the program has not freed it.
     let jobs_default = unsafe { thread.default_ctx.exchange(resumers_default) };
     match step {
-        Ok(step) => outputs.report(thread, slot, step, jobs_default),
-        Err(_no_stack) => {
+        Some(step) => outputs.report(thread, slot, step, jobs_default),
+        None => {
             thread.slots.push(slot);
             // SAFETY: the job did not start.
             unsafe { call.release() };

@@ -100,8 +100,8 @@
 //!
 //! # What the compiler cannot check
 //!
-//! * **Thread-locals around a pause.** Other code runs on the thread while a job is paused. [`pause_job`] says what that
-//!   means for lock guards and `RefCell` borrows. [`docs::soundness`] says what safe code could still do.
+//! * **Thread-locals around a pause.** Other code runs on the thread while a job is paused. [`pause_job`] says what
+//!   that means for lock guards and `RefCell` borrows. [`docs::soundness`] says what safe code could still do.
 //! * **The stack.** It has 256 KiB unless you choose another size, and ends in a guard. A job that goes deeper causes a
 //!   fault, which the overflow handler explains, and corrupts no memory.
 //! * **No Miri and no shadow stacks.** The switch is assembly, as in corosensei.

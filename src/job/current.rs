@@ -1,7 +1,8 @@
 //! The job that runs this code: its attributes, and whether it may pause.
 
 use std::borrow::Cow;
-use std::ptr::NonNull;
+use std::cell::Cell;
+use std::ptr::{self, NonNull};
 
 use super::JobId;
 use super::control_block::{BLOCKED, CANCELLED, ControlBlock};
@@ -157,18 +158,26 @@ pub(super) const CURRENT: Current = Current;
 
 impl Current {
     #[inline(always)]
+    fn with<R>(&self, f: impl FnOnce(&Cell<Option<NonNull<ControlBlock>>>) -> R) -> R {
+        pool::CURRENT.with(|cell| {
+            // SAFETY: a pointer of one type has the layout of a pointer of any other, the null one for `None` included.
+            f(unsafe { &*ptr::from_ref(cell).cast::<Cell<Option<NonNull<ControlBlock>>>>() })
+        })
+    }
+
+    #[inline(always)]
     pub(super) fn get(&self) -> Option<NonNull<ControlBlock>> {
-        pool::CURRENT.get().map(NonNull::cast)
+        self.with(Cell::get)
     }
 
     #[inline(always)]
     pub(super) fn set(&self, job: Option<NonNull<ControlBlock>>) {
-        pool::CURRENT.set(job.map(NonNull::cast));
+        self.with(|cell| cell.set(job));
     }
 
     #[inline(always)]
     pub(super) fn replace(&self, job: Option<NonNull<ControlBlock>>) -> Option<NonNull<ControlBlock>> {
-        pool::CURRENT.replace(job.map(NonNull::cast)).map(NonNull::cast)
+        self.with(|cell| cell.replace(job))
     }
 }
 

@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use asyncjob::offload::{Offload, OffloadError, TryRunError};
 use asyncjob::scheduler::Scheduler;
 use asyncjob::time::with_deadline;
 use asyncjob::{Interrupted, Job, Quarantined, Status, Step, WaitCtx, block_pause, pause_job, start_job, waker_fn};
+use asyncjob_testing::Watchdog;
 use drivers::{Drivers, EVERY};
 
 /// A pool of one thread, which is busy until the gate is opened.
@@ -79,11 +80,9 @@ fn finished<T>(step: Step<T>) -> T {
     }
 }
 
-/// Resumes until the end, which is to come.
+/// Resumes until the end.
 fn finish<T>(mut job: Job<T>) -> T {
-    let late = Instant::now() + Duration::from_secs(60);
     loop {
-        assert!(Instant::now() < late, "it waits for ever: {job:?}");
         match job.resume() {
             Step::Finished(value) => return value,
             Step::Paused(again) => job = again,
@@ -104,17 +103,6 @@ fn was_cancelled<T>(result: Result<Result<T, OffloadError>, Quarantined>) -> boo
     matches!(result, Ok(Err(OffloadError::Interrupted(Interrupted::Cancelled))))
 }
 
-/// Runs `f` on a thread of its own, and fails when it does not come back.
-fn within_a_minute<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
-    let (tell, told) = channel();
-    let thread = thread::spawn(move || tell.send(f()));
-    match told.recv_timeout(Duration::from_secs(60)) {
-        Ok(value) => value,
-        Err(_) if thread.is_finished() => std::panic::resume_unwind(thread.join().unwrap_err()),
-        Err(_) => panic!("it waits for ever"),
-    }
-}
-
 fn panic_text(error: OffloadError) -> String {
     match error {
         OffloadError::Panicked(panic) => panic.message().to_owned(),
@@ -124,6 +112,7 @@ fn panic_text(error: OffloadError) -> String {
 
 #[test]
 fn it_runs_elsewhere_while_jobs_go_on_here_under_every_driver() {
+    let _watchdog = Watchdog::new();
     for rule in EVERY {
         let pool = Offload::new(2).unwrap();
         let mut driver = Drivers::new(rule);
@@ -153,6 +142,7 @@ fn it_runs_elsewhere_while_jobs_go_on_here_under_every_driver() {
 
 #[test]
 fn a_job_that_is_cancelled_takes_nothing_from_a_closure_that_runs() {
+    let _watchdog = Watchdog::new();
     let (gate, opened) = channel::<()>();
     let (tell, told) = channel();
     let (begin, has_begun) = channel();
@@ -176,6 +166,7 @@ fn a_job_that_is_cancelled_takes_nothing_from_a_closure_that_runs() {
 
 #[test]
 fn a_closure_may_shut_its_own_pool_down() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::new(2).unwrap();
     let clone = pool.clone();
     as_job(move || pool.run(move || clone.shutdown())).unwrap();
@@ -183,6 +174,7 @@ fn a_closure_may_shut_its_own_pool_down() {
 
 #[test]
 fn a_thousand_jobs_share_three_threads_under_every_driver() {
+    let _watchdog = Watchdog::new();
     for rule in EVERY {
         let pool = Offload::builder().threads(3).queue_capacity(5).build().unwrap();
         let mut driver = Drivers::new(rule);
@@ -203,6 +195,7 @@ fn a_thousand_jobs_share_three_threads_under_every_driver() {
 
 #[test]
 fn completion_is_by_the_drivers_callback_if_there_is_one() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(1);
     let calls = Arc::new(AtomicUsize::new(0));
     let (ctx, counter) = (WaitCtx::new(), Arc::clone(&calls));
@@ -220,6 +213,7 @@ fn completion_is_by_the_drivers_callback_if_there_is_one() {
 
 #[test]
 fn completion_is_by_fd_without_a_callback() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(1);
     let ctx = WaitCtx::new();
     let pool = busy.pool.clone();
@@ -233,6 +227,7 @@ fn completion_is_by_fd_without_a_callback() {
 /// What a library needs once for each thread is kept in a thread-local, and goes when the last handle ends the threads.
 #[test]
 fn the_threads_keep_their_thread_locals_until_the_last_handle_is_gone() {
+    let _watchdog = Watchdog::new();
     struct Session(Cell<u32>, Sender<u32>);
     impl Drop for Session {
         fn drop(&mut self) {
@@ -262,6 +257,7 @@ fn the_threads_keep_their_thread_locals_until_the_last_handle_is_gone() {
 
 #[test]
 fn ten_thousand_panics_cost_no_thread() {
+    let _watchdog = Watchdog::new();
     struct Quiet;
     let pool = Offload::new(2).unwrap();
     let hook = std::panic::take_hook();
@@ -284,6 +280,7 @@ fn ten_thousand_panics_cost_no_thread() {
 
 #[test]
 fn a_panic_comes_back_with_its_payload() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::new(1).unwrap();
     let again = pool.clone();
     assert_eq!(
@@ -299,6 +296,7 @@ fn a_panic_comes_back_with_its_payload() {
 /// The drop of a value, of what a closure owns, and of a panic's payload, each where no job is left to hear of it.
 #[test]
 fn panics_that_no_job_hears_of_cost_no_thread() {
+    let _watchdog = Watchdog::new();
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -339,6 +337,7 @@ fn panics_that_no_job_hears_of_cost_no_thread() {
 /// Callbacks of drivers that panic: neither the thread that calls them nor those behind them in the line are harmed.
 #[test]
 fn callbacks_that_panic_cost_no_thread_and_no_result() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(1);
     let called = Arc::new(AtomicUsize::new(0));
     let jobs: Vec<_> = (0..4)
@@ -362,6 +361,7 @@ fn callbacks_that_panic_cost_no_thread_and_no_result() {
 /// The same, where the last handle goes and closures are refused.
 #[test]
 fn callbacks_that_panic_do_not_stop_a_shutdown() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(1);
     let jobs = [0, 1, 2].map(|n| {
         let (ctx, pool) = (WaitCtx::new(), busy.pool.clone());
@@ -379,6 +379,7 @@ fn callbacks_that_panic_do_not_stop_a_shutdown() {
 
 #[test]
 fn try_run_gives_the_closure_back_when_the_queue_is_full() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(2);
     let ctx = WaitCtx::new();
     let waiting: Vec<_> = (0..2)
@@ -407,6 +408,7 @@ fn try_run_gives_the_closure_back_when_the_queue_is_full() {
 
 #[test]
 fn closures_are_run_in_the_order_of_the_calls() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(1);
     let order = Arc::new(Mutex::new(Vec::new()));
     let jobs: Vec<_> = (0..4)
@@ -426,6 +428,7 @@ fn closures_are_run_in_the_order_of_the_calls() {
 
 #[test]
 fn a_cancelled_job_takes_its_closure_out_of_the_line() {
+    let _watchdog = Watchdog::new();
     struct Owned(Arc<AtomicUsize>);
     impl Drop for Owned {
         fn drop(&mut self) {
@@ -456,6 +459,7 @@ fn a_cancelled_job_takes_its_closure_out_of_the_line() {
 /// A job that waits and is given up keeps nothing: neither its place nor the line behind it waits for it.
 #[test]
 fn a_quarantined_job_keeps_no_place() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(1);
     let ran = Arc::new(AtomicUsize::new(0));
     let spawn = || {
@@ -474,7 +478,8 @@ fn a_quarantined_job_keeps_no_place() {
 /// behind it in the same line.
 #[test]
 fn a_blocked_job_does_not_wait_for_a_paused_job_of_its_thread() {
-    let order = within_a_minute(|| {
+    let _watchdog = Watchdog::new();
+    let order = {
         let busy = Busy::new(1);
         let order = Arc::new(Mutex::new(Vec::new()));
         let spawn = |name: &'static str| {
@@ -493,14 +498,15 @@ fn a_blocked_job_does_not_wait_for_a_paused_job_of_its_thread() {
         paused.into_iter().for_each(|job| finish(job).unwrap());
         finish(holder).unwrap();
         Arc::into_inner(order).unwrap().into_inner().unwrap()
-    });
+    };
     assert_eq!(order, ["queued", "waiting", "waiting, too", "blocked"]);
 }
 
 /// The same under the scheduler, which is what the host of such jobs is.
 #[test]
 fn a_blocked_job_of_a_scheduler_does_not_wait_for_the_others() {
-    let sum = within_a_minute(|| {
+    let _watchdog = Watchdog::new();
+    let sum = {
         let pool = pool_of_one(1);
         let scheduler = Scheduler::new().unwrap();
         let jobs: Vec<_> = (0..20)
@@ -515,12 +521,13 @@ fn a_blocked_job_of_a_scheduler_does_not_wait_for_the_others() {
             .collect();
         scheduler.run().unwrap();
         jobs.into_iter().map(|job| job.join().unwrap().unwrap()).sum::<i32>()
-    });
+    };
     assert_eq!(sum, 190);
 }
 
 #[test]
 fn shutdown_finishes_what_runs_and_refuses_the_rest() {
+    let _watchdog = Watchdog::new();
     let busy = Busy::new(1);
     let (queued, waiting) = (busy.offload(|| ()), busy.offload(|| ()));
     let pool = busy.pool.clone();
@@ -547,6 +554,7 @@ fn shutdown_finishes_what_runs_and_refuses_the_rest() {
 /// Where the code cannot pause, `run` says so and runs nothing; `run_or_block` blocks the thread.
 #[test]
 fn where_the_code_cannot_pause_it_fails_or_blocks_as_asked() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::new(1).unwrap();
     let ran = Arc::new(AtomicBool::new(false));
     let run = || {
@@ -582,6 +590,7 @@ fn where_the_code_cannot_pause_it_fails_or_blocks_as_asked() {
 
 #[test]
 fn a_blocking_wait_ends_at_the_deadline() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::new(1).unwrap();
     let (gate, opened) = channel::<()>();
     let late = with_deadline(Instant::now(), || pool.run_or_block(move || opened.recv().is_err()));
@@ -592,7 +601,8 @@ fn a_blocking_wait_ends_at_the_deadline() {
 /// Closures that offload again would wait for their own thread, when each thread of the pool runs one.
 #[test]
 fn a_closure_that_offloads_again_does_not_wait_for_its_own_thread() {
-    let threads = within_a_minute(|| {
+    let _watchdog = Watchdog::new();
+    let threads = {
         let pool = Offload::new(1).unwrap();
         let (again, refused) = (pool.clone(), pool.clone());
         let offloaded = pool.run_or_block(move || {
@@ -607,13 +617,14 @@ fn a_closure_that_offloads_again_does_not_wait_for_its_own_thread() {
             )
         });
         offloaded.unwrap()
-    });
+    };
     assert_eq!(threads.0, threads.1);
 }
 
 /// Without an fd for the wake the wait cannot begin, and the closure is not run.
 #[test]
 fn without_an_fd_left_it_fails_and_runs_nothing() {
+    let _watchdog = Watchdog::new();
     // In a process of its own, because the limit holds for all its threads.
     let run = std::process::Command::new("sh")
         .args([
@@ -630,6 +641,7 @@ fn without_an_fd_left_it_fails_and_runs_nothing() {
 #[test]
 #[ignore = "run by without_an_fd_left_it_fails_and_runs_nothing, with few fds"]
 fn runs_without_an_fd_left() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::new(1).unwrap();
     let ran = Arc::new(AtomicBool::new(false));
     let (in_job, in_closure) = (pool.clone(), Arc::clone(&ran));
@@ -647,6 +659,7 @@ fn runs_without_an_fd_left() {
 /// A job that is cancelled already sends nothing: whether its closure ran would be chance.
 #[test]
 fn a_cancelled_job_offloads_nothing() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::new(1).unwrap();
     let ran = Arc::new(AtomicUsize::new(0));
     let (in_job, in_closure) = (pool.clone(), Arc::clone(&ran));
@@ -668,6 +681,7 @@ fn a_cancelled_job_offloads_nothing() {
 
 #[test]
 fn a_pool_needs_a_thread_and_a_place() {
+    let _watchdog = Watchdog::new();
     for builder in [Offload::builder().threads(0), Offload::builder().queue_capacity(0)] {
         let error = builder.build().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
@@ -680,6 +694,7 @@ fn a_pool_needs_a_thread_and_a_place() {
 
 #[test]
 fn threads_have_names() {
+    let _watchdog = Watchdog::new();
     let pool = Offload::builder().threads(1).name("token").build().unwrap();
     let name = as_job(move || pool.run(|| thread::current().name().map(str::to_owned)));
     assert_eq!(name.unwrap().as_deref(), Some("token-0"));
@@ -687,6 +702,7 @@ fn threads_have_names() {
 
 #[test]
 fn errors_pass_through_a_question_mark() {
+    let _watchdog = Watchdog::new();
     fn boxed(error: impl std::error::Error + Send + Sync + 'static) -> Box<dyn std::error::Error + Send + Sync> {
         error.into()
     }
@@ -702,6 +718,7 @@ fn errors_pass_through_a_question_mark() {
 
 #[test]
 fn errors_become_io_errors_that_keep_them() {
+    let _watchdog = Watchdog::new();
     use std::io::{Error, ErrorKind};
     let cancelled = Error::from(OffloadError::Interrupted(Interrupted::Cancelled));
     assert!(cancelled.get_ref().unwrap().is::<asyncjob::Cancelled>());

@@ -122,8 +122,8 @@ impl PoolConfig {
     }
 
     /// Measures how deep jobs get to the word instead of to the page, by keeping the unused part of each stack zero.
-    /// The end of a job then costs about what [`SecretPolicy::scrub`] costs. Call frames that contain only zeros are not
-    /// seen.
+    /// The end of a job then costs about what [`SecretPolicy::scrub`] costs. Call frames that contain only zeros are
+    /// not seen.
     pub fn exact_high_water(mut self, exact: bool) -> Self {
         self.exact_high_water = exact;
         self
@@ -131,7 +131,7 @@ impl PoolConfig {
 
     /// How many idle stacks this thread keeps: 256 unless set, and at least [`precreate`](Self::precreate). Stacks
     /// above that go to the depot of all threads. What exceeds the depot's own bound
-    /// ([`set_shared_idle`](crate::stack::set_shared_idle)) gives its memory back.
+    /// ([`set_max_cached`](crate::stack::set_max_cached)) gives its memory back.
     pub fn max_idle(mut self, stacks: usize) -> Self {
         self.max_idle = stacks;
         self

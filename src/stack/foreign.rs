@@ -51,8 +51,8 @@ impl std::error::Error for SetStackMemoryError {}
 
 /// Takes the stacks of this process from these functions, or for `None` from slabs (`ASYNC_set_mem_functions(3)`).
 ///
-/// The library asks for 32 KiB, whatever the [`PoolConfig`](crate::pool::PoolConfig) says. It uses all that it gets, if that
-/// is at least 16 KiB. A [`SecretPolicy`](super::SecretPolicy) has no effect on these stacks, and
+/// The library asks for 32 KiB, whatever the [`PoolConfig`](crate::pool::PoolConfig) says. It uses all that it gets, if
+/// that is at least 16 KiB. A [`SecretPolicy`](super::SecretPolicy) has no effect on these stacks, and
 /// [`stats`](super::stats) does not count them.
 ///
 /// # Errors

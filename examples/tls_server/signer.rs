@@ -1,4 +1,4 @@
-//! A private key for rustls whose signatures are made elsewhere.
+//! A private key for rustls whose signatures are made on other threads.
 //!
 //! `rustls::sign::Signer::sign` is synchronous: the caller gets the signature or an error from that very call. In
 //! a job, that call may pause.
@@ -16,8 +16,8 @@ use rustls::{OtherError, SignatureAlgorithm, SignatureScheme};
 use super::service::Totals;
 use super::{Mode, Options};
 
-/// The way to a remote signer that takes its time. It may be used by many threads at once. Where a library wants a
-/// session for each thread, keep them in a `thread_local!`, or in a list from which each signature takes one.
+/// A connection to a slow remote signer. Many threads may use it at once. If a library needs a session for each thread,
+/// keep the sessions in a `thread_local!`, or in a list from which each signature takes one.
 #[derive(Debug)]
 pub(crate) struct Session {
     latency: Duration,
@@ -26,24 +26,24 @@ pub(crate) struct Session {
 impl Session {
     fn sign(&self, signer: &dyn Signer, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         if !self.latency.is_zero() {
-            thread::sleep(self.latency); // blocks: that is what such devices do
+            thread::sleep(self.latency); // blocks the thread, as a call to a device does
         }
         signer.sign(message)
     }
 }
 
-/// Where to sign.
+/// Where a signature is made.
 #[derive(Clone, Debug)]
-enum Place {
-    Inline(Arc<Session>),
-    Offload(Offload, Arc<Session>),
+enum SignOn {
+    CallingThread(Arc<Session>),
+    OtherThreads(Offload, Arc<Session>),
 }
 
-/// The server's key.
+/// The server's private key.
 #[derive(Debug)]
 pub(crate) struct SlowKey {
     key: Arc<dyn SigningKey>,
-    place: Place,
+    sign_on: SignOn,
     totals: Totals,
 }
 
@@ -51,16 +51,16 @@ impl SlowKey {
     pub(crate) fn new(options: &Options, key: &PrivateKeyDer<'_>, totals: Totals) -> Result<Self, Box<dyn Error>> {
         let latency = Duration::from_secs_f64(options.sign_latency / 1000.0);
         let session = Arc::new(Session { latency });
-        let place = match options.mode {
-            Mode::Inline => Place::Inline(session),
+        let sign_on = match options.mode {
+            Mode::Inline => SignOn::CallingThread(session),
             Mode::Offload => {
                 let threads = Offload::builder().threads(options.signers()).name("signer");
-                Place::Offload(threads.build()?, session)
+                SignOn::OtherThreads(threads.build()?, session)
             }
         };
         Ok(SlowKey {
             key: rustls::crypto::ring::sign::any_supported_type(key)?,
-            place,
+            sign_on,
             totals,
         })
     }
@@ -71,7 +71,7 @@ impl SigningKey for SlowKey {
         let signer = self.key.choose_scheme(offered)?;
         Some(Box::new(SlowSigner {
             signer: Arc::from(signer),
-            place: self.place.clone(),
+            sign_on: self.sign_on.clone(),
             totals: self.totals.clone(),
         }))
     }
@@ -81,19 +81,19 @@ impl SigningKey for SlowKey {
     }
 }
 
-/// One signature.
+/// Makes one signature.
 #[derive(Debug)]
 struct SlowSigner {
     signer: Arc<dyn Signer>,
-    place: Place,
+    sign_on: SignOn,
     totals: Totals,
 }
 
 impl Signer for SlowSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        let result = match &self.place {
-            Place::Inline(session) => session.sign(self.signer.as_ref(), message),
-            Place::Offload(pool, session) => {
+        let result = match &self.sign_on {
+            SignOn::CallingThread(session) => session.sign(self.signer.as_ref(), message),
+            SignOn::OtherThreads(pool, session) => {
                 let (signer, session, message) = (Arc::clone(&self.signer), Arc::clone(session), message.to_vec());
                 let signature = pool.run(move || session.sign(signer.as_ref(), &message)); // the job pauses here
                 signature.unwrap_or_else(|error| Err(rustls::Error::Other(OtherError(Arc::new(error)))))

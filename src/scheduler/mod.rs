@@ -59,13 +59,14 @@ mod handle;
 mod inspect;
 mod join;
 mod reactor;
+mod report;
 mod submit;
 mod tasks;
 mod timer;
+mod turn;
 mod wake;
 mod workers;
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -73,7 +74,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -82,18 +82,18 @@ pub use current::{LocalHandle, current, spawn};
 pub use handle::{Capacity, Handle};
 pub use inspect::{JobInfo, JobState};
 pub use join::{JoinError, JoinHandle};
+pub use report::{ShutdownReport, Stats, Turn};
 pub use workers::Workers;
 
-use crate::error::{Panic, Quarantined, SpawnError, StartErrorKind};
+use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
-use crate::job::{Job, JobBuilder, JobPlan, Step};
-use crate::sync::contain;
-use current::{Refused, Turning};
-use join::{CancelReason, Completion, JoinState};
+use crate::job::JobBuilder;
+use current::Refused;
+use join::JoinState;
 use reactor::Reactor;
 use submit::Shared;
-use tasks::{BATCH, Core, EndKind, Pending};
-use wake::{Inbox, TaskId};
+use tasks::{Core, Pending};
+use wake::Inbox;
 
 /// Runs jobs on this thread, and resumes each job when what it waits for has happened.
 ///
@@ -134,49 +134,6 @@ struct Inner {
     parked: Cell<bool>,
     /// The time until which a worker lets its jobs go on, once it has to shut down.
     stop_at: Cell<Option<Instant>>,
-}
-
-/// What one [`Scheduler::turn`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Turn {
-    /// How many jobs the turn started or resumed.
-    pub resumed: usize,
-    /// How many jobs can run now. If this is not 0, call [`Scheduler::turn`] again without waiting.
-    pub ready: usize,
-}
-
-/// What became of the jobs that were left, in numbers of jobs: see [`Scheduler::shutdown`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ShutdownReport {
-    /// These jobs returned or panicked before the deadline.
-    pub finished: usize,
-    /// These jobs ended before the deadline because they were cancelled: by their handles, or because their engines had
-    /// failed.
-    pub cancelled_before: usize,
-    /// These jobs were cancelled at the deadline, and ended then.
-    pub cancelled: usize,
-    /// These jobs were cancelled at the deadline and did not end. Their stacks are quarantined.
-    pub quarantined: usize,
-}
-
-/// Counts since the scheduler was made: see [`Scheduler::stats`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// How many jobs have ended in any way. A job that failed with [`JoinError::NoStack`] did not start and does not
-    /// count.
-    pub ended: u64,
-    /// How many of these were cancelled, by their handle, by a shutdown or because their engine failed. The quarantined
-    /// ones are included.
-    pub cancelled: u64,
-    /// How many of these did not end when they were cancelled, and were quarantined.
-    pub quarantined: u64,
-    /// How often a job was started or resumed.
-    pub resumes: u64,
-    /// How often the scheduler called `epoll_wait`.
-    pub kernel_waits: u64,
 }
 
 impl Scheduler {
@@ -254,38 +211,6 @@ impl Scheduler {
         }
     }
 
-    /// Does one round: takes what other threads have sent, starts up to 64 jobs, resumes up to 64 ready jobs, and looks
-    /// for ready fds and deadlines.
-    ///
-    /// If there was nothing to run, the turn waits for up to `timeout`, and the next turn runs what has become ready.
-    /// `None` stands for a wait without limit, which does not wait if there is no job at all.
-    ///
-    /// To embed the scheduler in another loop, poll its fd ([`AsFd`]) there until it is readable, and until
-    /// [`next_deadline`](Self::next_deadline) at the latest. Then call `turn(Some(Duration::ZERO))`, and repeat the
-    /// call while [`Turn::ready`] is not 0.
-    ///
-    /// # Errors
-    ///
-    /// As [`run`](Self::run).
-    ///
-    /// # Panics
-    ///
-    /// As [`run`](Self::run).
-    pub fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
-        let inner = &self.inner;
-        let _turning = Turning::enter(inner);
-        if inner.parked.replace(false) {
-            inner.inbox.unpark();
-        }
-        let calls = self.take_inbox();
-        let resumed = inner.start_pending() + inner.resume_ready();
-        inner.look_at_kernel(timeout, resumed + calls)?;
-        Ok(Turn {
-            resumed,
-            ready: inner.core.borrow().runnable() + usize::from(inner.has_incoming()),
-        })
-    }
-
     /// The time at which [`turn`](Self::turn) has to be called at the latest, if the fd does not become readable
     /// before. `None` if there is no such time.
     pub fn next_deadline(&self) -> Option<Instant> {
@@ -355,28 +280,6 @@ impl Scheduler {
             }),
         })
     }
-
-    /// Takes what other threads have sent: wakes, calls and jobs. Returns how many calls there were.
-    fn take_inbox(&self) -> usize {
-        let inner = &self.inner;
-        let mut done = 0;
-        if inner.inbox.has_messages() {
-            let mut woken = std::mem::take(&mut inner.core.borrow_mut().woken);
-            let calls = inner.inbox.take(&mut woken);
-            let mut core = inner.core.borrow_mut();
-            woken.drain(..).for_each(|id| core.make_ready(id));
-            core.woken = woken;
-            drop(core);
-            done = calls.len();
-            for call in calls {
-                contain(|| call(self));
-            }
-        }
-        if inner.shared.has_submissions() {
-            inner.shared.take_share(&mut inner.core.borrow_mut().pending);
-        }
-        done
-    }
 }
 
 impl Inner {
@@ -414,190 +317,6 @@ impl Inner {
         let core = self.core.borrow();
         !core.tasks.is_empty() || !core.pending.is_empty() || self.shared.has_submissions()
     }
-
-    /// Starts the jobs that have not run yet, up to a batch. Returns how many it started.
-    fn start_pending(&self) -> usize {
-        for started in 0..BATCH {
-            let Some(pending) = self.core.borrow_mut().next_pending() else {
-                return started;
-            };
-            if !self.start(pending) {
-                return started;
-            }
-        }
-        BATCH
-    }
-
-    /// Runs a job for the first time. Returns `false` if there was no stack for it, and the job is pending again.
-    fn start(&self, pending: Pending) -> bool {
-        let Pending {
-            main,
-            completion,
-            plan,
-            ctx,
-        } = pending;
-        let for_job = ctx.clone();
-        let (id, waker) = self.core.borrow_mut().reserve(&self.inbox, ctx, &completion);
-        if !completion.starting(&waker, self.thread) {
-            drop_contained(main);
-            completion.fail(JoinError::Cancelled);
-            self.retire(id, EndKind::Cancelled);
-            return true;
-        }
-        for_job.set_callback(Some(Waker::from(waker)));
-        match catch_unwind(AssertUnwindSafe(|| plan.start(&for_job, main))) {
-            Ok(Ok(step)) => self.after_run(id, step),
-            Ok(Err((plan, main, refusal))) => return self.put_back(id, plan, main, refusal, completion),
-            Err(payload) => self.hook_panicked(id, payload),
-        }
-        drop_contained(for_job);
-        true
-    }
-
-    /// Handles a job for which there was no stack. The job waits until another job has ended. If there is no other job,
-    /// it fails.
-    #[cold]
-    fn put_back(
-        &self,
-        id: TaskId,
-        plan: JobPlan,
-        main: Box<dyn FnOnce()>,
-        refusal: StartErrorKind,
-        completion: Arc<dyn Completion>,
-    ) -> bool {
-        let mut core = self.core.borrow_mut();
-        let ctx = core.cancel_reservation(id);
-        if core.tasks.is_empty() {
-            drop(core);
-            drop_contained((main, plan, ctx));
-            self.shared.ended();
-            completion.fail(JoinError::NoStack(refusal.into()));
-            return true;
-        }
-        completion.postponed();
-        core.wait_for_stack(Pending {
-            main,
-            completion,
-            plan,
-            ctx,
-        });
-        false
-    }
-
-    /// Resumes the jobs that were ready at the start of the call, each once, up to a batch. Returns how many it
-    /// resumed.
-    fn resume_ready(&self) -> usize {
-        let batch = self.core.borrow().batch();
-        for resumed in 0..batch {
-            let Some((id, job, cancel)) = self.core.borrow_mut().next_ready() else {
-                return resumed;
-            };
-            self.resume(id, job, cancel);
-        }
-        batch
-    }
-
-    /// Resumes the job, or cancels it if there is a reason to.
-    fn resume(&self, id: TaskId, job: Job<()>, cancel: Option<CancelReason>) {
-        if let Some(reason) = cancel {
-            return self.cancel(id, job, reason);
-        }
-        match catch_unwind(AssertUnwindSafe(|| job.resume())) {
-            Ok(step) => self.after_run(id, step),
-            Err(payload) => self.hook_panicked(id, payload),
-        }
-    }
-
-    /// Handles a job that has paused or ended.
-    fn after_run(&self, id: TaskId, step: Step<()>) {
-        match step {
-            Step::Finished(()) => self.retire(id, EndKind::Finished),
-            Step::Paused(job) => {
-                let refused = self.core.borrow_mut().park(id, job);
-                if let Some(job) = refused {
-                    self.cancel(id, job, CancelReason::EngineFailed);
-                }
-            }
-        }
-    }
-
-    /// Cancels a paused job, for this reason.
-    fn cancel(&self, id: TaskId, job: Job<()>, reason: CancelReason) {
-        let completion = self.core.borrow_mut().completion(id);
-        if let Some(completion) = &completion {
-            completion.cancelling(reason);
-        }
-        match catch_unwind(AssertUnwindSafe(|| job.cancel())) {
-            Ok(Ok(())) => self.retire(id, EndKind::Cancelled),
-            Ok(Err(Quarantined)) => {
-                if let Some(completion) = completion {
-                    completion.fail(JoinError::Quarantined);
-                }
-                self.retire(id, EndKind::Quarantined);
-            }
-            Err(payload) => self.hook_panicked(id, payload),
-        }
-    }
-
-    /// Handles a panic that came out of a switch hook, and not out of the job's closure.
-    #[cold]
-    fn hook_panicked(&self, id: TaskId, payload: Box<dyn Any + Send>) {
-        let completion = self.core.borrow_mut().completion(id);
-        if let Some(completion) = completion {
-            completion.fail(JoinError::Panicked(Panic::new(payload)));
-        }
-        self.retire(id, EndKind::Finished);
-    }
-
-    /// Removes the task of a job that has ended.
-    fn retire(&self, id: TaskId, end: EndKind) {
-        let task = self.core.borrow_mut().retire(id, end);
-        self.shared.ended();
-        drop_contained(task); // after the borrow has ended: the ctx may own values whose drop runs any code
-    }
-
-    /// Asks the kernel for ready fds when it is time to. Waits there if this turn had nothing to do.
-    fn look_at_kernel(&self, timeout: Option<Duration>, done: usize) -> io::Result<()> {
-        let mut core = self.core.borrow_mut();
-        let busy = core.runnable() != 0 || self.has_incoming();
-        if !busy {
-            // The scheduler parks also before a return without waiting, because a host may sleep on the fd next.
-            self.parked.set(true);
-        }
-        let parked = !busy && self.inbox.park() && !self.shared.has_submissions();
-        if parked && done == 0 {
-            let has_no_jobs = timeout.is_none() && self.shared.live() == 0;
-            let timeout = if has_no_jobs { Some(Duration::ZERO) } else { timeout };
-            let timeout = core.until_next_timer(timeout);
-            return core.wait(timeout, &self.inbox);
-        }
-        if core.kernel_is_due(done) {
-            return core.wait(Some(Duration::ZERO), &self.inbox);
-        }
-        Ok(())
-    }
-
-    /// Cancels every job, started or not.
-    fn cancel_all(self: &Rc<Self>) {
-        let _turning = Turning::enter(self);
-        self.shared.take_all(&mut self.core.borrow_mut().pending);
-        loop {
-            let Some(pending) = self.core.borrow_mut().pending.pop_front() else {
-                break;
-            };
-            self.core.borrow_mut().count(EndKind::Cancelled);
-            self.shared.ended();
-            pending.completion.fail(JoinError::Cancelled);
-            drop_contained(pending);
-        }
-        let ids = self.core.borrow().ids();
-        for id in ids {
-            let job = self.core.borrow_mut().take_job(id);
-            if let Some(job) = job {
-                self.cancel(id, job, CancelReason::Asked);
-            }
-        }
-    }
 }
 
 impl AsFd for Scheduler {
@@ -623,12 +342,6 @@ impl fmt::Debug for Scheduler {
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
-}
-
-/// Drops what belongs to the user. A panic of a destructor ends here, after the panic hook has reported it, so that it
-/// stops no other job.
-fn drop_contained<T>(value: T) {
-    contain(|| drop(value));
 }
 
 /// The time that is `within` from now. If an `Instant` does not reach that far, it is a century from now.

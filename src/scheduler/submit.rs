@@ -19,9 +19,9 @@ use std::thread::ThreadId;
 
 use parking_lot::Mutex;
 
-use super::drop_contained;
 use super::join::{Completion, JoinError};
 use super::tasks::Pending;
+use super::turn::drop_contained;
 use super::wake::Inbox;
 use crate::error::SpawnErrorKind;
 use crate::hooks::SwitchHooks;

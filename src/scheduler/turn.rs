@@ -1,0 +1,277 @@
+//! The loop of a scheduler: one turn, and what a turn does with a job.
+//!
+//! ```text
+//!   turn:  take_inbox      wakes, calls and jobs from other threads
+//!          start_pending   each job for the first time: start -> after_run
+//!          resume_ready    each ready job once:         resume -> after_run
+//!          look_at_kernel  fds, deadlines; waits there if nothing ran
+//!
+//!   after_run:  the job has ended? retire      it has paused? Core::park; an engine that failed: cancel
+//! ```
+//!
+//! No borrow of the [`Core`](super::tasks::Core) is held while a job runs, or while anything else of the user's does.
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::current::Turning;
+use super::join::{CancelReason, Completion};
+use super::tasks::{BATCH, EndKind, Pending};
+use super::wake::TaskId;
+use super::{Inner, JoinError, Scheduler, Turn};
+use crate::error::{Panic, Quarantined, StartErrorKind};
+use crate::job::{Job, JobPlan, Step};
+use crate::sync::contain;
+
+impl Scheduler {
+    /// Does one round: takes what other threads have sent, starts up to 64 jobs, resumes up to 64 ready jobs, and looks
+    /// for ready fds and deadlines.
+    ///
+    /// If there was nothing to run, the turn waits for up to `timeout`, and the next turn runs what has become ready.
+    /// `None` stands for a wait without limit, which does not wait if there is no job at all.
+    ///
+    /// To embed the scheduler in another loop, poll its fd ([`AsFd`](std::os::fd::AsFd)) there until it is readable, and until
+    /// [`next_deadline`](Self::next_deadline) at the latest. Then call `turn(Some(Duration::ZERO))`, and repeat the
+    /// call while [`Turn::ready`] is not 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    pub fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
+        let inner = &self.inner;
+        let _turning = Turning::enter(inner);
+        if inner.parked.replace(false) {
+            inner.inbox.unpark();
+        }
+        let calls = self.take_inbox();
+        let resumed = inner.start_pending() + inner.resume_ready();
+        inner.look_at_kernel(timeout, resumed + calls)?;
+        Ok(Turn {
+            resumed,
+            ready: inner.core.borrow().runnable() + usize::from(inner.has_incoming()),
+        })
+    }
+
+    /// Takes what other threads have sent: wakes, calls and jobs. Returns how many calls there were.
+    fn take_inbox(&self) -> usize {
+        let inner = &self.inner;
+        let mut done = 0;
+        if inner.inbox.has_messages() {
+            let mut woken = std::mem::take(&mut inner.core.borrow_mut().woken);
+            let calls = inner.inbox.take(&mut woken);
+            let mut core = inner.core.borrow_mut();
+            woken.drain(..).for_each(|id| core.make_ready(id));
+            core.woken = woken;
+            drop(core);
+            done = calls.len();
+            for call in calls {
+                contain(|| call(self));
+            }
+        }
+        if inner.shared.has_submissions() {
+            inner.shared.take_share(&mut inner.core.borrow_mut().pending);
+        }
+        done
+    }
+}
+
+impl Inner {
+    /// Starts the jobs that have not run yet, up to a batch. Returns how many it started.
+    fn start_pending(&self) -> usize {
+        for started in 0..BATCH {
+            let Some(pending) = self.core.borrow_mut().next_pending() else {
+                return started;
+            };
+            if !self.start(pending) {
+                return started;
+            }
+        }
+        BATCH
+    }
+
+    /// Runs a job for the first time. Returns `false` if there was no stack for it, and the job is pending again.
+    fn start(&self, pending: Pending) -> bool {
+        let Pending {
+            main,
+            completion,
+            plan,
+            ctx,
+        } = pending;
+        let for_job = ctx.clone();
+        let (id, waker) = self.core.borrow_mut().reserve(&self.inbox, ctx, &completion);
+        if !completion.starting(&waker, self.thread) {
+            drop_contained(main);
+            completion.fail(JoinError::Cancelled);
+            self.retire(id, EndKind::Cancelled);
+            return true;
+        }
+        for_job.set_callback(Some(Waker::from(waker)));
+        match catch_unwind(AssertUnwindSafe(|| plan.start(&for_job, main))) {
+            Ok(Ok(step)) => self.after_run(id, step),
+            Ok(Err((plan, main, refusal))) => return self.put_back(id, plan, main, refusal, completion),
+            Err(payload) => self.hook_panicked(id, payload),
+        }
+        drop_contained(for_job);
+        true
+    }
+
+    /// Handles a job for which there was no stack. The job waits until another job has ended. If there is no other job,
+    /// it fails.
+    #[cold]
+    fn put_back(
+        &self,
+        id: TaskId,
+        plan: JobPlan,
+        main: Box<dyn FnOnce()>,
+        refusal: StartErrorKind,
+        completion: Arc<dyn Completion>,
+    ) -> bool {
+        let mut core = self.core.borrow_mut();
+        let ctx = core.cancel_reservation(id);
+        if core.tasks.is_empty() {
+            drop(core);
+            drop_contained((main, plan, ctx));
+            self.shared.ended();
+            completion.fail(JoinError::NoStack(refusal.into()));
+            return true;
+        }
+        completion.postponed();
+        core.wait_for_stack(Pending {
+            main,
+            completion,
+            plan,
+            ctx,
+        });
+        false
+    }
+
+    /// Resumes the jobs that were ready at the start of the call, each once, up to a batch. Returns how many it
+    /// resumed.
+    fn resume_ready(&self) -> usize {
+        let batch = self.core.borrow().batch();
+        for resumed in 0..batch {
+            let Some((id, job, cancel)) = self.core.borrow_mut().next_ready() else {
+                return resumed;
+            };
+            self.resume(id, job, cancel);
+        }
+        batch
+    }
+
+    /// Resumes the job, or cancels it if there is a reason to.
+    fn resume(&self, id: TaskId, job: Job<()>, cancel: Option<CancelReason>) {
+        if let Some(reason) = cancel {
+            return self.cancel(id, job, reason);
+        }
+        match catch_unwind(AssertUnwindSafe(|| job.resume())) {
+            Ok(step) => self.after_run(id, step),
+            Err(payload) => self.hook_panicked(id, payload),
+        }
+    }
+
+    /// Handles a job that has paused or ended.
+    fn after_run(&self, id: TaskId, step: Step<()>) {
+        match step {
+            Step::Finished(()) => self.retire(id, EndKind::Finished),
+            Step::Paused(job) => {
+                let refused = self.core.borrow_mut().park(id, job);
+                if let Some(job) = refused {
+                    self.cancel(id, job, CancelReason::EngineFailed);
+                }
+            }
+        }
+    }
+
+    /// Cancels a paused job, for this reason.
+    fn cancel(&self, id: TaskId, job: Job<()>, reason: CancelReason) {
+        let completion = self.core.borrow_mut().completion(id);
+        if let Some(completion) = &completion {
+            completion.cancelling(reason);
+        }
+        match catch_unwind(AssertUnwindSafe(|| job.cancel())) {
+            Ok(Ok(())) => self.retire(id, EndKind::Cancelled),
+            Ok(Err(Quarantined)) => {
+                if let Some(completion) = completion {
+                    completion.fail(JoinError::Quarantined);
+                }
+                self.retire(id, EndKind::Quarantined);
+            }
+            Err(payload) => self.hook_panicked(id, payload),
+        }
+    }
+
+    /// Handles a panic that came out of a switch hook, and not out of the job's closure.
+    #[cold]
+    fn hook_panicked(&self, id: TaskId, payload: Box<dyn Any + Send>) {
+        let completion = self.core.borrow_mut().completion(id);
+        if let Some(completion) = completion {
+            completion.fail(JoinError::Panicked(Panic::new(payload)));
+        }
+        self.retire(id, EndKind::Finished);
+    }
+
+    /// Removes the task of a job that has ended.
+    fn retire(&self, id: TaskId, end: EndKind) {
+        let task = self.core.borrow_mut().retire(id, end);
+        self.shared.ended();
+        drop_contained(task); // after the borrow has ended: the ctx may own values whose drop runs any code
+    }
+
+    /// Asks the kernel for ready fds when it is time to. Waits there if this turn had nothing to do.
+    fn look_at_kernel(&self, timeout: Option<Duration>, done: usize) -> io::Result<()> {
+        let mut core = self.core.borrow_mut();
+        let busy = core.runnable() != 0 || self.has_incoming();
+        if !busy {
+            // The scheduler parks also before a return without waiting, because a host may sleep on the fd next.
+            self.parked.set(true);
+        }
+        let parked = !busy && self.inbox.park() && !self.shared.has_submissions();
+        if parked && done == 0 {
+            let has_no_jobs = timeout.is_none() && self.shared.live() == 0;
+            let timeout = if has_no_jobs { Some(Duration::ZERO) } else { timeout };
+            let timeout = core.until_next_timer(timeout);
+            return core.wait(timeout, &self.inbox);
+        }
+        if core.kernel_is_due(done) {
+            return core.wait(Some(Duration::ZERO), &self.inbox);
+        }
+        Ok(())
+    }
+
+    /// Cancels every job, started or not.
+    pub(super) fn cancel_all(self: &Rc<Self>) {
+        let _turning = Turning::enter(self);
+        self.shared.take_all(&mut self.core.borrow_mut().pending);
+        loop {
+            let Some(pending) = self.core.borrow_mut().pending.pop_front() else {
+                break;
+            };
+            self.core.borrow_mut().count(EndKind::Cancelled);
+            self.shared.ended();
+            pending.completion.fail(JoinError::Cancelled);
+            drop_contained(pending);
+        }
+        let ids = self.core.borrow().ids();
+        for id in ids {
+            let job = self.core.borrow_mut().take_job(id);
+            if let Some(job) = job {
+                self.cancel(id, job, CancelReason::Asked);
+            }
+        }
+    }
+}
+
+/// Drops what belongs to the user. A panic of a destructor ends here, after the panic hook has reported it, so that it
+/// stops no other job.
+pub(super) fn drop_contained<T>(value: T) {
+    contain(|| drop(value));
+}

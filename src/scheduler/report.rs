@@ -1,16 +1,16 @@
 //! What a scheduler says of its work: one turn, a shutdown, everything since it was made.
 
-/// What one [`Scheduler::turn`] did.
+/// What one [`Scheduler::turn`](super::Scheduler::turn) did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Turn {
     /// How many jobs the turn started or resumed.
     pub resumed: usize,
-    /// How many jobs can run now. If this is not 0, call [`Scheduler::turn`] again without waiting.
+    /// How many jobs can run now. If this is not 0, call [`Scheduler::turn`](super::Scheduler::turn) again without waiting.
     pub ready: usize,
 }
 
-/// What became of the jobs that were left, in numbers of jobs: see [`Scheduler::shutdown`].
+/// What became of the jobs that were left, in numbers of jobs: see [`Scheduler::shutdown`](super::Scheduler::shutdown).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
@@ -25,7 +25,7 @@ pub struct ShutdownReport {
     pub quarantined: usize,
 }
 
-/// Counts since the scheduler was made: see [`Scheduler::stats`].
+/// Counts since the scheduler was made: see [`Scheduler::stats`](super::Scheduler::stats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {

@@ -6,7 +6,8 @@
 pub struct Turn {
     /// How many jobs the turn started or resumed.
     pub resumed: usize,
-    /// How many jobs can run now. If this is not 0, call [`Scheduler::turn`](super::Scheduler::turn) again without waiting.
+    /// How many jobs can run now. If this is not 0, call [`Scheduler::turn`](super::Scheduler::turn) again without
+    /// waiting.
     pub ready: usize,
 }
 
@@ -29,8 +30,8 @@ pub struct ShutdownReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// How many jobs have ended in any way. A job that failed with [`JoinError::NoStack`] did not start and does not
-    /// count.
+    /// How many jobs have ended in any way. A job that failed with [`JoinError::NoStack`](super::JoinError::NoStack)
+    /// did not start and does not count.
     pub ended: u64,
     /// How many of these were cancelled, by their handle, by a shutdown or because their engine failed. The quarantined
     /// ones are included.

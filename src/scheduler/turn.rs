@@ -35,9 +35,9 @@ impl Scheduler {
     /// If there was nothing to run, the turn waits for up to `timeout`, and the next turn runs what has become ready.
     /// `None` stands for a wait without limit, which does not wait if there is no job at all.
     ///
-    /// To embed the scheduler in another loop, poll its fd ([`AsFd`](std::os::fd::AsFd)) there until it is readable, and until
-    /// [`next_deadline`](Self::next_deadline) at the latest. Then call `turn(Some(Duration::ZERO))`, and repeat the
-    /// call while [`Turn::ready`] is not 0.
+    /// To embed the scheduler in another loop, poll its fd ([`AsFd`](std::os::fd::AsFd)) there until it is readable,
+    /// and until [`next_deadline`](Self::next_deadline) at the latest. Then call `turn(Some(Duration::ZERO))`, and
+    /// repeat the call while [`Turn::ready`] is not 0.
     ///
     /// # Errors
     ///

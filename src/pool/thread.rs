@@ -53,19 +53,22 @@ pub(crate) fn quarantine(stack: Stack) {
 
 /// The pool of one thread. It needs no drop of its own, so that reaching it is one address computation: [`AtExit`]
 /// empties it.
+///
+/// The fields that [`take`] and [`give`] read are in the first cache line.
+#[repr(C, align(64))]
 pub(super) struct Pool {
     idle: ManuallyDrop<RefCell<Vec<Stack>>>,
+    /// `depot`, if its stacks are pushed as they come back. Null if they are to be wiped first, are above the limit,
+    /// or are waited for.
+    direct: Cell<*const Depot>,
     /// The stacks that were made and not destroyed.
     total: Cell<usize>,
     limit: Cell<usize>,
+    /// Where the stacks in `idle` come from, once there was one.
+    depot: Cell<Option<&'static Depot>>,
     /// The capacity that `idle` may grow to.
     max_idle: Cell<usize>,
     spec: Cell<Spec>,
-    /// Where the stacks in `idle` come from, once there was one.
-    depot: Cell<Option<&'static Depot>>,
-    /// That depot, if its stacks are pushed as they come back. Null if they are to be wiped first, are above the limit,
-    /// or are waited for.
-    direct: Cell<*const Depot>,
     /// The thread has an [`AtExit`] and an alternate signal stack.
     prepared: Cell<bool>,
     /// The thread is exiting and has emptied the pool: nothing may be put in any more.

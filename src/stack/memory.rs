@@ -162,25 +162,39 @@ const RANGES_PER_CALL: usize = 64;
 
 /// `mprotect(2)`: forbids access to the range, or allows reading and writing.
 ///
+/// # Errors
+///
+/// The call may have changed a part of the range before it failed: the kernel goes from mapping to mapping.
+///
 /// # Safety
 ///
 /// The caller must own the memory in the range, and must not touch it while access is forbidden.
 pub(super) unsafe fn protect(range: Range, access: bool) -> io::Result<()> {
-    injected()?;
     let protection = if access {
         libc::PROT_READ | libc::PROT_WRITE
     } else {
         libc::PROT_NONE
     };
+    #[cfg(test)]
+    if let Err(error) = injected() {
+        let half = (range.len / 2).next_multiple_of(page());
+        // SAFETY: the caller's promise.
+        unsafe { libc::mprotect(range.start as *mut _, half, protection) };
+        return Err(error);
+    }
     // SAFETY: the caller's promise.
     check(unsafe { libc::mprotect(range.start as *mut _, range.len, protection) }).map(drop)
 }
 
-/// Keeps the range out of swap: each page is locked in memory when it is first touched.
+/// Keeps the range out of swap: each page is locked in memory when it is first touched. On failure nothing of the range
+/// is locked.
 pub(super) fn lock(range: Range) -> io::Result<()> {
-    injected()?;
-    // SAFETY: locking changes no contents of memory.
-    check(unsafe { libc::syscall(libc::SYS_mlock2, range.start, range.len, libc::MLOCK_ONFAULT) } as i32).map(drop)
+    let locked = injected().and_then(|()| {
+        // SAFETY: locking changes no contents of memory.
+        check(unsafe { libc::syscall(libc::SYS_mlock2, range.start, range.len, libc::MLOCK_ONFAULT) } as i32)
+    });
+    // The kernel goes from mapping to mapping here, too, and may have locked some of them.
+    locked.map(drop).inspect_err(|_| unlock(range))
 }
 
 /// Undoes [`lock`].

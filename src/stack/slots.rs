@@ -4,7 +4,7 @@
 //!
 //! | state | guard | memory | entered by |
 //! |---|---|---|---|
-//! | unguarded | no | no | a new slab, or `release` of the last slot of a group |
+//! | unguarded | some or none | no | a new slab, `release` of the last slot of a group, a failure to make guards |
 //! | free | yes | no | `claim` of another slot of the group, or `release` |
 //! | in use | yes | yes | `claim` |
 //!
@@ -150,24 +150,28 @@ impl SlotBitmap {
     fn install_guards(&mut self, group: usize) -> io::Result<()> {
         let guards: [Range; GROUP_SLOTS] = std::array::from_fn(|slot| self.slab.guard(group * GROUP_SLOTS + slot));
         // SAFETY: the group is unguarded, so no slot of it is in use.
-        unsafe { self.guards.install(&guards)? };
+        unsafe { self.guards.install(&guards) }.inspect_err(|_| {
+            // Those that were made are of no use, and take mappings. A guard that stays all the same does no harm.
+            // SAFETY: as above.
+            let _ = unsafe { self.guards.remove(self.slab.group(group)) };
+        })?;
         set(&mut self.guarded, group, true);
         Ok(())
     }
 
     /// Makes the slots of a group unguarded, which also gives its page tables back where the kernel can (Linux 6.14).
-    /// When that fails, the slots stay free, which costs only the page tables.
+    ///
+    /// A removal that fails may have removed some of the guards. The group is therefore unguarded after any removal,
+    /// and the next claim makes all its guards, also those that still exist.
     #[cold]
     fn remove_guards(&mut self, group: usize) {
-        let range = self.slab.group(group);
-        // SAFETY: no slot of the group is in use.
-        if unsafe { self.guards.remove(range) }.is_err() {
-            return;
-        }
-        // SAFETY: as above.
-        let _ = unsafe { memory::advise(range, libc::MADV_DONTNEED) };
         set(&mut self.guarded, group, false);
         self.spare_groups -= 1;
+        let range = self.slab.group(group);
+        // SAFETY: no slot of the group is in use.
+        let _ = unsafe { self.guards.remove(range) };
+        // SAFETY: as above.
+        let _ = unsafe { memory::advise(range, libc::MADV_DONTNEED) };
     }
 }
 

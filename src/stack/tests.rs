@@ -194,6 +194,63 @@ fn a_failing_mprotect_gives_the_closure_back_and_leaks_nothing() {
     cleanup_thread().unwrap();
 }
 
+/// Whether the kernel refuses to read at an address.
+fn faults(address: usize) -> bool {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    let (mut reader, writer) = io::pipe().unwrap();
+    // SAFETY: the kernel checks the address.
+    let written = unsafe { libc::write(writer.as_raw_fd(), address as *const _, 1) };
+    if written == 1 {
+        reader.read_exact(&mut [0]).unwrap();
+    } else {
+        assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EFAULT));
+    }
+    written != 1
+}
+
+/// Takes stacks, gives most of them back, and takes as many again. Meanwhile the `n`-th system call fails, for every
+/// `n`. A failing `mprotect` does half of its work.
+fn every_stack_has_a_guard_whatever_fails(guard_pages: u32) {
+    const STACKS: usize = 7 * slab::GROUP_SLOTS;
+    let depot = Depot::of(spec(guard_pages));
+    depot.cache_nothing();
+    for n in 0.. {
+        let mut stacks = vec![take(depot)];
+        fault::fail_at(Some(n));
+        let mut refused = 0;
+        for _round in 0..2 {
+            while stacks.len() < STACKS {
+                match depot.take() {
+                    Ok(stack) => stacks.push(stack),
+                    Err(_) => refused += 1,
+                }
+            }
+            let unguarded = stacks.iter().filter(|stack| !faults(stack.limit().as_ptr() as usize));
+            assert_eq!(unguarded.count(), 0, "call {n} failed");
+            depot.give_all(stacks.drain(1..));
+        }
+        let reached = !fault::is_pending();
+        fault::fail_at(None);
+        assert!(refused <= 1, "one call failed, and {refused} stacks were refused");
+        if !reached {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_guard_that_was_removed_in_part_is_made_again() {
+    fault::without_guard_advice(true);
+    every_stack_has_a_guard_whatever_fails(25);
+    fault::without_guard_advice(false);
+}
+
+#[test]
+fn an_advised_guard_is_there_whatever_fails() {
+    every_stack_has_a_guard_whatever_fails(27);
+}
+
 #[test]
 fn a_quarantined_stack_is_never_used_again() {
     let depot = Depot::of(spec(15));

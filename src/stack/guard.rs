@@ -5,12 +5,14 @@
 //!   mprotect(PROT_NONE)               splits the mapping: two for each stack, and vm.max_map_count (65,530) ends it
 //! ```
 //!
-//! Each new slab tries the first, and nothing asks for the version of the kernel. `EINVAL` means that the kernel does
-//! not have it, or that the process has locked all its memory (`mlockall(2)`), which excludes it.
+//! Each new slab tries the first, and nothing asks for the version of the kernel. Any error but a shortage of memory
+//! means that the process cannot have it: the kernel does not know it or the memory is locked (`EINVAL`; `mlockall(2)`
+//! excludes it), or a sandbox refuses it (`EPERM` and others). A slab that has advised guards changes to the second when
+//! such an error appears later.
 
 use std::io;
 
-use super::memory::{self, GUARD_INSTALL, GUARD_REMOVE, Range};
+use super::memory::{self, GUARD_INSTALL, GUARD_REMOVE, Range, is_unavailable};
 
 /// The kind of guard that a slab has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,36 +31,36 @@ impl Guards {
     ///
     /// `guard` must be mapped memory of a slab, and no slot in it may be in use.
     pub(super) unsafe fn probe(guard: Range) -> io::Result<Guards> {
-        #[cfg(test)]
-        if memory::fault::lacks_guard_advice() {
-            return Ok(Guards::Protected);
-        }
         // SAFETY: the caller's promise.
         match unsafe { memory::advise(guard, GUARD_INSTALL) } {
             Ok(()) => Ok(Guards::Advised),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Guards::Protected),
+            Err(error) if is_unavailable(&error) => Ok(Guards::Protected),
             Err(error) => Err(explain(error, "MADV_GUARD_INSTALL")),
         }
     }
 
-    /// Makes a guard of each range.
+    /// Makes a guard of each range. On failure some of them may have been made.
+    ///
+    /// If advised guards are not available any more, `self` becomes `Protected`. The advised guards that the slab has
+    /// stay: `mprotect` neither needs nor removes their marks.
     ///
     /// # Safety
     ///
     /// The ranges must be mapped memory of a slab, and no slot in them may be in use.
-    pub(super) unsafe fn install(self, guards: &[Range]) -> io::Result<()> {
-        match self {
+    pub(super) unsafe fn install(&mut self, guards: &[Range]) -> io::Result<()> {
+        if *self == Guards::Advised {
             // SAFETY: the caller's promise.
-            Guards::Advised => unsafe { memory::advise_all(guards, GUARD_INSTALL) }
-                .map_err(|error| explain(error, "MADV_GUARD_INSTALL")),
-            Guards::Protected => {
-                for guard in guards {
-                    // SAFETY: the caller's promise.
-                    unsafe { memory::protect(*guard, false) }.map_err(too_many_mappings)?;
-                }
-                Ok(())
+            match unsafe { memory::advise_all(guards, GUARD_INSTALL) } {
+                Ok(()) => return Ok(()),
+                Err(error) if is_unavailable(&error) => *self = Guards::Protected,
+                Err(error) => return Err(explain(error, "MADV_GUARD_INSTALL")),
             }
         }
+        for guard in guards {
+            // SAFETY: the caller's promise.
+            unsafe { memory::protect(*guard, false) }.map_err(too_many_mappings)?;
+        }
+        Ok(())
     }
 
     /// Makes plain memory of every guard in `range`.

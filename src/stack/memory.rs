@@ -78,6 +78,8 @@ pub(super) unsafe fn unmap(range: Range) {
 ///
 /// The caller must own the memory in the range, and nothing may rely on what the advice takes away.
 pub(super) unsafe fn advise(range: Range, advice: i32) -> io::Result<()> {
+    #[cfg(test)]
+    fault::refused(advice)?;
     injected()?;
     // SAFETY: the caller's promise.
     check(unsafe { libc::madvise(range.start as *mut _, range.len, advice) }).map(drop)
@@ -111,6 +113,10 @@ pub(super) unsafe fn advise_all(ranges: &[Range], advice: i32) -> io::Result<()>
 /// As [`advise`], for each range.
 unsafe fn advise_batches(ranges: &[Range], advice: i32) -> usize {
     static REFUSED: AtomicBool = AtomicBool::new(false);
+    #[cfg(test)]
+    if fault::refused(advice).is_err() {
+        return 0;
+    }
     if injected().is_err() || REFUSED.load(Ordering::Relaxed) {
         return 0;
     }
@@ -139,11 +145,7 @@ unsafe fn advise_batches(ranges: &[Range], advice: i32) -> usize {
         if bytes < 0 && done == 0 {
             // An older kernel fails with EBADF, EPERM or ENOSYS. So does Valgrind, which also complains of each call
             // that it does not know, so the first such failure is the last call.
-            let error = io::Error::last_os_error().raw_os_error();
-            REFUSED.store(
-                error != Some(libc::EAGAIN) && error != Some(libc::ENOMEM),
-                Ordering::Relaxed,
-            );
+            REFUSED.store(is_unavailable(&io::Error::last_os_error()), Ordering::Relaxed);
         }
         if bytes < 0 || bytes as usize != wanted {
             break;
@@ -212,6 +214,17 @@ pub(super) fn residency(range: Range, pages: &mut [u8]) -> io::Result<()> {
     check(unsafe { libc::mincore(range.start as *mut _, range.len, pages.as_mut_ptr()) }).map(drop)
 }
 
+/// Whether a call failed because this process cannot have what it asked for, now or later, and not for want of memory.
+///
+/// A kernel that does not know an advice says `EINVAL`. A sandbox answers in the kernel's place, with the error that its
+/// author chose: `EPERM` (Docker, systemd), `ENOSYS`, `EACCES`. So the errors of a shortage are listed, not the others.
+pub(super) fn is_unavailable(error: &io::Error) -> bool {
+    !matches!(
+        error.raw_os_error(),
+        Some(libc::ENOMEM | libc::EAGAIN | libc::EINTR | libc::ENOBUFS)
+    )
+}
+
 /// The error, with `what` failed and what the reader can do about it.
 pub(super) fn explain(error: io::Error, what: impl std::fmt::Display) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
@@ -234,7 +247,7 @@ pub(crate) mod fault {
 
     thread_local! {
         static UNTIL: Cell<Option<usize>> = const { Cell::new(None) };
-        static NO_GUARD_ADVICE: Cell<bool> = const { Cell::new(false) };
+        static GUARD_ADVICE_FAILS: Cell<Option<i32>> = const { Cell::new(None) };
         static MAPPED: Cell<isize> = const { Cell::new(0) };
     }
 
@@ -258,13 +271,17 @@ pub(crate) mod fault {
         UNTIL.get().is_some()
     }
 
-    /// Lets this thread behave as on a kernel before 6.13.
-    pub(crate) fn without_guard_advice(yes: bool) {
-        NO_GUARD_ADVICE.set(yes);
+    /// Lets `MADV_GUARD_INSTALL` fail with this error on this thread, as on a kernel before 6.13 (`EINVAL`) or in a
+    /// sandbox. For `None`, it works.
+    pub(crate) fn guard_advice_fails_with(error: Option<i32>) {
+        GUARD_ADVICE_FAILS.set(error);
     }
 
-    pub(crate) fn lacks_guard_advice() -> bool {
-        NO_GUARD_ADVICE.get()
+    pub(super) fn refused(advice: i32) -> io::Result<()> {
+        match GUARD_ADVICE_FAILS.get() {
+            Some(error) if advice == super::GUARD_INSTALL => Err(io::Error::from_raw_os_error(error)),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn injected() -> io::Result<()> {

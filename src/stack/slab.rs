@@ -236,10 +236,10 @@ fn wanted_slots(before: usize, geometry: Geometry) -> usize {
 /// Sets up a fresh mapping, and finds out which kind of guard it can have.
 fn prepare(range: Range, geometry: Geometry, spec: Spec) -> io::Result<Guards> {
     // A huge page would make 2 MiB resident for the first byte that is touched. A kernel without huge pages refuses the
-    // advice with EINVAL and needs none.
+    // advice with EINVAL and needs none. Under a sandbox that refuses it, stacks take more memory than they need.
     // SAFETY: no slot of a fresh mapping is in use.
     if let Err(error) = unsafe { memory::advise(range, libc::MADV_NOHUGEPAGE) }
-        && error.raw_os_error() != Some(libc::EINVAL)
+        && !memory::is_unavailable(&error)
     {
         let what = "the memory of stacks could not be prepared (MADV_NOHUGEPAGE)";
         return Err(memory::explain(error, what));

@@ -100,9 +100,9 @@ fn a_slab_is_one_mapping_with_advised_guards_and_two_a_stack_without() {
     drop(stacks);
 
     let depot = Depot::of(spec(9));
-    fault::without_guard_advice(true);
+    fault::guard_advice_fails_with(Some(libc::EINVAL));
     let stacks: Vec<Stack> = (0..64).map(|_| take(depot)).collect();
-    fault::without_guard_advice(false);
+    fault::guard_advice_fails_with(None);
     let maps = mappings(depot);
     assert_eq!(
         maps.iter().filter(|line| line.contains("---p")).count(),
@@ -186,10 +186,10 @@ fn a_failing_call_gives_the_closure_back_and_leaks_nothing() {
 
 #[test]
 fn a_failing_mprotect_gives_the_closure_back_and_leaks_nothing() {
-    fault::without_guard_advice(true);
+    fault::guard_advice_fails_with(Some(libc::EINVAL));
     // mmap, MADV_NOHUGEPAGE and 64 calls of mprotect
     let failed = start_with_each_call_failing(13 << 12, SecretPolicy::new());
-    fault::without_guard_advice(false);
+    fault::guard_advice_fails_with(None);
     assert_eq!(failed, 66);
     cleanup_thread().unwrap();
 }
@@ -241,9 +241,47 @@ fn every_stack_has_a_guard_whatever_fails(guard_pages: u32) {
 
 #[test]
 fn a_guard_that_was_removed_in_part_is_made_again() {
-    fault::without_guard_advice(true);
+    fault::guard_advice_fails_with(Some(libc::EINVAL));
     every_stack_has_a_guard_whatever_fails(25);
-    fault::without_guard_advice(false);
+    fault::guard_advice_fails_with(None);
+}
+
+/// A kernel without the advice says `EINVAL`. A sandbox says what its author chose.
+#[test]
+fn refused_guard_advice_leads_to_mprotect() {
+    let depot = Depot::of(spec(29));
+    depot.cache_nothing();
+    for error in [libc::EINVAL, libc::EPERM, libc::ENOSYS, libc::EACCES, libc::EOPNOTSUPP] {
+        fault::guard_advice_fails_with(Some(error));
+        let stack = depot.take();
+        fault::guard_advice_fails_with(None);
+        let stack = stack.unwrap_or_else(|refused| panic!("errno {error}: {refused}"));
+        assert!(faults(stack.limit().as_ptr() as usize));
+        assert!(mappings(depot).len() > 64, "errno {error}: {:#?}", mappings(depot));
+    }
+    for error in [libc::ENOMEM, libc::EAGAIN] {
+        fault::guard_advice_fails_with(Some(error));
+        let refused = depot.take().map(drop);
+        fault::guard_advice_fails_with(None);
+        assert!(refused.unwrap_err().to_string().contains("MADV_GUARD_INSTALL"));
+    }
+}
+
+/// A sandbox may begin after the first stacks, and `mlockall` may lock the slabs that exist.
+#[test]
+fn a_slab_whose_guard_advice_is_refused_later_goes_on_with_mprotect() {
+    let depot = Depot::of(spec(31));
+    depot.cache_nothing();
+    let mut stacks: Vec<Stack> = (0..100).map(|_| take(depot)).collect();
+    assert_eq!(mappings(depot).len(), 2, "{:#?}", mappings(depot));
+    fault::guard_advice_fails_with(Some(libc::EPERM));
+    for _round in 0..2 {
+        stacks.extend((0..500).map(|_| take(depot)));
+        let guarded = stacks.iter().filter(|stack| faults(stack.limit().as_ptr() as usize));
+        assert_eq!(guarded.count(), stacks.len());
+        depot.give_all(stacks.drain(10..));
+    }
+    fault::guard_advice_fails_with(None);
 }
 
 #[test]

@@ -59,6 +59,33 @@ pub(super) fn map(len: usize) -> io::Result<usize> {
     Ok(start as usize)
 }
 
+/// Whether the kernel makes each page of a new mapping resident at once: after `mlockall(2)` with `MCL_FUTURE`, unless
+/// with `MCL_ONFAULT`.
+pub(super) fn maps_resident() -> bool {
+    let len = page();
+    // SAFETY: an anonymous mapping at an address of the kernel's choice changes no memory that exists.
+    let start = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        // Without memory for one page the next call fails, and its error is reported. `RLIMIT_MEMLOCK` gives EAGAIN.
+        return io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN);
+    }
+    let mut resident = [0];
+    let start = start as usize;
+    let known = residency(Range { start, len }, &mut resident);
+    // SAFETY: the page was mapped above, and nothing else knows of it.
+    unsafe { libc::munmap(start as *mut _, len) };
+    known.is_ok() && resident[0] & 1 != 0
+}
+
 /// Gives a whole mapping back to the kernel.
 ///
 /// # Safety

@@ -24,12 +24,15 @@ use super::memory::page;
 use super::memory::{self, Range};
 use super::size::Spec;
 
-/// Neighbouring slots whose guards are made and removed together.
+/// Neighbouring slots whose guards are made and removed together. The slots of a slab are a multiple of this, or fewer.
 pub(super) const GROUP_SLOTS: usize = 64;
 /// Slots of the first slab of a depot.
 const FIRST_SLAB_SLOTS: usize = GROUP_SLOTS;
 /// Each further slab of a depot has this many times the slots of the one before it. Eight slabs hold a million stacks.
 const SLAB_GROWTH: usize = 4;
+/// Slots of the first slab where the kernel makes each page of a new mapping resident (`mlockall(2)`): 1.25 MiB with
+/// the default sizes.
+const FIRST_LOCKED_SLAB_SLOTS: usize = 4;
 /// The most slots of a slab.
 const MAX_SLAB_SLOTS: usize = 1 << 20;
 /// The most address space of a slab, in bytes. A 47-bit address space has 128 times as much.
@@ -95,8 +98,8 @@ pub(super) fn all() -> impl Iterator<Item = &'static Slab> {
 }
 
 impl Slab {
-    /// Maps a slab for a depot that has mapped `before` slabs at present. Where address space is limited, the slab is
-    /// smaller than it would be otherwise. `number` counts all mappings of the depot so far. A `retired` slab is used
+    /// Maps a slab for a depot that has mapped `before` slabs at present. Where address space is limited, or all memory
+    /// is locked, the slab is smaller than it would be otherwise: one slot if need be. `number` counts all mappings of the depot so far. A `retired` slab is used
     /// again.
     ///
     /// # Errors
@@ -109,12 +112,16 @@ impl Slab {
         retired: Option<&'static Slab>,
     ) -> io::Result<(&'static Slab, Guards)> {
         let geometry = Geometry::of(depot.spec);
-        let mut slots = wanted_slots(before, geometry);
+        let mut slots = if memory::maps_resident() {
+            wanted_locked_slots(before)
+        } else {
+            wanted_slots(before, geometry)
+        };
         let base = loop {
             match memory::map(slots * geometry.stride) {
                 Ok(base) => break base,
-                Err(_) if slots > FIRST_SLAB_SLOTS => slots /= SLAB_GROWTH,
-                Err(error) => return Err(no_memory(error, slots * geometry.stride)),
+                Err(_) if slots > 1 => slots = (slots / SLAB_GROWTH).max(1),
+                Err(error) => return Err(no_memory(error, geometry.stride)),
             }
         };
         let range = Range {
@@ -219,8 +226,13 @@ impl Slab {
     pub(super) fn group(&self, group: usize) -> Range {
         Range {
             start: self.whole(group * GROUP_SLOTS).start,
-            len: GROUP_SLOTS * self.geometry.stride,
+            len: self.slots_of(group) * self.geometry.stride,
         }
+    }
+
+    /// How many slots a group has. Only a slab of less than one group has fewer than [`GROUP_SLOTS`] of them.
+    pub(super) fn slots_of(&self, group: usize) -> usize {
+        (self.slots() - group * GROUP_SLOTS).min(GROUP_SLOTS)
     }
 }
 
@@ -231,6 +243,11 @@ fn wanted_slots(before: usize, geometry: Geometry) -> usize {
         .saturating_mul(growth)
         .min(MAX_SLAB_SLOTS)
         .min(affordable)
+}
+
+/// As [`wanted_slots`] where each slot costs memory at once: slabs double with every second one, and stay small.
+fn wanted_locked_slots(before: usize) -> usize {
+    (FIRST_LOCKED_SLAB_SLOTS << (before / 2).min(8)).min(GROUP_SLOTS)
 }
 
 /// Sets up a fresh mapping, and finds out which kind of guard it can have.
@@ -261,8 +278,9 @@ fn no_memory(error: io::Error, bytes: usize) -> io::Error {
     memory::explain(
         error,
         format_args!(
-            "no address space for {GROUP_SLOTS} more stacks ({} KiB): see RLIMIT_AS (ulimit -v), vm.overcommit_memory \
-             and vm.max_map_count, or lower the limit of the pool",
+            "no address space for one more stack ({} KiB with its guard): see RLIMIT_AS (ulimit -v), RLIMIT_MEMLOCK \
+             (ulimit -l) if the process locks its memory (mlockall), vm.overcommit_memory and vm.max_map_count, or \
+             lower the limit of the pool",
             bytes / 1024
         ),
     )

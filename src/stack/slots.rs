@@ -26,7 +26,8 @@ pub(super) struct SlotBitmap {
     pub(super) slab: &'static Slab,
     guards: Guards,
     /// One word for each group, one bit for each slot: the slot is in use. All words are 0 at first, so that a large
-    /// slab pays only for the words that have been written.
+    /// slab pays only for the words that have been written. The only group of a small slab may have fewer slots than
+    /// bits: the others stay 0.
     in_use: Vec<u64>,
     /// One bit for each group: all its slots are in use.
     full: Vec<u64>,
@@ -54,7 +55,7 @@ impl SlotBitmap {
         retired: Option<&'static Slab>,
     ) -> io::Result<SlotBitmap> {
         let (slab, guards) = Slab::map(depot, before, number, retired)?;
-        let groups = slab.slots() / GROUP_SLOTS;
+        let groups = slab.slots().div_ceil(GROUP_SLOTS);
         Ok(SlotBitmap {
             slab,
             guards,
@@ -98,7 +99,7 @@ impl SlotBitmap {
         }
         let slot = self.in_use[group].trailing_ones() as usize;
         self.in_use[group] |= 1 << slot;
-        if self.in_use[group] == u64::MAX {
+        if self.in_use[group].trailing_ones() as usize == self.slab.slots_of(group) {
             set(&mut self.full, group, true);
         }
         self.in_use_count += 1;
@@ -148,9 +149,12 @@ impl SlotBitmap {
 
     #[cold]
     fn install_guards(&mut self, group: usize) -> io::Result<()> {
-        let guards: [Range; GROUP_SLOTS] = std::array::from_fn(|slot| self.slab.guard(group * GROUP_SLOTS + slot));
+        let slots = self.slab.slots_of(group);
+        let guards: [Range; GROUP_SLOTS] =
+            std::array::from_fn(|slot| self.slab.guard(group * GROUP_SLOTS + slot.min(slots - 1)));
+        let guards = &guards[..slots];
         // SAFETY: the group is unguarded, so no slot of it is in use.
-        unsafe { self.guards.install(&guards) }.inspect_err(|_| {
+        unsafe { self.guards.install(guards) }.inspect_err(|_| {
             // Those that were made are of no use, and take mappings. A guard that stays all the same does no harm.
             // SAFETY: as above.
             let _ = unsafe { self.guards.remove(self.slab.group(group)) };

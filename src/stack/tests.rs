@@ -174,12 +174,13 @@ fn start_with_each_call_failing(guard: usize, secrets: SecretPolicy) -> usize {
 
 #[test]
 fn a_failing_call_gives_the_closure_back_and_leaks_nothing() {
-    // mmap, MADV_NOHUGEPAGE and the first guard. If process_madvise fails for the other guards, madvise makes them.
-    assert_eq!(start_with_each_call_failing(11 << 12, SecretPolicy::new()), 3);
+    // MADV_NOHUGEPAGE and the first guard. If mmap fails, a smaller slab is mapped. If process_madvise fails for the
+    // other guards, madvise makes them.
+    assert_eq!(start_with_each_call_failing(11 << 12, SecretPolicy::new()), 2);
     // also MADV_DONTDUMP and mlock2
     assert_eq!(
         start_with_each_call_failing(11 << 12, SecretPolicy::new().dont_dump().mlock()),
-        5
+        4
     );
     cleanup_thread().unwrap();
 }
@@ -187,10 +188,10 @@ fn a_failing_call_gives_the_closure_back_and_leaks_nothing() {
 #[test]
 fn a_failing_mprotect_gives_the_closure_back_and_leaks_nothing() {
     fault::guard_advice_fails_with(Some(libc::EINVAL));
-    // mmap, MADV_NOHUGEPAGE and 64 calls of mprotect
+    // MADV_NOHUGEPAGE and 64 calls of mprotect
     let failed = start_with_each_call_failing(13 << 12, SecretPolicy::new());
     fault::guard_advice_fails_with(None);
-    assert_eq!(failed, 66);
+    assert_eq!(failed, 65);
     cleanup_thread().unwrap();
 }
 
@@ -273,7 +274,7 @@ fn a_slab_whose_guard_advice_is_refused_later_goes_on_with_mprotect() {
     let depot = Depot::of(spec(31));
     depot.cache_nothing();
     let mut stacks: Vec<Stack> = (0..100).map(|_| take(depot)).collect();
-    assert_eq!(mappings(depot).len(), 2, "{:#?}", mappings(depot));
+    assert!(mappings(depot).len() <= 2, "{:#?}", mappings(depot));
     fault::guard_advice_fails_with(Some(libc::EPERM));
     for _round in 0..2 {
         stacks.extend((0..500).map(|_| take(depot)));

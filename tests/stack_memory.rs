@@ -84,3 +84,73 @@ fn with_all_memory_locked() {
     assert!(again.len() >= 15, "{} jobs", again.len());
     finish(again);
 }
+
+/// Lets the kernel refuse `MADV_GUARD_INSTALL` with this error, as a sandbox does.
+fn refuse_guard_advice(error: i32) {
+    const GUARD_INSTALL: u32 = 102;
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // The words of `seccomp_data`: the number of the call is at 0, and the lower half of the third argument at 32.
+    let mut filter = [
+        step(LOAD, 0, 0, 0),
+        step(EQUAL, 3, 0, libc::SYS_process_madvise as u32),
+        step(EQUAL, 0, 3, libc::SYS_madvise as u32),
+        step(LOAD, 0, 0, 32),
+        step(EQUAL, 0, 1, GUARD_INSTALL),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | error as u32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the call changes a property of this thread.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) });
+    // SAFETY: the program and its steps exist until the call returns.
+    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) });
+}
+
+fn mappings() -> usize {
+    std::fs::read_to_string("/proc/self/maps").unwrap().lines().count()
+}
+
+/// Where each stack takes two mappings, stacks do not take the last of them: the program can still allocate and start
+/// threads. The number of jobs is the same the second time.
+#[test]
+fn stacks_leave_mappings_to_the_program() {
+    in_a_process_of_its_own("without_guard_advice");
+}
+
+#[test]
+#[ignore = "run by stacks_leave_mappings_to_the_program"]
+fn without_guard_advice() {
+    let max: usize = std::fs::read_to_string("/proc/sys/vm/max_map_count")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    if max > 200_000 {
+        return; // the machine would need too much memory
+    }
+    refuse_guard_advice(libc::EPERM);
+    let mut counts = Vec::new();
+    for _ in 0..2 {
+        let (paused, error) = start_until_refused();
+        assert!(error.contains("vm.max_map_count"), "{error}");
+        let taken = mappings();
+        assert!(taken > max * 3 / 4, "{taken} of {max} mappings, {} jobs", paused.len());
+        assert!(taken <= max - max / 8 + 64, "{taken} of {max} mappings are in use");
+        counts.push(paused.len());
+        let threads: Vec<_> = (0..10)
+            .map(|_| std::thread::Builder::new().spawn(|| vec![1u8; 1 << 20].len()).unwrap())
+            .collect();
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), 1 << 20);
+        }
+        finish(paused);
+        asyncjob::pool::cleanup_thread().unwrap();
+    }
+    assert!(counts[0].abs_diff(counts[1]) <= 640, "{counts:?}");
+}

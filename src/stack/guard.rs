@@ -12,7 +12,63 @@
 
 use std::io;
 
+use parking_lot::Mutex;
+
 use super::memory::{self, GUARD_INSTALL, GUARD_REMOVE, Range, is_unavailable};
+
+/// The mappings that protected guards may not take: this part of `vm.max_map_count`, 8,191 by default.
+///
+/// A process that has no mapping left is aborted by its next large allocation or its next thread. So stacks are refused
+/// while the rest of the program can still go on.
+const RESERVE: usize = 8;
+/// The mappings of the rest of the program are counted again each time when guards have taken this part of
+/// `vm.max_map_count`, because counting takes milliseconds. In between, the reserve covers what they grow by.
+const COUNT_EVERY: usize = 32;
+
+/// What is known of the mappings of this process.
+struct Mappings {
+    /// `vm.max_map_count`, once it has been read.
+    max: Option<usize>,
+    /// How many the protected guards take: two each.
+    guards: usize,
+    /// How many everything else had when they were counted, and `guards` at that time.
+    others: usize,
+    counted_at: usize,
+}
+
+static MAPPINGS: Mutex<Mappings> = Mutex::new(Mappings {
+    max: None,
+    guards: 0,
+    others: 0,
+    counted_at: 0,
+});
+
+impl Mappings {
+    /// Counts the mappings of `guards` more guards, if the reserve allows them.
+    fn take(&mut self, guards: usize) -> io::Result<()> {
+        let max = *self.max.get_or_insert_with(memory::max_mappings);
+        let wanted = self.guards + 2 * guards;
+        // A program with few stacks never counts.
+        if wanted > max / COUNT_EVERY && wanted.abs_diff(self.counted_at) > max / COUNT_EVERY {
+            self.counted_at = wanted;
+            self.others = memory::count_mappings().unwrap_or(0).saturating_sub(self.guards);
+        }
+        if wanted + self.others > max - max / RESERVE {
+            return Err(too_many_mappings(io::Error::from_raw_os_error(libc::ENOMEM)));
+        }
+        self.guards = wanted;
+        Ok(())
+    }
+
+    fn give(&mut self, guards: usize) {
+        self.guards -= 2 * guards;
+    }
+}
+
+/// Counts `guards` protected guards as gone, because their mapping is.
+pub(super) fn forget(guards: usize) {
+    MAPPINGS.lock().give(guards);
+}
 
 /// The kind of guard that a slab has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +95,8 @@ impl Guards {
         }
     }
 
-    /// Makes a guard of each range. On failure some of them may have been made.
+    /// Makes a guard of each range, and returns which kind they are. On failure some of them may have been made. The
+    /// caller then [removes](Self::remove) them.
     ///
     /// If advised guards are not available any more, `self` becomes `Protected`. The advised guards that the slab has
     /// stay: `mprotect` neither needs nor removes their marks.
@@ -47,23 +104,26 @@ impl Guards {
     /// # Safety
     ///
     /// The ranges must be mapped memory of a slab, and no slot in them may be in use.
-    pub(super) unsafe fn install(&mut self, guards: &[Range]) -> io::Result<()> {
+    pub(super) unsafe fn install(&mut self, guards: &[Range]) -> io::Result<Guards> {
         if *self == Guards::Advised {
             // SAFETY: the caller's promise.
             match unsafe { memory::advise_all(guards, GUARD_INSTALL) } {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(Guards::Advised),
                 Err(error) if is_unavailable(&error) => *self = Guards::Protected,
                 Err(error) => return Err(explain(error, "MADV_GUARD_INSTALL")),
             }
         }
+        MAPPINGS.lock().take(guards.len())?;
         for guard in guards {
             // SAFETY: the caller's promise.
-            unsafe { memory::protect(*guard, false) }.map_err(too_many_mappings)?;
+            unsafe { memory::protect(*guard, false) }
+                .map_err(too_many_mappings)
+                .inspect_err(|_| forget(guards.len()))?;
         }
-        Ok(())
+        Ok(Guards::Protected)
     }
 
-    /// Makes plain memory of every guard in `range`.
+    /// Makes plain memory of every guard in `range`. On failure some of them may remain.
     ///
     /// # Safety
     ///
@@ -86,6 +146,7 @@ fn too_many_mappings(error: io::Error) -> io::Error {
     memory::explain(
         error,
         "the guard of a stack could not be made (mprotect): without MADV_GUARD_INSTALL (Linux 6.13, memory not locked \
-         by mlockall) each stack takes two mappings: raise the sysctl vm.max_map_count, or lower the limit of the pool",
+         by mlockall) each stack takes two mappings, and an eighth of the sysctl vm.max_map_count is left to the rest of \
+         the program: raise it, or lower the limit of the pool",
     )
 }

@@ -17,7 +17,7 @@
 use std::io;
 
 use super::depot::Depot;
-use super::guard::Guards;
+use super::guard::{self, Guards};
 use super::memory::{self, Range};
 use super::slab::{GROUP_SLOTS, Slab};
 
@@ -33,6 +33,8 @@ pub(super) struct SlotBitmap {
     full: Vec<u64>,
     /// One bit for each group: its guards exist.
     guarded: Vec<u64>,
+    /// One bit for each group: its guards exist and take mappings.
+    protected: Vec<u64>,
     /// All words of `full` below this index are all ones.
     lowest_word: usize,
     in_use_count: usize,
@@ -62,6 +64,7 @@ impl SlotBitmap {
             in_use: vec![0; groups],
             full: vec![0; groups.div_ceil(64)],
             guarded: vec![0; groups.div_ceil(64)],
+            protected: vec![0; groups.div_ceil(64)],
             lowest_word: 0,
             in_use_count: 0,
             spare_groups: 0,
@@ -131,8 +134,11 @@ impl SlotBitmap {
     /// # Safety
     ///
     /// The caller must have released every slot that it has claimed.
-    pub(super) unsafe fn unmap(self) -> &'static Slab {
+    pub(super) unsafe fn unmap(mut self) -> &'static Slab {
         debug_assert_eq!(self.in_use_count, 0, "a slab with slots in use is unmapped");
+        for group in 0..self.in_use.len() {
+            self.forget_mappings(group);
+        }
         // SAFETY: the caller's promise.
         unsafe { self.slab.unmap() };
         self.slab
@@ -154,12 +160,13 @@ impl SlotBitmap {
             std::array::from_fn(|slot| self.slab.guard(group * GROUP_SLOTS + slot.min(slots - 1)));
         let guards = &guards[..slots];
         // SAFETY: the group is unguarded, so no slot of it is in use.
-        unsafe { self.guards.install(guards) }.inspect_err(|_| {
+        let kind = unsafe { self.guards.install(guards) }.inspect_err(|_| {
             // Those that were made are of no use, and take mappings. A guard that stays all the same does no harm.
             // SAFETY: as above.
             let _ = unsafe { self.guards.remove(self.slab.group(group)) };
         })?;
         set(&mut self.guarded, group, true);
+        set(&mut self.protected, group, kind == Guards::Protected);
         Ok(())
     }
 
@@ -176,6 +183,15 @@ impl SlotBitmap {
         let _ = unsafe { self.guards.remove(range) };
         // SAFETY: as above.
         let _ = unsafe { memory::advise(range, libc::MADV_DONTNEED) };
+        self.forget_mappings(group);
+    }
+
+    /// Guards of a group are gone, or about to go. If they took mappings, these count no more.
+    fn forget_mappings(&mut self, group: usize) {
+        if bit(&self.protected, group) {
+            set(&mut self.protected, group, false);
+            guard::forget(self.slab.slots_of(group));
+        }
     }
 }
 

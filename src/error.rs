@@ -93,6 +93,8 @@ pub enum PauseError {
     Blocked,
     /// The thread is panicking. The code that would run next would find [`std::thread::panicking`] true.
     Panicking,
+    /// The code runs on another stack than the job's own: inside `stacker::grow`, or in a coroutine of another library.
+    OffStack,
 }
 
 impl fmt::Display for PauseError {
@@ -108,6 +110,10 @@ impl fmt::Display for PauseError {
                  which blocks the thread there"
             }
             PauseError::Panicking => "pause_job was called while the thread panics: a job cannot pause there",
+            PauseError::OffStack => {
+                "pause_job was called on another stack than the job's own (in stacker::grow, or in a coroutine of \
+                 another library): pause outside of it, or wait with waiting::pause_until, which blocks the thread there"
+            }
         })
     }
 }
@@ -144,7 +150,8 @@ impl Error for Quarantined {}
 pub enum AwaitError {
     /// The code runs outside a job.
     NotInJob,
-    /// The job cannot pause: a guard of [`block_pause`](crate::block_pause) exists, or the thread is panicking.
+    /// The job cannot pause: a guard of [`block_pause`](crate::block_pause) exists, the thread is panicking, or the code
+    /// runs on another stack than the job's own.
     CannotPause,
     /// The job is to end, or a deadline around the call has passed.
     Interrupted(Interrupted),

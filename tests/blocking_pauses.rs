@@ -1,4 +1,5 @@
 //! Promise: a `BlockPause` guard stops the pauses of its own job and of no other job, for as long as the guard lives.
+//! Code of a job that runs on another stack than the job's own does not pause either.
 
 mod by_hand;
 
@@ -162,4 +163,43 @@ fn many_guards_leave_nothing_behind() {
         job = still_paused(job.resume());
     }
     finished(job.resume());
+}
+
+/// A pause on a stack that the job has changed to does nothing, and the error says why. The library waits by blocking
+/// the thread there. Back on its own stack the job pauses.
+#[test]
+fn code_on_another_stack_does_not_pause() {
+    let _watchdog = asyncjob_testing::Watchdog::new();
+    let mut other = corosensei::stack::DefaultStack::new(256 << 10).unwrap();
+    let job = paused(move || {
+        pause_job().unwrap();
+        let there = corosensei::on_stack(&mut other, || {
+            let refused = pause_job();
+            asyncjob::time::sleep(std::time::Duration::from_millis(1)).unwrap();
+            let awaited = asyncjob::waiting::await_future(std::future::pending::<()>());
+            // A job that is started there has a stack of its own, and pauses.
+            let inner = finished(paused(pause_job).resume());
+            (refused, awaited.unwrap_err().to_string(), inner)
+        });
+        pause_job().unwrap();
+        there
+    });
+    let job = still_paused(job.resume());
+    let (refused, awaited, inner) = finished(job.resume());
+    assert_eq!((refused, inner), (Err(PauseError::OffStack), Ok(())));
+    assert!(awaited.contains("cannot pause"), "{awaited}");
+}
+
+/// A cancelled job that tries to pause on another stack for ever is not quarantined from there: its pauses fail until
+/// it goes on.
+#[test]
+fn a_cancelled_job_does_not_leave_from_another_stack() {
+    let mut other = corosensei::stack::DefaultStack::new(256 << 10).unwrap();
+    let job = paused(move || {
+        let _ = pause_job();
+        corosensei::on_stack(&mut other, || {
+            (0..2000).filter(|_| pause_job() == Err(PauseError::Cancelled)).count()
+        })
+    });
+    assert_eq!(job.cancel(), Ok(2000));
 }

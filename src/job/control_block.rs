@@ -65,6 +65,9 @@ pub(super) struct ControlBlock {
     pub(super) flags: Cell<u32>,
     /// How many `BlockPause` guards the job has.
     pub(super) blocked: Cell<u32>,
+    /// The lowest address of the job's stack. `is_on_own_stack` reads it at each pause, and finds it in the line of the
+    /// flags.
+    limit: usize,
     /// The way out of the job. `job_main` stores it.
     yielder: Cell<*const Yielder<(), ()>>,
     /// The job that was current when this one was last started or resumed.
@@ -178,6 +181,7 @@ where
     let control = ControlBlock {
         flags: Cell::new(flags),
         blocked: Cell::new(0),
+        limit: stack.limit().addr().get(),
         yielder: Cell::new(ptr::null()),
         parent: Cell::new(None),
         // SAFETY: this is a second handle without a count of its own. The caller's borrow of `ctx` lasts as long as
@@ -408,6 +412,19 @@ impl ControlBlock {
         self.flags.set(self.flags.get() & !flag);
     }
 
+    /// Whether this code runs on the stack of the job, and not on one that code of the job has changed to.
+    ///
+    /// `stacker::grow` runs a closure on a stack of its own, and keeps the limit of that stack in a thread-local until
+    /// the closure returns. A pause in between would leave that limit to the code of other jobs, which would overflow
+    /// the stack that it really has. A coroutine of another library and a signal handler with its own stack have the
+    /// same problem.
+    #[inline(always)]
+    pub(super) fn is_on_own_stack(&self) -> bool {
+        // The control block lies above the frames of the job.
+        let top = ptr::from_ref(self).addr();
+        stack_pointer().wrapping_sub(self.limit) < top - self.limit
+    }
+
     /// Switches from the job to its resumer. Returns when the job is resumed.
     ///
     /// # Safety
@@ -452,7 +469,10 @@ impl ControlBlock {
         if self.flags.get() & BLOCKED != 0 {
             return Err(PauseError::Blocked);
         }
-        Err(PauseError::Panicking)
+        if thread::panicking() {
+            return Err(PauseError::Panicking);
+        }
+        Err(PauseError::OffStack)
     }
 
     /// # Safety
@@ -464,6 +484,8 @@ impl ControlBlock {
             // The job itself panics, so it may not switch: `thread::panicking` would stay true for the code that
             // cancelled the job. The job then loops for as long as its own code does.
             None if thread::panicking() && self.flags.get() & ENTERED_PANICKING == 0 => {}
+            // Neither may it switch while its code runs on another stack.
+            None if !self.is_on_own_stack() => {}
             // `Job::cancel` quarantines a job that comes back here.
             // SAFETY: the caller's promise.
             None => unsafe { self.suspend() },
@@ -545,5 +567,30 @@ impl ControlBlock {
         stack.header().clear_name();
         receive(stack);
         drop(attributes);
+    }
+}
+
+/// The stack pointer, or an address near it.
+#[inline(always)]
+fn stack_pointer() -> usize {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    {
+        let pointer: usize;
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the instruction reads a register.
+        unsafe {
+            std::arch::asm!("mov {}, rsp", out(reg) pointer, options(nomem, nostack, preserves_flags));
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        unsafe {
+            std::arch::asm!("mov {}, sp", out(reg) pointer, options(nomem, nostack, preserves_flags));
+        }
+        pointer
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let local = 0u8;
+        ptr::from_ref(std::hint::black_box(&local)).addr()
     }
 }

@@ -160,6 +160,7 @@ where
 /// * [`PauseError::NotInJob`]: the code runs outside a job.
 /// * [`PauseError::Blocked`]: a guard of [`block_pause`] exists.
 /// * [`PauseError::Panicking`]: the thread is panicking.
+/// * [`PauseError::OffStack`]: the code runs on another stack than the job's own, inside `stacker::grow` for instance.
 ///
 /// OpenSSL's function does nothing and succeeds outside a job and while pauses are blocked
 /// ([S40](crate::docs::openssl_behaviour#s40)). Here it fails, because a loop around a pause that succeeds without
@@ -191,7 +192,7 @@ pub fn pause_job() -> Result<(), PauseError> {
     };
     // SAFETY: CURRENT points to the control block of the job that runs this code, which exists until the job has ended.
     let control = unsafe { control.as_ref() };
-    if control.flags.get() & (CANCELLED | BLOCKED) != 0 || thread::panicking() {
+    if control.flags.get() & (CANCELLED | BLOCKED) != 0 || thread::panicking() || !control.is_on_own_stack() {
         // SAFETY: this code runs on the stack of the job that CURRENT points to.
         return unsafe { control.pause_cold() };
     }

@@ -411,6 +411,51 @@ fn pausing_below_c() -> Job<()> {
     paused(|| engine())
 }
 
+/// Uses the stack down to `left` bytes above its guard, and pauses there.
+#[inline(never)]
+fn pauses_with_little_left(left: usize, lowest: usize) {
+    let pad = std::hint::black_box([1u8; 128]);
+    if pad.as_ptr().addr() - lowest > left {
+        pauses_with_little_left(left, lowest);
+    } else {
+        let _ = pause_job();
+    }
+    std::hint::black_box(&pad);
+}
+
+/// A backtrace needs next to nothing of the job's own stack: it works on the smallest and on a nearly full one. Where
+/// even that is not left, it is disabled. The stack does not overflow.
+#[test]
+fn a_backtrace_overflows_no_stack() {
+    use std::backtrace::BacktraceStatus;
+    let size = asyncjob::stack::StackSize::MIN;
+    // A pause of a debug build needs more than a KiB itself.
+    for left in (1536..8192).step_by(128) {
+        let builder = JobBuilder::new().stack_size(size);
+        let Ok(step) = builder.start(move || {
+            let here = 0u8;
+            let top = std::ptr::from_ref(&here).addr();
+            // The top of the slot is less than 4 KiB above, and a multiple of 4 KiB.
+            let lowest = top.next_multiple_of(4096) - size.bytes();
+            pauses_with_little_left(left, lowest);
+        }) else {
+            panic!()
+        };
+        let mut job = still_paused(step);
+        let trace = job.backtrace();
+        match trace.status() {
+            BacktraceStatus::Captured => {
+                assert!(
+                    trace.to_string().contains("pauses_with_little_left"),
+                    "{left} left: {trace}"
+                );
+            }
+            status => assert!(left < 4096, "{left} bytes left: {status:?}"),
+        }
+        finished(job.resume());
+    }
+}
+
 /// A backtrace of a paused job names the function that paused. The job does not notice, and it works any number of
 /// times.
 #[test]

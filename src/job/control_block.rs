@@ -78,10 +78,43 @@ pub(super) struct ControlBlock {
     /// How many pauses a cancelled job may still try.
     pub(super) pauses_left: Cell<usize>,
     /// Where the job writes its backtrace while REPORT is set.
-    pub(super) report: Cell<*mut Backtrace>,
+    pub(super) report: Cell<*mut Report>,
     hooks: UnsafeCell<Option<Box<dyn SwitchHooks>>>,
     pub(super) name: UnsafeCell<Option<Cow<'static, str>>>,
 }
+
+/// What `Job::backtrace` gives a job, and gets from it.
+pub(super) struct Report {
+    /// The job captures on this stack. Its own may be nearly full, and a capture takes several KiB.
+    stack: Stack,
+    pub(super) backtrace: Backtrace,
+}
+
+impl Report {
+    pub(super) fn new(stack: Stack) -> Self {
+        Report {
+            stack,
+            backtrace: Backtrace::disabled(),
+        }
+    }
+
+    /// Captures the backtrace of the caller, on the stack of the report. A panic gives a disabled one.
+    fn capture(&mut self) {
+        let bounds = Bounds {
+            base: self.stack.top().addr(),
+            limit: self.stack.limit().addr(),
+        };
+        let captured = corosensei::on_stack(bounds, || catch_unwind(Backtrace::force_capture));
+        self.backtrace = captured.unwrap_or_else(|payload| {
+            mem::forget(payload);
+            Backtrace::disabled()
+        });
+    }
+}
+
+/// How many bytes of its own stack a job needs to get to the stack of the report and back: the frames of a pause, and
+/// the handler of a signal.
+const ROOM_TO_REPORT: usize = 2048;
 
 /// A control block, and the coroutine whose result is a `T`. The size is the same for every `T`.
 #[repr(C)]
@@ -425,6 +458,11 @@ impl ControlBlock {
         stack_pointer().wrapping_sub(self.limit) < top - self.limit
     }
 
+    /// How many bytes of the job's stack are left below this code, without the guard.
+    fn room(&self) -> usize {
+        stack_pointer().saturating_sub(self.limit + self.stack.guard_bytes())
+    }
+
     /// Switches from the job to its resumer. Returns when the job is resumed.
     ///
     /// # Safety
@@ -506,14 +544,12 @@ impl ControlBlock {
             // panic would unwind the job's stack, the coroutine would end, the guard would release the control block,
             // and the handle would dangle. Neither the capture nor a drop of the payload, which is leaked, can unwind
             // from here.
-            let backtrace = catch_unwind(Backtrace::force_capture).unwrap_or_else(|payload| {
-                mem::forget(payload);
-                Backtrace::disabled()
-            });
             let report = self.report.get();
-            // SAFETY: `Job::backtrace` set the flag. It waits on its resumer's stack, where the pointer leads to a
-            // value of its own, and withdraws the request before that value is gone.
-            unsafe { *report = backtrace };
+            if self.room() >= ROOM_TO_REPORT {
+                // SAFETY: `Job::backtrace` set the flag. It waits on its resumer's stack, where the pointer leads to a
+                // value of its own, and withdraws the request before that value is gone.
+                unsafe { (*report).capture() };
+            }
             // SAFETY: the caller's promise.
             unsafe { self.suspend() };
         }

@@ -133,10 +133,8 @@ pub(crate) fn is_in_job() -> bool {
 /// Whether this code runs in a job that may pause. In a cancelled job that is so, too: its pause fails with
 /// `Cancelled`.
 pub(crate) fn can_pause() -> bool {
-    with_current(|control| {
-        control.flags.get() & BLOCKED == 0 && !std::thread::panicking() && control.is_on_own_stack()
-    })
-    .unwrap_or(false)
+    with_current(|control| control.flags.get() & BLOCKED == 0 && !std::thread::panicking() && control.is_on_own_stack())
+        .unwrap_or(false)
 }
 
 /// Whether the job that runs this code was cancelled.

@@ -73,6 +73,8 @@ use corosensei::CoroutineResult;
 
 use crate::error::{PauseError, Quarantined, StartError};
 use crate::pool;
+use crate::stack::depot::Depot;
+use crate::stack::{Spec, StackSize};
 use crate::wait_ctx::WaitCtx;
 
 pub use builder::JobBuilder;
@@ -82,8 +84,8 @@ pub(crate) use current::{can_pause, is_cancelled, is_in_job, with_current_ctx};
 pub use id::JobId;
 
 use control_block::{
-    Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, REPORT, Running, TypedBlock,
-    start, switch_to,
+    Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, REPORT, Report, Running,
+    TypedBlock, start, switch_to,
 };
 use current::CURRENT;
 
@@ -440,8 +442,11 @@ impl<T> Job<T> {
 
     /// The backtrace of the pause in which the job is. The frames of this call follow below those of the job.
     ///
-    /// The job captures the backtrace itself, on its own stack: it is resumed inside its pause, captures, and pauses
-    /// again. The code of the job does not notice. The capture takes a few KiB of the job's stack.
+    /// The job captures the backtrace itself: it is resumed inside its pause, captures on another stack, and pauses
+    /// again. The code of the job does not notice, and the job's own stack may be nearly full.
+    ///
+    /// The backtrace is [`Disabled`](std::backtrace::BacktraceStatus::Disabled) when there is no memory for the other
+    /// stack, and when fewer than 2 KiB of the job's own stack are left: it would overflow on the way.
     ///
     /// # Panics
     ///
@@ -456,8 +461,11 @@ impl<T> Job<T> {
     /// # drop(job);
     /// ```
     pub fn backtrace(&mut self) -> Backtrace {
-        let mut backtrace = Backtrace::disabled();
-        let request = ReportRequest::new(self.control(), &mut backtrace);
+        let Ok(stack) = Depot::of(Spec::new(StackSize::DEFAULT)).take() else {
+            return Backtrace::disabled();
+        };
+        let mut report = Report::new(stack);
+        let request = ReportRequest::new(self.control(), &mut report);
         // A panic that leaves these lines comes from a hook, because the job catches its own panics while it reports.
         // On a panic the guard marks the job as not running, and the request is withdrawn. The job is then paused as
         // before.
@@ -470,7 +478,7 @@ impl<T> Job<T> {
         );
         drop(running);
         drop(request);
-        backtrace
+        report.backtrace
     }
 
     fn control(&self) -> &ControlBlock {
@@ -496,8 +504,8 @@ impl<T> Drop for Job<T> {
 struct ReportRequest<'a>(&'a ControlBlock);
 
 impl<'a> ReportRequest<'a> {
-    fn new(control: &'a ControlBlock, backtrace: &mut Backtrace) -> Self {
-        control.report.set(backtrace);
+    fn new(control: &'a ControlBlock, report: &mut Report) -> Self {
+        control.report.set(report);
         control.set_flag(REPORT);
         ReportRequest(control)
     }

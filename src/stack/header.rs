@@ -163,6 +163,12 @@ impl Stack {
         self.header().limit
     }
 
+    /// The bytes from the limit to the lowest byte that the job may use. Foreign memory has no guard.
+    pub(crate) fn guard_bytes(&self) -> usize {
+        let memory = self.0.memory();
+        memory.map_or(0, |memory| memory.start - self.limit().addr().get())
+    }
+
     /// The depot that the stack came from. It has the [`Spec`](super::Spec) of the stack.
     #[inline]
     pub(crate) fn depot(&self) -> &'static Depot {

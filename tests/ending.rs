@@ -99,7 +99,8 @@ fn a_dropped_job_is_cancelled() {
     assert_eq!(in_use(), 0);
 }
 
-/// Dropping a job never panics, neither if the job panics nor if its result panics when it is dropped.
+/// Dropping a job never panics, neither if the job panics nor if its result or the payload of its panic panics when it
+/// is dropped.
 #[test]
 fn dropping_a_job_never_panics() {
     struct PanicsAtDrop;
@@ -115,6 +116,20 @@ fn dropping_a_job_never_panics() {
     drop(paused(|| {
         let _ = pause_job();
         PanicsAtDrop
+    }));
+    drop(paused(|| {
+        let _ = pause_job();
+        resume_unwind(Box::new(PanicsAtDrop));
+    }));
+    struct PanicsTwice;
+    impl Drop for PanicsTwice {
+        fn drop(&mut self) {
+            resume_unwind(Box::new(PanicsAtDrop));
+        }
+    }
+    drop(paused(|| {
+        let _ = pause_job();
+        resume_unwind(Box::new(PanicsTwice));
     }));
     assert_eq!((in_use(), current_job_id()), (0, None));
 }
@@ -226,6 +241,53 @@ fn forced_unwinding_runs_destructors_only() {
     assert_eq!(log.take(), ["Err(Panicking)", "first"]);
     assert_eq!((in_use(), current_job_id()), (0, None));
     assert!(!std::thread::panicking());
+}
+
+/// A job that catches the unwinding goes on as a cancelled job, and returns.
+#[test]
+fn a_job_that_catches_the_unwinding_goes_on_as_a_cancelled_one() {
+    let log = Log::default();
+    let said = log.clone();
+    let job = paused(move || {
+        let _result = said.at_drop("local dropped");
+        let caught = catch_unwind(|| pause_job().unwrap());
+        said.say(format!("caught: {}, then {:?}", caught.is_err(), pause_job()));
+        said.at_drop("result dropped")
+    });
+    job.force_unwind();
+    assert_eq!(
+        log.take(),
+        ["caught: true, then Err(Cancelled)", "local dropped", "result dropped"]
+    );
+    assert_eq!((in_use(), std::thread::panicking()), (0, false));
+}
+
+/// A job that catches the unwinding and pauses again and again is quarantined. `force_unwind` returns.
+#[test]
+fn forced_unwinding_of_a_stubborn_job_returns() {
+    let _counting = counting();
+    let _watchdog = asyncjob_testing::Watchdog::new();
+    let before = quarantined();
+    let job: Job<()> = paused(|| {
+        loop {
+            let _ = catch_unwind(pause_job);
+        }
+    });
+    job.force_unwind();
+    assert_eq!((quarantined(), in_use()), (before + 1, 1));
+    assert_eq!((current_job_id(), std::thread::panicking()), (None, false));
+}
+
+/// A job that catches the unwinding and then panics itself: its own panic leaves `force_unwind`.
+#[test]
+fn a_panic_after_forced_unwinding_leaves_the_call() {
+    let job: Job<()> = paused(|| {
+        let _ = catch_unwind(pause_job);
+        resume_unwind(Box::new("its own"));
+    });
+    let panic = catch_unwind(AssertUnwindSafe(|| job.force_unwind())).unwrap_err();
+    assert_eq!(panic.downcast_ref(), Some(&"its own"));
+    assert_eq!((in_use(), current_job_id()), (0, None));
 }
 
 /// `force_unwind` of a job that owns paused jobs drops them, so they end through their own code.

@@ -134,6 +134,85 @@ fn hooks_run_around_a_backtrace() {
     calls.expect(3, 3);
 }
 
+/// Panics in the calls of `enter` with these numbers.
+struct PanicsInEnter {
+    at: &'static [u32],
+    entered: u32,
+}
+
+impl SwitchHooks for PanicsInEnter {
+    fn enter(&mut self) {
+        self.entered += 1;
+        if self.at.contains(&self.entered) {
+            resume_unwind(Box::new("in enter"));
+        }
+    }
+    fn leave(&mut self) {}
+}
+
+fn panics_in_enter(at: &'static [u32]) -> JobBuilder<'static, PanicsInEnter> {
+    JobBuilder::new().hooks(PanicsInEnter { at, entered: 0 })
+}
+
+/// A hook that panics before the job has begun costs no stack, and the closure is dropped without being run.
+#[test]
+fn a_panic_in_the_first_enter_costs_no_stack() {
+    let log = Log::default();
+    let (kept, said) = (log.at_drop("closure dropped"), log.clone());
+    let started = catch_unwind(AssertUnwindSafe(|| {
+        panics_in_enter(&[1]).start(move || {
+            let _kept = kept;
+            said.say("runs");
+        })
+    }));
+    assert_eq!(started.unwrap_err().downcast_ref(), Some(&"in enter"));
+    assert_eq!(log.take(), ["closure dropped"]);
+    assert_eq!((by_hand::in_use(), current_job_id()), (0, None));
+}
+
+/// A hook that panics at a resume: the job is cancelled, as if its handle was dropped, and ends through its own code.
+#[test]
+fn a_panic_in_enter_at_a_resume_cancels_the_job() {
+    let log = Log::default();
+    let said = log.clone();
+    let started = panics_in_enter(&[2]).start(move || said.say(format!("{:?}", pause_job())));
+    let job = still_paused(started.unwrap());
+    let resumed = catch_unwind(AssertUnwindSafe(|| job.resume()));
+    assert_eq!(resumed.unwrap_err().downcast_ref(), Some(&"in enter"));
+    assert_eq!(log.take(), ["Err(Cancelled)"]);
+    assert_eq!((by_hand::in_use(), current_job_id()), (0, None));
+}
+
+/// A hook that panics each time: the job cannot run its own code any more. Each end of it quarantines its stack, which
+/// counts as in use.
+#[test]
+fn a_panic_in_every_enter_quarantines_the_job() {
+    type Way = fn(Job<Result<(), PauseError>>);
+    let ways: [(Way, bool); 4] = [
+        (|job| drop(job.resume()), true),
+        (|job| assert!(job.cancel().is_ok()), true),
+        (Job::force_unwind, true),
+        (drop, false),
+    ];
+    for (index, (end, panics)) in ways.into_iter().enumerate() {
+        let job = still_paused(panics_in_enter(&[2, 3]).start(pause_job).unwrap());
+        let before = asyncjob::stack::quarantined();
+        let ended = catch_unwind(AssertUnwindSafe(|| end(job)));
+        assert_eq!(ended.is_err(), panics, "way {index}");
+        assert!(asyncjob::stack::quarantined() > before);
+        assert_eq!((by_hand::in_use(), current_job_id()), (index + 1, None));
+    }
+}
+
+/// If the second hook of a pair panics, the first one still puts back what it has replaced.
+#[test]
+fn a_panic_of_one_hook_of_a_pair_leaves_the_other() {
+    let calls = Calls::default();
+    let pair = (calls.clone(), PanicsInEnter { at: &[1], entered: 0 });
+    assert!(catch_unwind(AssertUnwindSafe(|| JobBuilder::new().hooks(pair).start(|| ()))).is_err());
+    calls.expect(1, 1);
+}
+
 /// A hook that panics in a backtrace leaves the job paused, and the job can be resumed afterwards.
 #[test]
 fn a_panic_in_a_backtrace_leaves_the_job_paused() {

@@ -28,8 +28,17 @@ pub use spans::Spans;
 ///
 /// # Panics
 ///
-/// A hook must not panic. A panic of a hook leaves the call that started or resumed the job. The job does not go on
-/// after that, and its stack may be leaked.
+/// A hook should not panic. A panic of a hook leaves the call that started or resumed the job:
+///
+/// | the hook panics in | the job |
+/// |---|---|
+/// | the first `enter` | has not begun: its closure is dropped |
+/// | `enter` of a resume | is [cancelled](crate::Job::cancel), as if its `Job` was dropped |
+/// | `enter` of a cancelled job | is [quarantined](crate::Job::quarantine) |
+/// | `leave` after a pause | is cancelled, as above |
+/// | `leave` after the end | has ended |
+///
+/// In a [`backtrace`](crate::Job::backtrace) the job stays paused.
 ///
 /// ```
 /// use asyncjob::hooks::SwitchHooks;
@@ -70,11 +79,24 @@ impl SwitchHooks for () {
 impl<A: SwitchHooks, B: SwitchHooks> SwitchHooks for (A, B) {
     fn enter(&mut self) {
         self.0.enter();
+        // If `B` panics, `A` puts back what it has replaced.
+        let entered = LeaveAtDrop(&mut self.0);
         self.1.enter();
+        std::mem::forget(entered);
     }
 
     fn leave(&mut self) {
+        let last = LeaveAtDrop(&mut self.0);
         self.1.leave();
+        drop(last);
+    }
+}
+
+/// Leaves a hook, also when another one panics.
+struct LeaveAtDrop<'a, A: SwitchHooks>(&'a mut A);
+
+impl<A: SwitchHooks> Drop for LeaveAtDrop<'_, A> {
+    fn drop(&mut self) {
         self.0.leave();
     }
 }

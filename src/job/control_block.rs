@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop, offset_of};
-use std::panic::catch_unwind;
+use std::panic::{catch_unwind, resume_unwind};
 use std::ptr::{self, NonNull};
 use std::thread;
 
@@ -55,6 +55,12 @@ const OWNS_CTX: u32 = 16;
 const NAMED: u32 = 32;
 /// The thread was panicking when the job was cancelled, so `thread::panicking` does not say that the job itself panics.
 pub(super) const ENTERED_PANICKING: u32 = 64;
+
+/// `Job::force_unwind` ends the job: the pause in which the job is unwinds the job's stack. Set with CANCELLED.
+pub(super) const UNWIND: u32 = 128;
+
+/// What unwinds the stack of a job for `Job::force_unwind`.
+pub(super) struct ForcedUnwind;
 
 /// How many pauses a cancelled job may still try before it is quarantined.
 pub(super) const CANCELLED_PAUSES: usize = 1000;
@@ -199,6 +205,11 @@ where
         limit: stack.limit().addr(),
     };
 
+    let mut attributes = attributes;
+    let stack = match &mut attributes.hooks {
+        Some(hooks) => enter_first(stack, hooks.as_mut()),
+        None => stack,
+    };
     let id = JobId::next();
     let mut flags = 0;
     stack.header().set_id(id.get());
@@ -240,14 +251,32 @@ where
     // SAFETY: the block is aligned, as `top` and the size of the block are multiples of 16. It is memory of the stack,
     // and the coroutine uses only what lies below it.
     unsafe { block.write(TypedBlock { control, coroutine }) };
-    // SAFETY: the block was written above, its job has not run yet, and no other pointer to it exists.
-    let step = unsafe { switch_to(block) };
+    // SAFETY: the block was written above, its job has not run yet, and no other pointer to it exists. The hooks have
+    // been called.
+    let running = unsafe { Running::begin(block) };
+    // SAFETY: the guard is new.
+    let step = unsafe { switch(running) };
     if let Step::Paused(job) = &step {
         // The job may outlive the caller's borrow of `ctx`, so its handle gets a count.
         std::mem::forget(job.control().wait_ctx().clone());
         job.control().set_flag(OWNS_CTX);
     }
     step
+}
+
+/// Calls the hook of a job that is about to start. If the hook panics, there is no job yet: the pool gets the stack
+/// back, and the closure is dropped.
+#[cold]
+fn enter_first(stack: Stack, hooks: &mut dyn SwitchHooks) -> Stack {
+    struct GiveBack(Option<Stack>);
+    impl Drop for GiveBack {
+        fn drop(&mut self) {
+            self.0.take().into_iter().for_each(pool::give);
+        }
+    }
+    let mut kept = GiveBack(Some(stack));
+    hooks.enter();
+    kept.0.take().expect("the stack was put there above")
 }
 
 /// What a job starts with. It lies on the stack of `start_on`, which does not return before the job's first pause.
@@ -283,7 +312,18 @@ unsafe fn job_main<F: FnOnce() -> T, T>(from: *const StartArgs<F>, yielder: &Yie
 #[inline(always)] // as a call, it returns with a guess that the job has used up, in every switch
 pub(super) unsafe fn switch_to<T>(block: NonNull<TypedBlock<T>>) -> Step<T> {
     // SAFETY: the caller's promise.
-    let mut running = unsafe { Running::enter(block) };
+    let running = unsafe { Running::enter_owned(block) };
+    // SAFETY: the guard is new.
+    unsafe { switch(running) }
+}
+
+/// As [`switch_to`], for a job that has been made the current one.
+///
+/// # Safety
+///
+/// The job of the guard must not have run since the guard was made.
+#[inline(always)] // see `switch_to`
+unsafe fn switch<T>(mut running: Running<T>) -> Step<T> {
     match running.coroutine().resume(()) {
         CoroutineResult::Return(value) => {
             // SAFETY: the coroutine has returned.
@@ -322,6 +362,41 @@ impl<T> Running<T> {
             // SAFETY: this is the job's guard, or will be.
             unsafe { control.call_hooks(|hooks| hooks.enter()) };
         }
+        // SAFETY: the caller's promise, and the hooks have been called.
+        unsafe { Running::begin(block) }
+    }
+
+    /// As [`enter`](Self::enter), for a caller whose `Job` is gone. If a hook panics, the job is cancelled, as a
+    /// dropped one. If it is cancelled already, it is quarantined: the hook may panic each time.
+    ///
+    /// # Safety
+    ///
+    /// As [`enter`](Self::enter). The caller must own the job.
+    #[inline(always)]
+    pub(super) unsafe fn enter_owned(block: NonNull<TypedBlock<T>>) -> Self {
+        // SAFETY: the caller's promise: a job that has not ended has a control block.
+        let control = unsafe { block.cast::<ControlBlock>().as_ref() };
+        if control.flags.get() & HOOKS != 0 {
+            let owner = Job {
+                block,
+                _not_send: PhantomData,
+            };
+            enter_hooks(owner);
+        }
+        // SAFETY: the caller's promise, and the hooks have been called.
+        unsafe { Running::begin(block) }
+    }
+
+    /// As [`enter`](Self::enter), without a call of the hooks.
+    ///
+    /// # Safety
+    ///
+    /// As [`enter`](Self::enter). The caller must have called the hooks.
+    #[inline(always)]
+    unsafe fn begin(block: NonNull<TypedBlock<T>>) -> Self {
+        let at = block.cast::<ControlBlock>();
+        // SAFETY: the caller's promise: a job that has not ended has a control block.
+        let control = unsafe { at.as_ref() };
         control.parent.set(CURRENT.replace(Some(at)));
         Running { block }
     }
@@ -417,6 +492,27 @@ impl<T> Running<T> {
     }
 }
 
+/// Calls the hook of a paused job that is about to run. The caller has the job again when this returns.
+#[cold]
+fn enter_hooks<T>(job: Job<T>) {
+    struct Owner<T>(ManuallyDrop<Job<T>>);
+    impl<T> Drop for Owner<T> {
+        fn drop(&mut self) {
+            // SAFETY: the job is not used after this.
+            let job = unsafe { ManuallyDrop::take(&mut self.0) };
+            if job.control().flags.get() & CANCELLED != 0 {
+                job.quarantine();
+            } else {
+                drop(job);
+            }
+        }
+    }
+    let owner = Owner(ManuallyDrop::new(job));
+    // SAFETY: `owner` is the only handle of the job, so no other call of its hooks is in progress.
+    unsafe { owner.0.control().call_hooks(|hooks| hooks.enter()) };
+    mem::forget(owner);
+}
+
 impl<T> Drop for Running<T> {
     #[cold]
     fn drop(&mut self) {
@@ -500,7 +596,11 @@ impl ControlBlock {
     #[cold]
     #[inline(never)]
     pub(super) unsafe fn pause_cold(&self) -> Result<(), PauseError> {
-        if self.flags.get() & CANCELLED != 0 {
+        let flags = self.flags.get();
+        if flags & UNWIND != 0 && flags & ENTERED_PANICKING == 0 && thread::panicking() {
+            return Err(PauseError::Panicking); // in a destructor that `Job::force_unwind` runs
+        }
+        if flags & CANCELLED != 0 {
             // SAFETY: the caller's promise.
             return unsafe { self.cancelled_pause() };
         }
@@ -552,6 +652,9 @@ impl ControlBlock {
             }
             // SAFETY: the caller's promise.
             unsafe { self.suspend() };
+        }
+        if self.flags.get() & UNWIND != 0 && self.pauses_left.get() == CANCELLED_PAUSES {
+            resume_unwind(Box::new(ForcedUnwind)); // the panic hook is not called
         }
         if self.flags.get() & CANCELLED != 0 {
             return Err(PauseError::Cancelled);

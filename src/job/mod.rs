@@ -60,12 +60,11 @@ mod control_block;
 mod current;
 mod id;
 
-use std::any::Any;
 use std::backtrace::Backtrace;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 use std::thread;
 
@@ -75,6 +74,7 @@ use crate::error::{PauseError, Quarantined, StartError};
 use crate::pool;
 use crate::stack::depot::Depot;
 use crate::stack::{Spec, StackSize};
+use crate::sync::contain;
 use crate::wait_ctx::WaitCtx;
 
 pub use builder::JobBuilder;
@@ -84,8 +84,8 @@ pub(crate) use current::{can_pause, is_cancelled, is_in_job, with_current_ctx};
 pub use id::JobId;
 
 use control_block::{
-    Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, REPORT, Report, Running,
-    TypedBlock, start, switch_to,
+    Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, ForcedUnwind, REPORT, Report,
+    Running, TypedBlock, UNWIND, start, switch_to,
 };
 use current::CURRENT;
 
@@ -345,15 +345,29 @@ impl<T> Job<T> {
     /// aborts. A mutex that the job has locked is poisoned. For these two reasons [`cancel`](Self::cancel) and the drop
     /// of a `Job` never unwind.
     ///
+    /// A job that catches the unwinding with `catch_unwind` goes on as a [cancelled](Self::cancel) job: its pauses fail.
+    /// When it returns, its value is dropped. When it does not end within a thousand pauses, its stack is quarantined,
+    /// which [`quarantined`](crate::stack::quarantined) counts.
+    ///
     /// # Panics
     ///
-    /// When the job catches the unwinding with `catch_unwind` and then panics itself, that panic leaves this call.
+    /// * When the job catches the unwinding and then panics itself, that panic leaves this call.
+    /// * In a program that is built with `panic = "abort"`, which cannot unwind. The message says so before the process
+    ///   aborts. [`cancel`](Self::cancel) works there.
     pub fn force_unwind(self) {
-        self.control().wait_ctx().settle(); // as a resume does: the job runs again
-        let block = ManuallyDrop::new(self).block;
-        // SAFETY: a Job points to the block of a paused job, and this call has consumed the only one that does.
-        let mut running = unsafe { Running::enter(block) };
-        running.coroutine().force_unwind();
+        if cfg!(panic = "abort") {
+            panic!(
+                "Job::force_unwind cannot unwind a job in a program that is built with panic = \"abort\": use \
+                 Job::cancel, or drop the Job"
+            );
+        }
+        self.control().set_flag(UNWIND);
+        match catch_unwind(AssertUnwindSafe(|| self.cancel())) {
+            Ok(Ok(value)) => drop(value),
+            Ok(Err(Quarantined)) => {}
+            Err(payload) if payload.is::<ForcedUnwind>() => {}
+            Err(payload) => resume_unwind(payload),
+        }
     }
 
     /// Gives the job up without running it again. Use this when something may still write to its stack: an engine's
@@ -495,8 +509,8 @@ impl<T> Drop for Job<T> {
             block: self.block,
             _not_send: PhantomData,
         };
-        // The result is dropped inside the closure, too, because its drop may panic.
-        let _: Result<(), Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| drop(job.cancel())));
+        // The result is dropped inside the closure, too, because its drop may panic. So may that of a panic's payload.
+        contain(|| drop(job.cancel()));
     }
 }
 

@@ -4,17 +4,19 @@
 mod drivers;
 
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use asyncjob::scheduler::{JoinError, Scheduler};
 use asyncjob::time::with_timeout;
-use asyncjob::waiting::{WaitSpec, WakeSource, pause_until};
+use asyncjob::waiting::{WaitSpec, WakeSource, await_future, await_or_block, pause_until};
 use asyncjob::{
-    Interest, Interrupted, Status, Step, WaitCtx, WaitFdOptions, WaitKey, block_pause, current_job, start_job,
+    Interest, Interrupted, Status, Step, WaitCtx, WaitFdOptions, WaitKey, block_pause, current_job, in_job, start_job,
 };
 use asyncjob_testing::Watchdog;
 use drivers::{Drivers, EVERY};
@@ -108,6 +110,92 @@ fn a_wait_under_a_guard_that_was_made_late_does_not_hang() {
 }
 
 /// A wait changes the status and the wait fds of the ctx only during the wait.
+/// A future whose first poll waits for another device in the middle, as the poll of a handshake does in which a key
+/// signs. The wake of the future comes during that wait. Returns how often the future was polled.
+fn a_future_that_waits_in_its_poll() -> impl Future<Output = u32> {
+    let (mut polls, mut done) = (0, None);
+    poll_fn(move |task| {
+        polls += 1;
+        let done = done.get_or_insert_with(|| {
+            let done = device(task.waker().clone());
+            let signer = WakeSource::new().unwrap();
+            let (waker, socket) = (signer.waker().clone(), Arc::clone(&done));
+            let is_signed = Arc::new(AtomicBool::new(false));
+            let in_thread = Arc::clone(&is_signed);
+            thread::spawn(move || {
+                while !socket.load(Ordering::Acquire) {
+                    thread::yield_now();
+                }
+                thread::sleep(Duration::from_millis(20)); // until the job has taken the wake of the socket
+                in_thread.store(true, Ordering::Release);
+                waker.wake();
+            });
+            let signed = || is_signed.load(Ordering::Acquire).then_some(());
+            pause_until(WaitSpec::woken_by(&signer), signed).unwrap();
+            done
+        });
+        // The poll has looked at its socket before it signed, and does not look again.
+        let is_done = polls > 1 && done.load(Ordering::Acquire);
+        if is_done { Poll::Ready(polls) } else { Poll::Pending }
+    })
+}
+
+#[test]
+fn a_wake_that_comes_while_the_poll_itself_waits_is_not_lost() {
+    let _watchdog = Watchdog::new();
+    for rule in EVERY {
+        let mut driver = Drivers::new(rule);
+        let polls = Rc::new(Cell::new(0));
+        let in_job = Rc::clone(&polls);
+        driver.start(move || in_job.set(await_future(a_future_that_waits_in_its_poll()).unwrap()));
+        driver.run();
+        assert!(polls.get() >= 2, "{rule:?}");
+    }
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(|| await_future(a_future_that_waits_in_its_poll()).unwrap());
+    assert_eq!(scheduler.run_until(job.unwrap()).unwrap(), 2);
+    assert!(
+        await_or_block(in_job(a_future_that_waits_in_its_poll()))
+            .unwrap()
+            .unwrap()
+            >= 2
+    );
+    assert!(
+        await_or_block(a_future_that_waits_in_its_poll()).unwrap() >= 2,
+        "on a thread"
+    );
+}
+
+#[test]
+fn a_source_that_was_made_elsewhere_is_refused() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let outside = WakeSource::new().unwrap();
+    let job = scheduler.spawn(move || pause_until(WaitSpec::woken_by(&outside), || None::<()>));
+    assert!(matches!(
+        scheduler.run_until(job.unwrap()),
+        Err(JoinError::Panicked(panic)) if panic.to_string().contains("make the source in the job that waits")
+    ));
+    let of_another_job = scheduler.spawn(|| WakeSource::new().unwrap());
+    let source = scheduler.run_until(of_another_job.unwrap()).unwrap();
+    let job = scheduler.spawn(move || pause_until(WaitSpec::woken_by(&source), || None::<()>));
+    assert!(matches!(scheduler.run_until(job.unwrap()), Err(JoinError::Panicked(_))));
+}
+
+#[test]
+fn a_source_that_was_made_under_a_guard_wakes_after_the_guard_is_gone() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(|| {
+        let guard = block_pause();
+        let wake = WakeSource::new().unwrap();
+        drop(guard);
+        let done = device(wake.waker().clone());
+        pause_until(WaitSpec::woken_by(&wake), || done.load(Ordering::Acquire).then_some(()))
+    });
+    scheduler.run_until(job.unwrap()).unwrap().unwrap();
+}
+
 #[test]
 fn a_wait_restores_the_ctx() {
     let _watchdog = Watchdog::new();

@@ -37,7 +37,7 @@ use crate::wait_ctx::WaitCtx;
 // is set when a paused job is cancelled, and with it perhaps ENTERED_PANICKING. None of these is cleared.
 //
 // BLOCKED and REPORT come and go. They exclude each other, and REPORT excludes CANCELLED: REPORT is set only while a
-// `Job::backtrace` has the handle of a paused job, and a job with BLOCKED does not pause.
+// `Job::backtrace` has the handle of a paused job, and a job with BLOCKED does not pause. UNPAUSED comes and goes, too.
 
 /// The job has been cancelled: its pauses fail.
 pub(super) const CANCELLED: u32 = 1;
@@ -55,6 +55,8 @@ const OWNS_CTX: u32 = 16;
 const NAMED: u32 = 32;
 /// The thread was panicking when the job was cancelled, so `thread::panicking` does not say that the job itself panics.
 pub(super) const ENTERED_PANICKING: u32 = 64;
+/// `pauses_in` has set the flag, and the job has not paused since.
+pub(super) const UNPAUSED: u32 = 256;
 
 /// `Job::force_unwind` ends the job: the pause in which the job is unwinds the job's stack. Set with CANCELLED.
 pub(super) const UNWIND: u32 = 128;
@@ -631,7 +633,8 @@ impl ControlBlock {
         Err(PauseError::Cancelled)
     }
 
-    /// The end of a pause after which the job does not simply go on: it reports where it is, or it has been cancelled.
+    /// The end of a pause after which the job does not simply go on: it reports where it is, it has been cancelled, or
+    /// [`pauses_in`](super::current::pauses_in) asks whether it pauses.
     ///
     /// # Safety
     ///
@@ -653,6 +656,7 @@ impl ControlBlock {
             // SAFETY: the caller's promise.
             unsafe { self.suspend() };
         }
+        self.clear_flag(UNPAUSED);
         if self.flags.get() & UNWIND != 0 && self.pauses_left.get() == CANCELLED_PAUSES {
             resume_unwind(Box::new(ForcedUnwind)); // the panic hook is not called
         }

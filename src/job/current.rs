@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::ptr::{self, NonNull};
 
 use super::JobId;
-use super::control_block::{BLOCKED, CANCELLED, ControlBlock};
+use super::control_block::{BLOCKED, CANCELLED, ControlBlock, UNPAUSED};
 use crate::pool;
 use crate::wait_ctx::WaitCtx;
 
@@ -140,6 +140,28 @@ pub(crate) fn can_pause() -> bool {
 /// Whether the job that runs this code was cancelled.
 pub(crate) fn is_cancelled() -> bool {
     with_current(|control| control.flags.get() & CANCELLED != 0).unwrap_or(false)
+}
+
+/// Calls `f`, and also returns whether the job that runs this code has paused meanwhile. The answer is `false` outside a
+/// job, and if `f` panics the next pause forgets the question.
+///
+/// Calls nest. A pause in an inner call is one of the outer call, too.
+pub(crate) fn pauses_in<R>(f: impl FnOnce() -> R) -> (R, bool) {
+    let ask = |control: &ControlBlock| {
+        let is_nested = control.flags.get() & UNPAUSED != 0;
+        control.set_flag(UNPAUSED);
+        is_nested
+    };
+    let is_nested = with_current(ask);
+    let returned = f();
+    let has_paused = with_current(|control| {
+        let has_paused = control.flags.get() & UNPAUSED == 0;
+        if is_nested == Some(false) {
+            control.clear_flag(UNPAUSED);
+        }
+        has_paused
+    });
+    (returned, has_paused.unwrap_or(false))
 }
 
 /// Calls `f` with the wait ctx of the job that runs this code. Returns `None` outside a job.

@@ -80,12 +80,12 @@ use crate::wait_ctx::WaitCtx;
 pub use builder::JobBuilder;
 pub(crate) use builder::{JobPlan, boxed};
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
-pub(crate) use current::{can_pause, is_cancelled, is_in_job, with_current_ctx};
+pub(crate) use current::{can_pause, is_cancelled, is_in_job, pauses_in, with_current_ctx};
 pub use id::JobId;
 
 use control_block::{
     Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, ForcedUnwind, REPORT, Report,
-    Running, TypedBlock, UNWIND, start, switch_to,
+    Running, TypedBlock, UNPAUSED, UNWIND, start, switch_to,
 };
 use current::CURRENT;
 
@@ -200,7 +200,7 @@ pub fn pause_job() -> Result<(), PauseError> {
     }
     // SAFETY: as above.
     unsafe { control.suspend() };
-    if control.flags.get() & (CANCELLED | REPORT) != 0 {
+    if control.flags.get() & (CANCELLED | REPORT | UNPAUSED) != 0 {
         // SAFETY: as above.
         return unsafe { control.resumed_cold() };
     }

@@ -22,8 +22,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-#[allow(unused_imports, reason = "used from the next commits on")]
-pub(crate) use oneshot::{Closed, Receiver, Sender, Slot, oneshot};
+pub(crate) use oneshot::{Closed, Receiver, Slot, oneshot};
 pub(crate) use wait_queue::{WaitQueue, Waiter};
 
 /// Calls `f` and stops its panic, which the panic hook has reported. Returns whether `f` returned.

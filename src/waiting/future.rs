@@ -70,10 +70,9 @@ pub fn await_or_block<F: Future>(future: F) -> Result<F::Output, AwaitError> {
 }
 
 fn await_by<F: Future>(mut source: WakeSource, mut future: Pin<&mut F>) -> Result<F::Output, AwaitError> {
-    let spec = source.pausing_spec();
+    let (mut waker, spec) = source.for_polls();
     let output = wait(spec, || {
-        source.refresh();
-        match future.as_mut().poll(&mut Context::from_waker(source.waker())) {
+        match future.as_mut().poll(&mut Context::from_waker(waker.refreshed())) {
             Poll::Ready(output) => Some(output),
             Poll::Pending => None,
         }

@@ -34,12 +34,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Interrupted, PauseError};
-use crate::job::{pause_job, with_current_ctx};
+use crate::job::{is_cancelled, pause_job, pauses_in, with_current_ctx};
 use crate::sys::{self, EventFd};
 use crate::wait_ctx::{Interest, LONGEST_INTERVAL, Status, WaitCtx, WaitKey, Wants};
 
 pub use crate::error::AwaitError;
 pub use future::{await_future, await_or_block};
+use wake_source::Unpark;
 pub use wake_source::WakeSource;
 
 /// What a wait waits for, and until when: see [`pause_until`].
@@ -70,8 +71,8 @@ pub struct WaitSpec<'a> {
 enum Blocking<'a> {
     /// The thread does not wait: the wait fails.
     Refused,
-    /// The thread parks until it is unparked.
-    Park,
+    /// The thread parks until it is woken. The code does not pause, even if it could: the wake reaches the thread only.
+    Park(&'a Unpark),
     /// The thread polls the fd.
     Poll(BorrowedFd<'a>, Interest),
     /// The thread polls the eventfd of a wake source. The eventfd is drained before each call of `ready`.
@@ -84,6 +85,11 @@ enum Blocking<'a> {
 
 impl<'a> WaitSpec<'a> {
     /// Waits until the source's waker is called.
+    ///
+    /// # Panics
+    ///
+    /// In another job than the one that made the source, and in a job if the source was made outside. The wakes go
+    /// where the source was made, so the wait would not end.
     pub fn woken_by(source: &'a WakeSource) -> Self {
         source.spec()
     }
@@ -139,7 +145,8 @@ impl<'a> WaitSpec<'a> {
 /// Waits until `ready` gives a value, and returns the value. Inside a job the wait pauses the job. Where the code
 /// cannot pause, the wait blocks the thread.
 ///
-/// `ready` is called before the first pause, and after each pause. It must not pause.
+/// `ready` is called before the first pause, and after each pause. If `ready` itself pauses the job, it is called once
+/// more before the next pause, because a wake may have come meanwhile.
 ///
 /// # Errors
 ///
@@ -189,32 +196,47 @@ enum Stop {
 fn wait<T>(spec: WaitSpec<'_>, mut ready: impl FnMut() -> Option<T>) -> Result<T, Stop> {
     let in_job = with_current_ctx(|ctx| {
         let scope = WaitScope::new(ctx, &spec);
-        wait_until(scope.deadline, spec.blocking, &mut ready)
+        wait_until(scope.deadline, &spec, &mut ready)
     });
     in_job.unwrap_or_else(|| {
         let deadline = earlier(THREAD_DEADLINE.get(), spec.deadline);
-        wait_until(deadline, spec.blocking, &mut ready)
+        wait_until(deadline, &spec, &mut ready)
     })
 }
 
 /// The loop of a wait, which is drawn in the documentation of the module.
 fn wait_until<T>(
     deadline: Option<Instant>,
-    blocking: Blocking<'_>,
+    spec: &WaitSpec<'_>,
     ready: &mut impl FnMut() -> Option<T>,
 ) -> Result<T, Stop> {
+    let blocking = spec.blocking;
     let mut waits = 0;
     loop {
         if let Blocking::Drain(eventfd) = blocking {
             eventfd.drain(); // before `ready`: a wake that comes after the drain is kept
         }
-        if let Some(value) = ready() {
+        // A pause takes every wake of the callback that came before its end. If `ready` itself pauses, as the poll of a
+        // handshake does in which a key signs, the wake for this wait may be among them.
+        let (value, may_have_taken_wake) = match spec.status {
+            Status::Ok => pauses_in(&mut *ready),
+            _ => (ready(), false),
+        };
+        if let Some(value) = value {
             return Ok(value);
         }
         if deadline.is_some_and(|at| at <= Instant::now()) {
             return Err(Stop::Interrupted(Interrupted::TimedOut));
         }
-        match pause_job() {
+        if may_have_taken_wake {
+            continue;
+        }
+        let pause = match blocking {
+            Blocking::Park(_) if is_cancelled() => Err(PauseError::Cancelled),
+            Blocking::Park(_) => Err(PauseError::Blocked),
+            _ => pause_job(),
+        };
+        match pause {
             Ok(()) => {}
             Err(PauseError::Cancelled) => return Err(Stop::Interrupted(Interrupted::Cancelled)),
             Err(_) => block(blocking, deadline, waits)?,
@@ -229,10 +251,7 @@ fn block(blocking: Blocking<'_>, deadline: Option<Instant>, times_before: u32) -
     let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
     match blocking {
         Blocking::Refused => return Err(Stop::CannotPause),
-        Blocking::Park => match left {
-            Some(left) => thread::park_timeout(left),
-            None => thread::park(),
-        },
+        Blocking::Park(unpark) => unpark.park(left),
         Blocking::Poll(fd, interest) => poll(fd, interest, left),
         Blocking::Drain(eventfd) => poll(eventfd.as_fd(), Interest::Readable, left),
         Blocking::Retry => match Wants::poll_interval(times_before) {

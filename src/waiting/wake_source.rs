@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use super::{Blocking, WaitSpec};
-use crate::job::{can_pause, with_current_ctx};
+use crate::job::{JobId, can_pause, current_job_id, with_current_ctx};
 use crate::sys::EventFd;
 use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey};
 
@@ -19,11 +22,19 @@ use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey};
 /// | in a job of another driver | makes an eventfd readable, which is a wait fd of the job's ctx |
 /// | outside a job, or where the job cannot pause | unparks the thread that made the source |
 ///
-/// Use a source in the job, or on the thread, that made it. A wake does not promise that what the code waits for is
-/// there. It makes the code look again.
+/// Use a source in the job, or on the thread, that made it: its wakes go there. A wake does not promise that what the
+/// code waits for is there. It makes the code look again.
+///
+/// The waker may go to another thread, and the source may not:
+///
+/// ```compile_fail,E0277
+/// fn send<T: Send>(_: T) {}
+/// send(asyncjob::waiting::WakeSource::new().unwrap());
+/// ```
 pub struct WakeSource {
     waker: Waker,
     route: Route,
+    _not_send: PhantomData<*const ()>,
 }
 
 /// The way that a wake takes to the code that waits.
@@ -32,8 +43,14 @@ enum Route {
     Callback(WaitCtx),
     /// Through a wait fd of the ctx, under this key.
     EventFd(WaitCtx, WaitKey, Arc<EventFd>),
-    /// To the thread, which parks.
-    Thread,
+    /// To the thread, which parks. The id is that of the job that made the source, if that job could not pause.
+    Thread(Arc<Unpark>, Option<JobId>),
+}
+
+/// The waker of a source during a wait for a future.
+pub(super) struct PollWaker<'a> {
+    waker: &'a mut Waker,
+    route: &'a Route,
 }
 
 impl WakeSource {
@@ -52,26 +69,33 @@ impl WakeSource {
     /// A source for the job of this ctx, which is the job that runs this code.
     pub(super) fn of_job(ctx: WaitCtx) -> io::Result<Self> {
         if let Some(waker) = ctx.callback() {
-            return Ok(WakeSource {
-                waker,
-                route: Route::Callback(ctx),
-            });
+            return Ok(Self::with(waker, Route::Callback(ctx)));
         }
         let fd = Arc::new(EventFd::new()?);
         let key = WaitKey::unique();
         let entry = WaitFd::new(key, fd.raw(), WaitFdOptions::new().only_when_armed());
         ctx.add_entry(entry, Box::new(Arc::clone(&fd)));
-        Ok(WakeSource {
-            waker: Waker::from(Arc::new(EventFdWaker(Arc::clone(&fd)))),
-            route: Route::EventFd(ctx, key, fd),
-        })
+        let waker = Waker::from(Arc::new(EventFdWaker(Arc::clone(&fd))));
+        Ok(Self::with(waker, Route::EventFd(ctx, key, fd)))
     }
 
     /// A source for this thread, which blocks while it waits.
     pub(super) fn of_thread() -> Self {
+        let unpark = Arc::new(Unpark {
+            thread: thread::current(),
+            woken: AtomicBool::new(false),
+        });
+        Self::with(
+            Waker::from(Arc::clone(&unpark)),
+            Route::Thread(unpark, current_job_id()),
+        )
+    }
+
+    fn with(waker: Waker, route: Route) -> Self {
         WakeSource {
-            waker: Waker::from(Arc::new(Unpark(thread::current()))),
-            route: Route::Thread,
+            waker,
+            route,
+            _not_send: PhantomData,
         }
     }
 
@@ -82,7 +106,38 @@ impl WakeSource {
 
     /// The spec of a wait for this source: see [`WaitSpec::woken_by`].
     pub(super) fn spec(&self) -> WaitSpec<'_> {
-        match &self.route {
+        assert!(
+            self.route.leads_here(),
+            "a WakeSource was used elsewhere than it was made, and its wakes go there: make the source in the job that \
+             waits"
+        );
+        self.route.spec()
+    }
+
+    /// What a wait for a future needs: the waker for its polls, and the spec, which fails where the code cannot pause.
+    /// The spec of a source of a thread blocks all the same.
+    pub(super) fn for_polls(&mut self) -> (PollWaker<'_>, WaitSpec<'_>) {
+        let WakeSource { waker, route, .. } = self;
+        let spec = route.spec();
+        let blocking = match spec.blocking {
+            Blocking::Park(unpark) => Blocking::Park(unpark),
+            _ => Blocking::Refused,
+        };
+        (PollWaker { waker, route }, WaitSpec { blocking, ..spec })
+    }
+}
+
+impl Route {
+    /// Whether a wake reaches the code that calls this.
+    fn leads_here(&self) -> bool {
+        match self {
+            Route::Callback(ctx) | Route::EventFd(ctx, ..) => with_current_ctx(|own| own.ptr_eq(ctx)) == Some(true),
+            Route::Thread(_, made_in) => current_job_id() == *made_in,
+        }
+    }
+
+    fn spec(&self) -> WaitSpec<'_> {
+        match self {
             // If the job cannot pause after all, a wake reaches the driver and not the thread, so the thread looks by
             // itself.
             Route::Callback(_) => WaitSpec::by(Status::Ok, Blocking::Retry),
@@ -90,40 +145,29 @@ impl WakeSource {
                 armed: Some(*key),
                 ..WaitSpec::by(Status::Unsupported, Blocking::Drain(fd))
             },
-            Route::Thread => WaitSpec::by(Status::Ok, Blocking::Park),
+            Route::Thread(unpark, _) => WaitSpec::by(Status::Ok, Blocking::Park(unpark)),
         }
     }
+}
 
-    /// The spec of a wait that fails where the job cannot pause. The spec of a source of a thread blocks all the same.
-    ///
-    /// The spec borrows nothing, so that the source can be [refreshed](Self::refresh) during the wait.
-    pub(super) fn pausing_spec(&self) -> WaitSpec<'static> {
-        let spec = self.spec();
-        WaitSpec {
-            blocking: match spec.blocking {
-                Blocking::Park => Blocking::Park,
-                _ => Blocking::Refused,
-            },
-            ..spec
-        }
-    }
-
-    /// Prepares the next poll of a future: a wake that comes from now on is about that poll. A driver that is a task
-    /// itself may have set another callback since the last poll.
-    pub(super) fn refresh(&mut self) {
-        match &self.route {
+impl PollWaker<'_> {
+    /// The waker for the next poll of a future: a wake that comes from now on is about that poll. A driver that is a
+    /// task itself may have set another callback since the last poll.
+    pub(super) fn refreshed(&mut self) -> &Waker {
+        match self.route {
             Route::Callback(ctx) => {
-                if !ctx.callback_will_wake(&self.waker)
+                if !ctx.callback_will_wake(self.waker)
                     && let Some(waker) = ctx.callback()
                 {
-                    self.waker = waker;
+                    *self.waker = waker;
                 }
             }
             Route::EventFd(_, _, fd) => {
                 fd.drain();
             }
-            Route::Thread => {}
+            Route::Thread(..) => {}
         }
+        self.waker
     }
 }
 
@@ -140,7 +184,7 @@ impl fmt::Debug for WakeSource {
         let route = match &self.route {
             Route::Callback(_) => "callback",
             Route::EventFd(..) => "eventfd",
-            Route::Thread => "thread",
+            Route::Thread(..) => "thread",
         };
         f.debug_tuple("WakeSource").field(&route).finish()
     }
@@ -159,13 +203,36 @@ impl Wake for EventFdWaker {
 }
 
 /// Wakes by unparking a thread.
-struct Unpark(Thread);
+///
+/// The flag keeps a wake for the wait that it is for. Other code on the thread may park, too, in the middle of a poll,
+/// say, and take the token of [`Thread::unpark`].
+#[derive(Debug)]
+pub(super) struct Unpark {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl Unpark {
+    /// Parks this thread, which is that of the source, unless a wake has come since the last call.
+    pub(super) fn park(&self, at_most: Option<Duration>) {
+        if self.woken.load(Ordering::Relaxed) {
+            self.woken.swap(false, Ordering::Acquire);
+            return;
+        }
+        match at_most {
+            Some(at_most) => thread::park_timeout(at_most),
+            None => thread::park(),
+        }
+        self.woken.swap(false, Ordering::Acquire);
+    }
+}
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.wake_by_ref();
     }
     fn wake_by_ref(self: &Arc<Self>) {
-        self.0.unpark();
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }

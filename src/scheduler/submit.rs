@@ -107,7 +107,7 @@ impl Shared {
             return Err(SpawnErrorKind::ShuttingDown);
         }
         if self.live.fetch_add(1, Ordering::SeqCst) >= self.max_jobs {
-            self.live.fetch_sub(1, Ordering::SeqCst);
+            self.take_back_refused();
             let max_jobs = self.max_jobs;
             return Err(SpawnErrorKind::Full { max_jobs });
         }
@@ -115,6 +115,15 @@ impl Shared {
             self.ended();
             SpawnErrorKind::WaitCtxInUse
         })
+    }
+
+    /// Takes back the count of a job that was refused. If a job ended while both were counted, the waiter that it
+    /// notified has found no capacity and lined up again, so it is notified here.
+    #[cold]
+    fn take_back_refused(&self) {
+        if self.live.fetch_sub(1, Ordering::SeqCst) <= self.max_jobs {
+            self.waiting.notify_one();
+        }
     }
 
     /// Counts a job as ended, and lets the next task that waits for capacity try.
@@ -205,5 +214,46 @@ impl Shared {
         pending.extend(submissions.jobs.drain(..).map(Pending::from));
         self.submitted.store(0, Ordering::SeqCst);
         submissions.is_abandoned = self.open.load(Ordering::SeqCst) == 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future, poll_fn};
+    use std::pin::pin;
+    use std::sync::atomic::AtomicU32;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicU32);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_job_that_ends_during_a_refusal_is_not_hidden_from_the_waiter() {
+        let shared = Shared::new(vec![Arc::new(Inbox::new().unwrap())], 1);
+        let (wakes, mut waiter) = (Arc::new(Wakes::default()), Waiter::new());
+        let waker = Arc::clone(&wakes).into();
+        let mut task = Context::from_waker(&waker);
+        let mut capacity = pin!(poll_fn(|task| shared.poll_capacity(&mut waiter, task)));
+
+        let _first = shared.admit(&JobBuilder::new()).unwrap();
+        assert!(capacity.as_mut().poll(&mut task).is_pending());
+        shared.live.fetch_add(1, Ordering::SeqCst); // another thread is in the middle of an `admit` that fails
+        shared.ended();
+        assert!(
+            capacity.as_mut().poll(&mut task).is_pending(),
+            "the refused job is still counted"
+        );
+        let wakes_before = wakes.0.load(Ordering::SeqCst);
+        shared.take_back_refused();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), wakes_before + 1);
+        assert!(capacity.as_mut().poll(&mut task).is_ready());
     }
 }

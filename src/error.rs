@@ -403,11 +403,29 @@ macro_rules! refusal {
                 }
             }
 
+            /// As [`new`](Self::new), for what may go to other threads.
+            #[cold]
+            #[allow(
+                dead_code,
+                reason = "only one of the two errors is made by a call from any thread"
+            )]
+            pub(crate) fn of_send(kind: $kind, builder: B, closure: F) -> Self
+            where
+                F: Send,
+                B: Send,
+            {
+                Self {
+                    kind,
+                    returned: Returned::of_send((builder, closure)),
+                }
+            }
+
             /// Gives back the closure, which was not run.
             ///
             /// # Panics
             ///
-            /// On another thread than the one whose call was refused, as [`Returned::into_inner`].
+            /// As [`Returned::into_inner`]: on another thread than the one whose call was refused, unless the call
+            /// asked for a closure that is `Send`.
             pub fn into_closure(self) -> F {
                 self.into_parts().1
             }

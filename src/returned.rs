@@ -1,8 +1,8 @@
 //! What a refused call was given, and how the caller gets it back.
 //!
 //! A closure for a job need not be `Send`, but an error should be `Send` and `Sync`, so that `?` carries it into
-//! `anyhow::Error` or a `Box<dyn Error + Send + Sync>`. The closure is therefore not in the error. It stays on its
-//! thread, and the error holds a key to it:
+//! `anyhow::Error` or a `Box<dyn Error + Send + Sync>`. A closure that is `Send` travels in the error. Any other
+//! closure stays on its thread, and the error holds a key to it:
 //!
 //! ```text
 //!   the thread of the call                           any thread
@@ -25,9 +25,12 @@ use parking_lot::Mutex;
 
 /// What a refused call was given. [`into_inner`](Self::into_inner) gives it back.
 ///
-/// The value stays on the thread of the call, so that this handle is `Send` and `Sync` whatever the value is. When you
-/// drop the handle on that thread, the value is dropped at once. When you drop it on another thread, the value's own
-/// thread drops the value later: at its next refused call, or when the thread ends.
+/// The handle is `Send` and `Sync` whatever the value is. After a call that asks for `Send`, such as
+/// [`Handle::spawn`](crate::scheduler::Handle::spawn), the value is in the handle and goes where it goes.
+///
+/// After any other call the value stays on the thread of the call. When you drop the handle on that thread, the value
+/// is dropped at once. When you drop it on another thread, the value's own thread drops the value later: at its next
+/// refused call, or when the thread ends.
 ///
 /// ```
 /// use asyncjob::scheduler::Scheduler;
@@ -44,9 +47,16 @@ use parking_lot::Mutex;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Returned<T> {
-    key: u64,
-    thread: Arc<KeeperThread>,
+    place: Place,
     value: PhantomData<fn() -> T>,
+}
+
+/// Where the value is.
+enum Place {
+    /// In the handle. The mutex makes the handle `Sync`.
+    Here(Mutex<Option<Box<dyn Any + Send>>>),
+    /// On the thread that keeps it, under this key.
+    OnThread(u64, Arc<KeeperThread>),
 }
 
 /// The thread that keeps a value, as other threads see it.
@@ -85,10 +95,22 @@ impl<T: 'static> Returned<T> {
         .map_or_else(|_| Returned::without_value(), Returned::with)
     }
 
+    /// Takes `value`, which may go to other threads, into the handle.
+    #[cold]
+    pub(crate) fn of_send(value: T) -> Self
+    where
+        T: Send,
+    {
+        Self::at(Place::Here(Mutex::new(Some(Box::new(value)))))
+    }
+
     fn with((key, thread): (u64, Arc<KeeperThread>)) -> Self {
+        Self::at(Place::OnThread(key, thread))
+    }
+
+    fn at(place: Place) -> Self {
         Returned {
-            key,
-            thread,
+            place,
             value: PhantomData,
         }
     }
@@ -102,42 +124,47 @@ impl<T: 'static> Returned<T> {
     ///
     /// # Panics
     ///
-    /// On another thread than the one whose call was refused, and on that thread when its thread-locals have been
-    /// destroyed.
+    /// If the value stays on the thread whose call was refused: on any other thread, and on that thread when its
+    /// thread-locals have been destroyed.
     pub fn into_inner(self) -> T {
-        let value = self
-            .take()
-            .expect("Returned::into_inner gives a value back on the thread of the refused call only");
-        *value.downcast().expect("a key names a value of its own type")
+        let value: Box<dyn Any> = match &self.place {
+            Place::Here(value) => value.lock().take().expect("a handle is taken from once"),
+            Place::OnThread(key, thread) => thread
+                .take(*key)
+                .expect("Returned::into_inner gives this value back on the thread of the refused call only"),
+        };
+        *value.downcast().expect("a handle leads to a value of its own type")
     }
 }
 
-impl<T> Returned<T> {
-    /// The value, if this is its thread and the value is still there.
-    fn take(&self) -> Option<Box<dyn Any>> {
+impl KeeperThread {
+    /// The value under `key`, if this is its thread and the value is still there.
+    fn take(self: &Arc<Self>, key: u64) -> Option<Box<dyn Any>> {
         KEPT.try_with(|kept| {
-            let is_on_its_thread = Arc::ptr_eq(&kept.thread, &self.thread);
+            let is_on_its_thread = Arc::ptr_eq(&kept.thread, self);
             is_on_its_thread
-                .then(|| kept.values.borrow_mut().remove(&self.key))
+                .then(|| kept.values.borrow_mut().remove(&key))
                 .flatten()
         })
         .ok()
         .flatten()
     }
 
-    /// Whether the caller runs on the thread that keeps the value.
-    fn is_on_its_thread(&self) -> bool {
-        KEPT.try_with(|kept| Arc::ptr_eq(&kept.thread, &self.thread))
-            .unwrap_or(false)
+    /// Whether this thread keeps the caller's values.
+    fn is_caller(self: &Arc<Self>) -> bool {
+        KEPT.try_with(|kept| Arc::ptr_eq(&kept.thread, self)).unwrap_or(false)
     }
 }
 
 impl<T> Drop for Returned<T> {
     fn drop(&mut self) {
-        if self.is_on_its_thread() {
-            drop(self.take()); // after the borrow has ended: the drop of the value may make a call that is refused, too
+        let Place::OnThread(key, thread) = &self.place else {
+            return;
+        };
+        if thread.is_caller() {
+            drop(thread.take(*key)); // after the borrow has ended: the drop of the value may make a call that is refused
         } else {
-            self.thread.dropped.lock().push(self.key);
+            thread.dropped.lock().push(*key);
         }
     }
 }
@@ -197,5 +224,16 @@ mod tests {
         let returned = Returned::new(7);
         let elsewhere = thread::spawn(move || returned.into_inner()).join();
         assert!(elsewhere.is_err());
+    }
+
+    #[test]
+    fn a_value_that_is_send_goes_with_its_handle() {
+        let value = Arc::new(7);
+        let returned = Returned::of_send(Arc::clone(&value));
+        let elsewhere = thread::spawn(move || returned.into_inner()).join().unwrap();
+        assert!(Arc::ptr_eq(&elsewhere, &value));
+        let returned = Returned::of_send(Arc::clone(&value));
+        thread::spawn(move || drop(returned)).join().unwrap();
+        assert_eq!(Arc::strong_count(&value), 2, "it was dropped where its handle was");
     }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::thread;
 
 use asyncjob::pool::{PoolConfig, init_thread};
-use asyncjob::scheduler::Scheduler;
+use asyncjob::scheduler::{Scheduler, Workers};
 use asyncjob::{
     Interrupted, JobBuilder, PauseError, SpawnErrorKind, StartErrorKind, Step, WaitCtx, current_job, pause_job,
     start_job,
@@ -157,4 +157,16 @@ fn an_interrupted_wait_is_an_io_error_of_a_fitting_kind() {
         assert_ne!(error.kind(), io::ErrorKind::Interrupted);
         assert!(error.get_ref().unwrap().is::<asyncjob::Cancelled>());
     }
+}
+
+#[test]
+fn a_closure_that_a_handle_refused_comes_back_on_any_thread() {
+    let workers = Workers::builder().threads(1).max_jobs(0).build().unwrap();
+    let refused = workers.handle().spawn(|| 7).unwrap_err();
+    let closure = thread::spawn(move || refused.into_closure()).join().unwrap();
+    assert_eq!(closure(), 7);
+    let refused = JobBuilder::new().name("signer").submit_to(&workers.handle(), || 8);
+    let (builder, closure) = thread::spawn(move || refused.unwrap_err().into_parts()).join().unwrap();
+    assert!(format!("{builder:?}").contains("signer"));
+    assert_eq!(closure(), 8);
 }

@@ -142,8 +142,8 @@ pub(crate) fn is_cancelled() -> bool {
     with_current(|control| control.flags.get() & CANCELLED != 0).unwrap_or(false)
 }
 
-/// Calls `f`, and also returns whether the job that runs this code has paused meanwhile. The answer is `false` outside a
-/// job, and if `f` panics the next pause forgets the question.
+/// Calls `f`, and also returns whether the job that runs this code has paused meanwhile. The answer is `false` outside
+/// a job, and if `f` panics the next pause forgets the question.
 ///
 /// Calls nest. A pause in an inner call is one of the outer call, too.
 pub(crate) fn pauses_in<R>(f: impl FnOnce() -> R) -> (R, bool) {

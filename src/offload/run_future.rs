@@ -57,7 +57,7 @@ where
         {
             this.stage = match this.shared.push(f, this.admission) {
                 Ok(ticket) => Stage::Sent(ticket),
-                Err(Refusal::Full(f)) => return Poll::Ready(Err(TryRunError::Full(Returned::new(f)))),
+                Err(Refusal::Full(f)) => return Poll::Ready(Err(TryRunError::Full(Returned::of_send(f)))),
                 Err(Refusal::Closed) => return Poll::Ready(Err(OffloadError::ShutDown.into())),
             };
         }

@@ -53,7 +53,7 @@ impl Handle {
         T: Send + 'static,
     {
         let submitted = self.submit(JobBuilder::new(), f);
-        submitted.map_err(|(kind, _, f)| SpawnError::new(kind, (), f))
+        submitted.map_err(|(kind, _, f)| SpawnError::of_send(kind, (), f))
     }
 
     /// Makes a future that is ready when the scheduler can accept another job.
@@ -134,7 +134,7 @@ impl<H: SwitchHooks + Send + 'static> JobBuilder<'_, H> {
         T: Send + 'static,
     {
         let submitted = handle.submit(self.into_owned(), f);
-        submitted.map_err(|(kind, builder, f)| SpawnError::new(kind, builder, f))
+        submitted.map_err(|(kind, builder, f)| SpawnError::of_send(kind, builder, f))
     }
 }
 

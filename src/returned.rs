@@ -162,7 +162,7 @@ impl<T> Drop for Returned<T> {
             return;
         };
         if thread.is_caller() {
-            drop(thread.take(*key)); // after the borrow has ended: the drop of the value may make a call that is refused
+            drop(thread.take(*key)); // after the borrow has ended: this drop may make a call that is refused, too
         } else {
             thread.dropped.lock().push(*key);
         }

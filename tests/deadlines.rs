@@ -14,6 +14,7 @@ use asyncjob::offload::{Offload, OffloadError};
 use asyncjob::time::{self, sleep, sleep_until, with_deadline, with_timeout, yield_now};
 use asyncjob::waiting::{AwaitError, await_future, await_or_block};
 use asyncjob::{Interrupted, Job, Status, Step, WaitCtx, block_pause, start_job};
+use asyncjob_testing::Watchdog;
 use drivers::{Drivers, EVERY, Rule};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -35,6 +36,7 @@ fn finished<T>(step: Step<T>) -> T {
 
 #[test]
 fn a_sleep_is_as_long_as_asked_under_every_driver() {
+    let _watchdog = Watchdog::new();
     for rule in EVERY {
         let mut driver = Drivers::new(rule);
         let order = Rc::new(RefCell::new(Vec::new()));
@@ -61,6 +63,7 @@ fn a_sleep_is_as_long_as_asked_under_every_driver() {
 
 #[test]
 fn a_sleep_sets_the_deadline_of_the_ctx_and_restores_it() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     ctx.set_status(Status::Other(7));
     let end = Instant::now() + HOUR;
@@ -72,6 +75,7 @@ fn a_sleep_sets_the_deadline_of_the_ctx_and_restores_it() {
 
 #[test]
 fn an_early_resume_does_not_end_a_sleep() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let mut job = paused(&ctx, || sleep(HOUR));
     for _ in 0..10 {
@@ -85,6 +89,7 @@ fn an_early_resume_does_not_end_a_sleep() {
 
 #[test]
 fn every_kind_of_wait_ends_at_the_deadline_under_every_driver() {
+    let _watchdog = Watchdog::new();
     for rule in EVERY {
         let mut driver = Drivers::new(rule);
         let ctx = driver.start(|| {
@@ -117,6 +122,7 @@ fn every_kind_of_wait_ends_at_the_deadline_under_every_driver() {
 
 #[test]
 fn the_earlier_of_two_nested_deadlines_counts() {
+    let _watchdog = Watchdog::new();
     let now = Instant::now();
     let (near, far) = (now + HOUR, now + 2 * HOUR);
     let ctx = WaitCtx::new();
@@ -138,6 +144,7 @@ fn the_earlier_of_two_nested_deadlines_counts() {
 
 #[test]
 fn a_deadline_ends_with_a_panic() {
+    let _watchdog = Watchdog::new();
     let step = start_job(&WaitCtx::new(), || {
         let panic = catch_unwind(|| with_timeout(HOUR, || panic!("on purpose")));
         (panic.is_err(), time::deadline())
@@ -149,6 +156,7 @@ fn a_deadline_ends_with_a_panic() {
 
 #[test]
 fn a_sleep_that_ends_before_the_deadline_around_it_succeeds() {
+    let _watchdog = Watchdog::new();
     for rule in EVERY {
         let mut driver = Drivers::new(rule);
         driver.start(|| assert_eq!(with_timeout(HOUR, || sleep(SOON)), Ok(())));
@@ -159,6 +167,7 @@ fn a_sleep_that_ends_before_the_deadline_around_it_succeeds() {
 
 #[test]
 fn an_operation_that_need_not_wait_succeeds_after_the_deadline() {
+    let _watchdog = Watchdog::new();
     let (a, mut b) = UnixStream::pair().unwrap();
     let mut a = Pausing::new(a).unwrap();
     b.write_all(&[1, 2]).unwrap();
@@ -171,6 +180,7 @@ fn an_operation_that_need_not_wait_succeeds_after_the_deadline() {
 
 #[test]
 fn outside_a_job_a_deadline_applies_to_the_thread() {
+    let _watchdog = Watchdog::new();
     let (a, _b) = UnixStream::pair().unwrap();
     let mut a = Pausing::new(a).unwrap();
     let read = with_timeout(SOON, || a.read(&mut [0]));
@@ -185,12 +195,14 @@ fn outside_a_job_a_deadline_applies_to_the_thread() {
 
 #[test]
 fn the_deadline_of_a_thread_does_not_apply_to_its_jobs() {
+    let _watchdog = Watchdog::new();
     let inside = with_timeout(HOUR, || start_job(&WaitCtx::new(), time::deadline));
     assert_eq!(finished(inside.unwrap()), None);
 }
 
 #[test]
 fn a_job_that_may_not_pause_sleeps_on_its_thread() {
+    let _watchdog = Watchdog::new();
     let step = start_job(&WaitCtx::new(), || {
         let _no_pause = block_pause();
         let begin = Instant::now();
@@ -203,6 +215,7 @@ fn a_job_that_may_not_pause_sleeps_on_its_thread() {
 
 #[test]
 fn jobs_that_yield_take_turns_under_every_driver() {
+    let _watchdog = Watchdog::new();
     for rule in EVERY {
         let mut driver = Drivers::new(rule);
         let order = Rc::new(RefCell::new(Vec::new()));
@@ -222,6 +235,7 @@ fn jobs_that_yield_take_turns_under_every_driver() {
 
 #[test]
 fn a_yield_sets_the_status_eagain_and_restores_it() {
+    let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
     let job = paused(&ctx, yield_now);
     assert_eq!((ctx.status(), ctx.deadline()), (Status::Eagain, None));
@@ -232,6 +246,7 @@ fn a_yield_sets_the_status_eagain_and_restores_it() {
 
 #[test]
 fn a_driver_wakes_a_sleeper_once() {
+    let _watchdog = Watchdog::new();
     for rule in [Rule::Fds, Rule::Callback] {
         let mut driver = Drivers::new(rule);
         driver.start(|| sleep(SOON).unwrap());

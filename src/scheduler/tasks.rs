@@ -65,7 +65,7 @@ pub(super) struct Task {
     /// The entries of the ctx that the reactor knows, as of `version` of the ctx.
     fds: Vec<WaitFd>,
     version: u32,
-    /// The earliest timer of the task in the heap.
+    /// The time of the task's timer, which is not later than `wake_at`.
     timer: Option<Instant>,
     /// The time to resume the job if nothing else happens.
     wake_at: Option<Instant>,
@@ -201,6 +201,9 @@ impl Core {
         let task = self.tasks.try_remove(id.index as usize)?;
         for fd in &task.fds {
             self.reactor.remove(id, *fd);
+        }
+        if let Some(at) = task.timer {
+            self.timers.remove(at, id);
         }
         self.retry_at = None;
         self.count(end);
@@ -350,10 +353,14 @@ impl Core {
     fn set_timer(&mut self, id: TaskId, at: Instant) {
         let Some(task) = self.task(id) else { return };
         task.wake_at = Some(at);
-        if task.timer.is_none_or(|timer| at < timer) {
-            task.timer = Some(at);
-            self.timers.add(at, id);
+        if task.timer.is_some_and(|timer| timer <= at) {
+            return;
         }
+        let later = task.timer.replace(at);
+        if let Some(later) = later {
+            self.timers.remove(later, id);
+        }
+        self.timers.add(at, id);
     }
 
     /// Whether it is time to ask the kernel again.
@@ -411,10 +418,8 @@ impl Core {
         }
         let now = Instant::now();
         self.retry_at = self.retry_at.filter(|at| *at > now);
-        while let Some((at, id)) = self.timers.pop_due(now) {
-            let Some(task) = self.task(id).filter(|task| task.timer == Some(at)) else {
-                continue; // the job has ended, or has an earlier timer
-            };
+        while let Some(id) = self.timers.pop_due(now) {
+            let Some(task) = self.task(id) else { continue };
             task.timer = None;
             match task.wake_at {
                 Some(wake_at) if task.state == JobState::Paused && wake_at <= now => self.resume_after_others(id),

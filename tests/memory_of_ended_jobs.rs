@@ -1,0 +1,102 @@
+//! Promise: what has ended takes no memory: neither a job, nor a wait of a job that goes on.
+//!
+//! These tests count the bytes that are allocated. They have a file of their own for the allocator, and count for each
+//! thread, because the test harness has threads of its own.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use asyncjob::scheduler::Scheduler;
+use asyncjob::time::{sleep, with_deadline, with_timeout};
+use asyncjob::{Status, current_job, pause_job};
+use asyncjob_testing::Watchdog;
+
+thread_local!(static BYTES: Cell<isize> = const { Cell::new(0) });
+
+struct Counting;
+
+#[allow(unsafe_code, reason = "the only way to count what is allocated")]
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + layout.size() as isize));
+        // SAFETY: the caller keeps the contract of this method, which is that of the system's allocator.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() - layout.size() as isize));
+        // SAFETY: the caller keeps the contract of this method, which is that of the system's allocator.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static GLOBAL: Counting = Counting;
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// Long enough for a timer: a deadline that has passed at the pause needs none.
+const SHORT: Duration = Duration::from_micros(100);
+
+/// The bytes that are allocated on this thread after `round` has been called a few times, and after a hundred times
+/// more.
+fn before_and_after(mut round: impl FnMut()) -> (isize, isize) {
+    (0..3).for_each(|_| round());
+    let before = BYTES.get();
+    (0..100).for_each(|_| round());
+    (before, BYTES.get())
+}
+
+fn run_ready(scheduler: &Scheduler) {
+    while scheduler.turn(Some(Duration::ZERO)).unwrap().ready != 0 {}
+}
+
+/// A connection that ends long before its idle timeout, again and again.
+#[test]
+fn jobs_that_end_before_their_deadline() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let (before, after) = before_and_after(|| {
+        let jobs = (0..50).map(|_| scheduler.spawn(|| with_timeout(HOUR, pause_job)).unwrap());
+        let jobs: Vec<_> = jobs.collect();
+        run_ready(&scheduler);
+        assert!(scheduler.next_deadline().is_some(), "the jobs have a deadline");
+        drop(jobs);
+        scheduler.run().unwrap();
+        assert_eq!(scheduler.next_deadline(), None, "no job has a deadline any more");
+    });
+    assert_eq!(after - before, 0, "bytes more after 5,000 jobs more");
+}
+
+/// A job whose short waits and whose waits under a far deadline take turns. It is the same far deadline each time, and
+/// another one each time.
+#[test]
+fn short_waits_beside_a_far_deadline() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let in_an_hour = Instant::now() + HOUR;
+    let job = scheduler.spawn(move || {
+        let ctx = current_job().unwrap().wait_ctx().clone();
+        let wait_until = |at| {
+            ctx.callback().unwrap().wake();
+            ctx.set_status(Status::Ok);
+            with_deadline(at, pause_job).unwrap();
+            ctx.set_status(Status::Unsupported);
+        };
+        before_and_after(|| {
+            for _ in 0..10 {
+                sleep(SHORT).unwrap();
+                wait_until(in_an_hour);
+                sleep(SHORT).unwrap();
+                wait_until(Instant::now() + HOUR);
+            }
+        })
+    });
+    let (before, after) = scheduler.run_until(job.unwrap()).unwrap();
+    assert!(
+        after - before < 2000,
+        "{} bytes more after 2,000 waits more",
+        after - before
+    );
+}

@@ -49,12 +49,13 @@ impl AsFd for EventFd {
 /// What an fd is ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Readiness {
-    pub(crate) fd: RawFd,
+    /// What the fd was registered with.
+    pub(crate) token: u64,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
 }
 
-/// A level-triggered epoll instance whose events carry the fd's number.
+/// A level-triggered epoll instance. An event carries the token that its fd was registered with last.
 #[derive(Debug)]
 pub(crate) struct Epoll {
     fd: Rc<OwnedFd>,
@@ -85,19 +86,19 @@ impl Epoll {
         Ok(())
     }
 
-    pub(crate) fn add(&self, fd: RawFd, readable: bool, writable: bool) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, readable, writable)
+    pub(crate) fn add(&self, fd: RawFd, token: u64, readable: bool, writable: bool) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, token, readable, writable)
     }
 
-    pub(crate) fn modify(&self, fd: RawFd, readable: bool, writable: bool) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, readable, writable)
+    pub(crate) fn modify(&self, fd: RawFd, token: u64, readable: bool, writable: bool) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, token, readable, writable)
     }
 
     pub(crate) fn delete(&self, fd: RawFd) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd, false, false)
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, false, false)
     }
 
-    fn control(&self, op: i32, fd: RawFd, readable: bool, writable: bool) -> io::Result<()> {
+    fn control(&self, op: i32, fd: RawFd, token: u64, readable: bool, writable: bool) -> io::Result<()> {
         let mut events = 0;
         if readable {
             events |= libc::EPOLLIN | libc::EPOLLRDHUP;
@@ -107,7 +108,7 @@ impl Epoll {
         }
         let mut event = libc::epoll_event {
             events: events as u32,
-            u64: fd as u64,
+            u64: token,
         };
         // SAFETY: the event is valid during the call.
         check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), op, fd, &mut event) })?;
@@ -136,7 +137,7 @@ impl Epoll {
             // After an error or a hang-up every operation returns at once, so the fd is ready for all of them.
             let ended = events & (libc::EPOLLERR | libc::EPOLLHUP) != 0;
             each(Readiness {
-                fd: event.u64 as RawFd,
+                token: event.u64,
                 readable: ended || events & (libc::EPOLLIN | libc::EPOLLRDHUP) != 0,
                 writable: ended || events & libc::EPOLLOUT != 0,
             });

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{PipeReader, Read, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::task::Waker;
@@ -15,7 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::{JobState, JoinError, JoinHandle, Scheduler};
-use asyncjob::{JobBuilder, PauseError, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, current_job, pause_job};
+use asyncjob::{
+    Interest, JobBuilder, PauseError, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, current_job, pause_job,
+};
 use asyncjob_testing::Watchdog;
 use by_hand::{Log, add_number, number};
 
@@ -267,6 +270,68 @@ fn a_closed_fd_with_an_open_duplicate_does_not_make_the_scheduler_spin() {
         "the kernel still reports an fd that is closed"
     );
     drop(duplicate);
+}
+
+/// As above, but the number of the closed fd names another file by then, and the job waits for that one. The kernel
+/// reports both under the one number.
+#[test]
+fn a_number_reused_beside_a_duplicate_of_its_first_file_does_not_make_the_scheduler_spin() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let ((first, mut first_writer), (second, mut second_writer)) = (pipe().unwrap(), pipe().unwrap());
+    let duplicate = first.try_clone().unwrap();
+    let shared = WaitCtx::new();
+    let job = JobBuilder::new().wait_ctx(&shared).spawn_on(&scheduler, move || {
+        let (ctx, (key, number)) = (ctx(), wait_for(&first));
+        register(&ctx, (key, number));
+        pause_job().unwrap();
+        ctx.clear_fd(key);
+        let second = moved_to(second, OwnedFd::from(first));
+        register(&ctx, (key, number));
+        pause_job().unwrap();
+        (&second).read(&mut [0]).unwrap()
+    });
+    run_ready(&scheduler);
+    shared.callback().unwrap().wake();
+    run_ready(&scheduler);
+    first_writer.write_all(b"x").unwrap(); // for the owner of the duplicate
+    scheduler.turn(Some(Duration::ZERO)).unwrap(); // takes the event
+    assert_no_resume(&scheduler);
+    assert!(
+        !is_readable(scheduler.as_fd()),
+        "the kernel still reports the first file"
+    );
+    second_writer.write_all(b"x").unwrap();
+    assert_eq!(run_until(&scheduler, job.unwrap()), 1);
+    drop(duplicate);
+}
+
+/// Two jobs wait for one socket: one reads, one writes. The writer ends. The socket becomes writable, which no job
+/// waits for any more. The reader still wakes.
+#[test]
+fn an_event_that_no_job_wants_takes_no_wake_from_another() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let (socket, mut peer) = UnixStream::pair().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    while (&socket).write(&[0; 4096]).is_ok() {} // so that it is not writable
+    let fd = socket.as_raw_fd();
+    let (reads, _) = job_that_counts_resumes(&scheduler, move |ctx| register(ctx, (WaitKey::unique(), fd)));
+    let writer = scheduler.spawn(move || {
+        let options = WaitFdOptions::new().interest(Interest::Writable);
+        add_number(&ctx(), WaitFd::new(WaitKey::unique(), fd, options), ());
+        pause_job()
+    });
+    run_ready(&scheduler);
+    drop(writer); // cancels it
+    run_ready(&scheduler);
+    while peer.read(&mut [0; 4096]).is_ok() {} // now it is writable
+    assert_no_resume(&scheduler);
+    peer.write_all(b"x").unwrap();
+    run_ready(&scheduler);
+    scheduler.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!(reads.get(), 1, "the reader was not woken");
 }
 
 /// epoll refuses a regular file. It counts as always ready, as in poll(2): its job is polled with a growing interval,
@@ -611,6 +676,36 @@ fn an_event_resets_the_back_off() {
         "the first polls after an event come at once: {} resumes",
         count.get() - before
     );
+}
+
+/// A hundred thousand entries of one fd come, stay, and go with their job. To compare each of them with each other takes
+/// longer than the watchdog allows.
+#[test]
+fn a_job_may_have_a_hundred_thousand_wait_fds() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let (reader, _writer) = pipe().unwrap();
+    let fd = reader.as_raw_fd();
+    let job = scheduler.spawn(move || {
+        let ctx = ctx();
+        let mut keys = Vec::new();
+        let mut pause_with = |count| {
+            while keys.len() < count {
+                let key = WaitKey::unique();
+                register(&ctx, (key, fd));
+                keys.push(key);
+            }
+            while keys.len() > count {
+                ctx.clear_fd(keys.pop().unwrap());
+            }
+            ctx.callback().unwrap().wake();
+            pause_job().unwrap();
+            assert_eq!(ctx.fds().len(), count);
+        };
+        let several = [100_000, 100_001, 99_999, 100_000];
+        several.iter().for_each(|&count| pause_with(count));
+    });
+    run_until(&scheduler, job.unwrap());
 }
 
 /// An fd that is added only for when it is armed wakes its job only while it is armed, even if it is ready before.

@@ -17,13 +17,14 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use super::join::{CancelReason, Completion};
-use super::reactor::Reactor;
+use super::reactor::{Reactor, Registration};
 use super::timer::Timers;
 use super::wake::{Inbox, JobWaker, TaskId};
 use super::{JobState, Stats};
@@ -62,8 +63,8 @@ pub(super) struct Task {
     pub(super) ctx: ClaimedCtx,
     pub(super) waker: Arc<JobWaker>,
     pub(super) completion: Arc<dyn Completion>,
-    /// The entries of the ctx that the reactor knows, as of `version` of the ctx.
-    fds: Vec<WaitFd>,
+    /// The entries of the ctx that the reactor knows, newest first, as of `version` of the ctx.
+    fds: Vec<KnownFd>,
     version: u32,
     /// The time of the task's timer, which is not later than `wake_at`.
     timer: Option<Instant>,
@@ -73,6 +74,13 @@ pub(super) struct Task {
     polls: u32,
     /// The kernel's clock when the job was last resumed or paused.
     pub(super) since: u64,
+}
+
+/// An entry of a ctx that the reactor knows.
+struct KnownFd {
+    /// The serial of the entry in its ctx.
+    serial: u64,
+    registration: Registration,
 }
 
 /// The state of a scheduler that changes. It is borrowed between the runs of user code, never during one.
@@ -200,7 +208,7 @@ impl Core {
         self.task(id)?;
         let task = self.tasks.try_remove(id.index as usize)?;
         for fd in &task.fds {
-            self.reactor.remove(id, *fd);
+            self.reactor.remove(fd.registration);
         }
         if let Some(at) = task.timer {
             self.timers.remove(at, id);
@@ -292,25 +300,34 @@ impl Core {
 
     /// Tells the reactor what has changed in the ctx. Removals come first, because an fd that was closed and opened
     /// again has the same number.
+    ///
+    /// Both lists are in the order of the serials, so one pass over the two finds the entries that have stayed.
     fn sync_fds(&mut self, id: TaskId) {
         let Core { tasks, reactor, .. } = self;
         let Some(task) = tasks.get_mut(id.index as usize) else {
             return;
         };
         task.version = task.ctx.version();
-        let mut now = Vec::new();
-        task.ctx.visit_fds(|fd, added| now.push((fd, added)));
-        for old in &task.fds {
-            if !now.contains(&(*old, false)) {
-                reactor.remove(id, *old);
+        let now = task.ctx.live_fds();
+        let mut known = mem::take(&mut task.fds).into_iter().peekable();
+        let mut stayed = Vec::with_capacity(now.len());
+        for entry in &now {
+            while let Some(removed) = known.next_if(|known| known.serial > entry.serial) {
+                reactor.remove(removed.registration);
+            }
+            let same = known.next_if(|known| known.serial == entry.serial);
+            let registration = same.map(|known| known.registration);
+            stayed.push(registration.filter(|_| !entry.added));
+            if let Some(changed) = registration.filter(|_| entry.added) {
+                reactor.remove(changed);
             }
         }
-        for (fd, added) in &now {
-            if *added || !task.fds.contains(fd) {
-                reactor.add(id, *fd);
-            }
-        }
-        task.fds = now.into_iter().map(|(fd, _)| fd).collect();
+        known.for_each(|removed| reactor.remove(removed.registration));
+        let registered = now.iter().zip(stayed).map(|(entry, registration)| KnownFd {
+            serial: entry.serial,
+            registration: registration.unwrap_or_else(|| reactor.add(id, entry.fd)),
+        });
+        task.fds = registered.collect();
     }
 
     /// Lets the kernel watch the fds that count at this pause.
@@ -321,8 +338,9 @@ impl Core {
         };
         let armed = task.ctx.armed();
         let mut watched = Watched::Nothing;
-        for fd in task.fds.iter().filter(|fd| fd.counts(armed)) {
-            if !reactor.ensure(*fd) {
+        let registrations = task.fds.iter().map(|known| &known.registration);
+        for registration in registrations.filter(|registration| registration.fd.counts(armed)) {
+            if !reactor.ensure(registration) {
                 return Watched::Unwatchable;
             }
             watched = Watched::Fds;

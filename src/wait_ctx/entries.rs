@@ -13,15 +13,31 @@ pub(super) type Value = Box<dyn Any + Send>;
 
 /// The entries of a ctx, oldest first.
 #[derive(Default)]
-pub(super) struct Entries(Vec<Entry>);
+pub(super) struct Entries {
+    list: Vec<Entry>,
+    /// The serial of the entry that was added last.
+    last_serial: u64,
+}
 
 struct Entry {
+    /// Increases with each entry that is added. A change of the interest keeps it.
+    serial: u64,
     fd: WaitFd,
     /// Whether the entry was added since the last resume.
     added: bool,
     /// Whether the entry was removed since the last resume. Its value has been given away then.
     removed: bool,
     value: Option<Value>,
+}
+
+/// An entry that is not removed, as a driver sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LiveFd {
+    /// Identifies the entry in its ctx. A newer entry has a higher serial.
+    pub(crate) serial: u64,
+    pub(crate) fd: WaitFd,
+    /// Whether the entry was added, or its interest changed, since the last resume.
+    pub(crate) added: bool,
 }
 
 impl Entry {
@@ -37,11 +53,16 @@ impl Entry {
 
 impl Entries {
     pub(super) const fn new() -> Self {
-        Entries(Vec::new())
+        Entries {
+            list: Vec::new(),
+            last_serial: 0,
+        }
     }
 
     pub(super) fn add(&mut self, fd: WaitFd, value: Value) {
-        self.0.push(Entry {
+        self.last_serial += 1;
+        self.list.push(Entry {
+            serial: self.last_serial,
             fd,
             added: true,
             removed: false,
@@ -61,11 +82,12 @@ impl Entries {
         if entry.fd.interest == interest {
             return Some(false);
         }
-        let old = entry.fd;
+        let (serial, old) = (entry.serial, entry.fd);
         entry.fd.interest = interest;
         if !entry.added {
             entry.added = true;
-            self.0.push(Entry {
+            self.list.push(Entry {
+                serial,
                 fd: old,
                 added: false,
                 removed: true,
@@ -78,12 +100,12 @@ impl Entries {
     /// Removes the newest entry under `key` and hands out its value, which is absent while it is borrowed. Returns
     /// `None` if there is no entry.
     pub(super) fn remove(&mut self, key: WaitKey) -> Option<Option<Value>> {
-        let at = self.0.iter().rposition(|entry| entry.is_live(key))?;
-        if self.0[at].added {
-            return Some(self.0.remove(at).value);
+        let at = self.list.iter().rposition(|entry| entry.is_live(key))?;
+        if self.list[at].added {
+            return Some(self.list.remove(at).value);
         }
-        self.0[at].removed = true;
-        Some(self.0[at].value.take())
+        self.list[at].removed = true;
+        Some(self.list[at].value.take())
     }
 
     /// Takes the value out of the newest entry under `key`, if it is a `V`. Returns the value with the fd of the entry.
@@ -98,7 +120,7 @@ impl Entries {
         // The fd is compared, too, because another thread may have borrowed the value of an older entry under the same
         // key.
         let is_owner = |entry: &&mut Entry| entry.is_live(fd.key) && entry.fd.fd == fd.fd && entry.value.is_none();
-        match self.0.iter_mut().rev().find(is_owner) {
+        match self.list.iter_mut().rev().find(is_owner) {
             Some(entry) => entry.value.replace(value),
             None => Some(value),
         }
@@ -110,20 +132,24 @@ impl Entries {
 
     /// Copies of the values that are a `V`, newest first.
     pub(super) fn copied_values<V: Copy + 'static>(&self) -> Vec<(WaitFd, V)> {
-        let live = self.0.iter().rev().filter(|entry| !entry.removed);
+        let live = self.list.iter().rev().filter(|entry| !entry.removed);
         live.filter_map(Entry::copied).collect()
     }
 
-    /// Every entry that is not removed, newest first, and whether it was added since the last resume.
-    pub(super) fn live(&self) -> impl Iterator<Item = (WaitFd, bool)> {
-        let live = self.0.iter().rev().filter(|entry| !entry.removed);
-        live.map(|entry| (entry.fd, entry.added))
+    /// Every entry that is not removed, newest first.
+    pub(super) fn live(&self) -> impl Iterator<Item = LiveFd> {
+        let live = self.list.iter().rev().filter(|entry| !entry.removed);
+        live.map(|entry| LiveFd {
+            serial: entry.serial,
+            fd: entry.fd,
+            added: entry.added,
+        })
     }
 
     /// The changes since the last resume. An entry that was added and removed since then is in the list no more.
     pub(super) fn changes(&self) -> Changes {
         let newest = |pick: fn(&Entry) -> bool| {
-            let picked = self.0.iter().rev().filter(|entry| pick(entry));
+            let picked = self.list.iter().rev().filter(|entry| pick(entry));
             picked.map(|entry| entry.fd).collect()
         };
         Changes {
@@ -134,20 +160,20 @@ impl Entries {
 
     /// Settles the entries when the job is resumed: added entries are settled, and removed ones are gone.
     pub(super) fn settle(&mut self) {
-        self.0.retain(|entry| !entry.removed); // a removed entry has no value, so this drops nothing of the user
-        self.0.iter_mut().for_each(|entry| entry.added = false);
+        self.list.retain(|entry| !entry.removed); // a removed entry has no value, so this drops nothing of the user
+        self.list.iter_mut().for_each(|entry| entry.added = false);
     }
 
     /// Takes the newest entry out and hands out its value. The drop of the ctx uses this.
     pub(super) fn pop(&mut self) -> Option<Option<Value>> {
-        self.0.pop().map(|entry| entry.value)
+        self.list.pop().map(|entry| entry.value)
     }
 
     fn newest(&self, key: WaitKey) -> Option<&Entry> {
-        self.0.iter().rev().find(|entry| entry.is_live(key))
+        self.list.iter().rev().find(|entry| entry.is_live(key))
     }
 
     fn newest_mut(&mut self, key: WaitKey) -> Option<&mut Entry> {
-        self.0.iter_mut().rev().find(|entry| entry.is_live(key))
+        self.list.iter_mut().rev().find(|entry| entry.is_live(key))
     }
 }

@@ -45,6 +45,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+pub(crate) use entries::LiveFd;
 use entries::{Entries, Value};
 pub(crate) use wants::LONGEST_INTERVAL;
 pub use wants::Wants;
@@ -488,7 +489,7 @@ impl WaitCtx {
     pub fn fds(&self) -> Vec<WaitFd> {
         let armed = self.armed();
         let entries = self.inner.entries.lock();
-        let live = entries.live().map(|(fd, _)| fd);
+        let live = entries.live().map(|entry| entry.fd);
         live.filter(|fd| fd.counts(armed)).collect()
     }
 
@@ -504,7 +505,7 @@ impl WaitCtx {
     /// What the job of this ctx waits for, and so what its driver does next. The rules are in the table of [`Wants`].
     pub fn wants(&self) -> Wants {
         let armed = self.armed();
-        let has_wait_fds = self.inner.entries.lock().live().any(|(fd, _)| fd.counts(armed));
+        let has_wait_fds = self.inner.entries.lock().live().any(|entry| entry.fd.counts(armed));
         Wants::of(self.status(), has_wait_fds, self.deadline())
     }
 
@@ -600,11 +601,9 @@ impl WaitCtx {
         (!was_claimed).then(|| ClaimedCtx(self.clone()))
     }
 
-    /// Calls `visit` with every entry that is not removed, newest first, and with whether it was added since the last
-    /// resume.
-    pub(crate) fn visit_fds(&self, mut visit: impl FnMut(WaitFd, bool)) {
-        let entries = self.inner.entries.lock();
-        entries.live().for_each(|(fd, added)| visit(fd, added));
+    /// Every entry that is not removed, newest first.
+    pub(crate) fn live_fds(&self) -> Vec<LiveFd> {
+        self.inner.entries.lock().live().collect()
     }
 
     /// Settles the entries, as [`Job::resume`](crate::Job::resume) does with those of the job's ctx: added entries

@@ -1,7 +1,10 @@
-//! Promise: what has ended takes no memory: neither a job, nor a wait of a job that goes on.
+//! Promise: a scheduler takes memory for the jobs and the waits that there are: none for what has ended, and none for a
+//! large number.
 //!
 //! These tests count the bytes that are allocated. They have a file of their own for the allocator, and count for each
 //! thread, because the test harness has threads of its own.
+
+mod by_hand;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -9,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::Scheduler;
 use asyncjob::time::{sleep, with_deadline, with_timeout};
-use asyncjob::{Status, current_job, pause_job};
+use asyncjob::{Status, WaitKey, current_job, pause_job};
 use asyncjob_testing::Watchdog;
+use by_hand::{add_number, number};
 
 thread_local!(static BYTES: Cell<isize> = const { Cell::new(0) });
 
@@ -99,4 +103,27 @@ fn short_waits_beside_a_far_deadline() {
         "{} bytes more after 2,000 waits more",
         after - before
     );
+}
+
+/// A job that waits for fds that are not open. The highest of the numbers would be a table of many GiB.
+#[test]
+fn numbers_of_fds_that_are_not_open() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let peak = scheduler.spawn(|| {
+        let ctx = current_job().unwrap().wait_ctx().clone();
+        let wait = |fd| {
+            let key = WaitKey::unique();
+            add_number(&ctx, number(key, fd), ());
+            ctx.callback().unwrap().wake();
+            pause_job().unwrap();
+            let bytes = BYTES.get();
+            ctx.clear_fd(key);
+            bytes
+        };
+        let before = wait(-1);
+        [1 << 20, (1 << 24) - 1, i32::MAX, i32::MIN].map(|fd| wait(fd) - before)
+    });
+    let peak = scheduler.run_until(peak.unwrap()).unwrap();
+    assert!(peak.iter().all(|&more| more < 1000), "{peak:?} bytes more");
 }

@@ -19,7 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wait_ctx", &[]),
     ("stack", &["sys"]),
     ("pool", &["stack", "sync"]),
-    ("job", &["error", "hooks", "pool", "stack", "wait_ctx"]),
+    ("job", &["error", "hooks", "pool", "stack", "sync", "wait_ctx"]),
     // These run inside a job.
     ("waiting", &["error", "job", "sync", "sys", "wait_ctx"]),
     ("io", &["error", "job", "sync", "sys", "wait_ctx", "waiting"]),

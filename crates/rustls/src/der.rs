@@ -2,8 +2,15 @@
 //! encoded.
 
 const INTEGER: u8 = 0x02;
+#[cfg(feature = "pkcs11")]
+const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
+#[cfg(feature = "pkcs11")]
+const NULL: u8 = 0x05;
 const SEQUENCE: u8 = 0x30;
+/// The tag of a certificate's version, which may be left out.
+#[cfg(feature = "pkcs11")]
+const VERSION: u8 = 0xa0;
 
 /// `ECDSA-Sig-Value`: the form in which TLS wants the two numbers of an ECDSA signature (RFC 3279, 2.2.3).
 ///
@@ -27,10 +34,95 @@ pub(crate) fn rsa_public_key(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
 /// The content of an OCTET STRING. `None` if `der` is not exactly one OCTET STRING.
 #[cfg_attr(not(feature = "pkcs11"), allow(dead_code))]
 pub(crate) fn octet_string(der: &[u8]) -> Option<&[u8]> {
-    let (&tag, rest) = der.split_first()?;
-    let (&length, content) = rest.split_first()?;
-    // A point of P-256 has 65 bytes: the short form of the length is enough.
-    (tag == OCTET_STRING && length < 0x80 && content.len() == usize::from(length)).then_some(content)
+    let (content, rest) = content(OCTET_STRING, der)?;
+    rest.is_empty().then_some(content)
+}
+
+/// An OCTET STRING.
+#[cfg(feature = "pkcs11")]
+pub(crate) fn octet_string_of(content: &[u8]) -> Vec<u8> {
+    encoded(OCTET_STRING, content)
+}
+
+/// `DigestInfo` (RFC 8017, 9.2): what a PKCS#1 signature signs. `hash` is the object identifier of the hash, in DER.
+#[cfg(feature = "pkcs11")]
+pub(crate) fn digest_info(hash: &[u8], digest: &[u8]) -> Vec<u8> {
+    let algorithm = encoded(SEQUENCE, &[hash, &[NULL, 0]].concat());
+    encoded(SEQUENCE, &[algorithm, encoded(OCTET_STRING, digest)].concat())
+}
+
+/// What a key in a token needs of its certificate. Each is a whole element in DER.
+#[cfg(feature = "pkcs11")]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Certificate<'a> {
+    pub(crate) issuer: &'a [u8],
+    pub(crate) subject: &'a [u8],
+    pub(crate) public_key_info: &'a [u8],
+}
+
+/// `Certificate` (RFC 5280, 4.1). `None` if `der` is none.
+#[cfg(feature = "pkcs11")]
+pub(crate) fn certificate(der: &[u8]) -> Option<Certificate<'_>> {
+    let (signed, _) = content(SEQUENCE, der)?;
+    let (mut fields, _) = content(SEQUENCE, signed)?;
+    if fields.first() == Some(&VERSION) {
+        (_, fields) = element(fields)?;
+    }
+    let mut next = || {
+        let (found, rest) = element(fields)?;
+        fields = rest;
+        Some(found)
+    };
+    let (_serial, _algorithm) = (next()?, next()?);
+    let issuer = next()?;
+    let _validity = next()?;
+    let subject = next()?;
+    let public_key_info = next()?;
+    Some(Certificate {
+        issuer,
+        subject,
+        public_key_info,
+    })
+}
+
+/// `SubjectPublicKeyInfo` (RFC 5280, 4.1.2.7): the content of its `AlgorithmIdentifier`, and the key. `None` if `der`
+/// is not exactly one.
+#[cfg(feature = "pkcs11")]
+pub(crate) fn public_key_info(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (fields, after) = content(SEQUENCE, der)?;
+    let (algorithm, rest) = content(SEQUENCE, fields)?;
+    let (bits, end) = content(BIT_STRING, rest)?;
+    // The first byte counts the bits that are not used: a key is whole bytes.
+    let key = bits.strip_prefix(&[0])?;
+    (after.is_empty() && end.is_empty()).then_some((algorithm, key))
+}
+
+/// The content of the first element, which has this tag, and what comes after it.
+fn content(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (header, length) = header(der)?;
+    let content = der.get(header..header.checked_add(length)?)?;
+    (der[0] == tag).then_some((content, &der[header + length..]))
+}
+
+/// The first element, with its header, and what comes after it.
+#[cfg(feature = "pkcs11")]
+fn element(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (header, length) = header(der)?;
+    der.split_at_checked(header.checked_add(length)?)
+}
+
+/// The lengths of the first element's header and content.
+fn header(der: &[u8]) -> Option<(usize, usize)> {
+    let first = usize::from(*der.get(1)?);
+    if first < 0x80 {
+        return Some((2, first));
+    }
+    let count = first - 0x80;
+    let bytes = der.get(2..2 + count)?;
+    // DER has one form of each length: the shortest. Four bytes are more than any certificate needs.
+    let length = bytes.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
+    let is_shortest = (1..=4).contains(&count) && bytes[0] != 0 && length >= 0x80;
+    is_shortest.then_some((2 + count, length))
 }
 
 /// An INTEGER that is not negative: no leading zeros, except one before a high bit.
@@ -86,6 +178,9 @@ mod tests {
     #[test]
     fn only_an_octet_string_is_taken_apart() {
         assert_eq!(octet_string(&[0x04, 0x02, 7, 8]), Some(&[7, 8][..]));
+        // The point of a P-521 key needs the long form.
+        let point = [&[0x04, 0x81, 0x85][..], &[7; 0x85]].concat();
+        assert_eq!(octet_string(&point), Some(&[7; 0x85][..]));
         for wrong in [
             &[][..],
             &[0x04],
@@ -93,8 +188,28 @@ mod tests {
             &[0x04, 0x02, 7, 8, 9],
             &[0x03, 0x01, 0],
             &[0x04, 0x81, 0x01, 7],
+            &[0x04, 0x80],
+            &[0x04, 0x82, 0x00, 0x80],
+            &[0x04, 0xff, 0xff],
         ] {
             assert_eq!(octet_string(wrong), None, "{wrong:02x?}");
+        }
+    }
+
+    #[cfg(feature = "pkcs11")]
+    #[test]
+    fn a_certificate_is_taken_apart_and_its_pieces_never_panic() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = rcgen::CertificateParams::new(vec!["localhost".into()])
+            .and_then(|parameters| parameters.self_signed(&key))
+            .expect("a certificate");
+        let der = certificate.der();
+        let parts = super::certificate(der).expect("it is one");
+        assert_eq!(parts.issuer, parts.subject);
+        let (_, public) = super::public_key_info(parts.public_key_info).expect("it is one");
+        assert_eq!(public, rcgen::PublicKeyData::der_bytes(&key));
+        for end in 0..der.len() {
+            assert_eq!(super::certificate(&der[..end]), None, "{end}");
         }
     }
 }

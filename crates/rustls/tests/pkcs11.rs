@@ -51,10 +51,10 @@ fn signer(key: &TokenKey, scheme: SignatureScheme) -> Box<dyn Signer> {
     key.choose_scheme(&[scheme]).expect("the key can do this")
 }
 
-/// Sessions of the key: (opened, reopened, idle).
+/// Sessions of the key: (opened, discarded, idle).
 fn counts(key: &TokenKey) -> (u64, u64, usize) {
     let stats = key.session_stats();
-    (stats.opened, stats.reopened, stats.idle)
+    (stats.opened, stats.discarded, stats.idle)
 }
 
 fn assert_verifies(key: &TokenKey, algorithm: &'static dyn VerificationAlgorithm, signature: &[u8]) {
@@ -113,7 +113,7 @@ fn one_session_for_each_thread_that_signs() {
             stats.opened
         );
         assert_eq!(
-            (stats.reopened, stats.idle as u64),
+            (stats.discarded, stats.idle as u64),
             (0, stats.opened),
             "all are idle again, and none had died"
         );
@@ -168,7 +168,7 @@ fn a_handshake_survives_the_death_of_the_sessions() {
         assert_eq!(client::requests_at_once(server, 20), 0, "none failed");
         let after = key.session_stats();
         assert!(
-            after.reopened > before.reopened && after.opened > before.opened,
+            after.discarded > before.discarded && after.opened > before.opened,
             "{before:?}, {after:?}"
         );
         assert_eq!(pool.stats().finished, 40);

@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{env, fs, io, process};
 
-use asyncjob_rustls::pkcs11::TokenKey;
+use asyncjob_rustls::pkcs11::{KeyError, TokenKey};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::Attribute;
@@ -78,11 +78,15 @@ impl SoftHsm {
             Attribute::ModulusBits(2048.into()),
             Attribute::PublicExponent(vec![1, 0, 1]),
         ];
-        for (label, mechanism, parameters) in [
-            ("p256", Mechanism::EccKeyPairGen, &p256[..]),
-            ("rsa", Mechanism::RsaPkcsKeyPairGen, &rsa),
+        for (label, id, mechanism, parameters) in [
+            ("p256", 1, Mechanism::EccKeyPairGen, &p256[..]),
+            ("rsa", 2, Mechanism::RsaPkcsKeyPairGen, &rsa),
         ] {
-            let ours = [Attribute::Token(true), Attribute::Label(label.into())];
+            let ours = [
+                Attribute::Token(true),
+                Attribute::Label(label.into()),
+                Attribute::Id(vec![id]),
+            ];
             let public = [
                 &ours[..],
                 parameters,
@@ -105,8 +109,9 @@ impl SoftHsm {
     }
 
     /// The key `p256` or `rsa`.
-    pub(crate) fn key(&self, label: &str) -> cryptoki::error::Result<TokenKey> {
-        TokenKey::open(self.pkcs11.clone(), LABEL, pin(USER_PIN), label)
+    pub(crate) fn key(&self, label: &str) -> Result<TokenKey, KeyError> {
+        let uri = format!("pkcs11:token={LABEL};object={label}?pin-value={USER_PIN}");
+        TokenKey::open(self.pkcs11.clone(), &uri)
     }
 }
 
@@ -114,7 +119,7 @@ fn pin(digits: &str) -> AuthPin {
     AuthPin::new(digits.into())
 }
 
-fn library() -> Result<PathBuf, Box<dyn Error>> {
+pub(crate) fn library() -> Result<PathBuf, Box<dyn Error>> {
     const PATHS: [&str; 4] = [
         "/usr/lib/softhsm/libsofthsm2.so",
         "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",

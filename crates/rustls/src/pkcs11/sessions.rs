@@ -1,0 +1,667 @@
+//! The sessions of a key, and the logins of its token.
+//!
+//! ```text
+//!                        a session that is idle
+//!   sign() ---> queue --<                           >---> signature ---> idle again, or to the first in the queue
+//!               first in  a seat: open and log in               |
+//!               first out                                       | any error that is not the request's own fault
+//!                                                               v
+//!                                          that session is closed; once more, on a new one in the same seat
+//! ```
+//!
+//! A **seat** is the right to have one session open. There are as many as the caller allows, or as the token has shown
+//! to have: when it answers `CKR_SESSION_COUNT`, the sessions that are open are the bound, and the rest wait. The bound
+//! is forgotten after a minute, because other programs take sessions and give them back.
+//!
+//! A **login** counts for the whole process. A PIN is tried once: when the token has refused it, no login is tried
+//! until the key is opened anew, because three wrong ones lock a token for good.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fmt, fs, io, mem};
+
+use cryptoki::context::Pkcs11;
+use cryptoki::error::{Error as TokenError, RvError};
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::{Session, SessionState, UserType};
+use cryptoki::slot::{Slot, TokenInfo};
+use cryptoki::types::AuthPin;
+use zeroize::Zeroizing;
+
+use super::KeyError;
+use super::find::{self, Identity};
+
+/// How long a bound that was learnt holds.
+const BOUND_HOLDS: Duration = Duration::from_secs(60);
+/// How many different errors are counted by name.
+const MAX_REASONS: usize = 32;
+
+/// The sessions of a [`TokenKey`](super::TokenKey): see [`TokenKey::session_stats`](super::TokenKey::session_stats).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionStats {
+    /// Sessions that were opened.
+    pub opened: u64,
+    /// Sessions that were thrown away after an error.
+    pub discarded: u64,
+    /// Sessions that are open and not in use.
+    pub idle: usize,
+    /// Sessions that are in use, or being opened. One whose token hangs stays here.
+    pub in_use: usize,
+    /// Signatures that wait for a session.
+    pub waiting: usize,
+    /// Signatures that had to wait for a session.
+    pub waited: u64,
+    /// How many sessions the token has at most, if it has refused one more within the last minute.
+    pub learnt_bound: Option<usize>,
+    /// Times that a PIN was sent to the token.
+    pub logins: u64,
+    /// Whether the token has refused the PIN, so that no login is tried any more.
+    pub logins_stopped: bool,
+    /// Signatures that failed, the second attempt included.
+    pub failed: u64,
+    /// Each error that the token has answered, and how often. An error that a second attempt has made good is here,
+    /// too.
+    pub errors: BTreeMap<String, u64>,
+}
+
+/// Where a PIN comes from.
+#[derive(Clone)]
+pub(super) enum Pin {
+    Value(AuthPin),
+    File(PathBuf),
+    Fetch(Arc<FetchPin>),
+}
+
+type FetchPin = dyn Fn() -> io::Result<AuthPin> + Send + Sync;
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pin::Value(_) => f.write_str("Value(..)"),
+            Pin::File(path) => f.debug_tuple("File").field(path).finish(),
+            Pin::Fetch(_) => f.write_str("Fetch(..)"),
+        }
+    }
+}
+
+impl Pin {
+    fn fetch(&self) -> io::Result<AuthPin> {
+        match self {
+            Pin::Value(pin) => Ok(pin.clone()),
+            Pin::Fetch(fetch) => fetch(),
+            Pin::File(path) => {
+                let content = Zeroizing::new(fs::read(path)?);
+                let pin = std::str::from_utf8(&content).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+                // Editors and `echo` end a file with a newline, which is no part of the PIN.
+                Ok(AuthPin::new(pin.trim_end_matches(['\r', '\n']).into()))
+            }
+        }
+    }
+}
+
+/// A token that was found, and the logins to it.
+pub(super) struct Token {
+    pub(super) pkcs11: Pkcs11,
+    label: String,
+    serial: String,
+    /// Only if the caller named the slot. After a restart of the library a token may be in another one, as with
+    /// SoftHSM.
+    slot_id: Option<u64>,
+    pin: Option<Pin>,
+    /// Whether the PIN was refused. Locked during a login, so that two threads do not try a wrong PIN twice.
+    stopped: Mutex<bool>,
+    logins: AtomicU64,
+}
+
+/// A session that is closed when it is dropped.
+pub(super) struct OpenSession {
+    // `None` only after `leave_open`. Its own drop does not close it.
+    session: Option<Session>,
+    /// Whether to log out first: this session has logged the process in, and may turn out not to be needed.
+    pub(super) log_out: bool,
+}
+
+impl Deref for OpenSession {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        self.session.as_ref().expect("it is open until it is dropped")
+    }
+}
+
+impl OpenSession {
+    /// For a session that is gone already: another session may have its number.
+    fn leave_open(mut self) {
+        self.session = None;
+    }
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            if self.log_out {
+                let _ = session.logout();
+            }
+            let _ = session.close();
+        }
+    }
+}
+
+impl Token {
+    pub(super) fn new(pkcs11: Pkcs11, info: &TokenInfo, slot_id: Option<u64>, pin: Option<Pin>) -> Token {
+        Token {
+            pkcs11,
+            label: info.label().into(),
+            serial: info.serial_number().into(),
+            slot_id,
+            pin,
+            stopped: Mutex::new(false),
+            logins: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn name(&self) -> String {
+        find::token_name(&self.label, &self.serial)
+    }
+
+    fn slot(&self) -> Result<Slot, KeyError> {
+        let tokens = find::tokens(&self.pkcs11)?;
+        let is_it = |slot: &Slot, info: &TokenInfo| {
+            info.label() == self.label
+                && info.serial_number() == self.serial
+                && self.slot_id.is_none_or(|id| id == slot.id())
+        };
+        let found = tokens.iter().find(|(slot, info)| is_it(slot, info));
+        found.map(|(slot, _)| *slot).ok_or_else(|| KeyError::NoToken {
+            wanted: self.name(),
+            present: find::names(&tokens),
+        })
+    }
+
+    /// A session that is logged in, if the token asks for logins.
+    pub(super) fn open(&self, slot: Slot) -> Result<OpenSession, KeyError> {
+        let mut session = OpenSession {
+            session: Some(self.pkcs11.open_ro_session_no_drop(slot)?),
+            log_out: false,
+        };
+        session.log_out = self.log_in(&session, slot)?;
+        Ok(session)
+    }
+
+    /// Whether it was this call that has logged in.
+    fn log_in(&self, session: &Session, slot: Slot) -> Result<bool, KeyError> {
+        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        let info = self.pkcs11.get_token_info(slot)?;
+        let state = session.get_session_info()?.session_state();
+        if !info.login_required() || matches!(state, SessionState::RoUser | SessionState::RwUser) {
+            return Ok(false);
+        }
+        self.send_pin(&mut stopped, &info, session, UserType::User)
+    }
+
+    /// The login that a key asks for in the middle of each signature.
+    pub(super) fn log_in_for_signature(&self, session: &Session) -> Result<(), KeyError> {
+        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        let info = self.pkcs11.get_token_info(session.get_session_info()?.slot_id())?;
+        self.send_pin(&mut stopped, &info, session, UserType::ContextSpecific)
+            .map(drop)
+    }
+
+    fn send_pin(
+        &self,
+        stopped: &mut bool,
+        info: &TokenInfo,
+        session: &Session,
+        user: UserType,
+    ) -> Result<bool, KeyError> {
+        let token = self.name();
+        if *stopped {
+            return Err(KeyError::LoginsStopped { token });
+        }
+        if info.user_pin_locked() {
+            return Err(KeyError::PinLocked { token });
+        }
+        if info.user_pin_final_try() {
+            return Err(KeyError::PinFinalTry { token });
+        }
+        let pin = match &self.pin {
+            // The token has keys or a reader of its own for the PIN.
+            _ if info.protected_authentication_path() => None,
+            Some(pin) => Some(pin.fetch().map_err(KeyError::PinSource)?),
+            None => return Err(KeyError::NoPin { token }),
+        };
+        self.logins.fetch_add(1, Ordering::Relaxed);
+        match session.login(user, pin.as_ref()) {
+            Ok(()) => Ok(true),
+            // Another session has logged in since we looked.
+            Err(TokenError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(false),
+            Err(source) if is_refusal(&source) => {
+                *stopped = true;
+                Err(KeyError::PinRefused { token, source })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn is_refusal(error: &TokenError) -> bool {
+    let TokenError::Pkcs11(answer, _) = error else {
+        return false;
+    };
+    matches!(
+        answer,
+        RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange | RvError::PinExpired | RvError::PinLocked
+    )
+}
+
+/// A session, and the handle of the key in that session.
+pub(super) struct KeySession {
+    session: OpenSession,
+    key: ObjectHandle,
+    /// A signature of this session has been verified. Until then its key may be another one: it was looked for anew.
+    pub(super) is_proven: bool,
+    generation: u64,
+}
+
+impl KeySession {
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(super) fn key(&self) -> ObjectHandle {
+        self.key
+    }
+}
+
+/// The sessions of one key.
+pub(super) struct Sessions {
+    pub(super) token: Token,
+    pub(super) key: Identity,
+    max: usize,
+    patience: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<KeySession>,
+    /// Sessions that are open or being opened, the idle ones included.
+    seats: usize,
+    learnt: Option<(usize, Instant)>,
+    queue: VecDeque<(u64, Sender<Grant>)>,
+    next_in_queue: u64,
+    /// Counts the times that all sessions were gone at once, as after a restart of the library.
+    generation: u64,
+    opened: u64,
+    discarded: u64,
+    waited: u64,
+    failed: u64,
+    errors: BTreeMap<String, u64>,
+}
+
+/// What the first in the queue gets.
+enum Grant {
+    Session(KeySession),
+    Seat,
+}
+
+/// The right to have one session, and that session. Its drop closes the session and frees the seat.
+struct Seat<'a> {
+    sessions: &'a Sessions,
+    session: Option<KeySession>,
+    /// Whether the seat was given back already.
+    is_returned: bool,
+}
+
+impl Sessions {
+    pub(super) fn new(
+        token: Token,
+        key: Identity,
+        first: (OpenSession, ObjectHandle),
+        max: usize,
+        patience: Duration,
+    ) -> Sessions {
+        let first = KeySession {
+            session: first.0,
+            key: first.1,
+            is_proven: true,
+            generation: 0,
+        };
+        let state = State {
+            idle: vec![first],
+            seats: 1,
+            opened: 1,
+            ..State::default()
+        };
+        Sessions {
+            token,
+            key,
+            max: max.max(1),
+            patience,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Does `work` on a session. After an error that is not the request's own fault, does it once more on a new one.
+    pub(super) fn with_session<T>(&self, work: impl Fn(&mut KeySession) -> Result<T, KeyError>) -> Result<T, KeyError> {
+        let result = self.seat().and_then(|mut seat| match self.attempt(&mut seat, &work) {
+            Err(error) if fate(&error).is_worth_another() && !seat.is_returned => self.attempt(&mut seat, &work),
+            result => result,
+        });
+        if result.is_err() {
+            self.state().failed += 1;
+        }
+        result
+    }
+
+    fn attempt<'a, T>(
+        &'a self,
+        seat: &mut Seat<'a>,
+        work: &impl Fn(&mut KeySession) -> Result<T, KeyError>,
+    ) -> Result<T, KeyError> {
+        let result = self.fill(seat).and_then(work);
+        match &result {
+            Ok(_) => seat.give_back(),
+            Err(error) => {
+                let fate = fate(error);
+                self.state().count(error);
+                match fate {
+                    Fate::Kept => seat.give_back(),
+                    Fate::Closed | Fate::ClosedForGood => drop(seat.take()),
+                    Fate::AllClosed => {
+                        drop(seat.take());
+                        self.close_idle();
+                    }
+                    Fate::AllGone => self.forget_all(seat.take()),
+                }
+            }
+        }
+        result
+    }
+
+    /// Opens a session, if the seat has none.
+    fn fill<'a, 's>(&'a self, seat: &'s mut Seat<'a>) -> Result<&'s mut KeySession, KeyError> {
+        while seat.session.is_none() {
+            match self.open() {
+                Ok(session) => seat.session = Some(session),
+                Err(KeyError::Token(error @ TokenError::Pkcs11(RvError::SessionCount, _))) => {
+                    self.wait_instead(seat, error)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(seat.session.as_mut().expect("it was filled"))
+    }
+
+    fn open(&self) -> Result<KeySession, KeyError> {
+        let generation = self.state().generation;
+        let mut session = self.token.open(self.token.slot()?)?;
+        let key = find::again(&session, &self.key, &self.token)?;
+        session.log_out = false;
+        self.state().opened += 1;
+        Ok(KeySession {
+            session,
+            key,
+            is_proven: false,
+            generation,
+        })
+    }
+
+    /// A seat, with an idle session if there is one. Waits in the queue if all seats are taken.
+    fn seat(&self) -> Result<Seat<'_>, KeyError> {
+        let mut state = self.state();
+        let (number, granted) = state.enter_queue();
+        self.serve_queue(&mut state);
+        state.waited += u64::from(state.is_in_queue(number));
+        drop(state);
+        self.wait(number, &granted)
+    }
+
+    /// The token has no session left for this seat. Learns the bound, and waits for the session of another seat, before
+    /// those that came later.
+    fn wait_instead<'a>(&'a self, seat: &mut Seat<'a>, error: TokenError) -> Result<(), KeyError> {
+        let mut state = self.state();
+        state.seats -= 1;
+        seat.is_returned = true;
+        if state.seats == 0 {
+            // Other programs, or other keys, have them all. There is none to wait for.
+            self.serve_queue(&mut state);
+            return Err(error.into());
+        }
+        state.learnt = Some((state.seats, Instant::now()));
+        let (number, granted) = state.enter_queue();
+        // From the back to the front.
+        state.queue.rotate_right(1);
+        self.serve_queue(&mut state);
+        state.waited += u64::from(state.is_in_queue(number));
+        drop(state);
+        *seat = self.wait(number, &granted)?;
+        Ok(())
+    }
+
+    fn wait(&self, number: u64, granted: &Receiver<Grant>) -> Result<Seat<'_>, KeyError> {
+        let seat = |session| Seat {
+            sessions: self,
+            session,
+            is_returned: false,
+        };
+        let grant = match granted.recv_timeout(self.patience) {
+            Ok(grant) => Some(grant),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                let mut state = self.state();
+                state.queue.retain(|(other, _)| *other != number);
+                // A grant is sent under the lock: it is here, or will never be.
+                granted.try_recv().ok()
+            }
+        };
+        match grant {
+            Some(Grant::Session(session)) => Ok(seat(Some(session))),
+            Some(Grant::Seat) => Ok(seat(None)),
+            None => Err(KeyError::NoSession {
+                token: self.token.name(),
+                waited: self.patience,
+            }),
+        }
+    }
+
+    /// Gives idle sessions and free seats to the first in the queue.
+    fn serve_queue(&self, state: &mut State) {
+        while !state.queue.is_empty() {
+            let grant = if let Some(session) = state.idle.pop() {
+                Grant::Session(session)
+            } else if state.seats < state.bound(self.max) {
+                state.seats += 1;
+                Grant::Seat
+            } else {
+                return;
+            };
+            let (_, first) = state.queue.pop_front().expect("it is not empty");
+            // The receiver leaves the queue before it goes.
+            let _ = first.send(grant);
+        }
+    }
+
+    fn close_idle(&self) {
+        let mut state = self.state();
+        let idle = mem::take(&mut state.idle);
+        state.seats -= idle.len();
+        state.discarded += idle.len() as u64;
+        self.serve_queue(&mut state);
+        drop(state);
+        drop(idle);
+    }
+
+    /// The library does not know `session` any more, as after its restart. It knows none of the others either, and may
+    /// give their numbers to new sessions, so they are not closed.
+    fn forget_all(&self, session: Option<KeySession>) {
+        let mut state = self.state();
+        if session
+            .as_ref()
+            .is_none_or(|session| session.generation == state.generation)
+        {
+            state.generation += 1;
+            let idle = mem::take(&mut state.idle);
+            state.seats -= idle.len();
+            state.discarded += idle.len() as u64;
+            idle.into_iter().for_each(|session| session.session.leave_open());
+            self.serve_queue(&mut state);
+        }
+        drop(state);
+        if let Some(session) = session {
+            session.session.leave_open();
+        }
+    }
+
+    pub(super) fn stats(&self) -> SessionStats {
+        let state = self.state();
+        SessionStats {
+            opened: state.opened,
+            discarded: state.discarded,
+            idle: state.idle.len(),
+            in_use: state.seats - state.idle.len(),
+            waiting: state.queue.len(),
+            waited: state.waited,
+            learnt_bound: state.learnt_bound(),
+            logins: self.token.logins.load(Ordering::Relaxed),
+            // Not locked: a login may be going on, and hang.
+            logins_stopped: self.token.stopped.try_lock().is_ok_and(|stopped| *stopped),
+            failed: state.failed,
+            errors: state.errors.clone(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn enter_queue(&mut self) -> (u64, Receiver<Grant>) {
+        let (grant, granted) = channel();
+        let number = self.next_in_queue;
+        self.next_in_queue += 1;
+        self.queue.push_back((number, grant));
+        (number, granted)
+    }
+
+    fn is_in_queue(&self, number: u64) -> bool {
+        self.queue.iter().any(|(other, _)| *other == number)
+    }
+
+    fn learnt_bound(&self) -> Option<usize> {
+        self.learnt
+            .filter(|(_, at)| at.elapsed() < BOUND_HOLDS)
+            .map(|(bound, _)| bound)
+    }
+
+    fn bound(&self, max: usize) -> usize {
+        self.learnt_bound().map_or(max, |learnt| learnt.min(max))
+    }
+
+    fn count(&mut self, error: &KeyError) {
+        let reason = match error {
+            KeyError::Token(TokenError::Pkcs11(answer, _))
+            | KeyError::PinRefused {
+                source: TokenError::Pkcs11(answer, _),
+                ..
+            } => format!("{answer:?}"),
+            KeyError::Token(_) => "Library".into(),
+            KeyError::NoKey { .. } | KeyError::ManyKeys { .. } => "KeyNotFound".into(),
+            KeyError::WrongPair { .. } => "WrongPair".into(),
+            KeyError::NoSession { .. } => "NoSession".into(),
+            KeyError::NoToken { .. } => "TokenNotFound".into(),
+            _ => "Login".into(),
+        };
+        if self.errors.len() < MAX_REASONS || self.errors.contains_key(&reason) {
+            *self.errors.entry(reason).or_default() += 1;
+        }
+    }
+}
+
+impl Seat<'_> {
+    /// The session is idle again, or goes to the first in the queue.
+    fn give_back(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        let mut state = self.sessions.state();
+        if session.generation != state.generation {
+            // The drop of the seat frees it.
+            return session.session.leave_open();
+        }
+        self.is_returned = true;
+        state.idle.push(session);
+        self.sessions.serve_queue(&mut state);
+    }
+
+    /// The session, to be closed. The seat is kept for the next one.
+    fn take(&mut self) -> Option<KeySession> {
+        let session = self.session.take()?;
+        let mut state = self.sessions.state();
+        state.discarded += 1;
+        Some(session)
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        drop(self.session.take());
+        if !self.is_returned {
+            let mut state = self.sessions.state();
+            state.seats -= 1;
+            self.sessions.serve_queue(&mut state);
+        }
+    }
+}
+
+/// What an error means for the sessions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// The request was wrong, and the session is as good as before.
+    Kept,
+    /// The session is thrown away.
+    Closed,
+    /// The same, and a second attempt is of no use.
+    ClosedForGood,
+    /// What killed this session has killed the idle ones.
+    AllClosed,
+    /// The library has forgotten the sessions.
+    AllGone,
+}
+
+impl Fate {
+    fn is_worth_another(self) -> bool {
+        !matches!(self, Fate::Kept | Fate::ClosedForGood)
+    }
+}
+
+fn fate(error: &KeyError) -> Fate {
+    let answer = match error {
+        KeyError::Token(TokenError::Pkcs11(answer, _)) => answer,
+        KeyError::Token(_) | KeyError::WrongPair { .. } | KeyError::NoKey { .. } | KeyError::NoToken { .. } => {
+            return Fate::Closed;
+        }
+        _ => return Fate::ClosedForGood,
+    };
+    match answer {
+        RvError::DataInvalid
+        | RvError::DataLenRange
+        | RvError::FunctionNotSupported
+        | RvError::KeyFunctionNotPermitted
+        | RvError::KeySizeRange
+        | RvError::KeyTypeInconsistent
+        | RvError::MechanismInvalid
+        | RvError::MechanismParamInvalid => Fate::Kept,
+        RvError::DeviceError | RvError::DeviceRemoved | RvError::TokenNotPresent | RvError::UserNotLoggedIn => {
+            Fate::AllClosed
+        }
+        RvError::CryptokiNotInitialized | RvError::SessionClosed | RvError::SessionHandleInvalid => Fate::AllGone,
+        // None of ours came back, and no attempt opens one.
+        RvError::SessionCount => Fate::ClosedForGood,
+        _ => Fate::Closed,
+    }
+}

@@ -1,0 +1,526 @@
+//! What real tokens do, and SoftHSM does not, costs what it must and no more: signatures, logins and sessions are
+//! counted.
+//!
+//! `token/shim.c` forwards to SoftHSM, and answers by a script. Needs SoftHSM (`apt-get install softhsm2`) and a C
+//! compiler: without them, each test is skipped.
+#![cfg(feature = "pkcs11")]
+
+#[path = "../examples/support/softhsm.rs"]
+#[allow(dead_code, reason = "the example uses the rest")]
+mod softhsm;
+mod token;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use asyncjob_rustls::pkcs11::{KeyError, TokenKey};
+use asyncjob_testing::Watchdog;
+use asyncjob_testing::tools::{CC, missing};
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::object::{Attribute, ObjectClass};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use rustls::SignatureScheme::{ECDSA_NISTP256_SHA256, RSA_PSS_SHA256};
+use rustls::sign::SigningKey;
+use token::{P256, PIN, in_session, new_pair, new_token};
+
+const MESSAGE: &[u8] = b"message";
+
+const GENERAL_ERROR: u64 = 0x05;
+const FUNCTION_FAILED: u64 = 0x06;
+const DEVICE_ERROR: u64 = 0x30;
+const OPERATION_ACTIVE: u64 = 0x90;
+const PIN_INCORRECT: u64 = 0xa0;
+const SESSION_HANDLE_INVALID: u64 = 0xb3;
+const USER_NOT_LOGGED_IN: u64 = 0x101;
+const VENDOR: u64 = 0x8000_0042;
+
+const LOGIN_REQUIRED: u64 = 0x04;
+const PROTECTED_PATH: u64 = 0x100;
+const FINAL_TRY: u64 = 0x2_0000;
+const LOCKED: u64 = 0x4_0000;
+
+/// `enum word` of the shim.
+#[derive(Clone, Copy)]
+enum Word {
+    MaxSessions,
+    Open,
+    MostOpen,
+    Logins,
+    LoginAnswer,
+    SignAnswer,
+    Break,
+    SetFlags,
+    ClearFlags,
+    DelayUs,
+    Signed,
+    CloseAnswer,
+    HangUntilZero,
+    Words,
+}
+
+/// A token behind the shim, with the P-256 key `k`.
+struct Shim {
+    pkcs11: Pkcs11,
+    script: File,
+    serial: String,
+}
+
+impl Shim {
+    fn new() -> Shim {
+        let config = PathBuf::from(std::env::var_os("SOFTHSM2_CONF").expect("it was set"));
+        let directory = config.parent().expect("a directory");
+        let (path, module) = (directory.join("script"), directory.join("shim.so"));
+        fs::write(&path, vec![0; 8 * Word::Words as usize]).expect("written");
+        let script = File::options().read(true).write(true).open(&path).expect("opened");
+        let library = softhsm::library().expect("SoftHSM");
+        let status = Command::new("cc")
+            .args(["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"])
+            .arg(&module)
+            .arg(format!("-DREAL=\"{}\"", library.display()))
+            .arg(format!("-DSCRIPT=\"{}\"", path.display()))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/token/shim.c"))
+            .args(["-ldl", "-lpthread"])
+            .status();
+        assert!(status.expect("the compiler").success());
+        let pkcs11 = token::load(&module);
+        let serial = new_token(&pkcs11, "t");
+        in_session(&pkcs11, &serial, |session| {
+            new_pair(session, "k", &[1], Some(P256), &[])
+        });
+        let shim = Shim { pkcs11, script, serial };
+        for word in [Word::Logins, Word::MostOpen] {
+            shim.set(word, 0);
+        }
+        shim
+    }
+
+    fn set(&self, word: Word, value: u64) {
+        self.script
+            .write_all_at(&value.to_ne_bytes(), 8 * word as u64)
+            .expect("written");
+    }
+
+    fn get(&self, word: Word) -> u64 {
+        let mut bytes = [0; 8];
+        self.script.read_exact_at(&mut bytes, 8 * word as u64).expect("read");
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// All sessions die, and the login with them.
+    fn restart(&self) {
+        self.pkcs11.clone().finalize().expect("finalized");
+        let arguments = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
+        self.pkcs11.initialize(arguments).expect("initialized");
+        self.set(Word::Open, 0);
+    }
+
+    fn key(&self) -> TokenKey {
+        self.open("object=k").expect("the key")
+    }
+
+    fn open(&self, key: &str) -> Result<TokenKey, KeyError> {
+        TokenKey::open(self.pkcs11.clone(), &format!("pkcs11:token=t;{key}?pin-value={PIN}"))
+    }
+
+    /// The next signatures of so many sessions get this answer, and all later ones of the same sessions.
+    fn break_sessions(&self, count: u64, answer: u64) {
+        self.set(Word::SignAnswer, answer);
+        self.set(Word::Break, count);
+    }
+}
+
+fn alone(name: &str, test: impl FnOnce(Shim)) {
+    if missing(&[CC]) {
+        return;
+    }
+    let _watchdog = Watchdog::new();
+    token::alone(name, || test(Shim::new()));
+}
+
+fn try_sign(key: &TokenKey) -> Result<(), rustls::Error> {
+    let signer = key
+        .choose_scheme(&[ECDSA_NISTP256_SHA256])
+        .expect("the key can do this");
+    let signature = signer.sign(MESSAGE)?;
+    let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.public_key_bytes());
+    public.verify(MESSAGE, &signature).expect("a good signature");
+    Ok(())
+}
+
+/// Makes so many signatures on each of so many threads at once, and counts those that fail.
+fn failures(key: &TokenKey, threads: usize, signatures: usize) -> usize {
+    let start = Arc::new(Barrier::new(threads));
+    let one = |_| {
+        let (key, start) = (key.clone(), Arc::clone(&start));
+        thread::spawn(move || {
+            start.wait();
+            (0..signatures).filter(|_| try_sign(&key).is_err()).count()
+        })
+    };
+    let running: Vec<_> = (0..threads).map(one).collect();
+    running.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+}
+
+#[test]
+fn with_two_sessions_four_threads_wait() {
+    alone("with_two_sessions_four_threads_wait", |shim| {
+        shim.set(Word::MaxSessions, 2);
+        shim.set(Word::DelayUs, 2000);
+        let key = shim.key();
+        assert_eq!(failures(&key, 4, 50), 0);
+        let stats = key.session_stats();
+        assert_eq!(
+            (stats.opened, stats.discarded, stats.failed, stats.in_use),
+            (2, 0, 0, 0),
+            "{stats:?}"
+        );
+        assert_eq!(
+            (stats.learnt_bound, stats.waiting, stats.idle),
+            (Some(2), 0, 2),
+            "{stats:?}"
+        );
+        assert!(stats.waited > 0, "{stats:?}");
+        assert_eq!((shim.get(Word::MostOpen), shim.get(Word::Logins)), (2, 1));
+        drop(key);
+        assert_eq!(shim.get(Word::Open), 0);
+    });
+}
+
+#[test]
+fn a_bound_of_the_caller_is_kept() {
+    alone("a_bound_of_the_caller_is_kept", |shim| {
+        shim.set(Word::DelayUs, 2000);
+        let builder = TokenKey::builder(shim.pkcs11.clone()).token("t").pin(token::pin(PIN));
+        let key = builder.max_sessions(3).open().expect("the key");
+        assert_eq!(failures(&key, 6, 20), 0);
+        assert_eq!((shim.get(Word::MostOpen), key.session_stats().learnt_bound), (3, None));
+    });
+}
+
+#[test]
+fn a_wait_for_a_session_ends_with_an_error() {
+    alone("a_wait_for_a_session_ends_with_an_error", |shim| {
+        let builder = TokenKey::builder(shim.pkcs11.clone()).token("t").pin(token::pin(PIN));
+        let key = builder
+            .max_sessions(1)
+            .session_wait(Duration::from_millis(20))
+            .open()
+            .expect("the key");
+        let begun = shim.get(Word::Signed);
+        shim.set(Word::HangUntilZero, 1);
+        let hanging = thread::spawn({
+            let key = key.clone();
+            move || try_sign(&key)
+        });
+        while shim.get(Word::Signed) == begun {
+            thread::yield_now();
+        }
+        let error = try_sign(&key).expect_err("the other has the session").to_string();
+        assert!(error.contains("no free session within 20ms"), "{error}");
+        shim.set(Word::HangUntilZero, 0);
+        hanging.join().expect("no panic").expect("signed at last");
+        try_sign(&key).expect("the session came back");
+        let stats = key.session_stats();
+        assert_eq!(
+            (stats.failed, stats.waiting, stats.idle, stats.in_use),
+            (1, 0, 1, 0),
+            "{stats:?}"
+        );
+    });
+}
+
+/// The sessions of other programs do not come back through our queue.
+#[test]
+fn without_any_session_there_is_an_error_and_no_wait() {
+    alone("without_any_session_there_is_an_error_and_no_wait", |shim| {
+        let key = shim.key();
+        shim.break_sessions(1, GENERAL_ERROR);
+        shim.set(Word::MaxSessions, 1);
+        let others = in_session_that_stays(&shim);
+        // The broken session is closed, and others have taken its place.
+        shim.set(Word::MaxSessions, 1);
+        try_sign(&key).expect_err("there is no session");
+        assert_eq!(key.session_stats().errors.get("SessionCount"), Some(&1));
+        drop(others);
+        try_sign(&key).expect("there is one again");
+        assert_eq!(key.session_stats().learnt_bound, None);
+    });
+}
+
+fn in_session_that_stays(shim: &Shim) -> cryptoki::session::Session {
+    shim.set(Word::MaxSessions, 0);
+    let slot = shim.pkcs11.get_slots_with_initialized_token().expect("slots")[0];
+    shim.pkcs11.open_ro_session(slot).expect("a session")
+}
+
+#[test]
+fn a_session_that_fails_for_ever_is_replaced() {
+    alone("a_session_that_fails_for_ever_is_replaced", |shim| {
+        let key = shim.key();
+        let answers = [
+            GENERAL_ERROR,
+            FUNCTION_FAILED,
+            DEVICE_ERROR,
+            OPERATION_ACTIVE,
+            USER_NOT_LOGGED_IN,
+            VENDOR,
+        ];
+        for (broken, answer) in (1..).zip(answers) {
+            shim.break_sessions(1, answer);
+            for _ in 0..100 {
+                try_sign(&key).unwrap_or_else(|error| panic!("{answer:#x}: {error}"));
+            }
+            let stats = key.session_stats();
+            assert_eq!(
+                (stats.opened, stats.discarded, stats.failed),
+                (1 + broken, broken, 0),
+                "{stats:?}"
+            );
+            assert_eq!(shim.get(Word::Open), 1, "{answer:#x}");
+        }
+        assert_eq!(key.session_stats().errors.values().sum::<u64>(), 6);
+        // It fails even to be closed.
+        shim.set(Word::CloseAnswer, DEVICE_ERROR);
+        shim.break_sessions(1, GENERAL_ERROR);
+        assert_eq!(failures(&key, 1, 10), 0);
+        shim.set(Word::CloseAnswer, 0);
+        // Twice in a row: the second attempt fails, too.
+        shim.break_sessions(2, GENERAL_ERROR);
+        try_sign(&key).expect_err("both attempts failed");
+        try_sign(&key).expect("the next one works");
+        assert_eq!((key.session_stats().failed, shim.get(Word::Open)), (1, 1));
+    });
+}
+
+/// A session that the library does not know is not closed: its number may be that of another session.
+#[test]
+fn a_session_that_the_library_has_forgotten_is_replaced() {
+    alone("a_session_that_the_library_has_forgotten_is_replaced", |shim| {
+        let key = shim.key();
+        shim.break_sessions(1, SESSION_HANDLE_INVALID);
+        assert_eq!(failures(&key, 1, 20), 0);
+        let stats = key.session_stats();
+        assert_eq!(
+            (stats.opened, stats.discarded, stats.idle, stats.in_use),
+            (2, 1, 1, 0),
+            "{stats:?}"
+        );
+    });
+}
+
+#[test]
+fn broken_sessions_among_four_threads_fail_nothing() {
+    alone("broken_sessions_among_four_threads_fail_nothing", |shim| {
+        let key = shim.key();
+        shim.set(Word::MaxSessions, 3);
+        shim.set(Word::DelayUs, 500);
+        for answer in [GENERAL_ERROR, OPERATION_ACTIVE, VENDOR] {
+            shim.break_sessions(1, answer);
+            assert_eq!(failures(&key, 4, 25), 0, "{answer:#x}");
+        }
+        let stats = key.session_stats();
+        assert_eq!((stats.discarded, stats.failed, stats.in_use), (3, 0, 0), "{stats:?}");
+        assert_eq!((stats.idle as u64, shim.get(Word::MostOpen)), (shim.get(Word::Open), 3));
+        drop(key);
+        assert_eq!(shim.get(Word::Open), 0);
+    });
+}
+
+/// The PIN was changed, and the sessions die: three logins would lock the token for good.
+#[test]
+fn a_refused_pin_is_sent_once() {
+    alone("a_refused_pin_is_sent_once", |shim| {
+        let key = shim.key();
+        assert_eq!(failures(&key, 4, 10), 0);
+        assert_eq!(shim.get(Word::Logins), 1);
+        // Really changed, and all sessions really dead.
+        let slot = shim.pkcs11.get_slots_with_initialized_token().expect("slots")[0];
+        let session = shim.pkcs11.open_rw_session(slot).expect("a session");
+        session
+            .set_pin(&token::pin(PIN), &token::pin("11111111"))
+            .expect("changed");
+        drop(session);
+        shim.restart();
+
+        assert_eq!(failures(&key, 4, 25), 100);
+        assert_eq!(shim.get(Word::Logins), 2, "one right, and one wrong");
+        let stats = key.session_stats();
+        assert!(stats.logins_stopped, "{stats:?}");
+        assert_eq!(
+            (stats.logins, stats.failed, stats.idle, stats.in_use),
+            (2, 100, 0, 0),
+            "{stats:?}"
+        );
+        assert_eq!(stats.errors.get("PinIncorrect"), Some(&1), "{stats:?}");
+        let error = try_sign(&key).expect_err("no login is tried").to_string();
+        assert!(error.contains("open the key anew"), "{error}");
+
+        let builder = TokenKey::builder(shim.pkcs11.clone())
+            .token("t")
+            .pin(token::pin("11111111"));
+        let key = builder.open().expect("the new PIN is right");
+        try_sign(&key).expect("signed");
+        assert_eq!(shim.get(Word::Logins), 3);
+    });
+}
+
+#[test]
+fn a_pin_that_is_refused_at_first_opens_nothing() {
+    alone("a_pin_that_is_refused_at_first_opens_nothing", |shim| {
+        shim.set(Word::LoginAnswer, PIN_INCORRECT);
+        let error = shim.open("object=k").expect_err("the PIN is wrong");
+        assert!(matches!(error, KeyError::PinRefused { .. }), "{error:?}");
+        assert!(error.to_string().contains(&shim.serial), "{error}");
+        assert_eq!((shim.get(Word::Logins), shim.get(Word::Open)), (1, 0));
+    });
+}
+
+#[test]
+fn a_failed_open_closes_its_sessions() {
+    alone("a_failed_open_closes_its_sessions", |shim| {
+        in_session(&shim.pkcs11, &shim.serial, |session| {
+            new_pair(session, "k1", &[2], Some(token::SECP256K1), &[]);
+            new_pair(session, "twin", &[3], Some(P256), &[]);
+            new_pair(session, "twin", &[4], Some(P256), &[]);
+            new_pair(session, "half", &[5], Some(P256), &[]);
+            token::remove(session, ObjectClass::PUBLIC_KEY, &[5]);
+        });
+        shim.set(Word::MostOpen, 0);
+        for key in [
+            "object=none",
+            "object=k1",
+            "object=twin",
+            "object=half",
+            "object=k;id=%09",
+        ] {
+            shim.open(key).expect_err("it cannot be opened");
+            assert_eq!((shim.get(Word::Open), shim.get(Word::MostOpen)), (0, 1), "{key}");
+        }
+        shim.break_sessions(1, GENERAL_ERROR);
+        let error = shim.open("object=k").expect_err("the proof fails");
+        assert!(matches!(error, KeyError::Token(_)), "{error:?}");
+        assert_eq!(shim.get(Word::Open), 0);
+    });
+}
+
+#[test]
+fn a_token_that_is_nearly_locked_gets_no_pin() {
+    alone("a_token_that_is_nearly_locked_gets_no_pin", |shim| {
+        shim.set(Word::SetFlags, FINAL_TRY);
+        let error = shim.open("object=k").expect_err("the PIN is not tried");
+        assert!(matches!(error, KeyError::PinFinalTry { .. }), "{error:?}");
+        shim.set(Word::SetFlags, FINAL_TRY | LOCKED);
+        let error = shim.open("object=k").expect_err("the PIN is not tried");
+        assert!(matches!(error, KeyError::PinLocked { .. }), "{error:?}");
+        assert_eq!((shim.get(Word::Logins), shim.get(Word::Open)), (0, 0));
+    });
+}
+
+#[test]
+fn a_token_with_a_pin_pad_gets_no_pin() {
+    alone("a_token_with_a_pin_pad_gets_no_pin", |shim| {
+        shim.set(Word::SetFlags, PROTECTED_PATH);
+        let key = TokenKey::open(shim.pkcs11.clone(), "pkcs11:token=t").expect("the pad has it");
+        try_sign(&key).expect("signed");
+        assert_eq!(shim.get(Word::Logins), 1);
+        drop(key);
+        let builder = TokenKey::builder(shim.pkcs11.clone())
+            .token("t")
+            .pin(token::pin("a wrong one"));
+        try_sign(&builder.open().expect("the pad is asked")).expect("signed");
+    });
+}
+
+#[test]
+fn a_token_without_login_gets_none() {
+    alone("a_token_without_login_gets_none", |shim| {
+        in_session(&shim.pkcs11, &shim.serial, |session| {
+            new_pair(session, "open", &[2], None, &[Attribute::Private(false)]);
+        });
+        shim.set(Word::Logins, 0);
+        shim.set(Word::ClearFlags, LOGIN_REQUIRED);
+        let key = TokenKey::open(shim.pkcs11.clone(), "pkcs11:token=t;object=open").expect("no PIN is needed");
+        let signer = key.choose_scheme(&[RSA_PSS_SHA256]).expect("the key can do this");
+        signer.sign(MESSAGE).expect("signed");
+        assert_eq!(shim.get(Word::Logins), 0);
+    });
+}
+
+/// The session is lost until the token's library gives up. The others go on.
+#[test]
+fn a_call_that_hangs_holds_one_session_and_no_more() {
+    alone("a_call_that_hangs_holds_one_session_and_no_more", |shim| {
+        let builder = TokenKey::builder(shim.pkcs11.clone()).token("t").pin(token::pin(PIN));
+        let key = builder.max_sessions(2).open().expect("the key");
+        let begun = shim.get(Word::Signed);
+        shim.set(Word::HangUntilZero, 1);
+        let hanging = thread::spawn({
+            let key = key.clone();
+            move || try_sign(&key)
+        });
+        while shim.get(Word::Signed) == begun {
+            thread::yield_now();
+        }
+        assert_eq!(failures(&key, 4, 10), 0);
+        let stats = key.session_stats();
+        assert_eq!((stats.in_use, stats.idle, stats.waiting), (1, 1, 0), "{stats:?}");
+        shim.set(Word::HangUntilZero, 0);
+        hanging.join().expect("no panic").expect("signed at last");
+        assert_eq!((key.session_stats().in_use, shim.get(Word::MostOpen)), (0, 2));
+    });
+}
+
+/// The function that fetches the PIN runs in the middle of each signature, on its thread.
+#[test]
+fn a_session_goes_to_the_signature_that_waits_longest() {
+    alone("a_session_goes_to_the_signature_that_waits_longest", |shim| {
+        in_session(&shim.pkcs11, &shim.serial, |session| {
+            new_pair(session, "each", &[2], None, &[Attribute::AlwaysAuthenticate(true)]);
+        });
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&order);
+        let builder = TokenKey::builder(shim.pkcs11.clone())
+            .token("t")
+            .label("each")
+            .max_sessions(1);
+        let builder = builder.pin_from(move || {
+            let name = thread::current().name().map(String::from);
+            log.lock().expect("no panic").extend(name);
+            Ok(token::pin(PIN))
+        });
+        let key = builder.open().expect("the key");
+        order.lock().expect("no panic").clear();
+        let sign = |name: &str| {
+            let signer = key.choose_scheme(&[RSA_PSS_SHA256]).expect("the key can do this");
+            let thread = thread::Builder::new().name(name.into());
+            thread.spawn(move || signer.sign(MESSAGE).map(drop)).expect("a thread")
+        };
+        let begun = shim.get(Word::Signed);
+        shim.set(Word::HangUntilZero, 1);
+        let mut running = vec![sign("first")];
+        while shim.get(Word::Signed) == begun {
+            thread::yield_now();
+        }
+        let names = ["second", "third", "fourth", "fifth"];
+        for (ahead, name) in names.into_iter().enumerate() {
+            running.push(sign(name));
+            while key.session_stats().waiting == ahead {
+                thread::yield_now();
+            }
+        }
+        shim.set(Word::HangUntilZero, 0);
+        for thread in running {
+            thread.join().expect("no panic").expect("signed");
+        }
+        assert_eq!(
+            *order.lock().expect("no panic"),
+            ["first", "second", "third", "fourth", "fifth"]
+        );
+        assert_eq!(key.session_stats().waited, 4);
+    });
+}

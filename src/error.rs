@@ -150,8 +150,8 @@ impl Error for Quarantined {}
 pub enum AwaitError {
     /// The code runs outside a job.
     NotInJob,
-    /// The job cannot pause: a guard of [`block_pause`](crate::block_pause) exists, the thread is panicking, or the code
-    /// runs on another stack than the job's own.
+    /// The job cannot pause: a guard of [`block_pause`](crate::block_pause) exists, the thread is panicking, or the
+    /// code runs on another stack than the job's own.
     CannotPause,
     /// The job is to end, or a deadline around the call has passed.
     Interrupted(Interrupted),

@@ -1,5 +1,5 @@
-//! Promise: where the system gives memory or guards for some stacks only, as many jobs run as it allows. The next one is
-//! refused with an error that names the limit, and the rest of the program goes on.
+//! Promise: where the system gives memory or guards for some stacks only, as many jobs run as it allows. The next one
+//! is refused with an error that names the limit, and the rest of the program goes on.
 
 #![allow(unsafe_code, reason = "std sets no limits and installs no filters")]
 

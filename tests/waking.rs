@@ -678,8 +678,8 @@ fn an_event_resets_the_back_off() {
     );
 }
 
-/// A hundred thousand entries of one fd come, stay, and go with their job. To compare each of them with each other takes
-/// longer than the watchdog allows.
+/// A hundred thousand entries of one fd come, stay, and go with their job. To compare each of them with each other
+/// takes longer than the watchdog allows.
 #[test]
 fn a_job_may_have_a_hundred_thousand_wait_fds() {
     let _watchdog = Watchdog::new();

@@ -345,9 +345,9 @@ impl<T> Job<T> {
     /// aborts. A mutex that the job has locked is poisoned. For these two reasons [`cancel`](Self::cancel) and the drop
     /// of a `Job` never unwind.
     ///
-    /// A job that catches the unwinding with `catch_unwind` goes on as a [cancelled](Self::cancel) job: its pauses fail.
-    /// When it returns, its value is dropped. When it does not end within a thousand pauses, its stack is quarantined,
-    /// which [`quarantined`](crate::stack::quarantined) counts.
+    /// A job that catches the unwinding with `catch_unwind` goes on as a [cancelled](Self::cancel) job: its pauses
+    /// fail. When it returns, its value is dropped. When it does not end within a thousand pauses, its stack is
+    /// quarantined, which [`quarantined`](crate::stack::quarantined) counts.
     ///
     /// # Panics
     ///

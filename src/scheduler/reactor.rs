@@ -258,7 +258,8 @@ impl Reactor {
     }
 }
 
-/// The fd that an event is about. `None`: the event is about a file that the number of its registration no longer names.
+/// The fd that an event is about. `None`: the event is about a file that the number of its registration no longer
+/// names.
 fn state_of(fds: &Slab<FdState>, token: u64) -> Option<&FdState> {
     let (place, generation) = (token as u32 as usize, (token >> 32) as u32);
     fds.get(place).filter(|state| state.generation == generation)

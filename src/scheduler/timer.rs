@@ -15,8 +15,9 @@
 //! a later time. A timer is therefore not moved to a later time: the later deadline costs nothing until the earlier
 //! timer is due.
 //!
-//! A task has one timer at most, and a task that has ended has none. The timers are in a tree and not in a heap, because
-//! a timer leaves a heap only when it is due: jobs that end early under a deadline of an hour would fill the heap.
+//! A task has one timer at most, and a task that has ended has none. The timers are in a tree and not in a heap,
+//! because a timer leaves a heap only when it is due: jobs that end early under a deadline of an hour would fill the
+//! heap.
 
 use std::collections::BTreeSet;
 use std::time::Instant;

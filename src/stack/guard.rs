@@ -7,8 +7,8 @@
 //!
 //! Each new slab tries the first, and nothing asks for the version of the kernel. Any error but a shortage of memory
 //! means that the process cannot have it: the kernel does not know it or the memory is locked (`EINVAL`; `mlockall(2)`
-//! excludes it), or a sandbox refuses it (`EPERM` and others). A slab that has advised guards changes to the second when
-//! such an error appears later.
+//! excludes it), or a sandbox refuses it (`EPERM` and others). A slab that has advised guards changes to the second
+//! when such an error appears later.
 
 use std::io;
 

@@ -243,8 +243,9 @@ pub(super) fn residency(range: Range, pages: &mut [u8]) -> io::Result<()> {
 
 /// Whether a call failed because this process cannot have what it asked for, now or later, and not for want of memory.
 ///
-/// A kernel that does not know an advice says `EINVAL`. A sandbox answers in the kernel's place, with the error that its
-/// author chose: `EPERM` (Docker, systemd), `ENOSYS`, `EACCES`. So the errors of a shortage are listed, not the others.
+/// A kernel that does not know an advice says `EINVAL`. A sandbox answers in the kernel's place, with the error that
+/// its author chose: `EPERM` (Docker, systemd), `ENOSYS`, `EACCES`. So the errors of a shortage are listed, not the
+/// others.
 pub(super) fn is_unavailable(error: &io::Error) -> bool {
     !matches!(
         error.raw_os_error(),

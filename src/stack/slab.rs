@@ -99,8 +99,8 @@ pub(super) fn all() -> impl Iterator<Item = &'static Slab> {
 
 impl Slab {
     /// Maps a slab for a depot that has mapped `before` slabs at present. Where address space is limited, or all memory
-    /// is locked, the slab is smaller than it would be otherwise: one slot if need be. `number` counts all mappings of the depot so far. A `retired` slab is used
-    /// again.
+    /// is locked, the slab is smaller than it would be otherwise: one slot if need be. `number` counts all mappings of
+    /// the depot so far. A `retired` slab is used again.
     ///
     /// # Errors
     ///

@@ -112,7 +112,8 @@ pub extern "C" fn ASYNC_pause_job() -> c_int {
     let may_pause = thread::with(|thread| thread.current.get().is_some_and(|slot| slot.cells().blocked.get() == 0));
     if may_pause && !libcrypto::is_stopped() {
         // `Cancelled` cannot happen, because nothing cancels these jobs, and neither can `NotInJob` and `Blocked`.
-        // `Panicking` is like a block: this code runs while a panic unwinds. So is `OffStack`: it runs on another stack.
+        // `Panicking` is like a block: this code runs while a panic unwinds. So is `OffStack`: it runs on another
+        // stack.
         let _not_paused = asyncjob::pause_job();
     }
     1

@@ -112,7 +112,8 @@ impl fmt::Display for PauseError {
             PauseError::Panicking => "pause_job was called while the thread panics: a job cannot pause there",
             PauseError::OffStack => {
                 "pause_job was called on another stack than the job's own (in stacker::grow, or in a coroutine of \
-                 another library): pause outside of it, or wait with waiting::pause_until, which blocks the thread there"
+                 another library): pause outside of it, or wait with waiting::pause_until, which blocks the thread \
+                 there"
             }
         })
     }

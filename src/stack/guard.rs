@@ -146,7 +146,7 @@ fn too_many_mappings(error: io::Error) -> io::Error {
     memory::explain(
         error,
         "the guard of a stack could not be made (mprotect): without MADV_GUARD_INSTALL (Linux 6.13, memory not locked \
-         by mlockall) each stack takes two mappings, and an eighth of the sysctl vm.max_map_count is left to the rest of \
-         the program: raise it, or lower the limit of the pool",
+         by mlockall) each stack takes two mappings, and an eighth of the sysctl vm.max_map_count is left to the rest \
+         of the program: raise it, or lower the limit of the pool",
     )
 }

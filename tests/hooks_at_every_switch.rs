@@ -243,6 +243,37 @@ fn a_panic_in_a_backtrace_leaves_the_job_paused() {
     }
 }
 
+struct PanicsWhenTold(Rc<Cell<bool>>);
+
+impl SwitchHooks for PanicsWhenTold {
+    fn enter(&mut self) {
+        if self.0.take() {
+            resume_unwind(Box::new("told to"));
+        }
+    }
+    fn leave(&mut self) {}
+}
+
+/// A hook that panics in a backtrace does not take the job from its scheduler.
+#[test]
+fn a_panic_in_a_backtrace_leaves_the_job_to_its_scheduler() {
+    let _watchdog = asyncjob_testing::Watchdog::new();
+    let scheduler = asyncjob::scheduler::Scheduler::new().unwrap();
+    let told = Rc::new(Cell::new(false));
+    let hooks = JobBuilder::new().hooks(PanicsWhenTold(told.clone()));
+    let handle = hooks
+        .spawn_on(&scheduler, || {
+            asyncjob::time::sleep(std::time::Duration::from_millis(50))
+        })
+        .unwrap();
+    scheduler.turn(Some(std::time::Duration::ZERO)).unwrap();
+    let id = scheduler.jobs()[0].id;
+    told.set(true);
+    assert!(catch_unwind(AssertUnwindSafe(|| scheduler.backtrace(id))).is_err());
+    assert!(scheduler.backtrace(id).is_some());
+    assert_eq!(scheduler.run_until(handle).unwrap(), Ok(()));
+}
+
 /// A switch of an inner job calls only the inner job's hooks.
 #[test]
 fn each_job_has_its_own_hooks() {

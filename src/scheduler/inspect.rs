@@ -1,6 +1,7 @@
 //! What a scheduler knows of its jobs: names, states, what they wait for, and backtraces.
 
 use std::backtrace::Backtrace;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use super::Scheduler;
@@ -92,7 +93,7 @@ impl Scheduler {
     ///
     /// # Panics
     ///
-    /// Inside a job of this scheduler.
+    /// Inside a job of this scheduler, and when a hook of the job panics.
     pub fn backtrace(&self, id: JobId) -> Option<Backtrace> {
         let _turning = Turning::enter(&self.inner);
         let (index, mut job) = {
@@ -102,10 +103,11 @@ impl Scheduler {
             (index, task.job.take()?)
         };
         // The core is not borrowed here, because the job runs for a moment, and its hooks run, too.
-        let backtrace = job.backtrace();
+        // If one of them panics, the job is still paused, and the scheduler goes on with it.
+        let backtrace = catch_unwind(AssertUnwindSafe(|| job.backtrace()));
         if let Some(task) = self.inner.core.borrow_mut().tasks.get_mut(index) {
             task.job = Some(job);
         }
-        Some(backtrace)
+        Some(backtrace.unwrap_or_else(|payload| resume_unwind(payload)))
     }
 }

@@ -107,7 +107,8 @@ impl Offload {
     /// [`block_pause`](crate::block_pause), it blocks the thread.
     ///
     /// In a closure that this pool runs, `f` is run by the same thread, at once: all threads of the pool could be
-    /// waiting in such closures.
+    /// waiting in such closures. A closure of another pool blocks its thread: two pools whose closures wait for each
+    /// other may wait for ever.
     ///
     /// # Errors
     ///

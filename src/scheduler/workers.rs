@@ -18,7 +18,8 @@ use crate::sync::{Receiver, oneshot};
 /// A job starts on the worker that is free first, and stays on that thread. `Workers` is `Send` and `Sync`.
 ///
 /// **Dropping the workers cancels every job that is left**, and waits for the threads. Inside a job of these workers
-/// the drop waits for all threads but that of the job, which ends by itself.
+/// the drop waits for all threads but that of the job, which ends by itself. In every job it blocks the thread. Two
+/// jobs that drop each other's workers therefore wait for each other for ever.
 ///
 /// ```
 /// use asyncjob::scheduler::Workers;

@@ -77,7 +77,7 @@ pub(super) enum Refusal<F> {
 }
 
 /// A closure in the line, or on a thread, as its caller sees it.
-pub(super) struct Ticket<T> {
+pub(super) struct QueuedClosure<T> {
     pub(super) number: u64,
     pub(super) value: Receiver<thread::Result<T>>,
 }
@@ -131,7 +131,7 @@ impl Shared {
     }
 
     /// Puts `f` at the end of the line.
-    pub(super) fn push<T, F>(&self, f: F, admission: Admission) -> Result<Ticket<T>, Refusal<F>>
+    pub(super) fn push<T, F>(&self, f: F, admission: Admission) -> Result<QueuedClosure<T>, Refusal<F>>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
@@ -155,7 +155,7 @@ impl Shared {
         line.tasks.insert(number, task);
         drop(line);
         self.work.notify_one();
-        Ok(Ticket { number, value })
+        Ok(QueuedClosure { number, value })
     }
 
     fn count_finished(&self) {

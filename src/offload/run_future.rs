@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::error::{OffloadError, TryRunError};
-use super::queue::{Admission, Refusal, Shared, Ticket};
+use super::queue::{Admission, QueuedClosure, Refusal, Shared};
 use crate::returned::Returned;
 use crate::sync::Closed;
 
@@ -27,7 +27,7 @@ pub(super) struct RunFuture<'a, T, F> {
 
 enum Stage<T, F> {
     New(F),
-    Sent(Ticket<T>),
+    Sent(QueuedClosure<T>),
     Ended,
 }
 

@@ -3,15 +3,15 @@
 //! ```text
 //!                        a session that is idle
 //!   sign() ---> queue --<                           >---> signature ---> idle again, or to the first in the queue
-//!               first in  a seat: open and log in               |
+//!               first in  a permit: open and log in             |
 //!               first out                                       | any error that is not the request's own fault
 //!                                                               v
-//!                                          that session is closed; once more, on a new one in the same seat
+//!                                          that session is closed; once more, on a new one under the same permit
 //! ```
 //!
-//! A **seat** is the right to have one session open. There are as many as the caller allows, or as the token has shown
-//! to have: when it answers `CKR_SESSION_COUNT`, the sessions that are open are the bound, and the rest wait. The bound
-//! is forgotten after a minute, because other programs take sessions and give them back.
+//! A **permit** is the right to have one session open. There are as many as the caller allows, or as the token has
+//! shown to have: when it answers `CKR_SESSION_COUNT`, the sessions that are open are the bound, and the rest wait. The
+//! bound is forgotten after a minute, because other programs take sessions and give them back.
 //!
 //! A **login** counts for the whole process. A PIN is tried once: when the token has refused it, no login is tried
 //! until the key is opened anew, because three wrong ones lock a token for good.
@@ -292,7 +292,7 @@ pub(super) struct Sessions {
 struct State {
     idle: Vec<KeySession>,
     /// Sessions that are open or being opened, the idle ones included.
-    seats: usize,
+    permits: usize,
     learnt: Option<(usize, Instant)>,
     queue: VecDeque<(u64, Sender<Grant>)>,
     next_in_queue: u64,
@@ -308,14 +308,14 @@ struct State {
 /// What the first in the queue gets.
 enum Grant {
     Session(KeySession),
-    Seat,
+    Permit,
 }
 
-/// The right to have one session, and that session. Its drop closes the session and frees the seat.
-struct Seat<'a> {
+/// The right to have one session, and that session. Its drop closes the session and frees the permit.
+struct Permit<'a> {
     sessions: &'a Sessions,
     session: Option<KeySession>,
-    /// Whether the seat was given back already.
+    /// Whether the permit was given back already.
     is_returned: bool,
 }
 
@@ -335,7 +335,7 @@ impl Sessions {
         };
         let state = State {
             idle: vec![first],
-            seats: 1,
+            permits: 1,
             opened: 1,
             ..State::default()
         };
@@ -350,10 +350,14 @@ impl Sessions {
 
     /// Does `work` on a session. After an error that is not the request's own fault, does it once more on a new one.
     pub(super) fn with_session<T>(&self, work: impl Fn(&mut KeySession) -> Result<T, KeyError>) -> Result<T, KeyError> {
-        let result = self.seat().and_then(|mut seat| match self.attempt(&mut seat, &work) {
-            Err(error) if fate(&error).is_worth_another() && !seat.is_returned => self.attempt(&mut seat, &work),
-            result => result,
-        });
+        let result = self
+            .permit()
+            .and_then(|mut permit| match self.attempt(&mut permit, &work) {
+                Err(error) if fate(&error).is_worth_another() && !permit.is_returned => {
+                    self.attempt(&mut permit, &work)
+                }
+                result => result,
+            });
         if result.is_err() {
             self.state().failed += 1;
         }
@@ -362,41 +366,41 @@ impl Sessions {
 
     fn attempt<'a, T>(
         &'a self,
-        seat: &mut Seat<'a>,
+        permit: &mut Permit<'a>,
         work: &impl Fn(&mut KeySession) -> Result<T, KeyError>,
     ) -> Result<T, KeyError> {
-        let result = self.fill(seat).and_then(work);
+        let result = self.fill(permit).and_then(work);
         match &result {
-            Ok(_) => seat.give_back(),
+            Ok(_) => permit.give_back(),
             Err(error) => {
                 let fate = fate(error);
                 self.state().count(error);
                 match fate {
-                    Fate::Kept => seat.give_back(),
-                    Fate::Closed | Fate::ClosedForGood => drop(seat.take()),
+                    Fate::Kept => permit.give_back(),
+                    Fate::Closed | Fate::ClosedForGood => drop(permit.take()),
                     Fate::AllClosed => {
-                        drop(seat.take());
+                        drop(permit.take());
                         self.close_idle();
                     }
-                    Fate::AllGone => self.forget_all(seat.take()),
+                    Fate::AllGone => self.forget_all(permit.take()),
                 }
             }
         }
         result
     }
 
-    /// Opens a session, if the seat has none.
-    fn fill<'a, 's>(&'a self, seat: &'s mut Seat<'a>) -> Result<&'s mut KeySession, KeyError> {
-        while seat.session.is_none() {
+    /// Opens a session, if the permit has none.
+    fn fill<'a, 's>(&'a self, permit: &'s mut Permit<'a>) -> Result<&'s mut KeySession, KeyError> {
+        while permit.session.is_none() {
             match self.open() {
-                Ok(session) => seat.session = Some(session),
+                Ok(session) => permit.session = Some(session),
                 Err(KeyError::Token(error @ TokenError::Pkcs11(RvError::SessionCount, _))) => {
-                    self.wait_instead(seat, error)?;
+                    self.wait_instead(permit, error)?;
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(seat.session.as_mut().expect("it was filled"))
+        Ok(permit.session.as_mut().expect("it was filled"))
     }
 
     fn open(&self) -> Result<KeySession, KeyError> {
@@ -413,8 +417,8 @@ impl Sessions {
         })
     }
 
-    /// A seat, with an idle session if there is one. Waits in the queue if all seats are taken.
-    fn seat(&self) -> Result<Seat<'_>, KeyError> {
+    /// A permit, with an idle session if there is one. Waits in the queue if all permits are taken.
+    fn permit(&self) -> Result<Permit<'_>, KeyError> {
         let mut state = self.state();
         let (number, granted) = state.enter_queue();
         self.serve_queue(&mut state);
@@ -423,30 +427,30 @@ impl Sessions {
         self.wait(number, &granted)
     }
 
-    /// The token has no session left for this seat. Learns the bound, and waits for the session of another seat, before
-    /// those that came later.
-    fn wait_instead<'a>(&'a self, seat: &mut Seat<'a>, error: TokenError) -> Result<(), KeyError> {
+    /// The token has no session left for this permit. Learns the bound, and waits for the session of another permit,
+    /// before those that came later.
+    fn wait_instead<'a>(&'a self, permit: &mut Permit<'a>, error: TokenError) -> Result<(), KeyError> {
         let mut state = self.state();
-        state.seats -= 1;
-        seat.is_returned = true;
-        if state.seats == 0 {
+        state.permits -= 1;
+        permit.is_returned = true;
+        if state.permits == 0 {
             // Other programs, or other keys, have them all. There is none to wait for.
             self.serve_queue(&mut state);
             return Err(error.into());
         }
-        state.learnt = Some((state.seats, Instant::now()));
+        state.learnt = Some((state.permits, Instant::now()));
         let (number, granted) = state.enter_queue();
         // From the back to the front.
         state.queue.rotate_right(1);
         self.serve_queue(&mut state);
         state.waited += u64::from(state.is_in_queue(number));
         drop(state);
-        *seat = self.wait(number, &granted)?;
+        *permit = self.wait(number, &granted)?;
         Ok(())
     }
 
-    fn wait(&self, number: u64, granted: &Receiver<Grant>) -> Result<Seat<'_>, KeyError> {
-        let seat = |session| Seat {
+    fn wait(&self, number: u64, granted: &Receiver<Grant>) -> Result<Permit<'_>, KeyError> {
+        let permit = |session| Permit {
             sessions: self,
             session,
             is_returned: false,
@@ -461,8 +465,8 @@ impl Sessions {
             }
         };
         match grant {
-            Some(Grant::Session(session)) => Ok(seat(Some(session))),
-            Some(Grant::Seat) => Ok(seat(None)),
+            Some(Grant::Session(session)) => Ok(permit(Some(session))),
+            Some(Grant::Permit) => Ok(permit(None)),
             None => Err(KeyError::NoSession {
                 token: self.token.name(),
                 waited: self.patience,
@@ -470,14 +474,14 @@ impl Sessions {
         }
     }
 
-    /// Gives idle sessions and free seats to the first in the queue.
+    /// Gives idle sessions and free permits to the first in the queue.
     fn serve_queue(&self, state: &mut State) {
         while !state.queue.is_empty() {
             let grant = if let Some(session) = state.idle.pop() {
                 Grant::Session(session)
-            } else if state.seats < state.bound(self.max) {
-                state.seats += 1;
-                Grant::Seat
+            } else if state.permits < state.bound(self.max) {
+                state.permits += 1;
+                Grant::Permit
             } else {
                 return;
             };
@@ -490,7 +494,7 @@ impl Sessions {
     fn close_idle(&self) {
         let mut state = self.state();
         let idle = mem::take(&mut state.idle);
-        state.seats -= idle.len();
+        state.permits -= idle.len();
         state.discarded += idle.len() as u64;
         self.serve_queue(&mut state);
         drop(state);
@@ -507,7 +511,7 @@ impl Sessions {
         {
             state.generation += 1;
             let idle = mem::take(&mut state.idle);
-            state.seats -= idle.len();
+            state.permits -= idle.len();
             state.discarded += idle.len() as u64;
             idle.into_iter().for_each(|session| session.session.leave_open());
             self.serve_queue(&mut state);
@@ -524,7 +528,7 @@ impl Sessions {
             opened: state.opened,
             discarded: state.discarded,
             idle: state.idle.len(),
-            in_use: state.seats - state.idle.len(),
+            in_use: state.permits - state.idle.len(),
             waiting: state.queue.len(),
             waited: state.waited,
             learnt_bound: state.learnt_bound(),
@@ -584,13 +588,13 @@ impl State {
     }
 }
 
-impl Seat<'_> {
+impl Permit<'_> {
     /// The session is idle again, or goes to the first in the queue.
     fn give_back(&mut self) {
         let Some(session) = self.session.take() else { return };
         let mut state = self.sessions.state();
         if session.generation != state.generation {
-            // The drop of the seat frees it.
+            // The drop of the permit frees it.
             return session.session.leave_open();
         }
         self.is_returned = true;
@@ -598,7 +602,7 @@ impl Seat<'_> {
         self.sessions.serve_queue(&mut state);
     }
 
-    /// The session, to be closed. The seat is kept for the next one.
+    /// The session, to be closed. The permit is kept for the next one.
     fn take(&mut self) -> Option<KeySession> {
         let session = self.session.take()?;
         let mut state = self.sessions.state();
@@ -607,12 +611,12 @@ impl Seat<'_> {
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         drop(self.session.take());
         if !self.is_returned {
             let mut state = self.sessions.state();
-            state.seats -= 1;
+            state.permits -= 1;
             self.sessions.serve_queue(&mut state);
         }
     }

@@ -80,7 +80,7 @@ use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, Wants};
 #[must_use = "futures do nothing unless polled"]
 pub struct JobFuture<T: 'static> {
     _not_send: PhantomData<dyn JobStaysOnItsThread>, // first, so that the compiler's first error is about this
-    state: State<T>,
+    state: Progress<T>,
     ctx: WaitCtx,
     /// `None` if the ctx belongs to another job.
     claim: Option<ClaimedCtx>,
@@ -112,7 +112,7 @@ type Watch = dyn FnMut(&WaitCtx, &mut Context<'_>) -> Poll<()>;
 /// What the job returns. It is an error only if the code of the job is itself a wait, as in [`in_job`](crate::in_job).
 type JobOutput<T> = Result<T, JobError>;
 
-enum State<T: 'static> {
+enum Progress<T: 'static> {
     /// The job has not started. It may be in the queue for a stack.
     Pending(JobPlan, Box<dyn FnOnce() -> JobOutput<T>>, Available),
     /// The job is paused. The flag says whether the runtime has had a turn since the pause.
@@ -165,7 +165,7 @@ impl<T: 'static> JobFuture<T> {
         }
         JobFuture {
             _not_send: PhantomData,
-            state: State::Pending(plan, Box::new(f), available()),
+            state: Progress::Pending(plan, Box::new(f), available()),
             ctx,
             claim,
             forwarder,
@@ -238,7 +238,7 @@ impl<T: 'static> Future for JobFuture<T> {
     /// With the panic of the job. Also when the future is polled after it was ready.
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         let this = &mut *self;
-        if let State::Pending(.., free) = &mut this.state {
+        if let Progress::Pending(.., free) = &mut this.state {
             if this.claim.is_none() {
                 drop(this.state.take());
                 return this.end(Err(JobError::WaitCtxInUse));
@@ -248,12 +248,12 @@ impl<T: 'static> Future for JobFuture<T> {
         this.forwarder.set_task(task.waker());
         // The state is `Ended` until the job has paused again. A panic of the job leaves that state behind.
         let step = match this.state.take() {
-            State::Pending(plan, f, _free) => match plan.start(&this.ctx, f) {
+            Progress::Pending(plan, f, _free) => match plan.start(&this.ctx, f) {
                 Ok(step) => step,
                 Err((.., StartErrorKind::NoStack(source))) => return this.end(Err(JobError::NoStack(source))),
                 Err(_) => unreachable!("the pool had a free job, and no other code has run since"),
             },
-            State::Paused(job, had_turn) => match this.next_step(had_turn, task) {
+            Progress::Paused(job, had_turn) => match this.next_step(had_turn, task) {
                 NextStep::Resume => {
                     this.forwarder.start_resume();
                     job.resume()
@@ -263,11 +263,11 @@ impl<T: 'static> Future for JobFuture<T> {
                     return this.end(Err(error));
                 }
                 NextStep::Wait | NextStep::Yield => {
-                    this.state = State::Paused(job, true);
+                    this.state = Progress::Paused(job, true);
                     return Poll::Pending;
                 }
             },
-            State::Ended => panic!("a JobFuture was polled after it had ended"),
+            Progress::Ended => panic!("a JobFuture was polled after it had ended"),
         };
         match step {
             Step::Finished(output) => this.end(output),
@@ -281,7 +281,7 @@ impl<T: 'static> Future for JobFuture<T> {
                         return this.end(Err(error));
                     }
                 }
-                this.state = State::Paused(job, true);
+                this.state = Progress::Paused(job, true);
                 Poll::Pending
             }
         }
@@ -300,19 +300,19 @@ impl<T: 'static> Drop for JobFuture<T> {
     }
 }
 
-impl<T: 'static> State<T> {
+impl<T: 'static> Progress<T> {
     /// Takes the state, and leaves `Ended`.
     fn take(&mut self) -> Self {
-        std::mem::replace(self, State::Ended)
+        std::mem::replace(self, Progress::Ended)
     }
 }
 
 impl<T: 'static> fmt::Debug for JobFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::Pending(..) => "not started",
-            State::Paused(..) => "paused",
-            State::Ended => "ended",
+            Progress::Pending(..) => "not started",
+            Progress::Paused(..) => "paused",
+            Progress::Ended => "ended",
         };
         f.debug_struct("JobFuture")
             .field("state", &state)

@@ -41,7 +41,7 @@ use crate::error::Interrupted;
 use crate::job::{can_pause, is_cancelled, is_in_job};
 use crate::waiting::{await_future, await_or_block};
 pub use error::{OffloadError, TryRunError};
-use queue::{Admission, Shared};
+use queue::{Admission, ClosureQueue};
 use run_future::RunFuture;
 
 /// Threads that work for jobs.
@@ -210,7 +210,7 @@ impl Offload {
         catch_unwind(AssertUnwindSafe(f)).map_err(|payload| OffloadError::Panicked(payload.into()))
     }
 
-    fn shared(&self) -> &Shared {
+    fn shared(&self) -> &ClosureQueue {
         &self.owner.shared
     }
 }
@@ -299,7 +299,7 @@ impl OffloadBuilder {
             let sentence = "an Offload needs at least one thread and one place in its queue";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
         }
-        let shared = Arc::new(Shared::new(self.queue_capacity));
+        let shared = Arc::new(ClosureQueue::new(self.queue_capacity));
         // From here on dropping the owner ends the threads that were started before one could not be.
         let owner = Arc::new(Owner {
             shared: Arc::clone(&shared),
@@ -332,7 +332,7 @@ pub struct OffloadStats {
 
 /// What the handles hold and the threads do not, so that the last handle ends the threads.
 struct Owner {
-    shared: Arc<Shared>,
+    shared: Arc<ClosureQueue>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 

@@ -44,10 +44,10 @@ use super::OffloadStats;
 use crate::sync::{Receiver, contain, oneshot};
 
 /// A closure with the way back for its value. Dropping it unrun closes the way back.
-type Task = Box<dyn FnOnce(&Shared) + Send>;
+type Task = Box<dyn FnOnce(&ClosureQueue) + Send>;
 
 /// What the handles and the threads of a pool share.
-pub(super) struct Shared {
+pub(super) struct ClosureQueue {
     line: Mutex<Line>,
     /// A task was pushed, or the line was closed.
     work: Condvar,
@@ -84,12 +84,12 @@ pub(super) struct QueuedClosure<T> {
 
 thread_local! {
     /// The pool whose thread this is, by address.
-    static POOL_OF_THREAD: Cell<*const Shared> = const { Cell::new(ptr::null()) };
+    static POOL_OF_THREAD: Cell<*const ClosureQueue> = const { Cell::new(ptr::null()) };
 }
 
-impl Shared {
+impl ClosureQueue {
     pub(super) fn new(queue_capacity: usize) -> Self {
-        Shared {
+        ClosureQueue {
             line: Mutex::new(Line {
                 tasks: BTreeMap::new(),
                 next_number: 0,

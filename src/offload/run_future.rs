@@ -15,12 +15,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::error::{OffloadError, TryRunError};
-use super::queue::{Admission, QueuedClosure, Refusal, Shared};
+use super::queue::{Admission, ClosureQueue, QueuedClosure, Refusal};
 use crate::returned::Returned;
 use crate::sync::Closed;
 
 pub(super) struct RunFuture<'a, T, F> {
-    shared: &'a Shared,
+    shared: &'a ClosureQueue,
     admission: Admission,
     stage: Stage<T, F>,
 }
@@ -32,7 +32,7 @@ enum Stage<T, F> {
 }
 
 impl<'a, T, F> RunFuture<'a, T, F> {
-    pub(super) fn new(shared: &'a Shared, f: F, admission: Admission) -> Self {
+    pub(super) fn new(shared: &'a ClosureQueue, f: F, admission: Admission) -> Self {
         RunFuture {
             shared,
             admission,

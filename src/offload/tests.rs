@@ -10,7 +10,7 @@ use std::thread;
 use asyncjob_testing::Watchdog;
 
 use super::error::TryRunError;
-use super::queue::{Admission, Shared};
+use super::queue::{Admission, ClosureQueue};
 use super::run_future::RunFuture;
 
 fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
@@ -23,7 +23,7 @@ fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 fn a_hundred_thousand_closures_line_up_leave_and_run() {
     const COUNT: usize = if cfg!(miri) { 100 } else { 100_000 };
     let _watchdog = Watchdog::new();
-    let shared = Shared::new(1);
+    let shared = ClosureQueue::new(1);
     let ran = Arc::new(AtomicUsize::new(0));
     let mut line: Vec<_> = (0..COUNT)
         .map(|_| {
@@ -32,7 +32,7 @@ fn a_hundred_thousand_closures_line_up_leave_and_run() {
         })
         .collect();
     assert!(line.iter_mut().all(|run| poll(run).is_pending()));
-    let waiting = |shared: &Shared| shared.stats().waiting_for_capacity;
+    let waiting = |shared: &ClosureQueue| shared.stats().waiting_for_capacity;
     assert_eq!((shared.stats().queued, waiting(&shared)), (1, COUNT - 1));
     while line.len() > COUNT / 2 {
         line.pop();
@@ -62,7 +62,7 @@ fn a_hundred_thousand_closures_line_up_leave_and_run() {
 /// A closure is sent by the first poll, and once.
 #[test]
 fn the_first_poll_sends_the_closure() {
-    let shared = Shared::new(1);
+    let shared = ClosureQueue::new(1);
     let mut run = RunFuture::new(&shared, || (), Admission::Waits);
     assert_eq!(shared.stats().queued, 0);
     assert!(poll(&mut run).is_pending() && poll(&mut run).is_pending());
@@ -72,7 +72,7 @@ fn the_first_poll_sends_the_closure() {
 /// The queue refuses by its bound, wherever its closures came from, and has a place again when one leaves.
 #[test]
 fn the_bound_holds_for_closures_that_can_be_refused() {
-    let shared = Shared::new(2);
+    let shared = ClosureQueue::new(2);
     let admissions = [
         Admission::Waits,
         Admission::IsRefused,

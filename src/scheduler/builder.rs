@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use super::submit::Shared;
+use super::submit::WorkerGroup;
 use super::wake::Inbox;
 use super::{Scheduler, Workers};
 use crate::pool::PoolConfig;
@@ -52,7 +52,7 @@ impl SchedulerBuilder {
     pub fn build(self) -> io::Result<Scheduler> {
         install_handler(self.overflow_handler)?;
         let inbox = Arc::new(Inbox::new()?);
-        let shared = Shared::new(vec![Arc::clone(&inbox)], self.max_jobs);
+        let shared = WorkerGroup::new(vec![Arc::clone(&inbox)], self.max_jobs);
         Scheduler::with(inbox, Arc::new(shared))
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use super::JoinHandle;
 use super::current::Refused;
 use super::join::JoinState;
-use super::submit::{Shared, Submission};
+use super::submit::{Submission, WorkerGroup};
 use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
 use crate::job::{JobBuilder, boxed};
@@ -22,11 +22,11 @@ use crate::sync::Waiter;
 /// same scheduler or workers. A handle does not keep them: when they are gone, a spawn is refused.
 #[derive(Clone)]
 pub struct Handle {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerGroup>,
 }
 
 impl Handle {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<WorkerGroup>) -> Self {
         Handle { shared }
     }
 
@@ -148,7 +148,7 @@ impl fmt::Debug for Handle {
 /// place in the queue up.
 #[must_use = "futures do nothing until awaited"]
 pub struct Capacity {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerGroup>,
     waiter: Waiter,
 }
 

@@ -1,6 +1,6 @@
 //! The result of a spawned job, and the way to cancel the job.
 //!
-//! The result travels in a [`Slot`]. Beside it a job has a [`CancelState`]:
+//! The result travels in a [`OneshotSlot`]. Beside it a job has a [`CancelState`]:
 //!
 //! ```text
 //!   No ---- request_cancel, before the start ------> Requested      the job never starts
@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use super::wake::JobWaker;
 use crate::error::{Interrupted, NO_WAKER, Panic, Quarantined};
 use crate::job::can_pause;
-use crate::sync::{Closed, Slot};
+use crate::sync::{Closed, OneshotSlot};
 
 /// Why a job has no result.
 #[derive(Debug)]
@@ -183,7 +183,7 @@ impl<T> fmt::Debug for JoinHandle<T> {
 /// What a job, its scheduler and its handle share.
 pub(super) struct JoinState<T> {
     /// The first result that is stored counts.
-    result: Slot<Result<T, JoinError>>,
+    result: OneshotSlot<Result<T, JoinError>>,
     control: Mutex<Control>,
 }
 
@@ -231,7 +231,7 @@ pub(super) trait Completion {
 impl<T> JoinState<T> {
     pub(super) fn new(thread: Option<ThreadId>) -> Arc<Self> {
         Arc::new(JoinState {
-            result: Slot::new(),
+            result: OneshotSlot::new(),
             control: Mutex::new(Control {
                 job: None,
                 thread,

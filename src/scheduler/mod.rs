@@ -91,7 +91,7 @@ use crate::job::JobBuilder;
 use current::Refused;
 use join::JoinState;
 use reactor::Reactor;
-use submit::Shared;
+use submit::WorkerGroup;
 use tasks::{Core, Pending};
 use wake::Inbox;
 
@@ -126,7 +126,7 @@ struct Inner {
     core: RefCell<Core>,
     epoll: Rc<OwnedFd>,
     inbox: Arc<Inbox>,
-    shared: Arc<Shared>,
+    shared: Arc<WorkerGroup>,
     thread: ThreadId,
     /// Whether a turn is in progress.
     turning: Cell<bool>,
@@ -262,7 +262,7 @@ impl Scheduler {
         self.inner.shared.live()
     }
 
-    fn with(inbox: Arc<Inbox>, shared: Arc<Shared>) -> io::Result<Scheduler> {
+    fn with(inbox: Arc<Inbox>, shared: Arc<WorkerGroup>) -> io::Result<Scheduler> {
         let reactor = Reactor::new(inbox.raw_notifier())?;
         if shared.inboxes.len() == 1 {
             let _is_new = shared.thread.set(thread::current().id());
@@ -296,7 +296,7 @@ impl Inner {
         let state = JoinState::new(Some(self.thread));
         let plan = builder.plan();
         self.core.borrow_mut().pending.push_back(Pending {
-            main: job_main(Arc::clone(&state), f),
+            main: spawned_main(Arc::clone(&state), f),
             completion: state.clone(),
             plan,
             ctx,
@@ -353,6 +353,6 @@ fn after(within: Duration) -> Instant {
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// What a spawned job runs: the closure. A panic of the closure is a result, too.
-fn job_main<T: 'static>(state: Arc<JoinState<T>>, f: impl FnOnce() -> T + 'static) -> Box<dyn FnOnce()> {
+fn spawned_main<T: 'static>(state: Arc<JoinState<T>>, f: impl FnOnce() -> T + 'static) -> Box<dyn FnOnce()> {
     Box::new(move || state.complete(catch_unwind(AssertUnwindSafe(f))))
 }

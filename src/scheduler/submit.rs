@@ -56,7 +56,7 @@ impl From<Submission> for Pending {
 const LARGEST_SHARE: usize = 8;
 
 /// What all threads of one scheduler, or of all workers, share.
-pub(super) struct Shared {
+pub(super) struct WorkerGroup {
     pub(super) inboxes: Vec<Arc<Inbox>>,
     /// The inbox at which the search for a parked scheduler begins.
     next: AtomicUsize,
@@ -85,9 +85,9 @@ struct Queue {
     is_abandoned: bool,
 }
 
-impl Shared {
+impl WorkerGroup {
     pub(super) fn new(inboxes: Vec<Arc<Inbox>>, max_jobs: usize) -> Self {
-        Shared {
+        WorkerGroup {
             open: AtomicUsize::new(inboxes.len()),
             inboxes,
             next: AtomicUsize::new(0),
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_job_that_ends_during_a_refusal_is_not_hidden_from_the_waiter() {
-        let shared = Shared::new(vec![Arc::new(Inbox::new().unwrap())], 1);
+        let shared = WorkerGroup::new(vec![Arc::new(Inbox::new().unwrap())], 1);
         let (wakes, mut waiter) = (Arc::new(Wakes::default()), Waiter::new());
         let waker = Arc::clone(&wakes).into();
         let mut task = Context::from_waker(&waker);

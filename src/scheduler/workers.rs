@@ -7,7 +7,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::submit::Shared;
+use super::submit::WorkerGroup;
 use super::wake::Inbox;
 use super::{Handle, Scheduler, ShutdownReport, WorkersBuilder, after};
 use crate::pool::{PoolConfig, init_thread};
@@ -34,7 +34,7 @@ use crate::sync::{Receiver, oneshot};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Workers {
-    shared: Arc<Shared>,
+    shared: Arc<WorkerGroup>,
     threads: Vec<thread::JoinHandle<ShutdownReport>>,
 }
 
@@ -90,7 +90,7 @@ impl Workers {
         let inboxes = (0..builder.threads).map(|_| Inbox::new().map(Arc::new));
         let inboxes = inboxes.collect::<io::Result<Vec<_>>>()?;
         let mut workers = Workers {
-            shared: Arc::new(Shared::new(inboxes.clone(), builder.max_jobs)),
+            shared: Arc::new(WorkerGroup::new(inboxes.clone(), builder.max_jobs)),
             threads: Vec::new(),
         };
         for (number, inbox) in inboxes.into_iter().enumerate() {
@@ -143,7 +143,12 @@ impl fmt::Debug for Workers {
 }
 
 /// The main function of a worker thread.
-fn work(inbox: Arc<Inbox>, shared: Arc<Shared>, pool: PoolConfig, made: &SyncSender<io::Result<()>>) -> ShutdownReport {
+fn work(
+    inbox: Arc<Inbox>,
+    shared: Arc<WorkerGroup>,
+    pool: PoolConfig,
+    made: &SyncSender<io::Result<()>>,
+) -> ShutdownReport {
     let pool = init_thread(pool).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error));
     let scheduler = match pool.and_then(|()| Scheduler::with(inbox, shared)) {
         Ok(scheduler) => scheduler,

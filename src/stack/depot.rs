@@ -29,7 +29,7 @@ use super::{depth, foreign};
 /// The stacks of one [`Spec`].
 pub(crate) struct Depot {
     pub(super) spec: Spec,
-    state: Mutex<State>,
+    state: Mutex<DepotState>,
     /// The most bytes that a job was seen to use on one of these stacks.
     pub(super) deepest: AtomicUsize,
     quarantined: AtomicUsize,
@@ -39,7 +39,7 @@ pub(crate) struct Depot {
 }
 
 #[derive(Default)]
-struct State {
+struct DepotState {
     cached: Vec<Slot>,
     /// The mapped slabs, oldest first. Slots are claimed from the oldest slab that has one.
     bitmaps: Vec<SlotBitmap>,
@@ -112,7 +112,7 @@ impl Depot {
         }
         let depot = Box::leak(Box::new(Depot {
             spec,
-            state: Mutex::new(State::default()),
+            state: Mutex::new(DepotState::default()),
             deepest: AtomicUsize::new(0),
             quarantined: AtomicUsize::new(0),
             next: AtomicPtr::new(DEPOTS.load(Ordering::Acquire)),
@@ -300,7 +300,7 @@ impl Depot {
     }
 }
 
-impl State {
+impl DepotState {
     /// Claims the lowest free slot of the oldest slab that has one, or of a new slab.
     fn claim(&mut self, depot: &'static Depot) -> io::Result<(&'static Slab, usize)> {
         for bitmap in &mut self.bitmaps {

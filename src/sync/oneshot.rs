@@ -31,32 +31,32 @@ use super::wake;
 pub(crate) struct Closed;
 
 /// A place for one value, to be shared as its owner likes: [`oneshot`] puts it into an `Arc` of its own.
-pub(crate) struct Slot<T> {
-    state: Mutex<State<T>>,
+pub(crate) struct OneshotSlot<T> {
+    state: Mutex<SlotState<T>>,
 }
 
-enum State<T> {
+enum SlotState<T> {
     Empty(Option<Waker>),
     Full(T),
     Closed,
 }
 
-impl<T> Slot<T> {
+impl<T> OneshotSlot<T> {
     pub(crate) const fn new() -> Self {
-        Slot {
-            state: Mutex::new(State::Empty(None)),
+        OneshotSlot {
+            state: Mutex::new(SlotState::Empty(None)),
         }
     }
 
     /// Stores the value and wakes the task that waits for it. The first value counts: a later one comes back.
     pub(crate) fn put(&self, value: T) -> Result<(), T> {
         let mut state = self.state.lock();
-        let State::Empty(waiting) = &mut *state else {
+        let SlotState::Empty(waiting) = &mut *state else {
             drop(state);
             return Err(value);
         };
         let waiting = waiting.take();
-        *state = State::Full(value);
+        *state = SlotState::Full(value);
         drop(state);
         waiting.map(wake);
         Ok(())
@@ -65,16 +65,16 @@ impl<T> Slot<T> {
     /// Says that no value will come, unless there is one already, and wakes the task that waits for it.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
-        let State::Empty(waiting) = &mut *state else { return };
+        let SlotState::Empty(waiting) = &mut *state else { return };
         let waiting = waiting.take();
-        *state = State::Closed;
+        *state = SlotState::Closed;
         drop(state);
         waiting.map(wake);
     }
 
     /// Whether a take would return at once.
     pub(crate) fn is_finished(&self) -> bool {
-        !matches!(*self.state.lock(), State::Empty(_))
+        !matches!(*self.state.lock(), SlotState::Empty(_))
     }
 
     /// Takes the value if it is there. `None`: it may still come.
@@ -88,7 +88,7 @@ impl<T> Slot<T> {
         if let Some(result) = state.take() {
             return Poll::Ready(result);
         }
-        if matches!(&*state, State::Empty(Some(waiting)) if waiting.will_wake(task.waker())) {
+        if matches!(&*state, SlotState::Empty(Some(waiting)) if waiting.will_wake(task.waker())) {
             return Poll::Pending;
         }
         drop(state);
@@ -98,7 +98,7 @@ impl<T> Slot<T> {
             drop(state); // before the waker
             return Poll::Ready(result);
         }
-        let replaced = mem::replace(&mut *state, State::Empty(Some(waker)));
+        let replaced = mem::replace(&mut *state, SlotState::Empty(Some(waker)));
         drop(state);
         drop(replaced);
         Poll::Pending
@@ -107,35 +107,35 @@ impl<T> Slot<T> {
     /// The task that waited does not wait any more.
     pub(crate) fn forget_waker(&self) {
         let mut state = self.state.lock();
-        let State::Empty(waiting) = &mut *state else { return };
+        let SlotState::Empty(waiting) = &mut *state else { return };
         let waiting = waiting.take();
         drop(state);
         drop(waiting);
     }
 }
 
-impl<T> State<T> {
+impl<T> SlotState<T> {
     fn take(&mut self) -> Option<Result<T, Closed>> {
         match self {
-            State::Empty(_) => return None,
-            State::Closed => return Some(Err(Closed)),
-            State::Full(_) => {}
+            SlotState::Empty(_) => return None,
+            SlotState::Closed => return Some(Err(Closed)),
+            SlotState::Full(_) => {}
         }
-        match mem::replace(self, State::Closed) {
-            State::Full(value) => Some(Ok(value)),
-            State::Empty(_) | State::Closed => unreachable!("it was full"),
+        match mem::replace(self, SlotState::Closed) {
+            SlotState::Full(value) => Some(Ok(value)),
+            SlotState::Empty(_) | SlotState::Closed => unreachable!("it was full"),
         }
     }
 }
 
-/// Makes the two sides of a [`Slot`].
+/// Makes the two sides of a [`OneshotSlot`].
 pub(crate) fn oneshot<T>() -> (Sender<T>, Receiver<T>) {
-    let slot = Arc::new(Slot::new());
+    let slot = Arc::new(OneshotSlot::new());
     (Sender(Arc::clone(&slot)), Receiver(slot))
 }
 
 /// The side that makes the value. Dropping the sender without a value closes the slot.
-pub(crate) struct Sender<T>(Arc<Slot<T>>);
+pub(crate) struct Sender<T>(Arc<OneshotSlot<T>>);
 
 impl<T> Sender<T> {
     /// Hands the value over. If the receiver is gone, the value is dropped here, and a panic of that drop goes to the
@@ -153,7 +153,7 @@ impl<T> Drop for Sender<T> {
 }
 
 /// The side that waits. Dropping the receiver drops a value that is there.
-pub(crate) struct Receiver<T>(Arc<Slot<T>>);
+pub(crate) struct Receiver<T>(Arc<OneshotSlot<T>>);
 
 impl<T> Future for Receiver<T> {
     type Output = Result<T, Closed>;

@@ -102,7 +102,7 @@ fn a_sender_that_is_dropped_closes_the_slot() {
 
 #[test]
 fn only_the_last_waker_is_called() {
-    let slot = Slot::new();
+    let slot = OneshotSlot::new();
     let wakers = [Count::waker(), Count::waker()];
     for (_, waker) in &wakers {
         for _ in 0..2 {
@@ -117,7 +117,7 @@ fn only_the_last_waker_is_called() {
 
 #[test]
 fn the_first_value_counts() {
-    let slot = Slot::new();
+    let slot = OneshotSlot::new();
     assert_eq!(slot.try_take(), None);
     assert_eq!((slot.put(1), slot.put(2)), (Ok(()), Err(2)));
     slot.close();
@@ -141,7 +141,7 @@ fn a_receiver_that_is_dropped_is_not_woken() {
 #[test]
 fn a_waker_that_panics_costs_neither_the_sender_nor_the_value() {
     for close in [false, true] {
-        let slot = Slot::new();
+        let slot = OneshotSlot::new();
         assert!(
             slot.poll_take(&mut Context::from_waker(&Calls::panicking()))
                 .is_pending()
@@ -158,7 +158,7 @@ fn a_waker_that_panics_costs_neither_the_sender_nor_the_value() {
 #[test]
 fn wakers_may_use_the_slot_when_they_are_woken_and_dropped() {
     let _watchdog = Watchdog::new();
-    let slot = Arc::new(Slot::new());
+    let slot = Arc::new(OneshotSlot::new());
     let (calls, found) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let using = || {
         let use_it = || {
@@ -177,7 +177,7 @@ fn wakers_may_use_the_slot_when_they_are_woken_and_dropped() {
     slot.put(()).unwrap();
     assert_eq!(calls.load(SeqCst), 3, "woken, then dropped");
     assert_eq!(found.load(SeqCst), 2, "each of these found the value");
-    let other = Slot::<()>::new();
+    let other = OneshotSlot::<()>::new();
     assert!(other.poll_take(&mut Context::from_waker(&using())).is_pending());
     other.forget_waker();
     assert_eq!(calls.load(SeqCst), 4);

@@ -7,8 +7,10 @@
 //! | the job itself: it is to end, or its deadline has passed | [`Interrupted`], [`Cancelled`] |
 //! | the programmer: misuse | a compile error, an error that names the right call, or a panic under `# Panics` |
 //!
-//! Every error is `Send + Sync + 'static`, and every error enum is `#[non_exhaustive]`. An error does not print what it
-//! gives as its `source`.
+//! Every error is `Send + Sync + 'static`. An error does not print what it gives as its `source`.
+//!
+//! Every error enum, and every struct of figures, is `#[non_exhaustive]`. An enum that a caller has to handle in full
+//! is not: `Step`, `Wants`, `Status`, `Interest`, `JobState`.
 
 use std::any::Any;
 use std::borrow::Cow;

@@ -236,8 +236,15 @@ impl Inner {
         }
         let parked = !busy && self.inbox.park() && !self.shared.has_submissions();
         if parked && done == 0 {
+            // A worker that stops has nothing to wait for when its own jobs have ended: another worker may have taken
+            // the last submission since this one saw it, and nothing would notify this one then.
+            let has_stopped = self.stop_at.get().is_some() && core.tasks.is_empty() && core.pending.is_empty();
             let has_no_jobs = timeout.is_none() && self.shared.live() == 0;
-            let timeout = if has_no_jobs { Some(Duration::ZERO) } else { timeout };
+            let timeout = if has_no_jobs || has_stopped {
+                Some(Duration::ZERO)
+            } else {
+                timeout
+            };
             let timeout = core.until_next_timer(timeout);
             return core.wait(timeout, &self.inbox);
         }

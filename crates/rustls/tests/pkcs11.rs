@@ -13,6 +13,7 @@ mod client;
 mod https;
 #[path = "../examples/support/softhsm.rs"]
 mod softhsm;
+mod token;
 
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
@@ -21,7 +22,6 @@ use asyncjob::offload::Offload;
 use asyncjob_rustls::OffloadedKey;
 use asyncjob_rustls::pkcs11::TokenKey;
 use asyncjob_testing::Watchdog;
-use asyncjob_testing::tools::{SOFTHSM, missing};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags};
 use https::Mode;
 use ring::signature::{
@@ -34,17 +34,7 @@ use softhsm::SoftHsm;
 
 /// Runs `test` in a process that has a token of its own: SoftHSM finds it through the environment.
 fn with_token(name: &str, test: impl FnOnce(SoftHsm)) {
-    if missing(&[SOFTHSM]) {
-        return;
-    }
-    let arguments = [name, "--exact", "--nocapture"].map(String::from);
-    match softhsm::with_config(arguments).expect("the test starts itself once more") {
-        Some(status) => assert!(
-            status.success(),
-            "{name} failed in the process with the token: {status}"
-        ),
-        None => test(SoftHsm::create().expect("a token")),
-    }
+    token::alone(name, || test(SoftHsm::create().expect("a token")));
 }
 
 fn signer(key: &TokenKey, scheme: SignatureScheme) -> Box<dyn Signer> {

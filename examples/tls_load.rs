@@ -47,7 +47,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 
-use tls_server::KeyKind;
+use tls_server::{KeyKind, milliseconds, seconds};
 
 /// Loads TLS servers with full handshakes, and reports what an unrelated connection notices of it.
 #[derive(Debug, Parser)]
@@ -62,17 +62,17 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 100)]
     concurrency: usize,
     /// Milliseconds between two requests of the unrelated connection.
-    #[arg(long, value_name = "MS", default_value_t = 2.0)]
-    probe_interval: f64,
+    #[arg(long, value_name = "MS", default_value = "2", value_parser = milliseconds)]
+    probe_interval: Duration,
     /// Seconds after which no new handshake starts.
-    #[arg(long, value_name = "S", default_value_t = 60.0)]
-    limit: f64,
+    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds)]
+    limit: Duration,
     /// The kind of key of the servers that are started.
     #[arg(long, value_enum, default_value = "rsa")]
     key: KeyKind,
     /// Milliseconds that are added to every signature of the servers that are started.
-    #[arg(long, value_name = "MS", default_value_t = 2.0)]
-    sign_latency: f64,
+    #[arg(long, value_name = "MS", default_value = "2", value_parser = milliseconds)]
+    sign_latency: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -134,7 +134,7 @@ struct Server {
 impl Server {
     fn start(options: &Options, mode: &str) -> Result<Self, Box<dyn Error>> {
         let key = format!("{:?}", options.key).to_lowercase();
-        let latency = options.sign_latency.to_string();
+        let latency = (options.sign_latency.as_secs_f64() * 1000.0).to_string();
         let mut child = Command::new(env::current_exe()?)
             .args(["serve", "--listen", "127.0.0.1:0", "--mode", mode])
             .args(["--key", &key, "--sign-latency", &latency])
@@ -234,7 +234,7 @@ impl Load {
             first_failure: RefCell::new(None),
             latency: RefCell::new(new_histogram()?),
             begin: Instant::now(),
-            limit: Duration::from_secs_f64(options.limit),
+            limit: options.limit,
             progress_shown: Cell::new(None),
         })
     }
@@ -314,7 +314,7 @@ impl Probe {
     /// Connects, and first measures the server without load.
     fn start(address: SocketAddr, client: Arc<ClientConfig>, options: &Options) -> Result<Self, Box<dyn Error>> {
         let stop = Arc::new(AtomicBool::new(false));
-        let interval = Duration::from_secs_f64(options.probe_interval / 1000.0);
+        let interval = options.probe_interval;
         let (ready, is_ready) = mpsc::channel();
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {

@@ -81,8 +81,8 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value = "offload")]
     mode: Mode,
     /// Milliseconds that are added to every signature, as if the signer were remote.
-    #[arg(long, value_name = "MS", default_value_t = 0.0)]
-    sign_latency: f64,
+    #[arg(long, value_name = "MS", default_value = "0", value_parser = milliseconds)]
+    sign_latency: Duration,
     /// Threads that make signatures [default: one for each processor, or 32 if there is a latency].
     #[arg(long, value_name = "N")]
     signers: Option<usize>,
@@ -93,14 +93,30 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 4096)]
     max_jobs: usize,
     /// Seconds that a handshake may take.
-    #[arg(long, value_name = "S", default_value_t = 10.0)]
-    handshake_timeout: f64,
+    #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
+    handshake_timeout: Duration,
     /// Seconds that a connection may take to send its next request, and to take the response.
-    #[arg(long, value_name = "S", default_value_t = 30.0)]
-    idle_timeout: f64,
+    #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
+    idle_timeout: Duration,
     /// Seconds that connections may continue after Ctrl-C.
-    #[arg(long, value_name = "S", default_value_t = 5.0)]
-    drain: f64,
+    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
+    drain: Duration,
+}
+
+/// Reads a number of seconds from the command line.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    duration(text, 1.0)
+}
+
+/// Reads a number of milliseconds from the command line.
+pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
+    duration(text, 1000.0)
+}
+
+fn duration(text: &str, units_per_second: f64) -> Result<Duration, String> {
+    let units: f64 = text.parse().map_err(|_| "it must be a number, as 2.5".to_owned())?;
+    Duration::try_from_secs_f64(units / units_per_second)
+        .map_err(|_| "it must be a finite number, 0 or more".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -145,7 +161,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     println!("draining {} connections", service.connections.count());
     accepting.request_cancel();
     service.connections.close_idle();
-    let report = executor.shutdown(&front, Duration::from_secs_f64(options.drain))?;
+    let report = executor.shutdown(&front, options.drain)?;
     println!("{} connections were cut off", report.cancelled + report.quarantined);
     print!("{}", service.counters);
     Ok(())
@@ -158,13 +174,13 @@ impl Options {
             Mode::Offload => format!("signing on {} threads", self.signers()),
         };
         let key = format!("{:?} key", self.key).to_lowercase();
-        let latency = self.sign_latency;
+        let latency = self.sign_latency.as_secs_f64() * 1000.0;
         format!("({key}, {mode}, {latency} ms added, {} serving)", self.threads.max(1))
     }
 
     fn signers(&self) -> usize {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let default = if self.sign_latency > 0.0 { 32 } else { processors };
+        let default = if self.sign_latency.is_zero() { processors } else { 32 };
         self.signers.unwrap_or(default)
     }
 }

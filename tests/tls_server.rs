@@ -312,6 +312,7 @@ fn malformed_requests_are_answered_and_counted() {
     }
     let server = Server::start(&[]);
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(10_000));
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(100));
     let cases = [
         ("POST / HTTP/1.1\r\n\r\n", "HTTP/1.1 405 Method Not Allowed"),
         ("GET /\r\n\r\n", "HTTP/1.1 400 Bad Request"),
@@ -321,6 +322,7 @@ fn malformed_requests_are_answered_and_counted() {
             "HTTP/1.1 413 Content Too Large",
         ),
         (&long, "HTTP/1.1 431 Request Header Fields Too Large"),
+        (&many, "HTTP/1.1 431 Request Header Fields Too Large"),
     ];
     for (request, expected) in cases {
         let mut client = Client::connect(&server, &[]);
@@ -335,7 +337,50 @@ fn malformed_requests_are_answered_and_counted() {
         .unwrap();
     assert!(pipelining.response().1.starts_with("Request 1 "));
     let stats = Stats::parse(&pipelining.response().1);
-    assert_eq!((stats.get("bad_requests"), stats.get("broken")), (5, 0), "{stats:?}");
+    assert_eq!((stats.get("bad_requests"), stats.get("broken")), (6, 0), "{stats:?}");
+}
+
+/// A proxy and this server must not see the end of a request in different places. The server would answer as a request
+/// what the proxy takes for a body.
+#[test]
+fn a_request_with_an_unclear_end_is_refused_and_its_body_is_not_answered() {
+    if missing(CLIENTS) {
+        return;
+    }
+    let server = Server::start(&[]);
+    let hidden = "GET /stats HTTP/1.1\r\n\r\n";
+    for (headers, expected) in [
+        ("Content-Length : 24\r\n", "400 Bad Request"),
+        ("Content-Length\t: 24\r\n", "400 Bad Request"),
+        ("Transfer-Encoding : chunked\r\n", "400 Bad Request"),
+        ("X: a\r\n Content-Length: 24\r\n", "400 Bad Request"),
+        ("X: a\r\n\tContent-Length: 24\r\n", "400 Bad Request"),
+        (" Content-Length: 24\r\n", "400 Bad Request"),
+        ("Content-Length: 0\r\nContent-Length: 24\r\n", "400 Bad Request"),
+        ("Content-Length: 0, 24\r\n", "400 Bad Request"),
+        ("Content-Length: +24\r\n", "400 Bad Request"),
+        ("Content-Length: 0x18\r\n", "400 Bad Request"),
+        ("Content-Length:\r\n", "400 Bad Request"),
+        (
+            "Content-Length: 24\r\nTransfer-Encoding: chunked\r\n",
+            "400 Bad Request",
+        ),
+        ("Content\0-Length: 24\r\n", "400 Bad Request"),
+        ("X: a\rContent-Length: 24\r\n", "400 Bad Request"),
+        ("Content-Length: 024\r\n", "413 Content Too Large"),
+        ("content-LENGTH: 24\r\n", "413 Content Too Large"),
+        ("Transfer-Encoding: chunked\r\n", "413 Content Too Large"),
+        ("Transfer-Encoding: xchunked\r\n", "413 Content Too Large"),
+    ] {
+        let mut client = Client::connect(&server, &[]);
+        write!(client.to, "GET / HTTP/1.1\r\n{headers}\r\n{hidden}").unwrap();
+        assert_eq!(client.response().0, format!("HTTP/1.1 {expected}"), "{headers:?}");
+        client.wait_for_close();
+    }
+    let mut empty = Client::connect(&server, &[]);
+    write!(empty.to, "\r\nGET / HTTP/1.1\r\nContent-Length: 0\r\n\r\n{hidden}").unwrap();
+    assert!(empty.response().1.starts_with("Request 1 "));
+    assert_eq!(Stats::parse(&empty.response().1).get("bad_requests"), 18);
 }
 
 #[test]
@@ -679,6 +724,11 @@ fn a_wrong_option_is_explained() {
         (["--listen", "nowhere"], "invalid socket address"),
         (["--mode", "elsewhere"], "[possible values: inline, offload]"),
         (["--signers", "0"], "at least one thread"),
+        (["--sign-latency=-1", "--threads=1"], "a finite number, 0 or more"),
+        (["--handshake-timeout", "NaN"], "a finite number, 0 or more"),
+        (["--idle-timeout", "inf"], "a finite number, 0 or more"),
+        (["--drain", "1e300"], "a finite number, 0 or more"),
+        (["--drain", "soon"], "it must be a number"),
     ] {
         let output = Command::new(program("tls_server")).args(args).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);

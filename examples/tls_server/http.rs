@@ -4,6 +4,11 @@ use std::io::{self, BufRead, Read, Write};
 
 /// The longest request line with headers, in bytes.
 const LONGEST_HEAD: u64 = 8 * 1024;
+/// The largest number of headers.
+const MOST_HEADERS: usize = 64;
+
+const BAD: Failure = Failure::Bad("400 Bad Request");
+const TOO_LARGE: Failure = Failure::Bad("431 Request Header Fields Too Large");
 
 /// A client's request.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,29 +39,79 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Reads the head of the next request.
+/// Reads the head of the next request, and nothing after it.
 pub(crate) fn read_request(stream: &mut impl BufRead) -> Result<Request, Failure> {
-    let mut head = stream.take(LONGEST_HEAD);
-    let mut line = String::new();
-    read_line(&mut head, &mut line)?;
-    let mut request = parse_first(&line)?;
+    let mut head = Vec::new();
+    read_head(stream, &mut head)?;
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut parsed = httparse::Request::new(&mut headers);
+    match parsed.parse(&head) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
+        _ => return Err(BAD),
+    }
+    check_body(parsed.headers)?;
+    let head_only = match parsed.method {
+        Some("GET") => false,
+        Some("HEAD") => true,
+        _ => return Err(Failure::Bad("405 Method Not Allowed")),
+    };
+    Ok(Request {
+        path: parsed.path.unwrap_or_default().to_owned(),
+        head_only,
+        keep_alive: keeps_alive(parsed.version == Some(1), parsed.headers),
+    })
+}
+
+/// Reads up to the first empty line. Empty lines before the request are skipped, as RFC 9112 (2.2) wants.
+fn read_head(stream: &mut impl BufRead, head: &mut Vec<u8>) -> Result<(), Failure> {
+    let mut limited = stream.take(LONGEST_HEAD);
     loop {
-        line.clear();
-        read_line(&mut head, &mut line)?;
-        let header = line.trim_end();
-        if header.is_empty() {
-            return Ok(request);
-        }
-        let (name, value) = header.split_once(':').ok_or(Failure::Bad("400 Bad Request"))?;
-        let value = value.trim();
-        match name.to_ascii_lowercase().as_str() {
-            "connection" if value.eq_ignore_ascii_case("close") => request.keep_alive = false,
-            "connection" if value.eq_ignore_ascii_case("keep-alive") => request.keep_alive = true,
-            "content-length" if value != "0" => return Err(Failure::Bad("413 Content Too Large")),
-            "transfer-encoding" => return Err(Failure::Bad("413 Content Too Large")),
-            _ => {}
+        let start = head.len();
+        limited.read_until(b'\n', head)?;
+        match &head[start..] {
+            b"\n" | b"\r\n" if start == 0 => head.clear(),
+            b"\n" | b"\r\n" => return Ok(()),
+            line if line.ends_with(b"\n") => {}
+            _ if limited.limit() == 0 => return Err(TOO_LARGE),
+            _ => return Err(Failure::Closed),
         }
     }
+}
+
+/// Refuses a request that has a body. What the server took for the next request would be this body.
+///
+/// A length that the server could read in another way than a proxy before it is malformed: two lengths, a length beside
+/// a transfer coding, a length that is not a number.
+fn check_body(headers: &[httparse::Header<'_>]) -> Result<(), Failure> {
+    let mut lengths = values(headers, "content-length");
+    let length = lengths.next();
+    let coded = values(headers, "transfer-encoding").next().is_some();
+    if lengths.next().is_some() || (length.is_some() && coded) {
+        return Err(BAD);
+    }
+    match length {
+        Some(digits) if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) => Err(BAD),
+        Some(digits) if digits.iter().any(|digit| *digit != b'0') => Err(Failure::Bad("413 Content Too Large")),
+        _ if coded => Err(Failure::Bad("413 Content Too Large")),
+        _ => Ok(()),
+    }
+}
+
+fn keeps_alive(default: bool, headers: &[httparse::Header<'_>]) -> bool {
+    let options = values(headers, "connection").flat_map(|value| value.split(|byte| *byte == b','));
+    options.fold(default, |keep_alive, option| match option.trim_ascii() {
+        option if option.eq_ignore_ascii_case(b"close") => false,
+        option if option.eq_ignore_ascii_case(b"keep-alive") => true,
+        _ => keep_alive,
+    })
+}
+
+fn values<'h>(headers: &'h [httparse::Header<'_>], name: &'h str) -> impl Iterator<Item = &'h [u8]> {
+    let of_name = headers
+        .iter()
+        .filter(move |header| header.name.eq_ignore_ascii_case(name));
+    of_name.map(|header| header.value)
 }
 
 /// Sends a response in one write.
@@ -75,35 +130,4 @@ pub(crate) fn respond(stream: &mut impl Write, status: &str, request: Option<&Re
     );
     stream.write_all(response.as_bytes())?;
     stream.flush()
-}
-
-fn read_line(head: &mut io::Take<&mut impl BufRead>, line: &mut String) -> Result<(), Failure> {
-    match head.read_line(line) {
-        Ok(_) if line.ends_with('\n') => Ok(()),
-        Ok(_) if head.limit() == 0 => Err(Failure::Bad("431 Request Header Fields Too Large")),
-        Ok(_) => Err(Failure::Closed),
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(Failure::Bad("400 Bad Request")), // not UTF-8
-        Err(e) => Err(e.into()),
-    }
-}
-
-fn parse_first(line: &str) -> Result<Request, Failure> {
-    let mut words = line.split_whitespace();
-    let (method, path, version) = (words.next(), words.next(), words.next());
-    let keep_alive = match version {
-        Some("HTTP/1.1") => true,
-        Some("HTTP/1.0") => false,
-        _ => return Err(Failure::Bad("400 Bad Request")),
-    };
-    let head_only = match method {
-        Some("GET") => false,
-        Some("HEAD") => true,
-        _ => return Err(Failure::Bad("405 Method Not Allowed")),
-    };
-    let path = path.unwrap_or_default().to_owned();
-    Ok(Request {
-        path,
-        head_only,
-        keep_alive,
-    })
 }

@@ -50,8 +50,8 @@ impl Service {
             counters,
             connections: Connections::default(),
             tls: Arc::new(tls),
-            handshake_timeout: Duration::from_secs_f64(options.handshake_timeout),
-            idle_timeout: Duration::from_secs_f64(options.idle_timeout),
+            handshake_timeout: options.handshake_timeout,
+            idle_timeout: options.idle_timeout,
         })
     }
 

@@ -49,8 +49,9 @@ pub(crate) struct SlowKey {
 
 impl SlowKey {
     pub(crate) fn new(options: &Options, key: &PrivateKeyDer<'_>, totals: Totals) -> Result<Self, Box<dyn Error>> {
-        let latency = Duration::from_secs_f64(options.sign_latency / 1000.0);
-        let session = Arc::new(Session { latency });
+        let session = Arc::new(Session {
+            latency: options.sign_latency,
+        });
         let sign_on = match options.mode {
             Mode::Inline => SignOn::CallingThread(session),
             Mode::Offload => {

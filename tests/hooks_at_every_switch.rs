@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use asyncjob::hooks::SwitchHooks;
 use asyncjob::{Job, JobBuilder, PauseError, Step, block_pause, current_job_id, pause_job};
-use by_hand::{Log, finished, paused, run, still_paused};
+use by_hand::{Log, finished, in_use, paused, run, still_paused};
 
 /// Counts how often each hook was called: (enter, leave).
 #[derive(Clone, Default)]
@@ -211,6 +211,62 @@ fn a_panic_of_one_hook_of_a_pair_leaves_the_other() {
     let pair = (calls.clone(), PanicsInEnter { at: &[1], entered: 0 });
     assert!(catch_unwind(AssertUnwindSafe(|| JobBuilder::new().hooks(pair).start(|| ()))).is_err());
     calls.expect(1, 1);
+}
+
+/// What the job owned is dropped then, and its stack is back in the pool.
+#[test]
+fn a_panic_after_the_end_loses_neither_the_stack_nor_the_hooks() {
+    struct PanicsAtTheEnd(u32, #[allow(dead_code, reason = "dropped with the hooks")] Rc<()>);
+    impl SwitchHooks for PanicsAtTheEnd {
+        fn enter(&mut self) {}
+        fn leave(&mut self) {
+            self.0 -= 1;
+            if self.0 == 0 {
+                resume_unwind(Box::new("after the end"));
+            }
+        }
+    }
+    for end in [
+        |job: Job<Rc<()>>| drop(job.resume()),
+        |job: Job<Rc<()>>| drop(job.cancel()),
+        Job::force_unwind,
+        drop::<Job<Rc<()>>>,
+    ] {
+        let (before, counted) = (in_use(), Rc::new(()));
+        let (hooks, value) = (PanicsAtTheEnd(2, counted.clone()), counted.clone());
+        let job = JobBuilder::new().hooks(hooks).start(move || {
+            let _ = pause_job();
+            value
+        });
+        let job = still_paused(job.unwrap());
+        let _ = catch_unwind(AssertUnwindSafe(|| end(job)));
+        assert_eq!(in_use(), before);
+        assert_eq!(Rc::strong_count(&counted), 1);
+    }
+}
+
+/// The job does not end when it is cancelled, and cancelling it again for each panic would never end either.
+#[test]
+fn a_job_that_pauses_on_while_its_hook_panics_is_quarantined() {
+    struct PanicsFromTheSecond(u32);
+    impl SwitchHooks for PanicsFromTheSecond {
+        fn enter(&mut self) {}
+        fn leave(&mut self) {
+            self.0 += 1;
+            if self.0 > 1 {
+                resume_unwind(Box::new("each time"));
+            }
+        }
+    }
+    let before = in_use();
+    let job = JobBuilder::new().hooks(PanicsFromTheSecond(0)).start(|| {
+        loop {
+            let _ = pause_job();
+        }
+    });
+    let job: Job<()> = still_paused(job.unwrap());
+    assert!(catch_unwind(AssertUnwindSafe(|| job.resume())).is_err());
+    assert_eq!(in_use() - before, 1, "a quarantined stack stays in use");
 }
 
 /// A hook that panics in a backtrace leaves the job paused, and the job can be resumed afterwards.

@@ -36,9 +36,11 @@ pub use spans::Spans;
 /// | `enter` of a resume | is [cancelled](crate::Job::cancel), as if its `Job` was dropped |
 /// | `enter` of a cancelled job | is [quarantined](crate::Job::quarantine) |
 /// | `leave` after a pause | is cancelled, as above |
+/// | `leave` after a pause of a cancelled job | is quarantined |
 /// | `leave` after the end | has ended |
 ///
-/// In a [`backtrace`](crate::Job::backtrace) the job stays paused.
+/// In a [`backtrace`](crate::Job::backtrace) the job stays paused. When the job itself has panicked, or is unwound, a
+/// panic of `leave` is reported by the panic hook and goes no further.
 ///
 /// ```
 /// use asyncjob::hooks::SwitchHooks;

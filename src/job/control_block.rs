@@ -31,6 +31,7 @@ use crate::error::PauseError;
 use crate::hooks::SwitchHooks;
 use crate::pool;
 use crate::stack::{MAX_ABOVE_TOP, Stack, StackSize};
+use crate::sync::contain;
 use crate::wait_ctx::WaitCtx;
 
 // The flags of a control block. HOOKS and NAMED are set at the start. OWNS_CTX is set after the first pause. CANCELLED
@@ -420,14 +421,15 @@ impl<T> Running<T> {
         debug_assert_eq!(at, self.block.cast());
         let block = at.cast();
         mem::forget(self);
-        let job = Job {
+        let hooked = Hooked(ManuallyDrop::new(Job {
             block,
             _not_send: PhantomData,
-        };
-        // If a hook panics, `job` is dropped, which cancels the job.
+        }));
         // SAFETY: the guard that entered is forgotten, and this one takes its place for one call.
         unsafe { ManuallyDrop::new(Running { block }).leave() };
-        job
+        let mut hooked = ManuallyDrop::new(hooked);
+        // SAFETY: `hooked` is not used after this, and not dropped.
+        unsafe { ManuallyDrop::take(&mut hooked.0) }
     }
 
     /// Ends the guard of a job that has returned. It does what `drop` does, in line.
@@ -437,11 +439,18 @@ impl<T> Running<T> {
     /// The coroutine must have returned.
     #[inline(always)]
     unsafe fn finished(self) {
-        let mut running = ManuallyDrop::new(self);
+        /// Finishes the job also if its hook panics in `leave`.
+        struct Finish<T>(ManuallyDrop<Running<T>>);
+        impl<T> Drop for Finish<T> {
+            #[inline(always)]
+            fn drop(&mut self) {
+                // SAFETY: the coroutine has returned; the guard goes out of scope here, without its `drop`.
+                unsafe { self.0.finish() };
+            }
+        }
+        let ended = Finish(ManuallyDrop::new(self));
         // SAFETY: the coroutine is not resumed after this.
-        unsafe { running.leave() };
-        // SAFETY: the caller's promise; the guard goes out of scope here, without its `drop`.
-        unsafe { running.finish() };
+        unsafe { ended.0.leave() };
     }
 
     /// Gives the stack of a job that has ended back to the pool. The guard dangles after this call.
@@ -497,22 +506,26 @@ impl<T> Running<T> {
 /// Calls the hook of a paused job that is about to run. The caller has the job again when this returns.
 #[cold]
 fn enter_hooks<T>(job: Job<T>) {
-    struct Owner<T>(ManuallyDrop<Job<T>>);
-    impl<T> Drop for Owner<T> {
-        fn drop(&mut self) {
-            // SAFETY: the job is not used after this.
-            let job = unsafe { ManuallyDrop::take(&mut self.0) };
-            if job.control().flags.get() & CANCELLED != 0 {
-                job.quarantine();
-            } else {
-                drop(job);
-            }
+    let hooked = Hooked(ManuallyDrop::new(job));
+    // SAFETY: `hooked` is the only handle of the job, so no other call of its hooks is in progress.
+    unsafe { hooked.0.control().call_hooks(|hooks| hooks.enter()) };
+    mem::forget(hooked);
+}
+
+/// A paused job whose hook is being called. If the hook panics, the job is cancelled, as a dropped one. If it is
+/// cancelled already, it is quarantined: the hook may panic each time.
+struct Hooked<T>(ManuallyDrop<Job<T>>);
+
+impl<T> Drop for Hooked<T> {
+    fn drop(&mut self) {
+        // SAFETY: the job is not used after this.
+        let job = unsafe { ManuallyDrop::take(&mut self.0) };
+        if job.control().flags.get() & CANCELLED != 0 {
+            job.quarantine();
+        } else {
+            drop(job);
         }
     }
-    let owner = Owner(ManuallyDrop::new(job));
-    // SAFETY: `owner` is the only handle of the job, so no other call of its hooks is in progress.
-    unsafe { owner.0.control().call_hooks(|hooks| hooks.enter()) };
-    mem::forget(owner);
 }
 
 impl<T> Drop for Running<T> {
@@ -520,7 +533,13 @@ impl<T> Drop for Running<T> {
     fn drop(&mut self) {
         // SAFETY: `paused` and `finished`, which leave as well, keep a guard from being dropped. The coroutine is not
         // resumed after this.
-        unsafe { self.leave() };
+        let leave = || unsafe { self.leave() };
+        // While the panic of the job passes, a panic of its hook would abort the process. It ends here.
+        if thread::panicking() {
+            contain(leave);
+        } else {
+            leave();
+        }
         // `done` is also true while the job runs, but this code runs outside the job.
         if self.coroutine().done() {
             // SAFETY: the coroutine has ended, and a guard is not used after its drop.

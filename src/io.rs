@@ -38,7 +38,7 @@ use crate::job::{can_pause, with_current_ctx};
 use crate::sync::{Closed, oneshot};
 use crate::sys;
 use crate::wait_ctx::{Interest, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WeakWaitCtx};
-use crate::waiting::{WaitSpec, await_or_block, pause_until};
+use crate::waiting::{WaitSpec, await_or_block, give_way, pause_until};
 
 /// A non-blocking value with an fd, a socket of the standard library, say, that pauses the job where the value alone
 /// fails with `WouldBlock`.
@@ -122,6 +122,7 @@ impl<S: AsFd> Pausing<S> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn perform<T>(&self, interest: Interest, mut operation: impl FnMut(&S) -> io::Result<T>) -> io::Result<T> {
+        give_way();
         let mut deadline = OpDeadline::new(&self.fd_wait, interest);
         loop {
             match operation(&self.inner) {
@@ -137,6 +138,7 @@ impl<S: AsFd> Pausing<S> {
         interest: Interest,
         mut operation: impl FnMut(&mut S) -> io::Result<T>,
     ) -> io::Result<T> {
+        give_way();
         let mut deadline = OpDeadline::new(&self.fd_wait, interest);
         loop {
             match operation(&mut self.inner) {

@@ -43,7 +43,7 @@ use parking_lot::Mutex;
 
 use crate::error::{AwaitError, StartErrorKind, WAIT_CTX_IN_USE};
 use crate::hooks::SwitchHooks;
-use crate::job::{Job, JobBuilder, JobPlan, Step};
+use crate::job::{Job, JobBuilder, JobPlan, Step, budget};
 use crate::pool::{Available, available};
 use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, Wants};
 
@@ -86,6 +86,7 @@ pub struct JobFuture<T: 'static> {
     claim: Option<ClaimedCtx>,
     forwarder: Arc<ForwardingWaker>,
     watch: Option<Box<Watch>>,
+    yield_by: fn(&mut Context<'_>),
 }
 
 /// Names the reason why a future with a job in it is not `Send`: a job stays on the thread that started it.
@@ -145,6 +146,17 @@ impl<T: 'static> JobFuture<T> {
         self
     }
 
+    /// Sets how the future gives way: a function that has the task polled again after the runtime has looked at its
+    /// other tasks, its fds and its timers. The default wakes the task at once, which some runtimes poll again before
+    /// they look at anything else.
+    ///
+    /// The function is called when the job pauses and wants to go on after the others. Every job does so from time to
+    /// time that never has to wait, because its sockets are always ready.
+    pub fn yield_by(mut self, yield_by: fn(&mut Context<'_>)) -> Self {
+        self.yield_by = yield_by;
+        self
+    }
+
     /// The wait ctx that the job is bound to.
     pub fn wait_ctx(&self) -> &WaitCtx {
         &self.ctx
@@ -170,6 +182,7 @@ impl<T: 'static> JobFuture<T> {
             claim,
             forwarder,
             watch: None,
+            yield_by: |task| task.waker().wake_by_ref(),
         }
     }
 
@@ -246,6 +259,7 @@ impl<T: 'static> Future for JobFuture<T> {
             ready!(Pin::new(free).poll(task));
         }
         this.forwarder.set_task(task.waker());
+        budget::begin();
         // The state is `Ended` until the job has paused again. A panic of the job leaves that state behind.
         let step = match this.state.take() {
             Progress::Pending(plan, f, _free) => match plan.start(&this.ctx, f) {
@@ -274,7 +288,8 @@ impl<T: 'static> Future for JobFuture<T> {
             Step::Paused(job) => {
                 match this.next_step(false, task) {
                     // A resume here would starve the other tasks of the thread if the job always has a reason to go on.
-                    NextStep::Resume | NextStep::Yield => task.waker().wake_by_ref(),
+                    NextStep::Resume => task.waker().wake_by_ref(),
+                    NextStep::Yield => (this.yield_by)(task),
                     NextStep::Wait => {}
                     NextStep::End(error) => {
                         drop(job);

@@ -4,13 +4,20 @@
 //! The tests count resumes of the job that is always ready, and never measure time.
 
 use std::cell::Cell;
-use std::io::{Write, pipe};
+use std::fs::File;
+use std::future::{Future, poll_fn, ready};
+use std::io::{Read, Write, pipe};
+use std::pin::pin;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use asyncjob::io::Pausing;
+use asyncjob::job_future::JobFuture;
 use asyncjob::scheduler::{self, JoinHandle, Scheduler};
-use asyncjob::{Status, WaitKey, current_job, pause_job};
+use asyncjob::time::with_deadline;
+use asyncjob::waiting::{WaitSpec, await_future, await_or_block, pause_until};
+use asyncjob::{Status, WaitKey, block_pause, current_job, pause_job};
 use asyncjob_testing::Watchdog;
 
 /// The most jobs of a kind that a turn runs, as `Scheduler::turn` documents.
@@ -180,4 +187,92 @@ fn a_turn_is_bounded() {
         assert!(turn.ready > 0);
     }
     drop(all);
+}
+
+/// The most operations of a job before another job has its turn, as `asyncjob::scheduler` documents.
+const OPERATIONS: usize = 128;
+
+/// Does an operation again and again in a job, until another job of the scheduler has had its turn. Returns how many
+/// operations there were.
+fn operations_before_another_job(mut operation: impl FnMut() + 'static) -> usize {
+    let scheduler = Scheduler::new().unwrap();
+    let had_turn = Rc::new(Cell::new(false));
+    let seen = Rc::clone(&had_turn);
+    let greedy = scheduler.spawn(move || {
+        let mut operations = 0;
+        while !seen.get() && operations < 100 * OPERATIONS {
+            operation();
+            operations += 1;
+        }
+        operations
+    });
+    let other = scheduler.spawn(move || had_turn.set(true)).unwrap();
+    other.detach();
+    scheduler.run_until(greedy.unwrap()).unwrap()
+}
+
+/// A job whose operations never have to wait lets the other jobs run from time to time.
+#[test]
+fn a_job_that_never_has_to_wait_gives_way() {
+    let _watchdog = Watchdog::new();
+    let zeros = || Pausing::new(File::open("/dev/zero").unwrap()).unwrap();
+    let (mut by_value, by_reference) = (zeros(), zeros());
+    let reads = operations_before_another_job(move || by_value.read_exact(&mut [0; 16]).unwrap());
+    let shared_reads = operations_before_another_job(move || (&by_reference).read_exact(&mut [0; 16]).unwrap());
+    let futures = operations_before_another_job(|| await_future(ready(())).unwrap());
+    let either = operations_before_another_job(|| await_or_block(ready(())).unwrap());
+    let waits = operations_before_another_job(|| pause_until(WaitSpec::time(), || Some(())).unwrap());
+    let late = operations_before_another_job(|| with_deadline(Instant::now(), || await_future(ready(()))).unwrap());
+    for operations in [reads, shared_reads, futures, either, waits, late] {
+        assert!(
+            (1..=OPERATIONS + 1).contains(&operations),
+            "{operations} operations before another job ran: {:?}",
+            [reads, shared_reads, futures, either, waits, late]
+        );
+    }
+}
+
+/// The same under an executor of futures: a poll ends, and the task is woken for the next one.
+#[test]
+fn a_future_whose_job_never_has_to_wait_gives_way() {
+    let _watchdog = Watchdog::new();
+    let polls = Rc::new(Cell::new(0));
+    let seen = Rc::clone(&polls);
+    let mut job = pin!(JobFuture::new(move || {
+        let mut operations = 0;
+        while seen.get() == 1 && operations < 100 * OPERATIONS {
+            await_future(ready(())).unwrap();
+            operations += 1;
+        }
+        operations
+    }));
+    let operations = await_or_block(poll_fn(|task| {
+        polls.set(polls.get() + 1);
+        job.as_mut().poll(task)
+    }));
+    let operations = operations.unwrap().unwrap();
+    assert!(
+        (1..=OPERATIONS + 1).contains(&operations),
+        "{operations} operations in one poll"
+    );
+}
+
+/// A job that cannot pause, or is to end, does not give way, and its operations succeed.
+#[test]
+fn a_job_that_cannot_give_way_goes_on() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(|| {
+        let guard = block_pause();
+        (0..3 * OPERATIONS).for_each(|_| pause_until(WaitSpec::time(), || Some(())).unwrap());
+        drop(guard);
+        current_job().unwrap().wait_ctx().set_status(Status::Ok); // for a callback, which does not come
+        pause_job().unwrap_err();
+        (0..3000 * OPERATIONS).for_each(|_| pause_until(WaitSpec::time(), || Some(())).unwrap());
+    });
+    let job = job.unwrap();
+    scheduler.turn(Some(Duration::ZERO)).unwrap();
+    job.request_cancel();
+    let joined = scheduler.run_until(job);
+    assert!(matches!(joined, Err(scheduler::JoinError::Cancelled)), "{joined:?}");
 }

@@ -52,6 +52,10 @@
 //!
 //! A job that pauses again and again is therefore not resumed twice before the other jobs that were ready. Many jobs
 //! that give way quickly share one system call.
+//!
+//! A job whose operations need not wait does not pause by itself: its sockets are always ready, or its futures are. So
+//! it gives way after 128 operations in a row, and earlier if they take long. The turn ends then and asks the kernel.
+//! This holds for everything in this crate that may wait, and under every driver.
 
 mod builder;
 mod current;

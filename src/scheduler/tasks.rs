@@ -387,6 +387,12 @@ impl Core {
         self.resumed_since >= BATCH || clock_tick() != self.asked_at
     }
 
+    /// Lets this turn ask the kernel, however few jobs have run.
+    #[cold]
+    pub(super) fn ask_kernel_soon(&mut self) {
+        self.resumed_since = BATCH;
+    }
+
     /// The next time at which something is to be done although nothing happens.
     pub(super) fn next_timer(&self) -> Option<Instant> {
         self.timers.next().into_iter().chain(self.retry_at).min()

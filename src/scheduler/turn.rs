@@ -25,7 +25,7 @@ use super::tasks::{BATCH, EndKind, Pending};
 use super::wake::TaskId;
 use super::{Inner, JoinError, Scheduler, Turn};
 use crate::error::{Panic, Quarantined, StartErrorKind};
-use crate::job::{Job, JobPlan, Step};
+use crate::job::{Job, JobPlan, Step, budget};
 use crate::sync::contain;
 
 impl Scheduler {
@@ -94,8 +94,19 @@ impl Inner {
             if !self.start(pending) {
                 return started;
             }
+            self.has_run_out(); // the other jobs start all the same, before this one goes on
         }
         BATCH
+    }
+
+    /// Whether the job that ran last has used up its budget. It has taken a while then, so the turn ends early and asks
+    /// the kernel.
+    fn has_run_out(&self) -> bool {
+        let has_run_out = budget::has_run_out();
+        if has_run_out {
+            self.core.borrow_mut().ask_kernel_soon();
+        }
+        has_run_out
     }
 
     /// Runs a job for the first time. Returns `false` if there was no stack for it, and the job is pending again.
@@ -163,6 +174,9 @@ impl Inner {
                 return resumed;
             };
             self.resume(id, job, cancel);
+            if self.has_run_out() {
+                return resumed + 1;
+            }
         }
         batch
     }

@@ -34,7 +34,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Interrupted, PauseError};
-use crate::job::{is_cancelled, pause_job, pauses_in, with_current_ctx};
+use crate::job::{budget, can_pause, is_cancelled, pause_job, pauses_in, with_current_ctx};
 use crate::sys::{self, EventFd};
 use crate::wait_ctx::{Interest, LONGEST_INTERVAL, Status, WaitCtx, WaitKey, Wants};
 
@@ -184,6 +184,17 @@ pub fn pause_until<T>(spec: WaitSpec<'_>, ready: impl FnMut() -> Option<T>) -> R
     }
 }
 
+/// Lets the other jobs run if this one has used up its [budget](budget). What need not wait succeeds in a cancelled job
+/// and after a deadline as well, so this reports neither.
+pub(crate) fn give_way() {
+    if budget::spend() && can_pause() && !is_cancelled() {
+        with_current_ctx(|ctx| {
+            let _scope = WaitScope::new(ctx, &WaitSpec::retry());
+            let _ = pause_job();
+        });
+    }
+}
+
 /// Why a wait ended without a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
@@ -194,6 +205,7 @@ enum Stop {
 
 /// Waits as [`pause_until`] does, also for the specs that fail where the code cannot pause.
 fn wait<T>(spec: WaitSpec<'_>, mut ready: impl FnMut() -> Option<T>) -> Result<T, Stop> {
+    give_way();
     let in_job = with_current_ctx(|ctx| {
         let scope = WaitScope::new(ctx, &spec);
         wait_until(scope.deadline, &spec, &mut ready)
@@ -237,7 +249,7 @@ fn wait_until<T>(
             _ => pause_job(),
         };
         match pause {
-            Ok(()) => {}
+            Ok(()) => budget::refill(),
             Err(PauseError::Cancelled) => return Err(Stop::Interrupted(Interrupted::Cancelled)),
             Err(_) => block(blocking, deadline, waits)?,
         }

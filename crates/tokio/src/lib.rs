@@ -93,6 +93,9 @@ mod raw;
 mod watch;
 mod workers;
 
+use std::pin::pin;
+use std::task::Context;
+
 use asyncjob::job_future::{JobError, JobFuture};
 pub use handle::Handle;
 pub use hangup::hangup;
@@ -181,7 +184,12 @@ where
 /// ```
 pub fn watched<T: 'static>(job: JobFuture<T>) -> JobFuture<T> {
     let mut watch = watch::Watch::default();
-    job.watch(move |ctx, task| watch.poll(ctx, task))
+    job.watch(move |ctx, task| watch.poll(ctx, task)).yield_by(give_way)
+}
+
+/// Has the task polled again after tokio has looked at its driver. To wake the task would put it before that.
+fn give_way(task: &mut Context<'_>) {
+    let _is_pending = pin!(tokio::task::yield_now()).poll(task);
 }
 
 /// The README's code compiles and runs.

@@ -25,6 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::give_way;
 use crate::raw::{duplicate, register};
 
 /// Watches for one job.
@@ -145,7 +146,7 @@ impl Watch {
                 self.polls = self.polls.saturating_add(1);
                 let Some(interval) = interval else {
                     self.next_poll = NextPoll::NextTurn;
-                    task.waker().wake_by_ref();
+                    give_way(task);
                     return Poll::Pending;
                 };
                 let at = Instant::now() + interval;

@@ -48,7 +48,7 @@ impl Workers {
     /// # Errors
     ///
     /// The wait was interrupted: the job was cancelled, or a deadline around the call has passed. The error is also
-    /// that of an eventfd, as for [`await_or_block`].
+    /// that of an eventfd, as for [`await_or_block`]. In a child of the process that made the workers it says so.
     ///
     /// # Panics
     ///
@@ -71,6 +71,7 @@ impl Workers {
             can_pause() || !is_in_job(),
             "Workers::broadcast was called in a job that cannot pause: drop the block_pause guard first"
         );
+        self.check_process()?;
         let mut results = Vec::new();
         for result in self.call_each(f) {
             results.extend(await_or_block(result)?.ok());

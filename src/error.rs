@@ -21,6 +21,7 @@ use std::io;
 use parking_lot::Mutex;
 
 use crate::returned::Returned;
+use crate::sys::FORKED;
 
 /// The job is to end: the code of the job should return now.
 ///
@@ -361,6 +362,8 @@ pub enum SpawnErrorKind {
     WaitCtxInUse,
     /// [`scheduler::spawn`](crate::scheduler::spawn) was called outside a job of a scheduler.
     NoScheduler,
+    /// The scheduler belongs to the parent of this process: see [`docs::fork`](crate::docs::fork).
+    Forked,
 }
 
 /// The text of every error about a wait ctx with two jobs.
@@ -379,6 +382,7 @@ impl fmt::Display for SpawnErrorKind {
             SpawnErrorKind::NoScheduler => {
                 f.write_str("no scheduler runs this code: call scheduler::spawn inside a job, or Scheduler::spawn")
             }
+            SpawnErrorKind::Forked => f.write_str(FORKED),
         }
     }
 }
@@ -389,6 +393,7 @@ impl From<SpawnErrorKind> for io::Error {
     fn from(kind: SpawnErrorKind) -> Self {
         match kind {
             SpawnErrorKind::Full { .. } => io::Error::new(io::ErrorKind::ResourceBusy, kind),
+            SpawnErrorKind::Forked => io::Error::new(io::ErrorKind::Unsupported, kind),
             other => io::Error::other(other),
         }
     }

@@ -11,38 +11,109 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// An eventfd: readable after [`notify`](Self::notify) until [`drain`](Self::drain).
+/// The process that made something. A child of `fork(2)` has a copy of it, with fds that lead to the parent's own
+/// files, and without the threads that it had.
+///
+/// A child is told by a counter that a handler of `pthread_atfork(3)` raises in it, so that to ask costs one load. A
+/// child that is made without the C library (`clone(2)` called by number) is not noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process(u32);
+
+/// How many forks lie between this process and its first ancestor that used the crate.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count_fork() {
+    // Relaxed: a new process has one thread, and a later thread of it begins after this.
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Process {
+    /// This process. From the first call on, forks are counted.
+    pub(crate) fn current() -> io::Result<Self> {
+        static REGISTERED: OnceLock<i32> = OnceLock::new();
+        // SAFETY: the handler may run in any child: it changes an atomic number and does nothing else.
+        let error = *REGISTERED.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(count_fork)) });
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        Ok(Process(FORKS.load(Ordering::Relaxed)))
+    }
+
+    /// Whether this is a child of the process that made the value.
+    #[inline]
+    pub(crate) fn is_inherited(self) -> bool {
+        self.0 != FORKS.load(Ordering::Relaxed)
+    }
+
+    /// Fails in a child of the process.
+    #[inline]
+    pub(crate) fn check(self) -> io::Result<()> {
+        if self.is_inherited() {
+            return Err(forked());
+        }
+        Ok(())
+    }
+}
+
+/// The error of what a child has inherited.
+#[cold]
+pub(crate) fn forked() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, FORKED)
+}
+
+/// What to do about it.
+pub(crate) const FORKED: &str =
+    "this was made before the process was forked, and belongs to the parent process: make a new one in the child";
+
+/// An eventfd: readable after [`notify`](Self::notify) until [`drain`](Self::drain). In a child of the process that
+/// made it both do nothing, because the file is the parent's.
 #[derive(Debug)]
-pub(crate) struct EventFd(File);
+pub(crate) struct EventFd {
+    file: File,
+    process: Process,
+}
 
 impl EventFd {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the call takes no pointers.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: the fd is new, so nothing else owns it.
-        Ok(EventFd(unsafe { OwnedFd::from_raw_fd(fd) }.into()))
+        let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(EventFd {
+            file,
+            process: Process::current()?,
+        })
     }
 
     pub(crate) fn raw(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.file.as_raw_fd()
+    }
+
+    /// The process that made it.
+    pub(crate) fn process(&self) -> Process {
+        self.process
     }
 
     /// Makes the fd readable. The one possible failure does not matter: a full counter is readable already.
     pub(crate) fn notify(&self) {
-        let _ = (&self.0).write(&1u64.to_ne_bytes());
+        if !self.process.is_inherited() {
+            let _ = (&self.file).write(&1u64.to_ne_bytes());
+        }
     }
 
     /// Makes the fd unreadable, and returns whether it was readable.
     pub(crate) fn drain(&self) -> bool {
-        (&self.0).read(&mut [0; 8]).is_ok()
+        !self.process.is_inherited() && (&self.file).read(&mut [0; 8]).is_ok()
     }
 }
 
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 }
 
@@ -56,8 +127,12 @@ pub(crate) struct Readiness {
 }
 
 /// A level-triggered epoll instance. An event carries the token that its fd was registered with last.
+///
+/// In a child of the process that made it every call fails: the instance is the parent's, which would lose its
+/// registrations and its events.
 #[derive(Debug)]
 pub(crate) struct Epoll {
+    process: Process,
     fd: Rc<OwnedFd>,
     buffer: Vec<libc::epoll_event>,
 }
@@ -67,6 +142,7 @@ impl Epoll {
         // SAFETY: the call takes no pointers.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         Ok(Epoll {
+            process: Process::current()?,
             // SAFETY: the fd is new, so nothing else owns it.
             fd: Rc::new(unsafe { OwnedFd::from_raw_fd(fd) }),
             buffer: vec![libc::epoll_event { events: 0, u64: 0 }; 256],
@@ -80,6 +156,7 @@ impl Epoll {
 
     /// Drops every registration. A new epoll instance takes the fd number of the old one.
     pub(crate) fn replace(&mut self) -> io::Result<()> {
+        self.process.check()?;
         let new = Epoll::new()?;
         // SAFETY: this value owns both fds. The call closes the old instance, which has no other fd.
         check(unsafe { libc::dup3(new.fd.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) })?;
@@ -99,6 +176,7 @@ impl Epoll {
     }
 
     fn control(&self, op: i32, fd: RawFd, token: u64, readable: bool, writable: bool) -> io::Result<()> {
+        self.process.check()?;
         let mut events = 0;
         if readable {
             events |= libc::EPOLLIN | libc::EPOLLRDHUP;
@@ -118,6 +196,7 @@ impl Epoll {
     /// Waits until an fd is ready or `timeout` (`None`: no limit) has passed, and calls `each` with every ready fd.
     /// Returns how many there are. A signal ends the wait with none.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, mut each: impl FnMut(Readiness)) -> io::Result<usize> {
+        self.process.check()?;
         // SAFETY: the buffer may be written to, and the length is that of the buffer.
         let waited = unsafe {
             libc::epoll_wait(

@@ -15,7 +15,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("hooks", &[]),
     ("returned", &[]),
-    ("error", &["returned"]),
+    ("error", &["returned", "sys"]),
     ("wait_ctx", &[]),
     ("stack", &["sys"]),
     ("pool", &["stack", "sync"]),
@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("waiting", &["error", "job", "sync", "sys", "wait_ctx"]),
     ("io", &["error", "job", "sync", "sys", "wait_ctx", "waiting"]),
     ("time", &["error", "job", "wait_ctx", "waiting"]),
-    ("offload", &["error", "job", "returned", "sync", "waiting"]),
+    ("offload", &["error", "job", "returned", "sync", "sys", "waiting"]),
     // These run outside a job.
     (
         "scheduler",

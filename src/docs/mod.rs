@@ -4,5 +4,8 @@
 #[doc = include_str!("../../docs/openssl-behaviour.md")]
 pub mod openssl_behaviour {}
 
+#[doc = include_str!("fork.md")]
+pub mod fork {}
+
 #[doc = include_str!("soundness.md")]
 pub mod soundness {}

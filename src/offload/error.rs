@@ -6,6 +6,7 @@ use std::io;
 
 use crate::error::{AwaitError, Interrupted, NO_WAKER, Panic};
 use crate::returned::Returned;
+use crate::sys::{FORKED, forked};
 
 /// Why [`Offload::run`](super::Offload::run) has no value.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub enum OffloadError {
     Interrupted(Interrupted),
     /// [`Offload::shutdown`](super::Offload::shutdown) was called before the closure ran.
     ShutDown,
+    /// The pool belongs to the parent of this process: see [`docs::fork`](crate::docs::fork). The closure was not run.
+    Forked,
     /// The driver takes no callback, and the process has no fd left to wake the job with. The closure was not run.
     NoWaker(io::Error),
 }
@@ -41,6 +44,7 @@ impl fmt::Display for OffloadError {
             ),
             OffloadError::Interrupted(interrupted) => interrupted.fmt(f),
             OffloadError::ShutDown => f.write_str("the Offload was shut down before the closure ran"),
+            OffloadError::Forked => f.write_str(FORKED),
             OffloadError::NoWaker(_) => f.write_str(NO_WAKER),
         }
     }
@@ -70,6 +74,7 @@ impl From<OffloadError> for io::Error {
     fn from(error: OffloadError) -> Self {
         match error {
             OffloadError::Interrupted(interrupted) => interrupted.into(),
+            OffloadError::Forked => forked(),
             other => io::Error::other(other),
         }
     }

@@ -39,6 +39,7 @@ use parking_lot::Mutex;
 
 use crate::error::Interrupted;
 use crate::job::{can_pause, is_cancelled, is_in_job};
+use crate::sys::Process;
 use crate::waiting::{await_future, await_or_block};
 pub use error::{OffloadError, TryRunError};
 use queue::{Admission, ClosureQueue};
@@ -126,6 +127,7 @@ impl Offload {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
+        self.check_process()?;
         if can_pause() {
             return self.run(f);
         }
@@ -168,8 +170,12 @@ impl Offload {
     /// Ends the threads, and waits until they have ended.
     ///
     /// A closure that runs is finished, and its job gets the value. A closure that waits is dropped, and its job gets
-    /// [`OffloadError::ShutDown`], as does every later call. Inside a job this blocks the thread.
+    /// [`OffloadError::ShutDown`], as does every later call. Inside a job this blocks the thread. In a child of the
+    /// process that made the pool this does nothing.
     pub fn shutdown(&self) {
+        if self.shared().is_inherited() {
+            return; // the threads are the parent's
+        }
         self.shared().close();
         let threads = mem::take(&mut *self.owner.threads.lock());
         for thread in threads {
@@ -180,8 +186,11 @@ impl Offload {
         }
     }
 
-    /// What the pool does now.
+    /// What the pool does now. All zeros in a child of the process that made the pool.
     pub fn stats(&self) -> OffloadStats {
+        if self.shared().is_inherited() {
+            return OffloadStats::default();
+        }
         self.shared().stats()
     }
 
@@ -190,6 +199,7 @@ impl Offload {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
+        self.check_process()?;
         if !can_pause() {
             let error = if is_in_job() {
                 OffloadError::CannotPause
@@ -208,6 +218,14 @@ impl Offload {
             return Err(OffloadError::ShutDown);
         }
         catch_unwind(AssertUnwindSafe(f)).map_err(|payload| OffloadError::Panicked(payload.into()))
+    }
+
+    /// Fails in a child of the process that made the pool.
+    fn check_process(&self) -> Result<(), OffloadError> {
+        if self.shared().is_inherited() {
+            return Err(OffloadError::Forked);
+        }
+        Ok(())
     }
 
     fn shared(&self) -> &ClosureQueue {
@@ -299,7 +317,7 @@ impl OffloadBuilder {
             let sentence = "an Offload needs at least one thread and one place in its queue";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
         }
-        let shared = Arc::new(ClosureQueue::new(self.queue_capacity));
+        let shared = Arc::new(ClosureQueue::new(self.queue_capacity, Process::current()?));
         // From here on dropping the owner ends the threads that were started before one could not be.
         let owner = Arc::new(Owner {
             shared: Arc::clone(&shared),
@@ -317,7 +335,7 @@ impl OffloadBuilder {
 }
 
 /// What an [`Offload`] does: see [`Offload::stats`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OffloadStats {
     /// Closures in the queue, which wait for a thread.
@@ -338,6 +356,10 @@ struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        if self.shared.is_inherited() {
+            // The threads and the closures are the parent's. The destructors of what these own must not run here.
+            return mem::forget((mem::take(&mut *self.threads.get_mut()), Arc::clone(&self.shared)));
+        }
         self.shared.close();
     }
 }

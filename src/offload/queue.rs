@@ -42,6 +42,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::OffloadStats;
 use crate::sync::{Receiver, contain, oneshot};
+use crate::sys::Process;
 
 /// A closure with the way back for its value. Dropping it unrun closes the way back.
 type Task = Box<dyn FnOnce(&ClosureQueue) + Send>;
@@ -52,6 +53,8 @@ pub(super) struct ClosureQueue {
     /// A task was pushed, or the line was closed.
     work: Condvar,
     queue_capacity: usize,
+    /// The process whose threads work here.
+    process: Process,
 }
 
 struct Line {
@@ -88,7 +91,7 @@ thread_local! {
 }
 
 impl ClosureQueue {
-    pub(super) fn new(queue_capacity: usize) -> Self {
+    pub(super) fn new(queue_capacity: usize, process: Process) -> Self {
         ClosureQueue {
             line: Mutex::new(Line {
                 tasks: BTreeMap::new(),
@@ -99,7 +102,14 @@ impl ClosureQueue {
             }),
             work: Condvar::new(),
             queue_capacity,
+            process,
         }
+    }
+
+    /// Whether this is a child of the process whose threads work here. A thread may have held the lock of the line when
+    /// it was forked.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.process.is_inherited()
     }
 
     /// A thread's life.
@@ -166,6 +176,9 @@ impl ClosureQueue {
 
     /// The caller of a closure does not wait any more: a closure that has not begun is dropped.
     pub(super) fn withdraw(&self, number: u64) {
+        if self.is_inherited() {
+            return;
+        }
         let task = self.line.lock().tasks.remove(&number);
         drop(task); // after the lock: it drops what the user's closure owns
     }

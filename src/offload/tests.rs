@@ -12,6 +12,7 @@ use asyncjob_testing::Watchdog;
 use super::error::TryRunError;
 use super::queue::{Admission, ClosureQueue};
 use super::run_future::RunFuture;
+use crate::sys::Process;
 
 fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
@@ -23,7 +24,7 @@ fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 fn a_hundred_thousand_closures_line_up_leave_and_run() {
     const COUNT: usize = if cfg!(miri) { 100 } else { 100_000 };
     let _watchdog = Watchdog::new();
-    let shared = ClosureQueue::new(1);
+    let shared = ClosureQueue::new(1, Process::current().unwrap());
     let ran = Arc::new(AtomicUsize::new(0));
     let mut line: Vec<_> = (0..COUNT)
         .map(|_| {
@@ -62,7 +63,7 @@ fn a_hundred_thousand_closures_line_up_leave_and_run() {
 /// A closure is sent by the first poll, and once.
 #[test]
 fn the_first_poll_sends_the_closure() {
-    let shared = ClosureQueue::new(1);
+    let shared = ClosureQueue::new(1, Process::current().unwrap());
     let mut run = RunFuture::new(&shared, || (), Admission::Waits);
     assert_eq!(shared.stats().queued, 0);
     assert!(poll(&mut run).is_pending() && poll(&mut run).is_pending());
@@ -72,7 +73,7 @@ fn the_first_poll_sends_the_closure() {
 /// The queue refuses by its bound, wherever its closures came from, and has a place again when one leaves.
 #[test]
 fn the_bound_holds_for_closures_that_can_be_refused() {
-    let shared = ClosureQueue::new(2);
+    let shared = ClosureQueue::new(2, Process::current().unwrap());
     let admissions = [
         Admission::Waits,
         Admission::IsRefused,

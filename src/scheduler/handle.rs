@@ -95,7 +95,7 @@ impl Handle {
             Ok(ctx) => ctx,
             Err(kind) => return Err((kind, builder, f)),
         };
-        let state = JoinState::new(self.shared.thread.get().copied());
+        let state = JoinState::new(self.shared.process(), self.shared.thread.get().copied());
         let in_job = Arc::clone(&state);
         let hooks = boxed(builder.hooks);
         self.shared.submit(Submission {

@@ -27,6 +27,7 @@ use super::wake::JobWaker;
 use crate::error::{Interrupted, NO_WAKER, Panic, Quarantined};
 use crate::job::can_pause;
 use crate::sync::{Closed, OneshotSlot};
+use crate::sys::{Process, forked};
 
 /// Why a job has no result.
 #[derive(Debug)]
@@ -53,7 +54,8 @@ pub enum JoinError {
     /// job with.
     NoWaker(io::Error),
     /// The scheduler could not wait for events ([`Scheduler::run_until`](super::Scheduler::run_until)). The job goes
-    /// on.
+    /// on. In a child of the process that spawned the job, the source says so: see
+    /// [`docs::fork`](crate::docs::fork).
     Scheduler(io::Error),
 }
 
@@ -140,8 +142,11 @@ impl<T> JoinHandle<T> {
     ///
     /// If the wait for the job would block the only thread that can run the job.
     pub(crate) fn check_join(&self) {
-        let blocks_its_thread =
-            || !self.is_finished() && self.state.control.lock().thread == Some(thread::current().id());
+        let blocks_its_thread = || {
+            !self.state.process.is_inherited()
+                && !self.is_finished()
+                && self.state.control.lock().thread == Some(thread::current().id())
+        };
         assert!(
             can_pause() || !blocks_its_thread(),
             "JoinHandle::join on the job's own thread would wait for ever: outside a job call Scheduler::run_until, or \
@@ -152,7 +157,7 @@ impl<T> JoinHandle<T> {
 
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
-        if !self.detached && !self.is_finished() {
+        if !self.detached && !self.state.process.is_inherited() && !self.is_finished() {
             self.request_cancel();
         }
     }
@@ -165,6 +170,9 @@ impl<T> Future for JoinHandle<T> {
     ///
     /// When the handle is polled after it was ready.
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.state.process.is_inherited() {
+            return Poll::Ready(Err(JoinError::Scheduler(forked())));
+        }
         self.state.result.poll_take(task).map(|taken| match taken {
             Ok(result) => result,
             Err(Closed) => panic!("a JoinHandle was polled after it was ready"),
@@ -185,6 +193,8 @@ pub(super) struct JoinState<T> {
     /// The first result that is stored counts.
     result: OneshotSlot<Result<T, JoinError>>,
     control: Mutex<Control>,
+    /// The process of the scheduler. In a child of it the job neither runs nor ends.
+    process: Process,
 }
 
 /// What is needed to cancel the job.
@@ -229,7 +239,7 @@ pub(super) trait Completion {
 }
 
 impl<T> JoinState<T> {
-    pub(super) fn new(thread: Option<ThreadId>) -> Arc<Self> {
+    pub(super) fn new(process: Process, thread: Option<ThreadId>) -> Arc<Self> {
         Arc::new(JoinState {
             result: OneshotSlot::new(),
             control: Mutex::new(Control {
@@ -237,6 +247,7 @@ impl<T> JoinState<T> {
                 thread,
                 cancel: CancelState::No,
             }),
+            process,
         })
     }
 
@@ -259,6 +270,9 @@ impl<T> JoinState<T> {
     }
 
     fn request_cancel(&self) {
+        if self.process.is_inherited() {
+            return; // also because a thread of the parent may have held the lock
+        }
         let mut control = self.control.lock();
         match (&control.job, control.cancel) {
             (Some(job), _) => job.cancel(), // under the lock, so that `postponed` sees it

@@ -203,6 +203,9 @@ impl Scheduler {
     ///
     /// As [`run`](Self::run). Also when the job belongs to another scheduler, and this one has no job left.
     pub fn run_until<T>(&self, mut handle: JoinHandle<T>) -> Result<T, JoinError> {
+        if let Err(error) = self.inner.inbox.process().check() {
+            return Err(JoinError::Scheduler(error));
+        }
         loop {
             if let Some(result) = handle.take() {
                 return result;
@@ -231,6 +234,7 @@ impl Scheduler {
     ///
     /// As [`run`](Self::run).
     pub fn shutdown(&self, within: Duration) -> io::Result<ShutdownReport> {
+        self.inner.inbox.process().check()?;
         self.inner.shared.close();
         let until = after(within);
         let before = self.stats();
@@ -297,7 +301,7 @@ impl Inner {
             Ok(ctx) => ctx,
             Err(kind) => return Err((kind, builder, f)),
         };
-        let state = JoinState::new(Some(self.thread));
+        let state = JoinState::new(self.inbox.process(), Some(self.thread));
         let plan = builder.plan();
         self.core.borrow_mut().pending.push_back(Pending {
             main: spawned_main(Arc::clone(&state), f),
@@ -333,6 +337,11 @@ impl AsFd for Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
+        if self.inner.inbox.process().is_inherited() {
+            // The jobs are the parent's. Their code must not run here, and neither must the destructors of what they
+            // own.
+            return std::mem::forget(Rc::clone(&self.inner));
+        }
         self.inner.shared.close_one();
         self.inner.cancel_all();
         self.inner.inbox.close();

@@ -28,6 +28,7 @@ use crate::hooks::SwitchHooks;
 use crate::job::{JobBuilder, JobPlan};
 use crate::stack::StackSize;
 use crate::sync::{WaitQueue, Waiter};
+use crate::sys::Process;
 use crate::wait_ctx::ClaimedCtx;
 
 /// A job that another thread has spawned and no scheduler has taken yet.
@@ -101,8 +102,17 @@ impl WorkerGroup {
         }
     }
 
+    /// The process of the schedulers.
+    #[inline]
+    pub(super) fn process(&self) -> Process {
+        self.inboxes[0].process()
+    }
+
     /// Counts another job and claims its wait ctx, if there may be another job and the ctx is free.
     pub(super) fn admit<H>(&self, builder: &JobBuilder<'_, H>) -> Result<ClaimedCtx, SpawnErrorKind> {
+        if self.process().is_inherited() {
+            return Err(SpawnErrorKind::Forked);
+        }
         if self.closed.load(Ordering::SeqCst) {
             return Err(SpawnErrorKind::ShuttingDown);
         }
@@ -134,11 +144,17 @@ impl WorkerGroup {
 
     /// Ready when there is capacity and it is the turn of this waiter.
     pub(super) fn poll_capacity(&self, waiter: &mut Waiter, task: &mut Context<'_>) -> Poll<()> {
+        if self.process().is_inherited() {
+            return Poll::Ready(()); // and the spawn says why it is refused
+        }
         self.waiting.poll(waiter, task, || self.has_capacity())
     }
 
     /// Removes a waiter for capacity from the queue.
     pub(super) fn withdraw(&self, waiter: &mut Waiter) {
+        if self.process().is_inherited() {
+            return; // a thread of the parent may have held the lock
+        }
         self.waiting.withdraw(waiter, || self.has_capacity());
     }
 

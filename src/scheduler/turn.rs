@@ -48,6 +48,7 @@ impl Scheduler {
     /// As [`run`](Self::run).
     pub fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
         let inner = &self.inner;
+        inner.inbox.process().check()?;
         let _turning = Turning::enter(inner);
         if inner.parked.replace(false) {
             inner.inbox.unpark();
@@ -88,6 +89,9 @@ impl Inner {
     /// Starts the jobs that have not run yet, up to a batch. Returns how many it started.
     fn start_pending(&self) -> usize {
         for started in 0..BATCH {
+            if self.inbox.process().is_inherited() {
+                return started; // the job that ran last has forked, and this is the child
+            }
             let Some(pending) = self.core.borrow_mut().next_pending() else {
                 return started;
             };
@@ -126,6 +130,7 @@ impl Inner {
             return true;
         }
         for_job.set_callback(Some(Waker::from(waker)));
+        budget::begin();
         match catch_unwind(AssertUnwindSafe(|| plan.start(&for_job, main))) {
             Ok(Ok(step)) => self.after_run(id, step),
             Ok(Err((plan, main, refusal))) => return self.put_back(id, plan, main, refusal, completion),
@@ -170,6 +175,9 @@ impl Inner {
     fn resume_ready(&self) -> usize {
         let batch = self.core.borrow().batch();
         for resumed in 0..batch {
+            if self.inbox.process().is_inherited() {
+                return resumed; // as above
+            }
             let Some((id, job, cancel)) = self.core.borrow_mut().next_ready() else {
                 return resumed;
             };
@@ -186,6 +194,7 @@ impl Inner {
         if let Some(reason) = cancel {
             return self.cancel(id, job, reason);
         }
+        budget::begin();
         match catch_unwind(AssertUnwindSafe(|| job.resume())) {
             Ok(step) => self.after_run(id, step),
             Err(payload) => self.hook_panicked(id, payload),
@@ -242,6 +251,7 @@ impl Inner {
 
     /// Asks the kernel for ready fds when it is time to. Waits there if this turn had nothing to do.
     fn look_at_kernel(&self, timeout: Option<Duration>, done: usize) -> io::Result<()> {
+        self.inbox.process().check()?;
         let mut core = self.core.borrow_mut();
         let busy = core.runnable() != 0 || self.has_incoming();
         if !busy {

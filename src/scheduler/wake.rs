@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 
 use super::Scheduler;
 use crate::sync::contain;
-use crate::sys::EventFd;
+use crate::sys::{EventFd, Process};
 
 /// Identifies a task of one scheduler: its index, and a serial that distinguishes the tasks that have had this index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,9 +83,18 @@ impl Inbox {
         drop(call); // after the lock is released: the drop of what the call owns may run any code
     }
 
+    /// The process of the scheduler. A child of it has a copy of the messages, and sends nothing.
+    #[inline]
+    pub(super) fn process(&self) -> Process {
+        self.notifier.process()
+    }
+
     /// Marks the scheduler as gone. The calls that it has not made are dropped, so that nothing waits for their
     /// results.
     pub(super) fn close(&self) {
+        if self.process().is_inherited() {
+            return;
+        }
         let mut messages = self.messages.lock();
         messages.closed = true;
         let calls = std::mem::take(&mut messages.calls);
@@ -95,6 +104,9 @@ impl Inbox {
 
     /// Changes the messages, and notifies the scheduler if it is parked.
     fn put(&self, put: impl FnOnce(&mut Messages)) {
+        if self.process().is_inherited() {
+            return; // also because a thread of the parent may have held the lock
+        }
         let mut messages = self.messages.lock();
         put(&mut messages);
         self.has_messages.store(true, Ordering::Release);
@@ -107,6 +119,9 @@ impl Inbox {
 
     /// Wakes the scheduler if it is parked. Returns whether it was.
     pub(super) fn notify_if_parked(&self) -> bool {
+        if self.process().is_inherited() {
+            return false;
+        }
         let parked = std::mem::take(&mut self.messages.lock().parked);
         if parked {
             self.notifier.notify();

@@ -67,7 +67,7 @@ impl Workers {
     /// ends the threads.
     ///
     /// The report is the sum over all threads. If a job of these workers calls this, the thread of that job is not
-    /// waited for, and is missing in the report.
+    /// waited for, and is missing in the report. In a child of the process that made the workers this does nothing.
     pub fn shutdown(mut self, within: Duration) -> ShutdownReport {
         self.stop(within)
     }
@@ -84,6 +84,11 @@ impl Workers {
             receiver
         };
         self.shared.inboxes.iter().map(call).collect()
+    }
+
+    /// Fails in a child of the process of the workers.
+    pub(crate) fn check_process(&self) -> io::Result<()> {
+        self.shared.process().check()
     }
 
     pub(super) fn start(builder: &WorkersBuilder) -> io::Result<Workers> {
@@ -107,6 +112,11 @@ impl Workers {
     }
 
     fn stop(&mut self, within: Duration) -> ShutdownReport {
+        if self.shared.process().is_inherited() {
+            // The threads are the parent's: here there is nothing to wait for, or to detach.
+            std::mem::forget((std::mem::take(&mut self.threads), Arc::clone(&self.shared)));
+            return ShutdownReport::default();
+        }
         self.shared.close();
         let until = after(within);
         for inbox in &self.shared.inboxes {

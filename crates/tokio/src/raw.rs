@@ -1,7 +1,9 @@
 //! A wait ctx names its fds by their numbers, as the C interface does. This module makes owned fds of them.
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::process;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -32,8 +34,37 @@ pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
 /// # Panics
 ///
 /// Outside a tokio runtime.
-pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<Source> {
     // SAFETY: the `OwnedFd` keeps its number open until it is dropped, and always gives the same one.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
-    registered.map_err(Into::into)
+    Ok(Source {
+        registered: Some(registered?),
+        process: process::id(),
+    })
+}
+
+/// An fd that is registered with tokio's driver.
+///
+/// In a child of the process that registered it the drop does nothing: the epoll instance of the driver is the
+/// parent's, which would lose the registration.
+pub(crate) struct Source {
+    /// `None` during the drop.
+    registered: Option<AsyncFd<OwnedFd>>,
+    process: u32,
+}
+
+impl Deref for Source {
+    type Target = AsyncFd<OwnedFd>;
+
+    fn deref(&self) -> &AsyncFd<OwnedFd> {
+        self.registered.as_ref().expect("it is there until the drop")
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        if process::id() != self.process {
+            std::mem::forget(self.registered.take());
+        }
+    }
 }

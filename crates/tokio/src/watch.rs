@@ -15,18 +15,16 @@
 //! that reads its fd without `O_NONBLOCK` block the thread.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time;
 
 use asyncjob::{Interest, WaitCtx, WaitFd, Wants};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::give_way;
-use crate::raw::{duplicate, register};
+use crate::raw::{Source, duplicate, register};
 
 /// Watches for one job.
 #[derive(Default)]
@@ -50,7 +48,7 @@ struct Registered {
     /// deregistering the number would then deregister the other file.
     ///
     /// `None` if the system refuses to poll the fd.
-    source: Option<AsyncFd<OwnedFd>>,
+    source: Option<Source>,
 }
 
 /// When a job that wants to be polled is resumed.
@@ -159,7 +157,7 @@ impl Watch {
     }
 }
 
-fn source(fd: WaitFd) -> io::Result<AsyncFd<OwnedFd>> {
+fn source(fd: WaitFd) -> io::Result<Source> {
     let interest = match fd.interest {
         Interest::Readable => tokio::io::Interest::READABLE,
         Interest::Writable => tokio::io::Interest::WRITABLE,
@@ -169,7 +167,7 @@ fn source(fd: WaitFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// Ready if the fd is ready now. If it is not, the task is woken when it may be.
-fn poll_source(source: &AsyncFd<OwnedFd>, interest: Interest, task: &mut Context<'_>) -> Poll<()> {
+fn poll_source(source: &Source, interest: Interest, task: &mut Context<'_>) -> Poll<()> {
     if interest.is_readable() {
         // tokio is asked before poll(2): readiness that comes in between is newer than `ready`, and is not cleared with
         // it.
@@ -193,7 +191,7 @@ fn poll_source(source: &AsyncFd<OwnedFd>, interest: Interest, task: &mut Context
 }
 
 /// Whether the fd is ready now, or in an error that a read would report.
-fn is_ready(source: &AsyncFd<OwnedFd>, what: PollFlags) -> bool {
+fn is_ready(source: &Source, what: PollFlags) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let count = poll(&mut [PollFd::new(source.get_ref(), what)], Some(&now));
     count.is_ok_and(|count| count > 0)

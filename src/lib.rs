@@ -110,7 +110,8 @@
 //! # Where unsafe is
 //!
 //! Unsafe code is denied in the crate. It is allowed in the modules that say why on their `mod` line: `job`, `stack`
-//! and `sys`. One function of `wait_ctx`, [`WaitCtx::add_raw_wait_fd`], is an `unsafe fn` with a safe body.
+//! and `sys`. `wait_ctx` has an `unsafe fn` with a safe body, [`WaitCtx::add_raw_wait_fd`], and its form for the C
+//! interface.
 
 #![warn(missing_debug_implementations)]
 
@@ -155,6 +156,8 @@ pub use job::{
 };
 pub use returned::Returned;
 pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, Wants, waker_fn};
+#[doc(hidden)] // for asyncjob-capi
+pub use wait_ctx::{Locked, Record};
 
 /// The README's program compiles and runs.
 #[cfg(doctest)]

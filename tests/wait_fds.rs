@@ -471,7 +471,7 @@ fn a_value_is_borrowed_for_a_call() {
         *value
     });
     assert_eq!(
-        (doubled, ctx.copied_value::<RawFd>(key).map(|(_, value)| value)),
+        (doubled, ctx.with_value(key, |value: &mut RawFd| *value)),
         (Some(6), Some(6))
     );
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -517,17 +517,54 @@ fn a_value_cleared_while_it_is_borrowed_is_dropped() {
     assert_eq!((numbers(&ctx.fds()), value(ctx.clear_fd(key))), (vec![3], Some(3)));
 }
 
-/// `copied_values` returns copies of the values of one type with their fds, newest first. The C interface calls its
-/// cleanup functions for them.
+/// More entries than are read without a lock are read as they are, and come back into the fast way when some are gone.
 #[test]
-fn values_of_one_type_may_be_copied() {
+fn any_number_of_entries_is_read() {
     let ctx = WaitCtx::new();
-    let [a, b, c] = keys();
-    set(&ctx, a, 3);
-    add_number(&ctx, number(b, 4), "of another type");
-    set(&ctx, c, 5);
-    let copies = ctx.copied_values::<RawFd>();
-    assert_eq!(copies, [(number(c, 5), 5), (number(a, 3), 3)]);
+    let keys: Vec<_> = (0..5).map(|_| WaitKey::unique()).collect();
+    for (number, key) in keys.iter().enumerate() {
+        set(&ctx, *key, number as RawFd);
+        assert_eq!(ctx.fds().len(), number + 1);
+        assert_eq!(ctx.fd(keys[0]), Some(0));
+        assert_eq!(ctx.fd(*key), Some(number as RawFd));
+    }
+    assert_eq!(numbers(&ctx.changes().added), [4, 3, 2, 1, 0]);
+    for (number, key) in keys.iter().enumerate().rev() {
+        assert_eq!(value(ctx.clear_fd(*key)), Some(number as RawFd));
+        assert_eq!(ctx.fd(*key), None);
+        assert_eq!(ctx.fds().len(), number);
+    }
+}
+
+/// Threads that read while another thread writes see the fds of one moment: never one without the other.
+#[test]
+fn a_reader_sees_no_half_of_a_change() {
+    let _watchdog = Watchdog::new();
+    let ctx = WaitCtx::new();
+    let [a, b, other] = keys();
+    set(&ctx, a, 10);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert_eq!(ctx.fd(a), Some(10));
+                    let fds = ctx.fds();
+                    assert_eq!(fds.last().map(|fd| (fd.key, fd.fd)), Some((a, 10)));
+                    for fd in &fds[..fds.len() - 1] {
+                        assert!([(b, 20), (other, 30)].contains(&(fd.key, fd.fd)), "{fds:?}");
+                    }
+                }
+            });
+        }
+        for _ in 0..20_000 {
+            set(&ctx, b, 20);
+            set(&ctx, other, 30); // the third: it is read under the lock
+            ctx.clear_fd(b);
+            ctx.clear_fd(other);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }
 
 /// A key that is made from an address compares as that address. A unique key is equal to no address and to no other

@@ -312,20 +312,20 @@ impl Core {
         let mut known = mem::take(&mut task.fds).into_iter().peekable();
         let mut stayed = Vec::with_capacity(now.len());
         for entry in &now {
-            while let Some(removed) = known.next_if(|known| known.serial > entry.serial) {
+            while let Some(removed) = known.next_if(|known| known.serial > entry.serial()) {
                 reactor.remove(removed.registration);
             }
-            let same = known.next_if(|known| known.serial == entry.serial);
+            let same = known.next_if(|known| known.serial == entry.serial());
             let registration = same.map(|known| known.registration);
-            stayed.push(registration.filter(|_| !entry.added));
-            if let Some(changed) = registration.filter(|_| entry.added) {
+            stayed.push(registration.filter(|_| !entry.is_added()));
+            if let Some(changed) = registration.filter(|_| entry.is_added()) {
                 reactor.remove(changed);
             }
         }
         known.for_each(|removed| reactor.remove(removed.registration));
         let registered = now.iter().zip(stayed).map(|(entry, registration)| KnownFd {
-            serial: entry.serial,
-            registration: registration.unwrap_or_else(|| reactor.add(id, entry.fd)),
+            serial: entry.serial(),
+            registration: registration.unwrap_or_else(|| reactor.add(id, entry.fd())),
         });
         task.fds = registered.collect();
     }

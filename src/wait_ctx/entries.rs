@@ -1,98 +1,330 @@
 //! The wait fds of a ctx: the entries, their changes since the last resume, and the values that own the fds.
 //!
+//! ```text
+//!   Entries (under the lock of the ctx)              Published (no lock)
+//!     list: Entry, Entry, ...   -- publish -->         length, the first two records, the callback of C
+//!           record, content
+//! ```
+//!
 //! The table in the documentation of the parent module has the states of an entry. Everything here runs under the lock
-//! of the ctx. So nothing here runs or drops what belongs to the user: values are handed out to the caller, who drops
-//! them after the lock is released.
+//! of the ctx, or on a copy. So nothing here runs or drops what belongs to the user: values are handed out to the
+//! caller, who drops them after the lock is released.
 
 use std::any::Any;
+use std::mem;
+use std::os::fd::RawFd;
 
-use super::{Changes, Interest, WaitFd, WaitKey};
+use smallvec::SmallVec;
+
+use super::published::{Published, Word};
+use super::{Changes, Interest, WaitFd, WaitFdOptions, WaitKey};
 
 /// A value of the user, which may own an fd.
 pub(super) type Value = Box<dyn Any + Send>;
 
+/// How many entries need no allocation and are read without the lock. An engine has one, and a job that also waits for
+/// its socket has two.
+const INLINE: usize = 2;
+
 /// The entries of a ctx, oldest first.
 #[derive(Default)]
 pub(super) struct Entries {
-    list: Vec<Entry>,
+    list: SmallVec<[Entry; INLINE]>,
     /// The serial of the entry that was added last.
     last_serial: u64,
+    /// The callback of a C program, and its argument. The function is 0 if there is none.
+    callback: [usize; 2],
 }
 
 struct Entry {
-    /// Increases with each entry that is added. A change of the interest keeps it.
-    serial: u64,
-    fd: WaitFd,
-    /// Whether the entry was added since the last resume.
-    added: bool,
-    /// Whether the entry was removed since the last resume. Its value has been given away then.
-    removed: bool,
-    value: Option<Value>,
+    record: Record,
+    content: Content,
 }
 
-/// An entry that is not removed, as a driver sees it.
+enum Content {
+    /// The value that owns the fd. It is absent while it is borrowed, and after it was given away.
+    Value(Option<Value>),
+    /// The cleanup routine of a C program.
+    Cleanup(usize),
+}
+
+/// What is known of an entry, apart from its value. It is four words, so that a copy of it decodes nothing.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LiveFd {
-    /// Identifies the entry in its ctx. A newer entry has a higher serial.
-    pub(crate) serial: u64,
-    pub(crate) fd: WaitFd,
-    /// Whether the entry was added, or its interest changed, since the last resume.
-    pub(crate) added: bool,
+#[doc(hidden)] // for asyncjob-capi
+pub struct Record {
+    key: u64,
+    /// The number of the fd, and the flags above it.
+    fd_and_flags: u64,
+    data: u64,
+    serial: u64,
 }
 
-impl Entry {
-    fn is_live(&self, key: WaitKey) -> bool {
-        !self.removed && self.fd.key == key
-    }
+/// An entry that is not removed, as a driver sees it: the record of it.
+pub(crate) type LiveFd = Record;
 
-    fn copied<V: Copy + 'static>(&self) -> Option<(WaitFd, V)> {
-        let value = self.value.as_ref()?.downcast_ref::<V>()?;
-        Some((self.fd, *value))
+/// The records that are not removed, newest first.
+#[inline]
+pub(super) fn live(records: &[Record]) -> impl Iterator<Item = &Record> {
+    records.iter().rev().filter(|record| !record.is_removed())
+}
+
+/// The changes since the last resume. An entry that was added and removed since then is in no list any more.
+pub(super) fn changes(records: &[Record]) -> Changes {
+    let newest = |pick: fn(&Record) -> bool| {
+        let picked = records.iter().rev().filter(|record| pick(record));
+        picked.map(Record::fd).collect()
+    };
+    Changes {
+        added: newest(Record::is_addition),
+        removed: newest(Record::is_removal),
     }
 }
 
-impl Entries {
-    pub(super) const fn new() -> Self {
-        Entries {
-            list: Vec::new(),
-            last_serial: 0,
+const WRITABLE: u64 = 1 << 32;
+const BOTH: u64 = 1 << 33;
+const ONLY_WHEN_ARMED: u64 = 1 << 34;
+const ADDED: u64 = 1 << 35;
+const REMOVED: u64 = 1 << 36;
+
+impl Record {
+    /// The words of a record in [`Published`].
+    const WORDS: usize = 4;
+    const EMPTY: Record = Record {
+        key: 0,
+        fd_and_flags: 0,
+        data: 0,
+        serial: 0,
+    };
+
+    fn new(fd: WaitFd, data: usize, serial: u64) -> Self {
+        let interest = match fd.interest {
+            Interest::Readable => 0,
+            Interest::Writable => WRITABLE,
+            Interest::Both => BOTH,
+        };
+        let only_when_armed = if fd.only_when_armed { ONLY_WHEN_ARMED } else { 0 };
+        Record {
+            key: fd.key.0 as u64,
+            fd_and_flags: u64::from(fd.fd.cast_unsigned()) | interest | only_when_armed | ADDED,
+            data: data as u64,
+            serial,
         }
     }
 
-    pub(super) fn add(&mut self, fd: WaitFd, value: Value) {
-        self.last_serial += 1;
-        self.list.push(Entry {
-            serial: self.last_serial,
-            fd,
-            added: true,
-            removed: false,
-            value: Some(value),
+    /// The wait fd.
+    #[inline]
+    pub fn fd(&self) -> WaitFd {
+        let options = WaitFdOptions {
+            interest: match self.fd_and_flags & (WRITABLE | BOTH) {
+                0 => Interest::Readable,
+                WRITABLE => Interest::Writable,
+                _ => Interest::Both,
+            },
+            only_when_armed: self.has(ONLY_WHEN_ARMED),
+        };
+        WaitFd::new(WaitKey(self.key as usize), self.raw_fd(), options)
+    }
+
+    /// The number of the wait fd.
+    #[inline]
+    pub fn raw_fd(&self) -> RawFd {
+        (self.fd_and_flags as u32).cast_signed()
+    }
+
+    /// The custom data of a C program.
+    #[inline]
+    pub fn data(&self) -> usize {
+        self.data as usize
+    }
+
+    /// Identifies the entry in its ctx. A newer entry has a higher serial. A change of the interest keeps it.
+    #[inline]
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Whether the entry was added, or its interest changed, since the last resume.
+    #[inline]
+    pub(crate) fn is_added(&self) -> bool {
+        self.has(ADDED)
+    }
+
+    /// Whether the entry was removed since the last resume. Its value has been given away then.
+    #[inline]
+    pub fn is_removed(&self) -> bool {
+        self.has(REMOVED)
+    }
+
+    /// Whether [`Changes::added`] reports the entry.
+    #[inline]
+    pub fn is_addition(&self) -> bool {
+        self.fd_and_flags & (ADDED | REMOVED) == ADDED
+    }
+
+    /// Whether [`Changes::removed`] reports the entry.
+    #[inline]
+    pub fn is_removal(&self) -> bool {
+        self.fd_and_flags & (ADDED | REMOVED) == REMOVED
+    }
+
+    #[inline]
+    fn is_live(&self, key: WaitKey) -> bool {
+        self.key == key.0 as u64 && !self.is_removed()
+    }
+
+    #[inline]
+    fn has(&self, flag: u64) -> bool {
+        self.fd_and_flags & flag != 0
+    }
+
+    #[inline]
+    fn to_words(self) -> [u64; Self::WORDS] {
+        [self.key, self.fd_and_flags, self.data, self.serial]
+    }
+
+    #[inline]
+    fn from_words([key, fd_and_flags, data, serial]: &[Word; Self::WORDS]) -> Self {
+        Record {
+            key: key.get(),
+            fd_and_flags: fd_and_flags.get(),
+            data: data.get(),
+            serial: serial.get(),
+        }
+    }
+}
+
+const LENGTH: usize = 0;
+const CALLBACK: usize = 1;
+const RECORDS: usize = 3;
+const WORDS: usize = RECORDS + INLINE * Record::WORDS;
+
+/// What readers see of the entries.
+pub(super) struct View(Published<WORDS>);
+
+impl View {
+    pub(super) fn new() -> Self {
+        View(Published::new())
+    }
+
+    /// Shows the readers what the entries are now. The caller holds the lock of the entries.
+    #[inline]
+    pub(super) fn publish(&self, entries: &Entries) {
+        self.0.write(|writer| {
+            writer.set(LENGTH, entries.list.len() as u64);
+            for (i, entry) in entries.list.iter().take(INLINE).enumerate() {
+                let words = entry.record.to_words();
+                for (place, word) in words.into_iter().enumerate() {
+                    writer.set(RECORDS + i * Record::WORDS + place, word);
+                }
+            }
         });
     }
 
-    /// The fd that was added last under `key` and not removed.
-    pub(super) fn fd(&self, key: WaitKey) -> Option<WaitFd> {
-        self.newest(key).map(|entry| entry.fd)
+    /// As [`publish`](Self::publish), for the callback of a C program.
+    #[inline]
+    pub(super) fn publish_callback(&self, entries: &Entries) {
+        let [function, argument] = entries.callback;
+        self.0.write(|writer| {
+            writer.set(CALLBACK, function as u64);
+            writer.set(CALLBACK + 1, argument as u64);
+        });
+    }
+
+    /// Calls `f` with the records. Gives `f` back if they must be read under the lock.
+    #[inline]
+    pub(super) fn read<R, F: FnOnce(&[Record]) -> R>(&self, f: F) -> Result<R, F> {
+        let copied = self.0.read(|words| {
+            let mut records = [Record::EMPTY; INLINE];
+            let length = words[LENGTH].get() as usize;
+            for (i, words) in records_of(words).take(length).enumerate() {
+                records[i] = Record::from_words(words);
+            }
+            (length, records)
+        });
+        match copied {
+            Some((length, records)) if length <= INLINE => Ok(f(&records[..length])),
+            _ => Err(f),
+        }
+    }
+
+    /// The newest record under `key` that is not removed. `None` if it must be looked for under the lock.
+    #[inline]
+    pub(super) fn newest(&self, key: WaitKey) -> Option<Option<Record>> {
+        self.0
+            .read(|words| {
+                let length = words[LENGTH].get() as usize;
+                let found = records_of(words)
+                    .take(length)
+                    .filter(|words| words[0].get() == key.0 as u64)
+                    .map(Record::from_words);
+                (length <= INLINE).then_some(found.filter(|record| !record.is_removed()).last())
+            })
+            .flatten()
+    }
+
+    /// The callback of a C program; `None` if it must be read under the lock.
+    #[inline]
+    pub(super) fn callback(&self) -> Option<[usize; 2]> {
+        self.0
+            .read(|words| [words[CALLBACK].get() as usize, words[CALLBACK + 1].get() as usize])
+    }
+}
+
+#[inline]
+fn records_of(words: &[Word; WORDS]) -> impl Iterator<Item = &[Word; Record::WORDS]> {
+    let (records, _) = words[RECORDS..].as_chunks();
+    records.iter()
+}
+
+impl Entries {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn add(&mut self, fd: WaitFd, value: Value) {
+        self.push(fd, 0, Content::Value(Some(value)));
+    }
+
+    /// Adds an entry of a C program, whose value is two plain words.
+    pub(super) fn add_words(&mut self, fd: WaitFd, data: usize, cleanup: usize) {
+        self.push(fd, data, Content::Cleanup(cleanup));
+    }
+
+    #[inline]
+    fn push(&mut self, fd: WaitFd, data: usize, content: Content) {
+        self.last_serial += 1;
+        let record = Record::new(fd, data, self.last_serial);
+        self.list.push(Entry { record, content });
+    }
+
+    /// The records of all entries, oldest first.
+    pub(super) fn records(&self) -> Vec<Record> {
+        self.list.iter().map(|entry| entry.record).collect()
+    }
+
+    /// Whether the next resume has to settle the entries.
+    #[inline]
+    pub(super) fn is_unsettled(&self) -> bool {
+        let is_changed = |entry: &Entry| entry.record.fd_and_flags & (ADDED | REMOVED) != 0;
+        self.list.iter().any(is_changed)
     }
 
     /// Sets the interest of the newest entry under `key`. Returns `None` if there is no entry, and otherwise whether
     /// the interest has changed.
     pub(super) fn set_interest(&mut self, key: WaitKey, interest: Interest) -> Option<bool> {
-        let entry = self.newest_mut(key)?;
-        if entry.fd.interest == interest {
+        let record = &mut self.newest_mut(key)?.record;
+        let (fd, old) = (record.fd(), *record);
+        if fd.interest == interest {
             return Some(false);
         }
-        let (serial, old) = (entry.serial, entry.fd);
-        entry.fd.interest = interest;
-        if !entry.added {
-            entry.added = true;
-            self.list.push(Entry {
-                serial,
-                fd: old,
-                added: false,
-                removed: true,
-                value: None,
-            });
+        *record = Record::new(WaitFd { interest, ..fd }, old.data(), old.serial);
+        if !old.is_added() {
+            let record = Record {
+                fd_and_flags: old.fd_and_flags | REMOVED,
+                ..old
+            };
+            let content = Content::Value(None);
+            self.list.push(Entry { record, content });
         }
         Some(true)
     }
@@ -100,80 +332,94 @@ impl Entries {
     /// Removes the newest entry under `key` and hands out its value, which is absent while it is borrowed. Returns
     /// `None` if there is no entry.
     pub(super) fn remove(&mut self, key: WaitKey) -> Option<Option<Value>> {
-        let at = self.list.iter().rposition(|entry| entry.is_live(key))?;
-        if self.list[at].added {
-            return Some(self.list.remove(at).value);
-        }
-        self.list[at].removed = true;
-        Some(self.list[at].value.take())
+        let at = self.list.iter().rposition(|entry| entry.record.is_live(key))?;
+        let content = if self.list[at].record.is_added() {
+            self.list.remove(at).content
+        } else {
+            self.list[at].record.fd_and_flags |= REMOVED;
+            mem::replace(&mut self.list[at].content, Content::Value(None))
+        };
+        Some(content.into_value())
     }
 
     /// Takes the value out of the newest entry under `key`, if it is a `V`. Returns the value with the fd of the entry.
     pub(super) fn borrow_value<V: 'static>(&mut self, key: WaitKey) -> Option<(WaitFd, Value)> {
         let entry = self.newest_mut(key)?;
-        let value = entry.value.take_if(|value| value.is::<V>())?;
-        Some((entry.fd, value))
+        let Content::Value(value) = &mut entry.content else {
+            return None;
+        };
+        let value = value.take_if(|value| value.is::<V>())?;
+        Some((entry.record.fd(), value))
     }
 
     /// Puts a borrowed value back into its entry. Returns the value if the entry is gone.
     pub(super) fn return_value(&mut self, fd: WaitFd, value: Value) -> Option<Value> {
         // The fd is compared, too, because another thread may have borrowed the value of an older entry under the same
         // key.
-        let is_owner = |entry: &&mut Entry| entry.is_live(fd.key) && entry.fd.fd == fd.fd && entry.value.is_none();
+        let is_owner = |entry: &&mut Entry| {
+            let is_lent = matches!(entry.content, Content::Value(None));
+            is_lent && entry.record.is_live(fd.key) && entry.record.raw_fd() == fd.fd
+        };
         match self.list.iter_mut().rev().find(is_owner) {
-            Some(entry) => entry.value.replace(value),
+            Some(entry) => mem::replace(&mut entry.content, Content::Value(Some(value))).into_value(),
             None => Some(value),
         }
     }
 
-    pub(super) fn copied_value<V: Copy + 'static>(&self, key: WaitKey) -> Option<(WaitFd, V)> {
-        self.newest(key)?.copied()
+    /// The newest entry with a cleanup routine that is older than `serial` and not removed, with its routine.
+    pub(super) fn cleanup_before(&self, serial: u64) -> Option<(Record, usize)> {
+        let live = self.list.iter().rev().filter(|entry| !entry.record.is_removed());
+        live.filter(|entry| entry.record.serial < serial)
+            .find_map(|entry| match entry.content {
+                Content::Cleanup(cleanup) if cleanup != 0 => Some((entry.record, cleanup)),
+                _ => None,
+            })
     }
 
-    /// Copies of the values that are a `V`, newest first.
-    pub(super) fn copied_values<V: Copy + 'static>(&self) -> Vec<(WaitFd, V)> {
-        let live = self.list.iter().rev().filter(|entry| !entry.removed);
-        live.filter_map(Entry::copied).collect()
+    pub(super) fn callback(&self) -> [usize; 2] {
+        self.callback
     }
 
-    /// Every entry that is not removed, newest first.
-    pub(super) fn live(&self) -> impl Iterator<Item = LiveFd> {
-        let live = self.list.iter().rev().filter(|entry| !entry.removed);
-        live.map(|entry| LiveFd {
-            serial: entry.serial,
-            fd: entry.fd,
-            added: entry.added,
-        })
-    }
-
-    /// The changes since the last resume. An entry that was added and removed since then is in the list no more.
-    pub(super) fn changes(&self) -> Changes {
-        let newest = |pick: fn(&Entry) -> bool| {
-            let picked = self.list.iter().rev().filter(|entry| pick(entry));
-            picked.map(|entry| entry.fd).collect()
-        };
-        Changes {
-            added: newest(|entry| entry.added && !entry.removed),
-            removed: newest(|entry| entry.removed && !entry.added),
-        }
+    pub(super) fn set_callback(&mut self, callback: [usize; 2]) {
+        self.callback = callback;
     }
 
     /// Settles the entries when the job is resumed: added entries are settled, and removed ones are gone.
     pub(super) fn settle(&mut self) {
-        self.list.retain(|entry| !entry.removed); // a removed entry has no value, so this drops nothing of the user
-        self.list.iter_mut().for_each(|entry| entry.added = false);
+        // A removed entry has no value, so this drops nothing of the user.
+        self.list.retain(|entry| !entry.record.is_removed());
+        self.list
+            .iter_mut()
+            .for_each(|entry| entry.record.fd_and_flags &= !ADDED);
     }
 
     /// Takes the newest entry out and hands out its value. The drop of the ctx uses this.
     pub(super) fn pop(&mut self) -> Option<Option<Value>> {
-        self.list.pop().map(|entry| entry.value)
+        self.list.pop().map(|entry| entry.content.into_value())
     }
 
-    fn newest(&self, key: WaitKey) -> Option<&Entry> {
-        self.list.iter().rev().find(|entry| entry.is_live(key))
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The record of the newest entry under `key` that is not removed.
+    pub(super) fn newest(&self, key: WaitKey) -> Option<Record> {
+        let records = self.list.iter().rev().map(|entry| entry.record);
+        records.into_iter().find(|record| record.is_live(key))
     }
 
     fn newest_mut(&mut self, key: WaitKey) -> Option<&mut Entry> {
-        self.list.iter_mut().rev().find(|entry| entry.is_live(key))
+        self.list.iter_mut().rev().find(|entry| entry.record.is_live(key))
+    }
+}
+
+impl Content {
+    /// The value, as the user gets it. The words of a C program are its own affair: Rust code gets an empty value.
+    #[inline]
+    fn into_value(self) -> Option<Value> {
+        match self {
+            Content::Value(value) => value,
+            Content::Cleanup(_) => Some(Box::new(())),
+        }
     }
 }

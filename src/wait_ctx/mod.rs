@@ -32,6 +32,8 @@
 //! The manual page is `ASYNC_WAIT_CTX_new(3)`.
 
 mod entries;
+mod locked;
+mod published;
 mod wants;
 
 use std::any::Any;
@@ -46,7 +48,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 pub(crate) use entries::LiveFd;
-use entries::{Entries, Value};
+#[doc(hidden)]
+pub use entries::Record;
+use entries::{Entries, Value, View};
+#[doc(hidden)]
+pub use locked::Locked;
 pub(crate) use wants::LONGEST_INTERVAL;
 pub use wants::Wants;
 
@@ -60,7 +66,13 @@ pub struct WaitKey(usize);
 impl WaitKey {
     /// Makes a key of the address of something that lives as long as the entry. In C that is usually the `ENGINE *`.
     pub fn from_ptr<T: ?Sized>(ptr: *const T) -> Self {
-        WaitKey(ptr.cast::<u8>() as usize)
+        WaitKey(ptr.cast::<u8>().expose_provenance())
+    }
+
+    /// The address that the key was made of.
+    #[doc(hidden)] // for asyncjob-capi, which gives it to cleanup routines
+    pub fn to_addr(self) -> usize {
+        self.0
     }
 
     /// Makes a key that is different from every other key of the process, those made of an address included.
@@ -316,6 +328,8 @@ struct Inner {
     armed: AtomicUsize,
     /// Whether a driver has a job on this ctx that has not ended: see [`WaitCtx::claim`].
     claimed: AtomicBool,
+    /// What the entries are now, for readers. Whoever changes `entries` writes it, under the lock.
+    view: View,
     entries: Mutex<Entries>,
     /// The callback is behind an `Arc`, so that the clone and the drop of the user's `Waker` run after the lock is
     /// released.
@@ -332,6 +346,7 @@ struct BorrowedValue<'a> {
 impl Drop for BorrowedValue<'_> {
     fn drop(&mut self) {
         let Some(value) = self.value.take() else { return };
+        // Readers see no values, so there is nothing to publish.
         let orphan = self.ctx.inner.entries.lock().return_value(self.fd, value);
         drop(orphan); // after the lock is released: the drop of a value whose entry is gone may run any code
     }
@@ -367,6 +382,7 @@ impl WaitCtx {
                 deadline: AtomicU64::new(NO_DEADLINE),
                 armed: AtomicUsize::new(0),
                 claimed: AtomicBool::new(claimed),
+                view: View::new(),
                 entries: Mutex::new(Entries::new()),
                 callback: Mutex::new(None),
             }),
@@ -423,22 +439,24 @@ impl WaitCtx {
 
     /// Does what [`add_raw_wait_fd`](Self::add_raw_wait_fd) does, for code of this crate that keeps the fd open.
     pub(crate) fn add_entry(&self, fd: WaitFd, value: Value) {
-        self.inner.entries.lock().add(fd, value);
-        self.changed();
+        let mut entries = self.inner.entries.lock();
+        entries.add(fd, value);
+        self.inner.changed(&entries);
     }
 
     /// The fd that was added last under `key` and not cleared ([S53](crate::docs::openssl_behaviour#s53)).
     pub fn fd(&self, key: WaitKey) -> Option<RawFd> {
-        self.inner.entries.lock().fd(key).map(|fd| fd.fd)
+        self.inner.newest(key).map(|record| record.raw_fd())
     }
 
     /// Changes what the fd that was added last under `key` is waited for. Returns whether there is such an fd.
     ///
     /// The change is reported as a removal and an addition of the same fd.
     pub fn set_interest(&self, key: WaitKey, interest: Interest) -> bool {
-        let changed = self.inner.entries.lock().set_interest(key, interest);
+        let mut entries = self.inner.entries.lock();
+        let changed = entries.set_interest(key, interest);
         if changed == Some(true) {
-            self.changed();
+            self.inner.changed(&entries);
         }
         changed.is_some()
     }
@@ -448,8 +466,9 @@ impl WaitCtx {
     ///
     /// Returns `None` if there is no such entry, and also while its value is lent to [`with_value`](Self::with_value).
     pub fn clear_fd(&self, key: WaitKey) -> Option<Box<dyn Any + Send>> {
-        let value = self.inner.entries.lock().remove(key)?;
-        self.changed();
+        let mut entries = self.inner.entries.lock();
+        let value = entries.remove(key)?;
+        self.inner.changed(&entries);
         value
     }
 
@@ -470,27 +489,16 @@ impl WaitCtx {
         Some(f(value))
     }
 
-    /// A copy of the value under `key`, with its fd, if the value is a `V`. The value stays in the ctx.
-    #[doc(hidden)] // for asyncjob-capi, whose engines' threads read values while the job runs
-    pub fn copied_value<V: Copy + Send + 'static>(&self, key: WaitKey) -> Option<(WaitFd, V)> {
-        self.inner.entries.lock().copied_value(key)
-    }
-
-    /// Copies of all values that are a `V`, with their fds, newest first ([S60](crate::docs::openssl_behaviour#s60)).
-    #[doc(hidden)] // for asyncjob-capi, which calls OpenSSL's cleanup routines for them
-    pub fn copied_values<V: Copy + Send + 'static>(&self) -> Vec<(WaitFd, V)> {
-        self.inner.entries.lock().copied_values()
-    }
-
     /// Every wait fd that counts now, newest first ([S54](crate::docs::openssl_behaviour#s54)). These are the fds that
     /// a driver polls while the job is paused.
     ///
     /// An entry that is [`only_when_armed`](WaitFdOptions::only_when_armed) counts while its key is [armed](Self::arm).
     pub fn fds(&self) -> Vec<WaitFd> {
         let armed = self.armed();
-        let entries = self.inner.entries.lock();
-        let live = entries.live().map(|entry| entry.fd);
-        live.filter(|fd| fd.counts(armed)).collect()
+        self.inner.read(|records| {
+            let live = entries::live(records).map(Record::fd);
+            live.filter(|fd| fd.counts(armed)).collect()
+        })
     }
 
     /// The wait fds that were added and removed since a job bound to this ctx was last resumed
@@ -499,13 +507,14 @@ impl WaitCtx {
     /// Reading the changes does not consume them. An fd that was added after the last pause of a job stays reported,
     /// during later jobs too, until a job pauses and is resumed ([S59](crate::docs::openssl_behaviour#s59)).
     pub fn changes(&self) -> Changes {
-        self.inner.entries.lock().changes()
+        self.inner.read(entries::changes)
     }
 
     /// What the job of this ctx waits for, and so what its driver does next. The rules are in the table of [`Wants`].
     pub fn wants(&self) -> Wants {
         let armed = self.armed();
-        let has_wait_fds = self.inner.entries.lock().live().any(|entry| entry.fd.counts(armed));
+        let counts = |records: &[Record]| entries::live(records).any(|record| record.fd().counts(armed));
+        let has_wait_fds = self.inner.read(counts);
         Wants::of(self.status(), has_wait_fds, self.deadline())
     }
 
@@ -603,16 +612,16 @@ impl WaitCtx {
 
     /// Every entry that is not removed, newest first.
     pub(crate) fn live_fds(&self) -> Vec<LiveFd> {
-        self.inner.entries.lock().live().collect()
+        self.inner.read(|records| entries::live(records).copied().collect())
     }
 
     /// Settles the entries, as [`Job::resume`](crate::Job::resume) does with those of the job's ctx: added entries
     /// become settled, and removed ones are gone ([S42](crate::docs::openssl_behaviour#s42),
     /// [S58](crate::docs::openssl_behaviour#s58)).
-    #[doc(hidden)] // for asyncjob-capi, which binds ctxs to jobs itself: there a ctx may be freed under its job
+    #[doc(hidden)] // for tests
     #[inline]
     pub fn settle(&self) {
-        if self.inner.unsettled.load(Ordering::Relaxed) {
+        if self.is_unsettled() {
             self.settle_entries();
         }
     }
@@ -620,13 +629,51 @@ impl WaitCtx {
     #[cold]
     fn settle_entries(&self) {
         let mut entries = self.inner.entries.lock();
-        self.inner.unsettled.store(false, Ordering::Relaxed);
         entries.settle();
+        self.inner.publish(&entries);
+    }
+}
+
+impl Inner {
+    /// Calls `f` with the records of all entries, oldest first, as they were at one moment during this call. No lock is
+    /// held while `f` runs, and none is taken while a ctx has at most two entries and no writer comes between.
+    #[inline]
+    fn read<R>(&self, f: impl FnOnce(&[Record]) -> R) -> R {
+        self.view.read(f).unwrap_or_else(|f| self.read_under_lock(f))
     }
 
-    fn changed(&self) {
-        self.inner.unsettled.store(true, Ordering::Relaxed);
-        self.inner.version.fetch_add(1, Ordering::Release);
+    /// The newest record under `key` that is not removed.
+    #[inline]
+    fn newest(&self, key: WaitKey) -> Option<Record> {
+        let newest = self.view.newest(key);
+        newest.unwrap_or_else(|| self.newest_under_lock(key))
+    }
+
+    #[cold]
+    fn newest_under_lock(&self, key: WaitKey) -> Option<Record> {
+        self.entries.lock().newest(key)
+    }
+
+    #[cold]
+    fn read_under_lock<R>(&self, f: impl FnOnce(&[Record]) -> R) -> R {
+        let records = self.entries.lock().records();
+        f(&records)
+    }
+
+    /// The wait fds have changed: readers see the change, and drivers learn of it.
+    #[inline]
+    fn changed(&self, entries: &Entries) {
+        self.publish(entries);
+        // Only who holds the lock of the entries stores the version. The Release comes after the view was written: a
+        // driver that has seen this version reads these entries, or later ones.
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version.wrapping_add(1), Ordering::Release);
+    }
+
+    #[inline]
+    fn publish(&self, entries: &Entries) {
+        self.view.publish(entries);
+        self.unsettled.store(entries.is_unsettled(), Ordering::Relaxed);
     }
 }
 

@@ -1,23 +1,31 @@
 //! Wait ctxs: a job says here what it waits for, and the caller that will resume the job reads it.
 //!
 //! ```text
-//!   ASYNC_WAIT_CTX *  --->  slot (crate::handle)  --->  lock  --->  LiveCtx: asyncjob::WaitCtx, callback
+//!   ASYNC_WAIT_CTX *  --->  slot (crate::handle)  --->  asyncjob::WaitCtx, which stays in its slot for ever
 //! ```
 //!
 //! A program may free a ctx at any time: under a paused job (S61), while an engine's thread asks for the callback
-//! (S47), or twice. Every function therefore looks the handle up, takes the lock of the slot, and compares the handle
-//! again. Jobs know their ctx by handle. No lock is held while a cleanup runs.
+//! (S47), or twice. Jobs know their ctx by handle, and every function looks the handle up and compares it again:
+//!
+//! | function | compares the handle again |
+//! |---|---|
+//! | reads | after it has made a copy, without a lock ([`read`]) |
+//! | changes | under the lock of the ctx ([`locked`]), under which a free makes the handle stale |
+//!
+//! A freed ctx is made what it was when it was new, and waits in its slot for the next `ASYNC_WAIT_CTX_new`. A status
+//! or a callback that is set to what it is already is a read. No lock is held while a cleanup runs.
 
+use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-use asyncjob::{Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey};
+use asyncjob::{Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey};
 use parking_lot::Mutex;
 
 use crate::boundary::guarded;
-use crate::handle::{Handle, Slot, Table};
+use crate::handle::{CHUNK, Handle, Slot, Table};
 
 /// A wait ctx, as C programs see it: an opaque handle.
 #[allow(non_camel_case_types, reason = "the C interface's name")]
@@ -59,7 +67,6 @@ pub extern "C" fn ASYNC_WAIT_CTX_new() -> *mut ASYNC_WAIT_CTX {
         let Some(slot) = take_slot() else {
             return ptr::null_mut();
         };
-        *slot.value().content.lock() = Some(LiveCtx::new());
         slot.handle().to_c()
     })
 }
@@ -79,21 +86,16 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_free(ctx: *mut ASYNC_WAIT_CTX) {
         // A cleanup of this ctx, or another thread, may be freeing it. The mark is set under the lock, after the handle
         // was compared: without the lock, another thread could free the ctx first, and the mark would be that of the
         // next ctx.
-        let marked = with_slot(ctx, |slot, live| {
-            let was_marked = mem::replace(&mut live.is_being_freed, true);
-            (!was_marked).then_some(slot)
-        });
-        let Some(slot) = marked else { return };
+        let Some((slot, live)) = locked(ctx) else { return };
+        if slot.value().is_being_freed.swap_under_lock(true) {
+            return;
+        }
         // SAFETY: passed on.
-        unsafe { call_cleanups(ctx) };
-        let freed = {
-            let mut content = slot.value().content.lock();
-            slot.end();
-            content.take()
-        };
-        drop(freed);
-        slot.value().is_unsettled.store(false, Ordering::Relaxed);
-        FREE.lock().push(slot);
+        let live = unsafe { call_cleanups(slot, live) };
+        slot.value().is_being_freed.swap_under_lock(false);
+        slot.end();
+        live.reset();
+        give_slot(slot);
     });
 }
 
@@ -111,19 +113,13 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_wait_fd(
     custom_data: *mut c_void,
     cleanup: ASYNC_cleanup_fn,
 ) -> c_int {
-    change_wait_fds(ctx, |live| {
-        let serial = live.entries_made;
-        live.entries_made += 1;
-        let entry = Entry {
-            key,
-            custom_data,
-            cleanup,
-            serial,
-        };
+    guarded(0, || {
+        let Some((_, mut live)) = locked(ctx) else { return 0 };
         let wait_fd = WaitFd::new(WaitKey::from_ptr(key), fd, WaitFdOptions::new());
+        let cleanup = cleanup.map_or(0, |cleanup| (cleanup as *const ()).expose_provenance());
         // SAFETY: the fd need not stay open, because no driver sees this ctx: only the functions of this module reach
         // it, and they return the number and do nothing with it.
-        unsafe { live.ctx.add_raw_wait_fd(wait_fd, Box::new(entry)) };
+        unsafe { live.add_words(wait_fd, custom_data.expose_provenance(), cleanup) };
         1
     })
 }
@@ -141,12 +137,14 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_fd(
     fd: *mut OSSL_ASYNC_FD,
     custom_data: *mut *mut c_void,
 ) -> c_int {
-    let found = with_ctx(ctx, |live| live.ctx.copied_value::<Entry>(WaitKey::from_ptr(key)));
-    let Some((wait_fd, entry)) = found else { return 0 };
+    let key = WaitKey::from_ptr(key);
+    let Some(Some(found)) = read(ctx, |ctx| ctx.newest_record(key)) else {
+        return 0;
+    };
     // SAFETY: the caller's promise.
-    unsafe { write(fd, wait_fd.fd) };
+    unsafe { write(fd, found.raw_fd()) };
     // SAFETY: the caller's promise.
-    unsafe { write(custom_data, entry.custom_data) };
+    unsafe { write(custom_data, ptr::with_exposed_provenance_mut(found.data())) };
     1
 }
 
@@ -162,12 +160,9 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_all_fds(
     fd: *mut OSSL_ASYNC_FD,
     numfds: *mut usize,
 ) -> c_int {
-    let Some(fds) = with_ctx(ctx, |live| Some(live.ctx.fds())) else {
-        return 0;
-    };
     // SAFETY: the caller's promise.
-    unsafe { write_list(fd, numfds, &fds) };
-    1
+    let write = |records: &[Record]| unsafe { write_list(fd, numfds, records, |record| !record.is_removed()) };
+    c_int::from(read_into(ctx, write))
 }
 
 /// `ASYNC_WAIT_CTX_get_changed_fds(3)`: writes the wait fds that were added and those that were removed since a job
@@ -188,22 +183,22 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_changed_fds(
     delfd: *mut OSSL_ASYNC_FD,
     numdelfds: *mut usize,
 ) -> c_int {
-    let Some(changes) = with_ctx(ctx, |live| Some(live.ctx.changes())) else {
-        return 0;
+    let write = |records: &[Record]| {
+        // SAFETY: the caller's promise.
+        unsafe { write_list(addfd, numaddfds, records, Record::is_addition) };
+        // SAFETY: the caller's promise.
+        unsafe { write_list(delfd, numdelfds, records, Record::is_removal) };
     };
-    // SAFETY: the caller's promise.
-    unsafe { write_list(addfd, numaddfds, &changes.added) };
-    // SAFETY: the caller's promise.
-    unsafe { write_list(delfd, numdelfds, &changes.removed) };
-    1
+    c_int::from(read_into(ctx, write))
 }
 
 /// `ASYNC_WAIT_CTX_clear_fd(3)`: removes the newest wait fd under `key` without calling its cleanup. Returns 1, or 0 if
 /// there is none.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_WAIT_CTX_clear_fd(ctx: *mut ASYNC_WAIT_CTX, key: *const c_void) -> c_int {
-    change_wait_fds(ctx, |live| {
-        c_int::from(live.ctx.clear_fd(WaitKey::from_ptr(key)).is_some())
+    guarded(0, || {
+        let removed = locked(ctx).is_some_and(|(_, live)| live.remove(WaitKey::from_ptr(key)));
+        c_int::from(removed)
     })
 }
 
@@ -218,9 +213,14 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_callback(
     callback: ASYNC_callback_fn,
     callback_arg: *mut c_void,
 ) -> c_int {
-    with_ctx(ctx, |live| {
-        live.callback = callback;
-        live.callback_arg = callback_arg;
+    let function = callback.map_or(0, |function| (function as *const ()).expose_provenance());
+    let new = [function, callback_arg.expose_provenance()];
+    if read(ctx, WaitCtx::c_callback) == Some(new) {
+        return 1;
+    }
+    guarded(0, || {
+        let Some((_, mut live)) = locked(ctx) else { return 0 };
+        live.set_c_callback(new);
         1
     })
 }
@@ -237,12 +237,15 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_callback(
     callback: *mut ASYNC_callback_fn,
     callback_arg: *mut *mut c_void,
 ) -> c_int {
-    let set = with_ctx(ctx, |live| live.callback.map(|_| (live.callback, live.callback_arg)));
-    let Some((function, argument)) = set else { return 0 };
+    let set = read(ctx, WaitCtx::c_callback).filter(|[function, _]| *function != 0);
+    let Some([function, argument]) = set else { return 0 };
+    let function = ptr::with_exposed_provenance::<()>(function);
+    // SAFETY: `ASYNC_WAIT_CTX_set_callback` made the number of a function of this type. 0, for NULL, was left out.
+    let function = unsafe { mem::transmute::<*const (), ASYNC_callback_fn>(function) };
     // SAFETY: the caller's promise.
     unsafe { write(callback, function) };
     // SAFETY: the caller's promise.
-    unsafe { write(callback_arg, argument) };
+    unsafe { write(callback_arg, ptr::with_exposed_provenance_mut(argument)) };
     1
 }
 
@@ -250,8 +253,12 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_callback(
 /// freed. See S65.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_WAIT_CTX_set_status(ctx: *mut ASYNC_WAIT_CTX, status: c_int) -> c_int {
-    with_ctx(ctx, |live| {
-        live.ctx.set_status(Status::from_raw(status));
+    if read(ctx, |ctx| ctx.status().to_raw()) == Some(status) {
+        return 1;
+    }
+    guarded(0, || {
+        let Some((_, mut live)) = locked(ctx) else { return 0 };
+        live.set_status(Status::from_raw(status));
         1
     })
 }
@@ -259,59 +266,48 @@ pub extern "C" fn ASYNC_WAIT_CTX_set_status(ctx: *mut ASYNC_WAIT_CTX, status: c_
 /// `ASYNC_WAIT_CTX_get_status(3)`: returns the status that was set last, or `ASYNC_STATUS_UNSUPPORTED`.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_WAIT_CTX_get_status(ctx: *mut ASYNC_WAIT_CTX) -> c_int {
-    with_ctx(ctx, |live| live.ctx.status().to_raw())
+    read(ctx, |ctx| ctx.status().to_raw()).unwrap_or(ASYNC_STATUS_UNSUPPORTED)
 }
-
-/// The content of a slot between `ASYNC_WAIT_CTX_new` and `ASYNC_WAIT_CTX_free`.
-struct LiveCtx {
-    ctx: WaitCtx,
-    callback: ASYNC_callback_fn,
-    callback_arg: *mut c_void,
-    entries_made: u64,
-    /// A call of [`ASYNC_WAIT_CTX_free`] is at the cleanups, and will free the ctx.
-    is_being_freed: bool,
-}
-
-// SAFETY: the pointers belong to the program. This library carries them and does not follow them.
-unsafe impl Send for LiveCtx {}
-
-/// The value that a wait fd has in its ctx.
-#[derive(Clone, Copy)]
-struct Entry {
-    key: *const c_void,
-    custom_data: *mut c_void,
-    cleanup: ASYNC_cleanup_fn,
-    /// Goes up with each entry of the ctx. It tells entries apart: keys are not unique, and a cleanup may change the
-    /// list.
-    serial: u64,
-}
-
-// SAFETY: as for `LiveCtx`.
-unsafe impl Send for Entry {}
 
 /// What a slot for a wait ctx holds.
 #[derive(Default)]
 pub(crate) struct CtxRecord {
-    content: Mutex<Option<LiveCtx>>,
-    /// A wait fd was added or removed since the last resume. Every resume reads this, without the lock.
-    is_unsettled: AtomicBool,
+    /// The ctx of every handle that this slot ever has, one after the other. It is new while the slot is free.
+    ctx: WaitCtx,
+    /// A call of [`ASYNC_WAIT_CTX_free`] is at the cleanups, and will free the ctx.
+    is_being_freed: LockedFlag,
+}
+
+/// A flag that is used only under the lock of the ctx. The lock orders its uses.
+#[derive(Default)]
+struct LockedFlag(AtomicBool);
+
+impl LockedFlag {
+    fn swap_under_lock(&self, new: bool) -> bool {
+        let old = self.0.load(Ordering::Relaxed);
+        self.0.store(new, Ordering::Relaxed);
+        old
+    }
 }
 
 type CtxSlot = &'static Slot<CtxRecord>;
 
 static CTXS: Table<CtxRecord> = Table::new();
-/// The slots without a ctx.
+/// The slots without a ctx, for any thread.
 static FREE: Mutex<Vec<CtxSlot>> = Mutex::new(Vec::new());
+/// A thread keeps at most this many slots without a ctx for itself.
+const KEPT: usize = 2 * CHUNK;
 
-impl LiveCtx {
-    fn new() -> Self {
-        LiveCtx {
-            ctx: WaitCtx::new(),
-            callback: None,
-            callback_arg: ptr::null_mut(),
-            entries_made: 0,
-            is_being_freed: false,
-        }
+/// The slots without a ctx that a thread keeps. They go to [`FREE`] when the thread ends.
+struct Kept(RefCell<Vec<CtxSlot>>);
+
+thread_local! {
+    static KEPT_HERE: Kept = const { Kept(RefCell::new(Vec::new())) };
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        FREE.lock().append(self.0.get_mut());
     }
 }
 
@@ -324,11 +320,11 @@ pub(crate) fn if_alive(ctx: *mut ASYNC_WAIT_CTX) -> *mut ASYNC_WAIT_CTX {
     }
 }
 
-/// A job with this ctx is resumed: its wait fds no longer count as changed (S42). Costs two loads if none was changed.
+/// A job with this ctx is resumed: its wait fds no longer count as changed (S42). Costs few loads if none was changed.
 #[inline]
 pub(crate) fn settle(ctx: *mut ASYNC_WAIT_CTX) {
     if let Some(slot) = CTXS.live(Handle::from_c(ctx))
-        && slot.value().is_unsettled.load(Ordering::Relaxed)
+        && slot.value().ctx.is_unsettled()
     {
         settle_changes(ctx);
     }
@@ -336,42 +332,58 @@ pub(crate) fn settle(ctx: *mut ASYNC_WAIT_CTX) {
 
 #[cold]
 fn settle_changes(ctx: *mut ASYNC_WAIT_CTX) {
-    with_slot(ctx, |slot, live| {
-        slot.value().is_unsettled.store(false, Ordering::Relaxed);
-        live.ctx.settle();
-    });
+    if let Some((_, mut live)) = locked(ctx) {
+        live.settle();
+    }
 }
 
-/// Calls `f` under the lock of the ctx. Returns 0, NULL or `None` if the handle names no ctx.
-fn with_slot<R: Default>(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(CtxSlot, &mut LiveCtx) -> R) -> R {
-    guarded(R::default(), || {
-        let handle = Handle::from_c(ctx);
-        let Some(slot) = CTXS.live(handle) else {
-            return R::default();
-        };
-        let mut content = slot.value().content.lock();
-        match &mut *content {
-            // The program may have freed the ctx after the lookup, and made another in the slot.
-            Some(live) if slot.handle() == handle => f(slot, live),
-            _ => R::default(),
+/// What `f` reads, without a lock. `None` if the handle names no ctx.
+///
+/// `f` only copies. The copy is thrown away if the handle has become stale meanwhile: it may be of the next ctx then.
+#[inline]
+fn read<R>(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(&WaitCtx) -> R) -> Option<R> {
+    let handle = Handle::from_c(ctx);
+    let slot = CTXS.live(handle)?;
+    let copied = f(&slot.value().ctx);
+    // A free ends the handle before the next ctx is changed. If the copy has anything of the next ctx, then this load,
+    // which the fence keeps behind those of `f`, sees the end: each change is a Release, or follows one.
+    fence(Ordering::Acquire);
+    (slot.handle() == handle).then_some(copied)
+}
+
+/// Calls `write` with a copy of the records of the ctx, unless the handle names no ctx. Returns whether it names one.
+#[inline]
+fn read_into(ctx: *mut ASYNC_WAIT_CTX, write: impl FnOnce(&[Record])) -> bool {
+    let handle = Handle::from_c(ctx);
+    let Some(slot) = CTXS.live(handle) else { return false };
+    slot.value().ctx.with_records(|records| {
+        fence(Ordering::Acquire); // as in `read`
+        let is_live = slot.handle() == handle;
+        if is_live {
+            write(records);
         }
+        is_live
     })
 }
 
-/// As [`with_slot`], to read a ctx and to change its callback or its status.
-fn with_ctx<R: Default>(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(&mut LiveCtx) -> R) -> R {
-    with_slot(ctx, |_, live| f(live))
-}
-
-/// As [`with_slot`], to change the wait fds. The next resume settles the change.
-fn change_wait_fds(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(&mut LiveCtx) -> c_int) -> c_int {
-    with_slot(ctx, |slot, live| {
-        slot.value().is_unsettled.store(true, Ordering::Relaxed);
-        f(live)
-    })
+/// Takes the lock of the ctx. `None` if the handle names no ctx.
+#[inline]
+fn locked(ctx: *mut ASYNC_WAIT_CTX) -> Option<(CtxSlot, Locked<'static>)> {
+    let handle = Handle::from_c(ctx);
+    let slot = CTXS.live(handle)?;
+    let live = slot.value().ctx.lock();
+    // The program may have freed the ctx after the lookup, and made another in the slot.
+    (slot.handle() == handle).then_some((slot, live))
 }
 
 fn take_slot() -> Option<CtxSlot> {
+    // Fails when the thread-locals of this thread are gone.
+    let kept = KEPT_HERE.try_with(|kept| kept.0.borrow_mut().pop());
+    kept.ok().flatten().or_else(take_shared_slot)
+}
+
+#[cold]
+fn take_shared_slot() -> Option<CtxSlot> {
     let free = FREE.lock().pop();
     free.or_else(|| {
         let chunk = CTXS.grow()?;
@@ -381,23 +393,43 @@ fn take_slot() -> Option<CtxSlot> {
     })
 }
 
-/// # Safety
-///
-/// The cleanups of this ctx must be callable now.
-unsafe fn call_cleanups(ctx: *mut ASYNC_WAIT_CTX) {
-    let mut done_down_to = u64::MAX;
-    while let Some((wait_fd, entry)) = newest_before(ctx, done_down_to) {
-        done_down_to = entry.serial;
-        if let Some(cleanup) = entry.cleanup {
-            // SAFETY: the caller's promise.
-            unsafe { cleanup(ctx, entry.key, wait_fd.fd, entry.custom_data) };
+fn give_slot(slot: CtxSlot) {
+    let kept = KEPT_HERE.try_with(|kept| {
+        let mut kept = kept.0.borrow_mut();
+        let has_room = kept.len() < KEPT;
+        if has_room {
+            kept.push(slot);
         }
+        has_room
+    });
+    if !kept.unwrap_or(false) {
+        FREE.lock().push(slot);
     }
 }
 
-fn newest_before(ctx: *mut ASYNC_WAIT_CTX, serial: u64) -> Option<(WaitFd, Entry)> {
-    let entries = with_ctx(ctx, |live| live.ctx.copied_values::<Entry>());
-    entries.into_iter().find(|(_, entry)| entry.serial < serial)
+/// Calls the cleanups, newest first. The lock is released during each, and held again at the end.
+///
+/// # Safety
+///
+/// The cleanups of this ctx must be callable now.
+#[inline]
+unsafe fn call_cleanups(slot: CtxSlot, mut live: Locked<'static>) -> Locked<'static> {
+    let mut done_down_to = u64::MAX;
+    while let Some((record, cleanup)) = live.cleanup_before(done_down_to) {
+        drop(live);
+        done_down_to = record.serial();
+        let cleanup = ptr::with_exposed_provenance::<()>(cleanup);
+        // SAFETY: `ASYNC_WAIT_CTX_set_wait_fd` made the number of a function of this type.
+        let cleanup = unsafe { mem::transmute::<*const (), ASYNC_cleanup_fn>(cleanup) };
+        let key = ptr::with_exposed_provenance(record.fd().key.to_addr());
+        let custom_data = ptr::with_exposed_provenance_mut(record.data());
+        if let Some(cleanup) = cleanup {
+            // SAFETY: the caller's promise.
+            unsafe { cleanup(slot.handle().to_c(), key, record.raw_fd(), custom_data) };
+        }
+        live = slot.value().ctx.lock();
+    }
+    live
 }
 
 /// Writes an output, unless the program passed NULL for it.
@@ -412,17 +444,28 @@ unsafe fn write<T>(output: *mut T, value: T) {
     }
 }
 
+/// Writes the fds of the records that `counts` picks, newest first, and their number.
+///
 /// # Safety
 ///
-/// `list` must be NULL or point to an array with room for `fds`. `count` must be NULL or valid for writes.
-unsafe fn write_list(list: *mut OSSL_ASYNC_FD, count: *mut usize, fds: &[WaitFd]) {
-    // SAFETY: the caller's promise.
-    unsafe { write(count, fds.len()) };
-    let Some(list) = NonNull::new(list) else { return };
-    for (i, wait_fd) in fds.iter().enumerate() {
-        // SAFETY: the array has room for `fds.len()`.
-        let element = unsafe { list.add(i) };
-        // SAFETY: as above.
-        unsafe { element.write(wait_fd.fd) };
+/// `list` must be NULL or point to an array with room for them. `count` must be NULL or valid for writes.
+#[inline]
+unsafe fn write_list(
+    list: *mut OSSL_ASYNC_FD,
+    count: *mut usize,
+    records: &[Record],
+    counts: impl Fn(&Record) -> bool,
+) {
+    let mut written = 0;
+    for record in records.iter().rev().filter(|record| counts(record)) {
+        if let Some(list) = NonNull::new(list) {
+            // SAFETY: the array has room for all of them.
+            let element = unsafe { list.add(written) };
+            // SAFETY: as above.
+            unsafe { element.write(record.raw_fd()) };
+        }
+        written += 1;
     }
+    // SAFETY: the caller's promise.
+    unsafe { write(count, written) };
 }

@@ -1,0 +1,120 @@
+//! What the C interface needs of a ctx, for `asyncjob-capi`: hidden from the documentation, and no promise to others.
+//!
+//! A C program may free a ctx at any time, on any thread. The C interface keeps the ctx then, for the next one. It
+//! takes the lock first, and looks at the program's handle under the lock: a change is so never made to the next ctx.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
+
+use super::{Entries, Inner, Record, Status, WaitCtx, WaitFd, WaitKey};
+
+/// A ctx that no other thread changes meanwhile. Readers do not wait for it.
+#[doc(hidden)]
+#[must_use]
+pub struct Locked<'a> {
+    inner: &'a Inner,
+    entries: MutexGuard<'a, Entries>,
+}
+
+impl fmt::Debug for Locked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Locked").finish_non_exhaustive()
+    }
+}
+
+#[doc(hidden)]
+impl WaitCtx {
+    pub fn lock(&self) -> Locked<'_> {
+        Locked {
+            inner: &self.inner,
+            entries: self.inner.entries.lock(),
+        }
+    }
+
+    /// Calls `f` with the records of all entries, oldest first. No lock is held then.
+    #[inline]
+    pub fn with_records<R>(&self, f: impl FnOnce(&[Record]) -> R) -> R {
+        self.inner.read(f)
+    }
+
+    /// The record of the fd that was added last under `key` and not removed.
+    #[inline]
+    pub fn newest_record(&self, key: WaitKey) -> Option<Record> {
+        self.inner.newest(key)
+    }
+
+    /// The callback of a C program, and its argument. The function is 0 if none is set.
+    #[inline]
+    pub fn c_callback(&self) -> [usize; 2] {
+        let callback = self.inner.view.callback();
+        callback.unwrap_or_else(|| self.inner.entries.lock().callback())
+    }
+
+    /// Whether the next resume has to settle the entries.
+    #[inline]
+    pub fn is_unsettled(&self) -> bool {
+        // A job that has changed its wait fds has done so before it paused, and its driver knows of the pause.
+        self.inner.unsettled.load(Ordering::Relaxed)
+    }
+}
+
+#[doc(hidden)]
+impl Locked<'_> {
+    /// Adds a wait fd whose value is two words. The caller keeps the contract of [`WaitCtx::add_raw_wait_fd`].
+    #[allow(unsafe_code, reason = "its contract is about fds; its body is safe")]
+    pub unsafe fn add_words(&mut self, fd: WaitFd, data: usize, cleanup: usize) {
+        self.entries.add_words(fd, data, cleanup);
+        self.inner.changed(&self.entries);
+    }
+
+    /// Removes the newest entry under `key`. Returns whether there was one.
+    pub fn remove(mut self, key: WaitKey) -> bool {
+        let Some(value) = self.entries.remove(key) else {
+            return false;
+        };
+        self.inner.changed(&self.entries);
+        drop(self);
+        drop(value); // after the lock is released: the drop of a value may run any code
+        true
+    }
+
+    pub fn set_c_callback(&mut self, callback: [usize; 2]) {
+        self.entries.set_callback(callback);
+        self.inner.view.publish_callback(&self.entries);
+    }
+
+    pub fn set_status(&mut self, status: Status) {
+        // Release: who reads this status, then has an Acquire fence, and then looks at the handle of the C program,
+        // sees that an earlier handle of the same ctx has ended.
+        self.inner.status.store(status.to_raw(), Ordering::Release);
+    }
+
+    pub fn settle(&mut self) {
+        self.entries.settle();
+        self.inner.publish(&self.entries);
+    }
+
+    /// The newest entry with a cleanup routine that is older than `serial` and not removed, with its routine.
+    pub fn cleanup_before(&self, serial: u64) -> Option<(Record, usize)> {
+        self.entries.cleanup_before(serial)
+    }
+
+    /// Makes the ctx what it was when it was new, apart from its version.
+    pub fn reset(mut self) {
+        let mut values = Vec::new();
+        if !self.entries.is_empty() {
+            while let Some(value) = self.entries.pop() {
+                values.push(value);
+            }
+            self.inner.changed(&self.entries);
+        }
+        if self.entries.callback() != [0; 2] {
+            self.set_c_callback([0; 2]);
+        }
+        self.set_status(Status::default());
+        drop(self);
+        drop(values); // after the lock is released, newest first
+    }
+}

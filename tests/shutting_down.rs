@@ -218,3 +218,17 @@ fn workers_report_the_sum_of_their_threads() {
         .count();
     assert_eq!(ends, 20);
 }
+
+/// A job that its handle has cancelled is no job that finished by itself, whether the shutdown ends it or a turn
+/// before.
+#[test]
+fn the_report_tells_who_cancelled_a_job() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let jobs = [(); 3].map(|()| scheduler.spawn(wait_for_ever).unwrap());
+    scheduler.turn(Some(Duration::ZERO)).unwrap();
+    jobs[0].request_cancel();
+    jobs[1].request_cancel();
+    let report = scheduler.shutdown(Duration::from_millis(100)).unwrap();
+    assert_eq!((report.finished, report.cancelled_before, report.cancelled), (0, 2, 1));
+}

@@ -753,3 +753,35 @@ fn moved_to(from: PipeReader, to: OwnedFd) -> PipeReader {
     // SAFETY: the number is open, and no other value owns it.
     PipeReader::from(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) })
 }
+
+/// The time that a host spends between two turns is not the job's.
+#[test]
+fn the_time_in_a_state_begins_with_the_turn() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let idle = Duration::from_secs(1);
+    std::thread::sleep(idle); // a host that does other things: the figure is about exactly this
+    let before = Instant::now();
+    let (_count, _ctx) = job_that_counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
+    let in_state = scheduler.jobs()[0].in_state;
+    let coarse = Duration::from_millis(20); // the clock ticks every few milliseconds
+    assert!(in_state <= before.elapsed() + coarse, "{in_state:?}");
+}
+
+/// A job that asks for the list is in it, and so is the job that runs it. A paused job beside them is paused.
+#[test]
+fn a_job_that_runs_is_in_the_list() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Rc::new(Scheduler::new().unwrap());
+    let (_count, _ctx) = job_that_counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
+    let asks = Rc::downgrade(&scheduler);
+    let job = asyncjob::JobBuilder::new().name("asks").spawn_on(&*scheduler, move || {
+        let list = asks.upgrade().unwrap().jobs();
+        let seen = |state| list.iter().filter(|job| job.state == state).count();
+        let own = list.iter().find(|job| job.state == JobState::Running).unwrap();
+        assert_eq!(Some(own.id), asyncjob::current_job_id());
+        (seen(JobState::Running), seen(JobState::Paused), own.name.clone())
+    });
+    let seen = scheduler.run_until(job.unwrap()).unwrap();
+    assert_eq!(seen, (1, 1, Some("asks".to_string())));
+}

@@ -60,6 +60,7 @@ mod builder;
 mod control_block;
 mod current;
 mod id;
+mod info;
 
 use std::backtrace::Backtrace;
 use std::fmt;
@@ -83,6 +84,8 @@ pub(crate) use builder::{JobPlan, boxed};
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
 pub(crate) use current::{can_pause, is_cancelled, is_in_job, pauses_in, with_current_ctx};
 pub use id::JobId;
+pub(crate) use info::running_jobs;
+pub use info::{JobInfo, JobState};
 
 use control_block::{
     Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, ForcedUnwind, REPORT, Report,

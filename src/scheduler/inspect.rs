@@ -2,50 +2,16 @@
 
 use std::backtrace::Backtrace;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::Scheduler;
 use super::current::Turning;
-use crate::job::{Job, JobId};
+use super::{JobInfo, Scheduler};
+use crate::job::{Job, JobId, running_jobs};
 use crate::sys::clock_tick;
-use crate::wait_ctx::{Status, WaitFd};
-
-/// What a scheduler knows of one job: see [`Scheduler::jobs`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct JobInfo {
-    /// The id of the job.
-    pub id: JobId,
-    /// The name of the job, if it has one.
-    pub name: Option<String>,
-    /// What the job does.
-    pub state: JobState,
-    /// How long ago the job paused, to a few milliseconds.
-    pub in_state: Duration,
-    /// The wait fds that count at the pause of the job.
-    pub fds: Vec<WaitFd>,
-    /// What the engine that the job waits for says.
-    pub status: Status,
-    /// The time at which the job is resumed at the latest, if it has a deadline.
-    pub deadline: Option<Instant>,
-    /// How many bytes of its stack the job has used so far: see [`Job::high_water`].
-    pub high_water: usize,
-}
-
-/// What a job that has started does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobState {
-    /// One of the next turns resumes the job.
-    Ready,
-    /// The job runs. [`Scheduler::jobs`] does not list a job that runs.
-    Running,
-    /// The job waits for a callback, an fd or a deadline.
-    Paused,
-}
 
 impl Scheduler {
-    /// Every job that has started and is paused now, in no particular order. If a job calls this, that job is missing
-    /// in the list.
+    /// Every job that has started, in no particular order. If a job calls this, that job is in the list as
+    /// [`Running`](JobState::Running).
     ///
     /// The call makes one system call for each job.
     ///
@@ -71,18 +37,18 @@ impl Scheduler {
     pub fn jobs(&self) -> Vec<JobInfo> {
         let now = clock_tick();
         let core = self.inner.core.borrow();
+        let mut running = running_jobs();
         let started = core.tasks.iter().filter_map(|(_, task)| {
-            let job = task.job.as_ref()?;
-            Some(JobInfo {
-                id: job.id(),
-                name: job.name().map(str::to_owned),
-                state: task.state,
-                in_state: Duration::from_nanos(now.saturating_sub(task.since)),
-                fds: task.ctx.fds(),
-                status: task.ctx.status(),
-                deadline: task.ctx.deadline(),
-                high_water: job.high_water(),
-            })
+            let in_state = Duration::from_nanos(now.saturating_sub(task.since));
+            match &task.job {
+                Some(job) => Some(job.info(task.state, in_state)),
+                None => {
+                    // The task of a job that runs has no handle. The chain of the running jobs of this thread has it.
+                    let index = running.iter().position(|(_, ctx)| ctx.ptr_eq(&task.ctx))?;
+                    let (info, _) = running.swap_remove(index);
+                    Some(JobInfo { in_state, ..info })
+                }
+            }
         });
         started.collect()
     }

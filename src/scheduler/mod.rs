@@ -84,10 +84,11 @@ use std::time::{Duration, Instant};
 pub use builder::{SchedulerBuilder, WorkersBuilder};
 pub use current::{LocalHandle, current, spawn};
 pub use handle::{Capacity, Handle};
-pub use inspect::{JobInfo, JobState};
 pub use join::{JoinError, JoinHandle};
 pub use report::{ShutdownReport, Stats, Turn};
 pub use workers::Workers;
+
+pub use crate::job::{JobInfo, JobState};
 
 use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;

@@ -72,7 +72,7 @@ pub(super) struct Task {
     wake_at: Option<Instant>,
     /// How often the job has polled without an event.
     polls: u32,
-    /// The kernel's clock when the job was last resumed or paused.
+    /// The kernel's clock at the start of the turn in which the job was last resumed or paused.
     pub(super) since: u64,
 }
 
@@ -100,6 +100,9 @@ pub(super) struct Core {
     asked_at: u64,
     /// How many starts, resumes and calls there were since then.
     resumed_since: usize,
+    /// The kernel's clock at the start of the turn. `asked_at` is no substitute: between two turns a host may have done
+    /// other things for any time.
+    pub(super) turn_began: u64,
     pub(super) stats: Stats,
 }
 
@@ -116,6 +119,7 @@ impl Core {
             woken: Vec::new(),
             asked_at: clock_tick(),
             resumed_since: 0,
+            turn_began: clock_tick(),
             stats: Stats::default(),
         }
     }
@@ -191,7 +195,7 @@ impl Core {
             timer: None,
             wake_at: None,
             polls: 0,
-            since: self.asked_at,
+            since: self.turn_began,
         });
         self.stats.resumes += 1;
         (id, waker)
@@ -239,7 +243,7 @@ impl Core {
     pub(super) fn next_ready(&mut self) -> Option<(TaskId, Job<()>, Option<CancelReason>)> {
         self.prefetch();
         while let Some(id) = self.ready.pop_front() {
-            let now = self.asked_at;
+            let now = self.turn_began;
             let Some(task) = self.task(id) else { continue };
             let Some(job) = task.job.take() else { continue };
             let cancel = task.waker.start_resume().then_some(CancelReason::Asked);
@@ -267,7 +271,7 @@ impl Core {
 
     /// Handles a job that has paused: finds out what the job waits for. Gives the job back if its engine has failed.
     pub(super) fn park(&mut self, id: TaskId, job: Job<()>) -> Option<Job<()>> {
-        let now = self.asked_at;
+        let now = self.turn_began;
         let Some(task) = self.task(id) else {
             return Some(job);
         };

@@ -27,6 +27,7 @@ use super::{Inner, JoinError, Scheduler, Turn};
 use crate::error::{Panic, Quarantined, StartErrorKind};
 use crate::job::{Job, JobPlan, Step, budget};
 use crate::sync::contain;
+use crate::sys::clock_tick;
 
 impl Scheduler {
     /// Does one round: takes what other threads have sent, starts up to 64 jobs, resumes up to 64 ready jobs, and looks
@@ -53,6 +54,7 @@ impl Scheduler {
         if inner.parked.replace(false) {
             inner.inbox.unpark();
         }
+        inner.core.borrow_mut().turn_began = clock_tick();
         let calls = self.take_inbox();
         let resumed = inner.start_pending() + inner.resume_ready();
         inner.look_at_kernel(timeout, resumed + calls)?;

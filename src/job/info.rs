@@ -1,0 +1,89 @@
+//! What a driver knows of its jobs.
+
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use super::control_block::ControlBlock;
+use super::current::CURRENT;
+use super::{Job, JobId};
+use crate::wait_ctx::{Status, WaitCtx, WaitFd};
+
+/// What a driver knows of one job: see [`Scheduler::jobs`](crate::scheduler::Scheduler::jobs).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct JobInfo {
+    /// The id of the job.
+    pub id: JobId,
+    /// The name of the job, if it has one.
+    pub name: Option<String>,
+    /// What the job does.
+    pub state: JobState,
+    /// How long ago the job paused, or was resumed if it runs.
+    ///
+    /// The figure is measured from the start of the turn in which that happened, to a few milliseconds: a scheduler
+    /// reads the clock once a turn.
+    pub in_state: Duration,
+    /// The wait fds that count at the pause of the job.
+    pub fds: Vec<WaitFd>,
+    /// What the engine that the job waits for says.
+    pub status: Status,
+    /// The time at which the job is resumed at the latest, if it has a deadline.
+    pub deadline: Option<Instant>,
+    /// How many bytes of its stack the job has used so far: see [`Job::high_water`].
+    pub high_water: usize,
+    /// How many bytes of stack the job has, the guard included.
+    pub stack_size: usize,
+}
+
+/// What a job that has started does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// One of the next turns resumes the job.
+    Ready,
+    /// The job runs. It is the job that asks, or one that has started or resumed that job.
+    Running,
+    /// The job waits for a callback, an fd or a deadline.
+    Paused,
+}
+
+impl<T> Job<T> {
+    /// What there is to say of this job, which is in `state` since `in_state`. One system call.
+    pub(crate) fn info(&self, state: JobState, in_state: Duration) -> JobInfo {
+        self.control().info(state, in_state)
+    }
+}
+
+impl ControlBlock {
+    fn info(&self, state: JobState, in_state: Duration) -> JobInfo {
+        let ctx = self.wait_ctx();
+        JobInfo {
+            id: self.id,
+            // SAFETY: the name is written only at the start and at the end of the job, and the job is paused or runs.
+            name: unsafe { &*self.name.get() }.as_deref().map(str::to_owned),
+            state,
+            in_state,
+            fds: ctx.fds(),
+            status: ctx.status(),
+            deadline: ctx.deadline(),
+            high_water: self.stack.high_water(),
+            stack_size: ptr::from_ref(self).addr() - self.stack.limit().addr().get(),
+        }
+    }
+}
+
+/// The jobs that run on this thread, with their wait ctxs. The innermost comes first: the other ones have started or
+/// resumed it.
+pub(crate) fn running_jobs() -> Vec<(JobInfo, WaitCtx)> {
+    let mut jobs = Vec::new();
+    let mut running = CURRENT.get();
+    while let Some(at) = running {
+        // SAFETY: every control block in the chain belongs to a job that is running, and so exists.
+        let control = unsafe { at.as_ref() };
+        jobs.push((
+            control.info(JobState::Running, Duration::ZERO),
+            control.wait_ctx().clone(),
+        ));
+        running = control.parent.get();
+    }
+    jobs
+}

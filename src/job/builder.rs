@@ -197,6 +197,11 @@ impl JobPlan {
         }
     }
 
+    /// The size of the stack that the builder has set.
+    pub(crate) fn stack_size(&self) -> Option<StackSize> {
+        self.stack_size
+    }
+
     /// Starts the job. If that fails, gives back the plan and the closure.
     pub(crate) fn start<F, T>(self, ctx: &WaitCtx, f: F) -> Result<Step<T>, (Self, F, StartErrorKind)>
     where

@@ -63,6 +63,7 @@ mod handle;
 mod inspect;
 mod join;
 mod reactor;
+mod refused;
 mod report;
 mod submit;
 mod tasks;
@@ -309,6 +310,7 @@ impl Inner {
             completion: state.clone(),
             plan,
             ctx,
+            was_refused: false,
         });
         if self.parked.get() {
             self.inbox.notify_if_parked(); // wakes a host that sleeps on the fd
@@ -324,7 +326,7 @@ impl Inner {
     /// Whether this scheduler, alone or as a worker, has jobs to run or to wait for.
     fn jobs_left(&self) -> bool {
         let core = self.core.borrow();
-        !core.tasks.is_empty() || !core.pending.is_empty() || self.shared.has_submissions()
+        !core.tasks.is_empty() || core.has_unstarted() || self.shared.has_submissions()
     }
 }
 

@@ -49,6 +49,7 @@ impl From<Submission> for Pending {
             completion: submission.completion,
             plan: JobPlan::new(submission.name, submission.stack_size, hooks),
             ctx: submission.ctx,
+            was_refused: false,
         }
     }
 }

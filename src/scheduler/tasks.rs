@@ -25,9 +25,11 @@ use slab::Slab;
 
 use super::join::{CancelReason, Completion};
 use super::reactor::{Reactor, Registration};
+use super::refused::RefusedJobs;
 use super::timer::Timers;
 use super::wake::{Inbox, JobWaker, TaskId};
 use super::{JobState, Stats};
+use crate::error::StartErrorKind;
 use crate::job::{Job, JobPlan};
 use crate::sys::clock_tick;
 use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, WaitFd, Wants};
@@ -52,6 +54,8 @@ pub(super) struct Pending {
     pub(super) completion: Arc<dyn Completion>,
     pub(super) plan: JobPlan,
     pub(super) ctx: ClaimedCtx,
+    /// Whether there was no memory for its stack at some time.
+    pub(super) was_refused: bool,
 }
 
 /// A job that has started.
@@ -89,8 +93,11 @@ pub(super) struct Core {
     next_serial: u32,
     ready: VecDeque<TaskId>,
     pub(super) pending: VecDeque<Pending>,
-    /// Set when there was no stack for the first pending job. Jobs start again when another job has ended, or at this
-    /// time.
+    /// The jobs that there was no memory for.
+    refused: RefusedJobs,
+    /// Whether the pool was at its limit for the first pending job, so that no job can start.
+    pool_is_full: bool,
+    /// Set when there was no stack for a job. It is tried again when another job has ended, or at this time.
     retry_at: Option<Instant>,
     reactor: Reactor,
     pub(super) timers: Timers,
@@ -113,6 +120,8 @@ impl Core {
             next_serial: 0,
             ready: VecDeque::new(),
             pending: VecDeque::new(),
+            refused: RefusedJobs::default(),
+            pool_is_full: false,
             retry_at: None,
             reactor,
             timers: Timers::default(),
@@ -131,23 +140,58 @@ impl Core {
 
     /// How many jobs can be started or resumed now.
     pub(super) fn runnable(&self) -> usize {
-        let startable = if self.retry_at.is_none() { self.pending.len() } else { 0 };
-        self.ready.len() + startable
+        if self.pool_is_full {
+            return self.ready.len();
+        }
+        self.ready.len() + self.refused.ready() + self.pending.len()
+    }
+
+    /// Whether some job has not started.
+    pub(super) fn has_unstarted(&self) -> bool {
+        !self.pending.is_empty() || !self.refused.is_empty()
+    }
+
+    /// Takes a job that has not started.
+    pub(super) fn take_unstarted(&mut self) -> Option<Pending> {
+        self.pending.pop_front().or_else(|| self.refused.pop())
     }
 
     /// The next job to start, if there may be a stack for it.
     pub(super) fn next_pending(&mut self) -> Option<Pending> {
-        if self.retry_at.is_some() {
+        if self.pool_is_full {
             return None;
         }
-        self.pending.pop_front()
+        if self.refused.has_no_lines() {
+            return self.pending.pop_front();
+        }
+        self.next_beside_refused()
+    }
+
+    #[cold]
+    fn next_beside_refused(&mut self) -> Option<Pending> {
+        if let Some(refused) = self.refused.next() {
+            return Some(refused);
+        }
+        loop {
+            let next = self.refused.line_up(self.pending.pop_front()?);
+            if next.is_some() {
+                return next;
+            }
+        }
     }
 
     /// Makes a job pending again, for which there was no stack. The job that frees a stack is most likely one of this
     /// scheduler. If it is not, the job is tried again after some time.
-    pub(super) fn wait_for_stack(&mut self, pending: Pending) {
-        self.pending.push_front(pending);
-        self.retry_at = Some(Instant::now() + LONGEST_INTERVAL);
+    pub(super) fn wait_for_stack(&mut self, mut pending: Pending, refusal: &StartErrorKind) {
+        let no_memory = matches!(refusal, StartErrorKind::NoStack(_));
+        pending.was_refused |= no_memory;
+        if pending.was_refused {
+            self.refused.put_back(pending);
+        } else {
+            self.pending.push_front(pending);
+        }
+        self.pool_is_full = !no_memory;
+        self.retry_at.get_or_insert_with(|| Instant::now() + LONGEST_INTERVAL);
     }
 
     /// The task with this id, if it still exists.
@@ -217,7 +261,8 @@ impl Core {
         if let Some(at) = task.timer {
             self.timers.remove(at, id);
         }
-        self.retry_at = None;
+        self.pool_is_full = false;
+        self.refused.retry();
         self.count(end);
         Some(task)
     }
@@ -445,7 +490,11 @@ impl Core {
             return;
         }
         let now = Instant::now();
-        self.retry_at = self.retry_at.filter(|at| *at > now);
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.pool_is_full = false;
+            self.refused.retry();
+        }
         while let Some(id) = self.timers.pop_due(now) {
             let Some(task) = self.task(id) else { continue };
             task.timer = None;

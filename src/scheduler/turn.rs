@@ -20,14 +20,15 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::current::Turning;
-use super::join::{CancelReason, Completion};
+use super::join::CancelReason;
 use super::tasks::{BATCH, EndKind, Pending};
 use super::wake::TaskId;
 use super::{Inner, JoinError, Scheduler, Turn};
 use crate::error::{Panic, Quarantined, StartErrorKind};
-use crate::job::{Job, JobPlan, Step, budget};
+use crate::job::{Job, Step, budget};
 use crate::sync::contain;
 use crate::sys::clock_tick;
+use crate::wait_ctx::ClaimedCtx;
 
 impl Scheduler {
     /// Does one round: takes what other threads have sent, starts up to 64 jobs, resumes up to 64 ready jobs, and looks
@@ -90,19 +91,18 @@ impl Scheduler {
 impl Inner {
     /// Starts the jobs that have not run yet, up to a batch. Returns how many it started.
     fn start_pending(&self) -> usize {
-        for started in 0..BATCH {
+        let mut started = 0;
+        for _ in 0..BATCH {
             if self.inbox.process().is_inherited() {
-                return started; // the job that ran last has forked, and this is the child
+                break; // the job that ran last has forked, and this is the child
             }
             let Some(pending) = self.core.borrow_mut().next_pending() else {
-                return started;
+                break;
             };
-            if !self.start(pending) {
-                return started;
-            }
+            started += usize::from(self.start(pending));
             self.has_run_out(); // the other jobs start all the same, before this one goes on
         }
-        BATCH
+        started
     }
 
     /// Whether the job that ran last has used up its budget. It has taken a while then, so the turn ends early and asks
@@ -122,6 +122,7 @@ impl Inner {
             completion,
             plan,
             ctx,
+            was_refused,
         } = pending;
         let for_job = ctx.clone();
         let (id, waker) = self.core.borrow_mut().reserve(&self.inbox, ctx, &completion);
@@ -135,7 +136,16 @@ impl Inner {
         budget::begin();
         match catch_unwind(AssertUnwindSafe(|| plan.start(&for_job, main))) {
             Ok(Ok(step)) => self.after_run(id, step),
-            Ok(Err((plan, main, refusal))) => return self.put_back(id, plan, main, refusal, completion),
+            Ok(Err((plan, main, refusal))) => {
+                let job = |ctx| Pending {
+                    main,
+                    completion,
+                    plan,
+                    ctx,
+                    was_refused,
+                };
+                return self.put_back(id, job, refusal);
+            }
             Err(payload) => self.hook_panicked(id, payload),
         }
         drop_contained(for_job);
@@ -145,30 +155,19 @@ impl Inner {
     /// Handles a job for which there was no stack. The job waits until another job has ended. If there is no other job,
     /// it fails.
     #[cold]
-    fn put_back(
-        &self,
-        id: TaskId,
-        plan: JobPlan,
-        main: Box<dyn FnOnce()>,
-        refusal: StartErrorKind,
-        completion: Arc<dyn Completion>,
-    ) -> bool {
+    fn put_back(&self, id: TaskId, job: impl FnOnce(ClaimedCtx) -> Pending, refusal: StartErrorKind) -> bool {
         let mut core = self.core.borrow_mut();
-        let ctx = core.cancel_reservation(id);
+        let job = job(core.cancel_reservation(id));
         if core.tasks.is_empty() {
             drop(core);
-            drop_contained((main, plan, ctx));
+            let completion = Arc::clone(&job.completion);
+            drop_contained(job);
             self.shared.ended();
             completion.fail(JoinError::NoStack(refusal.into()));
             return true;
         }
-        completion.postponed();
-        core.wait_for_stack(Pending {
-            main,
-            completion,
-            plan,
-            ctx,
-        });
+        job.completion.postponed();
+        core.wait_for_stack(job, &refusal);
         false
     }
 
@@ -264,7 +263,7 @@ impl Inner {
         if parked && done == 0 {
             // A worker that stops has nothing to wait for when its own jobs have ended: another worker may have taken
             // the last submission since this one saw it, and nothing would notify this one then.
-            let has_stopped = self.stop_at.get().is_some() && core.tasks.is_empty() && core.pending.is_empty();
+            let has_stopped = self.stop_at.get().is_some() && core.tasks.is_empty() && !core.has_unstarted();
             let has_no_jobs = timeout.is_none() && self.shared.live() == 0;
             let timeout = if has_no_jobs || has_stopped {
                 Some(Duration::ZERO)
@@ -285,7 +284,7 @@ impl Inner {
         let _turning = Turning::enter(self);
         self.shared.take_all(&mut self.core.borrow_mut().pending);
         loop {
-            let Some(pending) = self.core.borrow_mut().pending.pop_front() else {
+            let Some(pending) = self.core.borrow_mut().take_unstarted() else {
                 break;
             };
             self.core.borrow_mut().count(EndKind::Cancelled);

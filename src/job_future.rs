@@ -43,7 +43,7 @@ use parking_lot::Mutex;
 
 use crate::error::{AwaitError, StartErrorKind, WAIT_CTX_IN_USE};
 use crate::hooks::SwitchHooks;
-use crate::job::{Job, JobBuilder, JobPlan, Step, budget};
+use crate::job::{HeapClosure, Job, JobBuilder, JobPlan, LARGEST_CLOSURE_ON_STACK, Step, Wiped, budget};
 use crate::pool::{Available, available};
 use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, Wants};
 
@@ -115,7 +115,7 @@ type JobOutput<T> = Result<T, JobError>;
 
 enum Progress<T: 'static> {
     /// The job has not started. It may be in the queue for a stack.
-    Pending(JobPlan, Box<dyn FnOnce() -> JobOutput<T>>, Available),
+    Pending(JobPlan, Box<dyn HeapClosure<JobOutput<T>>>, Available),
     /// The job is paused. The flag says whether the runtime has had a turn since the pause.
     Paused(Job<JobOutput<T>>, bool),
     /// The job has finished, failed or panicked.
@@ -177,7 +177,7 @@ impl<T: 'static> JobFuture<T> {
         }
         JobFuture {
             _not_send: PhantomData,
-            state: Progress::Pending(plan, Box::new(f), available()),
+            state: Progress::Pending(plan, Wiped::boxed(f), available()),
             ctx,
             claim,
             forwarder,
@@ -239,6 +239,10 @@ impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     /// assert_eq!(await_or_block(job).unwrap().unwrap(), Some(6));
     /// ```
     pub fn future<T: 'static>(self, f: impl FnOnce() -> T + 'static) -> JobFuture<T> {
+        if size_of_val(&f) > LARGEST_CLOSURE_ON_STACK {
+            let f = Wiped::boxed(f); // is called in its box: `Ok(f())` would first copy it to the stack
+            return JobFuture::of(self, move || Ok(f.call()));
+        }
         JobFuture::of(self, move || Ok(f()))
     }
 }

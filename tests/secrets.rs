@@ -8,9 +8,12 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
+use asyncjob::job_future::JobFuture;
 use asyncjob::pool::{PoolConfig, init_thread};
+use asyncjob::scheduler::{self, Scheduler};
 use asyncjob::stack::{SecretPolicy, StackSize};
-use asyncjob::{Job, Step, WaitCtx, pause_job};
+use asyncjob::waiting::await_future;
+use asyncjob::{Job, Step, WaitCtx, pause_job, start_job};
 use asyncjob_testing::tools::skipped;
 
 /// The secret with each byte inverted, so that the memory of the search does not contain the secret.
@@ -93,12 +96,64 @@ fn a_scrubbed_stack_holds_no_data_of_the_previous_job() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Spawns jobs whose closures hold the secret, inside a job, so that no other stack ever holds it: a small closure and
+/// a large one that run, and two that are cancelled before they start. Counts the copies that are left.
+fn copies_left_by_closures(secrets: SecretPolicy) -> usize {
+    fn closure<const COPIES: usize>() -> impl FnOnce() + Send + 'static {
+        let mut copies = [[0u8; 32]; COPIES];
+        for copy in &mut copies {
+            for (byte, inverted) in copy.iter_mut().zip(std::hint::black_box(INVERTED)) {
+                *byte = !inverted;
+            }
+        }
+        move || {
+            std::hint::black_box(&copies);
+        }
+    }
+    let run = move || {
+        // A build without optimization copies a closure often.
+        let config = PoolConfig::new()
+            .stack_size(StackSize::at_least(1 << 20))
+            .secrets(secrets);
+        init_thread(config).unwrap();
+        let scheduler = Scheduler::new().unwrap();
+        let handle = scheduler.handle();
+        let spawns = move || {
+            let started = [
+                scheduler::spawn(closure::<16>()).unwrap(),
+                scheduler::spawn(closure::<400>()).unwrap(),
+                handle.spawn(closure::<16>()).unwrap(),
+                handle.spawn(closure::<400>()).unwrap(),
+            ];
+            drop(scheduler::spawn(closure::<16>()).unwrap());
+            drop(scheduler::spawn(closure::<400>()).unwrap());
+            for job in started {
+                job.join().unwrap();
+            }
+            let at_once = start_job(&WaitCtx::new(), closure::<400>());
+            assert!(matches!(at_once, Ok(Step::Finished(()))));
+            assert!(await_future(JobFuture::new(closure::<400>())).unwrap().is_ok());
+            drop(JobFuture::new(closure::<400>()));
+        };
+        let job = scheduler.spawn(spawns).unwrap();
+        scheduler.run_until(job).unwrap();
+        scheduler.run().unwrap();
+        count_in_memory()
+    };
+    std::thread::spawn(run).join().unwrap()
+}
+
 /// Each case searches the memory of the whole process. The control comes last, because the copies that it leaves stay.
 fn search_after_scrubbing() {
     assert_eq!(copies_left_after(SecretPolicy::new().scrub(), 4096), 0);
     assert_eq!(
         copies_left_after(SecretPolicy::new().scrub().mlock().dont_dump(), 4096),
         0
+    );
+    assert_eq!(copies_left_by_closures(SecretPolicy::new().scrub()), 0);
+    assert!(
+        copies_left_by_closures(SecretPolicy::new()) > 0,
+        "the search finds what the stacks hold"
     );
     assert!(
         copies_left_after(SecretPolicy::new(), 8192) >= 48,

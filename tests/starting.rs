@@ -6,8 +6,12 @@ mod by_hand;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::thread;
 
+use asyncjob::job_future::JobFuture;
+use asyncjob::scheduler::Scheduler;
 use asyncjob::stack::StackSize;
+use asyncjob::waiting::await_or_block;
 use asyncjob::{
     Job, JobBuilder, JobId, PauseError, Step, WaitCtx, current_job, current_job_id, is_capable, pause_job, start_job,
 };
@@ -280,6 +284,48 @@ fn over_aligned_closures_and_values_are_aligned() {
         })*};
     }
     aligned!(16, 32, 64, 128, 256, 512, 1024, 2048, 4096);
+}
+
+/// A closure that does not fit onto the stack of its job stays on the heap, whichever call starts the job. So does one
+/// that fits once, but not as often as a build without optimization copies it.
+#[test]
+fn a_closure_may_be_larger_than_the_stack() {
+    fn closure<const BYTES: usize>() -> impl FnOnce() -> u8 + Send + 'static {
+        let mut carried = [0u8; BYTES];
+        carried[9] = 7;
+        move || std::hint::black_box(&carried)[9]
+    }
+    fn each<const BYTES: usize>() {
+        assert_eq!(run(closure::<BYTES>()), 7);
+        let scheduler = Scheduler::new().unwrap();
+        let here = scheduler.spawn(closure::<BYTES>()).unwrap();
+        let named = JobBuilder::new()
+            .name("large")
+            .spawn_on(&scheduler, closure::<BYTES>())
+            .unwrap();
+        let elsewhere = scheduler.handle().spawn(closure::<BYTES>()).unwrap();
+        for job in [here, named, elsewhere] {
+            assert_eq!(scheduler.run_until(job).unwrap(), 7);
+        }
+        let future = JobFuture::new(closure::<BYTES>());
+        assert_eq!(await_or_block(future).unwrap().unwrap(), 7);
+        drop(scheduler.spawn(closure::<BYTES>()).unwrap());
+        drop(JobFuture::new(closure::<BYTES>()));
+    }
+    // The closures are copied a few times on the way to the heap, by a build without optimization.
+    let all = || {
+        each::<4096>();
+        each::<4097>();
+        each::<{ 60 << 10 }>();
+        each::<{ 90 << 10 }>();
+        each::<{ 260 << 10 }>();
+    };
+    thread::Builder::new()
+        .stack_size(16 << 20)
+        .spawn(all)
+        .unwrap()
+        .join()
+        .unwrap();
 }
 
 /// A closure may have the size 0 and a large alignment.

@@ -4,8 +4,8 @@ use std::any::TypeId;
 use std::borrow::Cow;
 use std::fmt;
 
-use super::Step;
 use super::control_block::{Attributes, start};
+use super::{HeapClosure, Step};
 use crate::error::{StartError, StartErrorKind};
 use crate::hooks::SwitchHooks;
 use crate::pool::{self, NoStack};
@@ -203,13 +203,13 @@ impl JobPlan {
     }
 
     /// Starts the job. If that fails, gives back the plan and the closure.
-    pub(crate) fn start<F, T>(self, ctx: &WaitCtx, f: F) -> Result<Step<T>, (Self, F, StartErrorKind)>
+    pub(crate) fn start<F, T>(self, ctx: &WaitCtx, f: Box<F>) -> Result<Step<T>, (Self, Box<F>, StartErrorKind)>
     where
-        F: FnOnce() -> T + 'static,
+        F: HeapClosure<T> + ?Sized + 'static,
         T: 'static,
     {
         match pool::take(self.stack_size) {
-            Ok(stack) => Ok(start(stack, ctx, self.attributes, f)),
+            Ok(stack) => Ok(start(stack, ctx, self.attributes, move || f.call())),
             Err(refusal) => Err((self, f, refusal.into())),
         }
     }

@@ -25,8 +25,9 @@ use std::thread;
 use corosensei::stack::StackPointer;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
+use super::closure::LARGEST_CLOSURE_ON_STACK;
 use super::current::CURRENT;
-use super::{Job, JobId, Step};
+use super::{HeapClosure, Job, JobId, Step, Wiped};
 use crate::error::PauseError;
 use crate::hooks::SwitchHooks;
 use crate::pool;
@@ -177,9 +178,6 @@ impl Attributes {
     };
 }
 
-/// The size in bytes above which a closure goes to the heap. A smaller one moves to the job's stack.
-const LARGEST_CLOSURE_ON_STACK: usize = 4096;
-
 /// Runs `f` as a job on `stack` until its first pause or its end.
 #[inline]
 pub(super) fn start<F, T>(stack: Stack, ctx: &WaitCtx, attributes: Attributes, f: F) -> Step<T>
@@ -188,7 +186,8 @@ where
     T: 'static,
 {
     if const { size_of::<F>() > LARGEST_CLOSURE_ON_STACK } {
-        start_on(stack, ctx, attributes, Box::new(f))
+        let f = Wiped::boxed(f);
+        start_on(stack, ctx, attributes, move || f.call())
     } else {
         start_on(stack, ctx, attributes, f)
     }
@@ -576,7 +575,7 @@ impl ControlBlock {
     }
 
     /// How many bytes of the job's stack are left below this code, without the guard.
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         stack_pointer().saturating_sub(self.limit + self.stack.guard_bytes())
     }
 

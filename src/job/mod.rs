@@ -57,6 +57,7 @@
 
 pub(crate) mod budget;
 mod builder;
+mod closure;
 mod control_block;
 mod current;
 mod id;
@@ -81,6 +82,7 @@ use crate::wait_ctx::WaitCtx;
 
 pub use builder::JobBuilder;
 pub(crate) use builder::{JobPlan, boxed};
+pub(crate) use closure::{HeapClosure, LARGEST_CLOSURE_ON_STACK, Wiped};
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
 pub(crate) use current::{can_pause, is_cancelled, is_in_job, pauses_in, with_current_ctx};
 pub use id::JobId;

@@ -2,18 +2,17 @@
 
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::JoinHandle;
 use super::current::Refused;
-use super::join::JoinState;
+use super::join::{JoinState, spawned_main};
 use super::submit::{Submission, WorkerGroup};
 use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
-use crate::job::{JobBuilder, boxed};
+use crate::job::{HeapClosure, JobBuilder, LARGEST_CLOSURE_ON_STACK, Wiped, boxed};
 use crate::sync::Waiter;
 
 /// Spawns jobs from any thread on a [`Scheduler`](super::Scheduler) or on [`Workers`](super::Workers).
@@ -96,10 +95,9 @@ impl Handle {
             Err(kind) => return Err((kind, builder, f)),
         };
         let state = JoinState::new(self.shared.process(), self.shared.thread.get().copied());
-        let in_job = Arc::clone(&state);
         let hooks = boxed(builder.hooks);
         self.shared.submit(Submission {
-            main: Box::new(move || in_job.complete(catch_unwind(AssertUnwindSafe(f)))),
+            main: spawned_main!(F, Arc::clone(&state), f),
             completion: state.clone(),
             name: builder.name,
             stack_size: builder.stack_size,

@@ -16,6 +16,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -188,6 +189,23 @@ impl<T> fmt::Debug for JoinHandle<T> {
     }
 }
 
+/// What a spawned job runs: the closure `$f` of type `$F`, whose result goes to `$state`. The box is `Send` if `$f` is,
+/// which a function could not say.
+///
+/// A large closure has a box of its own, and is called in it. Otherwise the job would copy it to its stack.
+macro_rules! spawned_main {
+    ($F:ty, $state:expr, $f:expr) => {{
+        let (state, f) = ($state, $f);
+        if const { size_of::<$F>() > LARGEST_CLOSURE_ON_STACK } {
+            let f = Wiped::boxed(f);
+            Wiped::boxed(move || state.run(move || f.call()))
+        } else {
+            Wiped::boxed(move || state.run(f))
+        }
+    }};
+}
+pub(super) use spawned_main;
+
 /// What a job, its scheduler and its handle share.
 pub(super) struct JoinState<T> {
     /// The first result that is stored counts.
@@ -251,8 +269,13 @@ impl<T> JoinState<T> {
         })
     }
 
+    /// Calls the closure of a job, and stores its result. A panic of the closure is a result, too.
+    pub(super) fn run(&self, f: impl FnOnce() -> T) {
+        self.complete(catch_unwind(AssertUnwindSafe(f)));
+    }
+
     /// Stores the result of a job that has returned or panicked.
-    pub(super) fn complete(&self, result: thread::Result<T>) {
+    fn complete(&self, result: thread::Result<T>) {
         let cancel = self.control.lock().cancel;
         self.store(match (result, cancel) {
             (Err(payload), _) => Err(JoinError::Panicked(Panic::new(payload))),

@@ -76,7 +76,6 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
@@ -93,9 +92,9 @@ pub use crate::job::{JobInfo, JobState};
 
 use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
-use crate::job::JobBuilder;
+use crate::job::{HeapClosure, JobBuilder, LARGEST_CLOSURE_ON_STACK, Wiped};
 use current::Refused;
-use join::JoinState;
+use join::{JoinState, spawned_main};
 use reactor::Reactor;
 use submit::WorkerGroup;
 use tasks::{Core, Pending};
@@ -306,7 +305,7 @@ impl Inner {
         let state = JoinState::new(self.inbox.process(), Some(self.thread));
         let plan = builder.plan();
         self.core.borrow_mut().pending.push_back(Pending {
-            main: spawned_main(Arc::clone(&state), f),
+            main: spawned_main!(F, Arc::clone(&state), f),
             completion: state.clone(),
             plan,
             ctx,
@@ -367,8 +366,3 @@ fn after(within: Duration) -> Instant {
 }
 
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-/// What a spawned job runs: the closure. A panic of the closure is a result, too.
-fn spawned_main<T: 'static>(state: Arc<JoinState<T>>, f: impl FnOnce() -> T + 'static) -> Box<dyn FnOnce()> {
-    Box::new(move || state.complete(catch_unwind(AssertUnwindSafe(f))))
-}

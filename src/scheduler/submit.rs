@@ -25,7 +25,7 @@ use super::turn::drop_contained;
 use super::wake::Inbox;
 use crate::error::SpawnErrorKind;
 use crate::hooks::SwitchHooks;
-use crate::job::{JobBuilder, JobPlan};
+use crate::job::{HeapClosure, JobBuilder, JobPlan};
 use crate::stack::StackSize;
 use crate::sync::{WaitQueue, Waiter};
 use crate::sys::Process;
@@ -33,7 +33,7 @@ use crate::wait_ctx::ClaimedCtx;
 
 /// A job that another thread has spawned and no scheduler has taken yet.
 pub(super) struct Submission {
-    pub(super) main: Box<dyn FnOnce() + Send>,
+    pub(super) main: Box<dyn HeapClosure<()> + Send>,
     pub(super) completion: Arc<dyn Completion + Send + Sync>,
     pub(super) name: Option<Cow<'static, str>>,
     pub(super) stack_size: Option<StackSize>,

@@ -30,7 +30,7 @@ use super::timer::Timers;
 use super::wake::{Inbox, JobWaker, TaskId};
 use super::{JobState, Stats};
 use crate::error::StartErrorKind;
-use crate::job::{Job, JobPlan};
+use crate::job::{HeapClosure, Job, JobPlan};
 use crate::sys::clock_tick;
 use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, WaitFd, Wants};
 
@@ -50,7 +50,7 @@ pub(super) enum EndKind {
 
 /// A job that has not started.
 pub(super) struct Pending {
-    pub(super) main: Box<dyn FnOnce()>,
+    pub(super) main: Box<dyn HeapClosure<()>>,
     pub(super) completion: Arc<dyn Completion>,
     pub(super) plan: JobPlan,
     pub(super) ctx: ClaimedCtx,

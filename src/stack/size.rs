@@ -68,6 +68,10 @@ impl Default for StackSize {
 /// option has a price, which the part `options` of `crates/bench` measures. No option covers registers, or what a job
 /// copied elsewhere.
 ///
+/// The closure of a job may wait on the heap: any that is spawned, and one of more than 4 KiB. It is overwritten there
+/// when it moves to the stack of its job, and when it is dropped. A closure that is larger than a quarter of the stack
+/// is called where it lies, and not overwritten: let it hold a `Box` that clears itself.
+///
 /// ```
 /// use asyncjob::stack::SecretPolicy;
 /// use asyncjob::pool::{PoolConfig, init_thread};

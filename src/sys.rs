@@ -134,6 +134,8 @@ pub(crate) struct Readiness {
 pub(crate) struct Epoll {
     process: Process,
     fd: Rc<OwnedFd>,
+    /// Another instance, which watches this one for a host. It stays when this one is replaced.
+    for_host: Option<Rc<OwnedFd>>,
     buffer: Vec<libc::epoll_event>,
 }
 
@@ -145,6 +147,7 @@ impl Epoll {
             process: Process::current()?,
             // SAFETY: the fd is new, so nothing else owns it.
             fd: Rc::new(unsafe { OwnedFd::from_raw_fd(fd) }),
+            for_host: None,
             buffer: vec![libc::epoll_event { events: 0, u64: 0 }; 256],
         })
     }
@@ -154,12 +157,30 @@ impl Epoll {
         Rc::clone(&self.fd)
     }
 
-    /// Drops every registration. A new epoll instance takes the fd number of the old one.
+    /// An fd for a host to watch in an epoll instance of its own, which is readable when an fd of this instance is ready.
+    ///
+    /// The host's registration names a file, and a file that is replaced takes it along. So the fd is that of another
+    /// instance, whose only registration is this one. It is made at the first call.
+    pub(crate) fn for_host(&mut self) -> io::Result<Rc<OwnedFd>> {
+        if let Some(fd) = &self.for_host {
+            return Ok(Rc::clone(fd));
+        }
+        self.process.check()?;
+        let outer = Epoll::new()?;
+        outer.add(self.fd.as_raw_fd(), 0, true, false)?;
+        Ok(Rc::clone(self.for_host.insert(outer.fd)))
+    }
+
+    /// Drops every registration. A new epoll instance takes the fd number of the old one. What watches the old one does
+    /// not watch the new one, but for a [host](Self::for_host).
     pub(crate) fn replace(&mut self) -> io::Result<()> {
         self.process.check()?;
         let new = Epoll::new()?;
         // SAFETY: this value owns both fds. The call closes the old instance, which has no other fd.
         check(unsafe { libc::dup3(new.fd.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) })?;
+        if let Some(outer) = &self.for_host {
+            control(outer, libc::EPOLL_CTL_ADD, self.fd.as_raw_fd(), 0, libc::EPOLLIN)?; // the close has removed the old one
+        }
         Ok(())
     }
 
@@ -184,13 +205,7 @@ impl Epoll {
         if writable {
             events |= libc::EPOLLOUT;
         }
-        let mut event = libc::epoll_event {
-            events: events as u32,
-            u64: token,
-        };
-        // SAFETY: the event is valid during the call.
-        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), op, fd, &mut event) })?;
-        Ok(())
+        control(&self.fd, op, fd, token, events)
     }
 
     /// Waits until an fd is ready or `timeout` (`None`: no limit) has passed, and calls `each` with every ready fd.
@@ -223,6 +238,16 @@ impl Epoll {
         }
         Ok(count)
     }
+}
+
+fn control(epoll: &OwnedFd, op: i32, fd: RawFd, token: u64, events: i32) -> io::Result<()> {
+    let mut event = libc::epoll_event {
+        events: events as u32,
+        u64: token,
+    };
+    // SAFETY: the event is valid during the call.
+    check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), op, fd, &mut event) })?;
+    Ok(())
 }
 
 /// Blocks the thread until `fd` is ready or `timeout` (`None`: no limit) has passed. Returns whether `fd` is ready. A

@@ -21,6 +21,7 @@ use asyncjob::{
 };
 use asyncjob_testing::Watchdog;
 use by_hand::{Log, add_number, number};
+use rustix::event::epoll;
 
 fn ctx() -> WaitCtx {
     current_job().unwrap().wait_ctx().clone()
@@ -278,6 +279,9 @@ fn a_closed_fd_with_an_open_duplicate_does_not_make_the_scheduler_spin() {
 fn a_number_reused_beside_a_duplicate_of_its_first_file_does_not_make_the_scheduler_spin() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
+    let host = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let data = epoll::EventData::new_u64(7);
+    epoll::add(&host, scheduler.as_fd(), data, epoll::EventFlags::IN).unwrap();
     let ((first, mut first_writer), (second, mut second_writer)) = (pipe().unwrap(), pipe().unwrap());
     let duplicate = first.try_clone().unwrap();
     let shared = WaitCtx::new();
@@ -301,7 +305,13 @@ fn a_number_reused_beside_a_duplicate_of_its_first_file_does_not_make_the_schedu
         !is_readable(scheduler.as_fd()),
         "the kernel still reports the first file"
     );
+    assert!(!is_readable(host.as_fd()));
     second_writer.write_all(b"x").unwrap();
+    assert!(is_readable(scheduler.as_fd()));
+    assert!(
+        is_readable(host.as_fd()),
+        "the epoll instance of a host has lost the scheduler"
+    );
     assert_eq!(run_until(&scheduler, job.unwrap()), 1);
     drop(duplicate);
 }

@@ -72,7 +72,7 @@ mod turn;
 mod wake;
 mod workers;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -130,6 +130,8 @@ pub struct Scheduler {
 struct Inner {
     core: RefCell<Core>,
     epoll: Rc<OwnedFd>,
+    /// What a host watches, once it has asked for it.
+    fd_for_host: OnceCell<Rc<OwnedFd>>,
     inbox: Arc<Inbox>,
     shared: Arc<WorkerGroup>,
     thread: ThreadId,
@@ -279,6 +281,7 @@ impl Scheduler {
         Ok(Scheduler {
             inner: Rc::new(Inner {
                 epoll: reactor.fd(),
+                fd_for_host: OnceCell::new(),
                 core: RefCell::new(Core::new(reactor)),
                 inbox,
                 shared,
@@ -333,7 +336,14 @@ impl AsFd for Scheduler {
     /// The fd is readable when [`turn`](Scheduler::turn) has something to do, except for deadlines: see
     /// [`next_deadline`](Scheduler::next_deadline).
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.epoll.as_fd()
+        let inner = &self.inner;
+        let for_host = || inner.core.borrow_mut().fd_for_host();
+        // Without another fd the host gets the instance itself. A replacement of it, which is rare, takes the host's
+        // registration along then; its polls still work.
+        let fd = inner
+            .fd_for_host
+            .get_or_init(|| for_host().unwrap_or_else(|_| Rc::clone(&inner.epoll)));
+        fd.as_fd()
     }
 }
 

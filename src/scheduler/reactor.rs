@@ -119,9 +119,14 @@ impl Reactor {
         })
     }
 
-    /// The fd that a host polls instead of waiting here.
+    /// The fd of the instance. It is ready when an fd of a task is.
     pub(super) fn fd(&self) -> Rc<OwnedFd> {
         self.epoll.fd()
+    }
+
+    /// The fd that a host polls, or watches, instead of waiting here.
+    pub(super) fn fd_for_host(&mut self) -> io::Result<Rc<OwnedFd>> {
+        self.epoll.for_host()
     }
 
     /// Adds an entry of a task.
@@ -233,7 +238,7 @@ impl Reactor {
     /// Replaces the epoll instance. Nothing else helps when a file is reported under a number that no longer names it.
     /// Calls `ready` for each task whose fd the new instance refuses: it counts as ready.
     ///
-    /// The fd that a host polls keeps its number. The new instance takes the place of the old one behind it.
+    /// The fd that a host watches stays as it is.
     #[cold]
     fn replace_epoll(&mut self, mut ready: impl FnMut(TaskId, &WaitFd) -> bool) -> io::Result<()> {
         self.epoll.replace()?;

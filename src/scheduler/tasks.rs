@@ -18,6 +18,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -131,6 +133,11 @@ impl Core {
             turn_began: clock_tick(),
             stats: Stats::default(),
         }
+    }
+
+    /// The fd that a host polls, or watches.
+    pub(super) fn fd_for_host(&mut self) -> io::Result<Rc<OwnedFd>> {
+        self.reactor.fd_for_host()
     }
 
     /// How many jobs a turn resumes: those that are ready now, up to a batch.

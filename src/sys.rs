@@ -157,7 +157,8 @@ impl Epoll {
         Rc::clone(&self.fd)
     }
 
-    /// An fd for a host to watch in an epoll instance of its own, which is readable when an fd of this instance is ready.
+    /// An fd for a host to watch in an epoll instance of its own, which is readable when an fd of this instance is
+    /// ready.
     ///
     /// The host's registration names a file, and a file that is replaced takes it along. So the fd is that of another
     /// instance, whose only registration is this one. It is made at the first call.
@@ -179,7 +180,8 @@ impl Epoll {
         // SAFETY: this value owns both fds. The call closes the old instance, which has no other fd.
         check(unsafe { libc::dup3(new.fd.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) })?;
         if let Some(outer) = &self.for_host {
-            control(outer, libc::EPOLL_CTL_ADD, self.fd.as_raw_fd(), 0, libc::EPOLLIN)?; // the close has removed the old one
+            // The close has removed the old one.
+            control(outer, libc::EPOLL_CTL_ADD, self.fd.as_raw_fd(), 0, libc::EPOLLIN)?;
         }
         Ok(())
     }

@@ -5,13 +5,16 @@
 mod by_hand;
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fs::File;
+use std::future::Future;
 use std::io::{PipeReader, Read, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::mpsc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -794,4 +797,31 @@ fn a_job_that_runs_is_in_the_list() {
     });
     let seen = scheduler.run_until(job.unwrap()).unwrap();
     assert_eq!(seen, (1, 1, Some("asks".to_string())));
+}
+
+/// A hundred thousand futures wait for capacity, and leave in three orders. To look through the line for each of them
+/// takes longer than the watchdog allows.
+#[test]
+fn a_hundred_thousand_futures_may_wait_for_capacity() {
+    const COUNT: usize = 100_000;
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::builder().max_jobs(1).build().unwrap();
+    let handle = scheduler.handle();
+    let job = scheduler.spawn(|| ()).unwrap();
+    let mut task = Context::from_waker(Waker::noop());
+    let mut line: VecDeque<_> = (0..COUNT).map(|_| handle.capacity()).collect();
+    for waiting in &mut line {
+        assert!(Pin::new(&mut *waiting).poll(&mut task).is_pending());
+        assert!(Pin::new(&mut *waiting).poll(&mut task).is_pending());
+    }
+    while line.len() > COUNT / 2 {
+        drop((line.pop_back(), line.pop_front(), line.swap_remove_back(line.len() / 2)));
+    }
+    scheduler.run_until(job).unwrap();
+    let mut ready = 0;
+    while let Some(mut first) = line.pop_front() {
+        ready += usize::from(Pin::new(&mut first).poll(&mut task).is_ready()); // and lets the next one try
+    }
+    assert!(ready >= 1);
+    assert!(scheduler.spawn(|| ()).is_ok());
 }

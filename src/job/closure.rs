@@ -1,8 +1,8 @@
 //! Closures on the heap, which leave nothing behind when their memory is freed.
 //!
-//! A closure may hold a secret: a PIN, a key, the plain text of a request. The pool can be told to overwrite the stack of
-//! a job that has ended ([`SecretPolicy`](crate::stack::SecretPolicy)). The heap is not part of any stack, so a closure
-//! that waits there is overwritten with zeros here, in every program: it costs a few nanoseconds.
+//! A closure may hold a secret: a PIN, a key, the plain text of a request. The pool can be told to overwrite the stack
+//! of a job that has ended ([`SecretPolicy`](crate::stack::SecretPolicy)). The heap is not part of any stack, so a
+//! closure that waits there is overwritten with zeros here, in every program: it costs a few nanoseconds.
 //!
 //! ```text
 //!   heap          closure   --- copy --->   stack of the job   (the pool scrubs it)

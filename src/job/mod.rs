@@ -443,7 +443,7 @@ impl<T> Job<T> {
     ///
     /// The figure counts whole pages, or words if the pool [measures
     /// exactly](crate::pool::PoolConfig::exact_high_water). If the stack has served other jobs before, the figure is
-    /// that of the deepest of them. The call makes one system call.
+    /// that of the deepest of them. The call makes one system call; if the kernel refuses it, the figure is 0.
     ///
     /// ```
     /// use asyncjob::{Step, WaitCtx, pause_job, start_job};

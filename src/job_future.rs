@@ -30,6 +30,9 @@
 //! There is one exception to the row of `Watch`: without a watch, a job whose status is `Ok` and whose ctx has no
 //! deadline waits for its callback.
 
+#[cfg(feature = "insight")]
+mod parked;
+
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -85,6 +88,8 @@ pub struct JobFuture<T: 'static> {
     /// `None` if the ctx belongs to another job.
     claim: Option<ClaimedCtx>,
     forwarder: Arc<ForwardingWaker>,
+    #[cfg(feature = "insight")]
+    parked: parked::Parked,
     watch: Option<Box<Watch>>,
     yield_by: fn(&mut Context<'_>),
 }
@@ -181,6 +186,8 @@ impl<T: 'static> JobFuture<T> {
             ctx,
             claim,
             forwarder,
+            #[cfg(feature = "insight")]
+            parked: parked::Parked::default(),
             watch: None,
             yield_by: |task| task.waker().wake_by_ref(),
         }
@@ -219,6 +226,8 @@ impl<T: 'static> JobFuture<T> {
 
     /// Lets go of the task and the ctx.
     fn end(&mut self, output: JobOutput<T>) -> Poll<JobOutput<T>> {
+        #[cfg(feature = "insight")]
+        self.parked.end();
         self.forwarder.clear_task();
         self.claim = None;
         Poll::Ready(output)
@@ -263,6 +272,8 @@ impl<T: 'static> Future for JobFuture<T> {
             ready!(Pin::new(free).poll(task));
         }
         this.forwarder.set_task(task.waker());
+        #[cfg(feature = "insight")]
+        this.parked.poll(&this.forwarder, &mut this.state);
         budget::begin();
         // The state is `Ended` until the job has paused again. A panic of the job leaves that state behind.
         let step = match this.state.take() {
@@ -301,6 +312,8 @@ impl<T: 'static> Future for JobFuture<T> {
                     }
                 }
                 this.state = Progress::Paused(job, true);
+                #[cfg(feature = "insight")]
+                this.parked.paused();
                 Poll::Pending
             }
         }
@@ -314,6 +327,8 @@ impl<T: 'static> Drop for JobFuture<T> {
     /// Drops the job first, because the job may still use everything else.
     fn drop(&mut self) {
         drop(self.state.take());
+        #[cfg(feature = "insight")]
+        self.parked.end();
         self.forwarder.clear_task();
         self.claim = None;
     }
@@ -410,6 +425,8 @@ struct ForwardingWaker {
     /// Whether the waker was called since the last resume. A wake may come before the job has paused (S64).
     called: AtomicBool,
     task: Mutex<Option<Waker>>,
+    #[cfg(feature = "insight")]
+    asked: parked::Requests,
 }
 
 impl ForwardingWaker {
@@ -430,6 +447,15 @@ impl ForwardingWaker {
         // before the wake must be visible to the job. Otherwise the wake is lost.
         if self.called.load(Ordering::Relaxed) {
             self.called.swap(false, Ordering::AcqRel);
+        }
+    }
+
+    /// Lets the runtime poll the future, although its job was not woken.
+    #[cfg(feature = "insight")]
+    fn wake_task(&self) {
+        let task = self.task.lock().clone();
+        if let Some(task) = task {
+            task.wake();
         }
     }
 

@@ -107,6 +107,10 @@
 //!   fault, which the overflow handler explains, and corrupts no memory.
 //! * **No Miri and no shadow stacks.** The switch is assembly, as in corosensei.
 //!
+//! # When a server hangs
+//!
+//! [`docs::hang`] says how to see every parked job of a process, and how to read what you see.
+//!
 //! # Where unsafe is
 //!
 //! Unsafe code is denied in the crate. It is allowed in the modules that say why on their `mod` line: `job`, `stack`
@@ -126,6 +130,8 @@ mod bridge;
 pub mod docs;
 mod error;
 pub mod hooks;
+#[cfg(feature = "insight")]
+pub mod insight;
 pub mod io;
 #[allow(
     unsafe_code,

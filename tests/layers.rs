@@ -25,12 +25,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("io", &["error", "job", "sync", "sys", "wait_ctx", "waiting"]),
     ("time", &["error", "job", "wait_ctx", "waiting"]),
     ("offload", &["error", "job", "returned", "sync", "sys", "waiting"]),
+    // The registry of the drivers, which register themselves.
+    ("insight", &["job", "wait_ctx"]),
     // These run outside a job.
     (
         "scheduler",
-        &["error", "hooks", "job", "pool", "stack", "sync", "sys", "wait_ctx"],
+        &[
+            "error", "hooks", "insight", "job", "pool", "stack", "sync", "sys", "wait_ctx",
+        ],
     ),
-    ("job_future", &["error", "hooks", "job", "pool", "wait_ctx"]),
+    (
+        "job_future",
+        &["error", "hooks", "insight", "job", "pool", "sys", "wait_ctx"],
+    ),
     // Calls that join the two sides.
     (
         "bridge",

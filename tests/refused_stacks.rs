@@ -127,7 +127,7 @@ fn one_size() {
         jobs.push(spawn_large(&scheduler, move || order.borrow_mut().push(n)));
         turn(&scheduler);
     }
-    assert_eq!(*order.borrow(), []);
+    assert_eq!(*order.borrow(), [0; 0]);
     drop(memory);
     for job in jobs {
         scheduler.run_until(job).unwrap();

@@ -7,5 +7,8 @@ pub mod openssl_behaviour {}
 #[doc = include_str!("fork.md")]
 pub mod fork {}
 
+#[doc = include_str!("hang.md")]
+pub mod hang {}
+
 #[doc = include_str!("soundness.md")]
 pub mod soundness {}

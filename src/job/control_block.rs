@@ -18,6 +18,9 @@ use std::borrow::Cow;
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop, offset_of};
+use std::ops::Range;
+#[cfg(feature = "insight")]
+use std::panic::AssertUnwindSafe;
 use std::panic::{catch_unwind, resume_unwind};
 use std::ptr::{self, NonNull};
 use std::thread;
@@ -98,6 +101,9 @@ pub(super) struct Report {
     /// The job captures on this stack. Its own may be nearly full, and a capture takes several KiB.
     stack: Stack,
     pub(super) backtrace: Backtrace,
+    /// The return addresses on the job's own stack, if they are asked for in place of the backtrace.
+    #[cfg(feature = "insight")]
+    pub(super) frames: Option<Vec<usize>>,
 }
 
 impl Report {
@@ -105,15 +111,30 @@ impl Report {
         Report {
             stack,
             backtrace: Backtrace::disabled(),
+            #[cfg(feature = "insight")]
+            frames: None,
         }
     }
 
     /// Captures the backtrace of the caller, on the stack of the report. A panic gives a disabled one.
-    fn capture(&mut self) {
+    ///
+    /// `own_stack` is where the frames of the job are.
+    #[cfg_attr(
+        not(feature = "insight"),
+        expect(unused_variables, reason = "std captures all frames")
+    )]
+    fn capture(&mut self, own_stack: Range<usize>) {
         let bounds = Bounds {
             base: self.stack.top().addr(),
             limit: self.stack.limit().addr(),
         };
+        #[cfg(feature = "insight")]
+        if let Some(frames) = &mut self.frames {
+            // A panic leaves the frames that were found before it.
+            let walk = || backtrace::trace(|frame| super::frames::add(frames, frame, &own_stack));
+            let walked = corosensei::on_stack(bounds, || catch_unwind(AssertUnwindSafe(walk)));
+            return mem::forget(walked);
+        }
         let captured = corosensei::on_stack(bounds, || catch_unwind(Backtrace::force_capture));
         self.backtrace = captured.unwrap_or_else(|payload| {
             mem::forget(payload);
@@ -669,7 +690,7 @@ impl ControlBlock {
             if self.room() >= ROOM_TO_REPORT {
                 // SAFETY: `Job::backtrace` set the flag. It waits on its resumer's stack, where the pointer leads to a
                 // value of its own, and withdraws the request before that value is gone.
-                unsafe { (*report).capture() };
+                unsafe { (*report).capture(self.limit..ptr::from_ref(self).addr()) };
             }
             // SAFETY: the caller's promise.
             unsafe { self.suspend() };

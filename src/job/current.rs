@@ -181,7 +181,7 @@ pub(super) const CURRENT: Current = Current;
 
 impl Current {
     #[inline(always)]
-    fn with<R>(&self, f: impl FnOnce(&Cell<Option<NonNull<ControlBlock>>>) -> R) -> R {
+    pub(super) fn with<R>(&self, f: impl FnOnce(&Cell<Option<NonNull<ControlBlock>>>) -> R) -> R {
         pool::CURRENT.with(|cell| {
             // SAFETY: a pointer of one type has the layout of a pointer of any other, the null one for `None` included.
             f(unsafe { &*ptr::from_ref(cell).cast::<Cell<Option<NonNull<ControlBlock>>>>() })

@@ -60,6 +60,8 @@ mod builder;
 mod closure;
 mod control_block;
 mod current;
+#[cfg(feature = "insight")]
+mod frames;
 mod id;
 mod info;
 
@@ -85,6 +87,8 @@ pub(crate) use builder::{JobPlan, boxed};
 pub(crate) use closure::{HeapClosure, LARGEST_CLOSURE_ON_STACK, Wiped};
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
 pub(crate) use current::{can_pause, is_cancelled, is_in_job, pauses_in, with_current_ctx};
+#[cfg(feature = "insight")]
+pub(crate) use frames::{address_of_current, read_running};
 pub use id::JobId;
 pub(crate) use info::running_jobs;
 pub use info::{JobInfo, JobState};
@@ -485,7 +489,13 @@ impl<T> Job<T> {
             return Backtrace::disabled();
         };
         let mut report = Report::new(stack);
-        let request = ReportRequest::new(self.control(), &mut report);
+        self.report(&mut report);
+        report.backtrace
+    }
+
+    /// Lets the paused job write a report.
+    fn report(&mut self, report: &mut Report) {
+        let request = ReportRequest::new(self.control(), report);
         // A panic that leaves these lines comes from a hook, because the job catches its own panics while it reports.
         // On a panic the guard marks the job as not running, and the request is withdrawn. The job is then paused as
         // before.
@@ -498,7 +508,6 @@ impl<T> Job<T> {
         );
         drop(running);
         drop(request);
-        report.backtrace
     }
 
     fn control(&self) -> &ControlBlock {

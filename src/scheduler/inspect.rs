@@ -1,17 +1,27 @@
 //! What a scheduler knows of its jobs: names, states, what they wait for, and backtraces.
 
 use std::backtrace::Backtrace;
+#[cfg(feature = "insight")]
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+#[cfg(feature = "insight")]
+use std::rc::Rc;
+#[cfg(feature = "insight")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::current::Turning;
-use super::{JobInfo, Scheduler};
+#[cfg(feature = "insight")]
+use super::wake::TaskId;
+use super::{Inner, JobInfo, Scheduler};
+#[cfg(feature = "insight")]
+use crate::insight::{Asked, DriverKind, Registration, Request};
 use crate::job::{Job, JobId, running_jobs};
 use crate::sys::clock_tick;
 
 impl Scheduler {
     /// Every job that has started, in no particular order. If a job calls this, that job is in the list as
-    /// [`Running`](JobState::Running).
+    /// [`Running`](super::JobState::Running).
     ///
     /// The call makes one system call for each job.
     ///
@@ -35,22 +45,7 @@ impl Scheduler {
     /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     pub fn jobs(&self) -> Vec<JobInfo> {
-        let now = clock_tick();
-        let core = self.inner.core.borrow();
-        let mut running = running_jobs();
-        let started = core.tasks.iter().filter_map(|(_, task)| {
-            let in_state = Duration::from_nanos(now.saturating_sub(task.since));
-            match &task.job {
-                Some(job) => Some(job.info(task.state, in_state)),
-                None => {
-                    // The task of a job that runs has no handle. The chain of the running jobs of this thread has it.
-                    let index = running.iter().position(|(_, ctx)| ctx.ptr_eq(&task.ctx))?;
-                    let (info, _) = running.swap_remove(index);
-                    Some(JobInfo { in_state, ..info })
-                }
-            }
-        });
-        started.collect()
+        self.inner.list()
     }
 
     /// The backtrace of the pause in which a job is, captured by the job itself: see [`Job::backtrace`].
@@ -75,5 +70,68 @@ impl Scheduler {
             task.job = Some(job);
         }
         Some(backtrace.unwrap_or_else(|payload| resume_unwind(payload)))
+    }
+}
+
+impl Inner {
+    fn list(&self) -> Vec<JobInfo> {
+        let now = clock_tick();
+        let core = self.core.borrow();
+        let mut running = running_jobs();
+        let started = core.tasks.iter().filter_map(|(_, task)| {
+            let in_state = Duration::from_nanos(now.saturating_sub(task.since));
+            match &task.job {
+                Some(job) => Some(job.info(task.state, in_state)),
+                None => {
+                    // The task of a job that runs has no handle. The chain of the running jobs of this thread has it.
+                    let index = running.iter().position(|(_, ctx)| ctx.ptr_eq(&task.ctx))?;
+                    let (info, _) = running.swap_remove(index);
+                    Some(JobInfo { in_state, ..info })
+                }
+            }
+        });
+        started.collect()
+    }
+}
+
+/// Lets `insight` ask this scheduler for its jobs.
+#[cfg(feature = "insight")]
+pub(super) fn register(inner: &Rc<Inner>) -> Registration {
+    let inbox = Arc::clone(&inner.inbox);
+    let ask = move |request: Request| {
+        inbox.send(Box::new(move |scheduler| {
+            let _ = request.send(scheduler.inner.look());
+        }));
+    };
+    let this = Rc::downgrade(inner);
+    let look = move || this.upgrade().map_or_else(Vec::new, |inner| inner.look());
+    Registration::new(DriverKind::Scheduler, ask, Some(Rc::new(look)))
+}
+
+#[cfg(feature = "insight")]
+impl Inner {
+    /// Every job with its frames. A job whose hook panics has no frames.
+    fn look(self: &Rc<Self>) -> Vec<Asked> {
+        // A job that is out of its task would miss a wake if its hook took a turn.
+        let _turning = (!self.turning.get()).then(|| Turning::enter(self));
+        let unseen = |info| Asked {
+            info,
+            frames: Vec::new(),
+        };
+        let mut jobs: Vec<_> = self.list().into_iter().map(unseen).collect();
+        let ids = self.core.borrow().ids(); // the borrow ends here, before the jobs run
+        let mut frames: HashMap<_, _> = ids.into_iter().filter_map(|id| self.frames(id)).collect();
+        for job in &mut jobs {
+            job.frames = frames.remove(&job.info.id).unwrap_or_default();
+        }
+        jobs
+    }
+
+    fn frames(&self, id: TaskId) -> Option<(JobId, Vec<usize>)> {
+        let mut job = self.core.borrow_mut().take_job(id)?;
+        let frames = catch_unwind(AssertUnwindSafe(|| job.frames())).unwrap_or_default();
+        let id_of_job = job.id();
+        self.core.borrow_mut().put_job(id, job);
+        Some((id_of_job, frames))
     }
 }

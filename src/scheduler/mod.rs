@@ -124,6 +124,8 @@ use wake::Inbox;
 /// ```
 pub struct Scheduler {
     inner: Rc<Inner>,
+    #[cfg(feature = "insight")]
+    _registration: crate::insight::Registration,
 }
 
 /// What a scheduler shares with its [`LocalHandle`]s.
@@ -278,18 +280,21 @@ impl Scheduler {
         if shared.inboxes.len() == 1 {
             let _is_new = shared.thread.set(thread::current().id());
         }
+        let inner = Rc::new(Inner {
+            epoll: reactor.fd(),
+            fd_for_host: OnceCell::new(),
+            core: RefCell::new(Core::new(reactor)),
+            inbox,
+            shared,
+            thread: thread::current().id(),
+            turning: Cell::new(false),
+            parked: Cell::new(false),
+            stop_at: Cell::new(None),
+        });
         Ok(Scheduler {
-            inner: Rc::new(Inner {
-                epoll: reactor.fd(),
-                fd_for_host: OnceCell::new(),
-                core: RefCell::new(Core::new(reactor)),
-                inbox,
-                shared,
-                thread: thread::current().id(),
-                turning: Cell::new(false),
-                parked: Cell::new(false),
-                stop_at: Cell::new(None),
-            }),
+            #[cfg(feature = "insight")]
+            _registration: inspect::register(&inner),
+            inner,
         })
     }
 }

@@ -321,6 +321,14 @@ impl Core {
         self.task(id)?.job.take()
     }
 
+    /// Puts a job back that [`take_job`](Self::take_job) gave out.
+    #[cfg(feature = "insight")]
+    pub(super) fn put_job(&mut self, id: TaskId, job: Job<()>) {
+        if let Some(task) = self.task(id) {
+            task.job = Some(job);
+        }
+    }
+
     /// Handles a job that has paused: finds out what the job waits for. Gives the job back if its engine has failed.
     pub(super) fn park(&mut self, id: TaskId, job: Job<()>) -> Option<Job<()>> {
         let now = self.turn_began;

@@ -110,6 +110,14 @@ impl StackHeader {
         self.id.store(id, Ordering::Relaxed);
     }
 
+    /// Where in a header the address of the name is, and its length: for `insight`, which reads the header of a job
+    /// that runs on another thread through the kernel.
+    #[cfg(feature = "insight")]
+    pub(crate) const NAME_AT: [usize; 2] = [
+        std::mem::offset_of!(StackHeader, name),
+        std::mem::offset_of!(StackHeader, name_len),
+    ];
+
     /// Stores where the name of the job is, for an overflow report, which reads the name in a signal handler.
     ///
     /// # Safety

@@ -54,6 +54,8 @@ pub use depot::{StackStats, set_max_cached};
 #[doc(hidden)]
 pub use foreign::{AllocateStack, FreeStack, SetStackMemoryError, set_stack_memory};
 pub(crate) use header::Stack;
+#[cfg(feature = "insight")]
+pub(crate) use header::StackHeader;
 pub use overflow::install as install_overflow_handler;
 pub(crate) use size::Spec;
 pub use size::{SecretPolicy, StackSize};

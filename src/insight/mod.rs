@@ -1,0 +1,272 @@
+//! Every job of the process, on one page: what an operator asks for when a server hangs.
+//!
+//! ```text
+//!   dump(), on any thread                              the thread of each driver
+//!     the registry lists the drivers
+//!     asks each of them by its notifier  ----------->   its next turn, or the next poll of its future:
+//!     waits until all have answered,                      the jobs, each with its own frames
+//!     or the limit has passed            <-----------   answers
+//!     reads the job of a silent thread from its memory
+//!     names the frames, each stack once
+//! ```
+//!
+//! A scheduler registers itself when it is made, and so does a thread with its first [`JobFuture`]. Nothing is written
+//! or read at a switch. A driver that is asked looks at its jobs between two of them, so no job is seen half changed.
+//!
+//! * [`dump`] collects, [`Dump`] prints itself as text, and [`Dump::to_json`] is for tools.
+//! * A thread that does not answer is one that runs a job all the time, or that is blocked in one: its
+//!   [`DriverDump::running`] says which job.
+//!
+//! # On a signal
+//!
+//! A thread of the program waits for the signal and prints. Nothing runs in a signal handler.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGUSR2])?;
+//! std::thread::spawn(move || {
+//!     for _ in signals.forever() {
+//!         eprintln!("{}", asyncjob::insight::dump(Duration::from_secs(1)));
+//!     }
+//! });
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! [`JobFuture`]: crate::job_future::JobFuture
+
+mod registry;
+mod text;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::RawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub use registry::DriverKind;
+pub(crate) use registry::{Asked, Registration, Request};
+
+use crate::job::{JobInfo, read_running};
+use registry::Driver;
+
+/// Everything that [`dump`] has found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Dump {
+    /// The schedulers, the workers and the threads that poll job futures.
+    pub drivers: Vec<DriverDump>,
+    /// The distinct stacks of the jobs: [`JobDump::stack`] is an index into this. A stack is a list of functions, with
+    /// file and line where they are known, the innermost first.
+    pub stacks: Vec<Vec<String>>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// One driver in a [`Dump`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DriverDump {
+    /// What drives the jobs.
+    pub kind: DriverKind,
+    /// The name of its thread, or the number that std gives it.
+    pub thread: String,
+    /// Whether the driver has answered within the limit. Its jobs are missing otherwise, or some of them.
+    pub answered: bool,
+    /// The job that runs on the thread of a driver that has not answered: its id, and its name if it has one.
+    pub running: Option<(u64, Option<String>)>,
+    /// The jobs that have started and not ended.
+    pub jobs: Vec<JobDump>,
+}
+
+/// One job in a [`Dump`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct JobDump {
+    /// What its driver knows of it.
+    pub info: JobInfo,
+    /// What each fd of [`JobInfo::fds`] is, as `/proc/self/fd` has it: `socket:[4711]`, `anon_inode:[eventfd]`, a path.
+    /// It is empty if the fd is closed.
+    pub fd_kinds: Vec<String>,
+    /// Where the job is paused: an index into [`Dump::stacks`]. A job that runs has none, nor has one that is too near
+    /// to the end of its stack to look.
+    pub stack: Option<usize>,
+}
+
+/// Collects every job that a scheduler, a worker or a [`JobFuture`](crate::job_future::JobFuture) of this process has
+/// started.
+///
+/// The call asks every driver and waits for the answers, for at most `within`. Each driver answers in its next turn, or
+/// when the runtime polls its future next. So the call takes as long as the longest piece of work between two pauses,
+/// and a thread that is stuck is named.
+///
+/// Any thread may call this. A driver of the calling thread cannot answer meanwhile. The schedulers of that thread are
+/// looked at directly. The futures of that thread are missing, and their driver counts as one that has not answered: on
+/// an async runtime, call this from a blocking thread.
+///
+/// Jobs that code drives by hand ([`start_job`](crate::start_job)) have no driver, and are missing.
+///
+/// ```
+/// use asyncjob::scheduler::Workers;
+/// use asyncjob::{JobBuilder, Status, current_job, insight, pause_job};
+/// use std::time::Duration;
+///
+/// let workers = Workers::builder().threads(1).thread_name("tls").build()?;
+/// let (paused, is_paused) = std::sync::mpsc::channel();
+/// let stuck = JobBuilder::new().name("stuck").submit_to(&workers.handle(), move || {
+///     current_job().unwrap().wait_ctx().set_status(Status::Ok); // as an engine that will call back
+///     paused.send(()).unwrap();
+///     pause_job()
+/// })?;
+/// is_paused.recv()?;
+/// let dump = insight::dump(Duration::from_secs(5));
+/// let text = dump.to_string();
+/// assert!(text.contains("stuck") && text.contains("a callback"), "{text}");
+/// # drop(stuck);
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// ```
+pub fn dump(within: Duration) -> Dump {
+    let began = Instant::now();
+    let until = began + within.min(Duration::from_secs(3600));
+    let asked: Vec<_> = registry::drivers(within)
+        .into_iter()
+        .map(|driver| ask(&driver))
+        .collect();
+    let mut folded = Folded::default();
+    let drivers = asked.into_iter().map(|one| one.collect(until, &mut folded)).collect();
+    Dump {
+        drivers,
+        stacks: folded.named(),
+        took: began.elapsed(),
+    }
+}
+
+/// A driver that has been asked, and the answers that it sends.
+struct Pending {
+    driver: std::sync::Arc<Driver>,
+    answers: Receiver<Vec<Asked>>,
+    /// Whether nothing can answer, because this thread would have to.
+    is_own: bool,
+}
+
+fn ask(driver: &std::sync::Arc<Driver>) -> Pending {
+    let (request, answers) = channel();
+    let is_own = driver.thread == thread::current().id();
+    if !is_own {
+        (driver.ask)(request);
+    } else if let Some(jobs) = registry::look_at_own(driver) {
+        let _ = request.send(jobs);
+        return Pending {
+            driver: driver.clone(),
+            answers,
+            is_own: false,
+        };
+    }
+    Pending {
+        driver: driver.clone(),
+        answers,
+        is_own,
+    }
+}
+
+impl Pending {
+    fn collect(self, until: Instant, folded: &mut Folded) -> DriverDump {
+        let mut jobs = Vec::new();
+        // A scheduler sends one list, unless it is gone or a panic has kept it from answering.
+        let mut has_sent = self.driver.kind == DriverKind::Futures;
+        let answered = loop {
+            match self
+                .answers
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
+                Ok(some) => {
+                    has_sent = true;
+                    jobs.extend(some.into_iter().map(|job| folded.add(job)));
+                }
+                // Every part has answered, or is gone.
+                Err(RecvTimeoutError::Disconnected) => break has_sent && !self.is_own,
+                Err(RecvTimeoutError::Timeout) => break false,
+            }
+        };
+        let running = (!answered).then(|| running_job(&self.driver)).flatten();
+        DriverDump {
+            kind: self.driver.kind,
+            thread: self.driver.thread_name.clone(),
+            answered,
+            running,
+            jobs,
+        }
+    }
+}
+
+/// The job that runs on the thread of a driver. The thread goes on meanwhile, so the kernel reads the memory: that
+/// fails where the memory is gone, and is no data race. What was read counts only if the same job runs afterwards.
+fn running_job(driver: &Driver) -> Option<(u64, Option<String>)> {
+    let memory = File::open("/proc/self/mem").ok()?;
+    let read = |at: usize, bytes: &mut [u8]| memory.read_exact_at(bytes, at as u64).ok();
+    let first = read_running(driver.current, &read)?;
+    let again = read_running(driver.current, &read)?;
+    (first == again).then_some(first)
+}
+
+/// The stacks of all jobs, each of them once.
+#[derive(Default)]
+struct Folded {
+    index_of: HashMap<Vec<usize>, usize>,
+    stacks: Vec<Vec<usize>>,
+}
+
+impl Folded {
+    fn add(&mut self, job: Asked) -> JobDump {
+        let fd_kinds = job.info.fds.iter().map(|fd| fd_kind(fd.fd)).collect();
+        let stack = (!job.frames.is_empty()).then(|| {
+            let stacks = &mut self.stacks;
+            *self.index_of.entry(job.frames).or_insert_with_key(|frames| {
+                stacks.push(frames.clone());
+                stacks.len() - 1
+            })
+        });
+        JobDump {
+            info: job.info,
+            fd_kinds,
+            stack,
+        }
+    }
+
+    /// Looks the names of the functions up.
+    fn named(&self) -> Vec<Vec<String>> {
+        let mut known = HashMap::new();
+        let mut name = |frame: usize| known.entry(frame).or_insert_with(|| names(frame)).clone();
+        let stacks = self.stacks.iter();
+        stacks
+            .map(|stack| stack.iter().flat_map(|frame| name(*frame)).collect())
+            .collect()
+    }
+}
+
+/// The functions at a return address: several, if some are inlined.
+fn names(frame: usize) -> Vec<String> {
+    let mut names = Vec::new();
+    // The call is before its return address.
+    backtrace::resolve((frame - 1) as *mut _, |symbol| {
+        let function = symbol
+            .name()
+            .map_or_else(|| format!("{frame:#x}"), |name| format!("{name:#}"));
+        names.push(match (symbol.filename(), symbol.lineno()) {
+            (Some(file), Some(line)) => format!("{function} at {}:{line}", file.display()),
+            _ => function,
+        });
+    });
+    if names.is_empty() {
+        names.push(format!("{frame:#x}"));
+    }
+    names
+}
+
+/// What an fd is.
+fn fd_kind(fd: RawFd) -> String {
+    let link = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+    link.map_or_else(|_| String::new(), |target| target.to_string_lossy().into_owned())
+}

@@ -1,0 +1,141 @@
+//! The futures of a thread as one driver, for `insight`.
+//!
+//! ```text
+//!   dump(), any thread               the thread of the futures
+//!     for each forwarder:
+//!       leaves its request there
+//!       wakes the task  --------->   the runtime polls the future, which takes the request and answers for its job
+//! ```
+//!
+//! The wake is not one of the job's: the forwarder's `called` stays as it is, so the job is not resumed for it.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use slab::Slab;
+
+use super::{ForwardingWaker, Progress};
+use crate::insight::{Asked, DriverKind, Registration, Request};
+use crate::job::JobState;
+use crate::sys::clock_tick;
+
+/// The requests that a future has not answered yet.
+pub(super) struct Requests {
+    /// Whether there is one, which saves the lock when there is none. A request that a poll does not see yet has a wake
+    /// of its own, which leads to another poll.
+    some: AtomicBool,
+    /// `None` when the job has ended: an engine may keep the forwarder for longer, and nothing would answer there.
+    list: Mutex<Option<Vec<Request>>>,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Requests {
+            some: AtomicBool::new(false),
+            list: Mutex::new(Some(Vec::new())),
+        }
+    }
+}
+
+impl Requests {
+    fn put(&self, request: Request) {
+        if let Some(list) = &mut *self.list.lock() {
+            list.push(request);
+            self.some.store(true, Ordering::Release);
+        }
+    }
+
+    fn take(&self) -> Vec<Request> {
+        if !self.some.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut list = self.list.lock();
+        self.some.store(false, Ordering::Relaxed);
+        list.as_mut().map_or_else(Vec::new, std::mem::take)
+    }
+
+    fn close(&self) {
+        let requests = self.list.lock().take();
+        drop(requests);
+    }
+}
+
+/// The futures of one thread whose jobs have started.
+type Forwarders = Arc<Mutex<Slab<Arc<ForwardingWaker>>>>;
+
+thread_local! {
+    static FUTURES: RefCell<Option<(Forwarders, Registration)>> = const { RefCell::new(None) };
+}
+
+/// The place of a future among those of its thread.
+#[derive(Default)]
+pub(super) struct Parked {
+    place: Option<(Forwarders, usize)>,
+    /// The kernel's clock when the job paused last.
+    since: u64,
+}
+
+impl Parked {
+    /// The future is polled, and its job is about to start or to be asked for its next step.
+    pub(super) fn poll<T>(&mut self, forwarder: &Arc<ForwardingWaker>, state: &mut Progress<T>) {
+        let Progress::Paused(job, _) = state else {
+            return self.start(forwarder);
+        };
+        for request in forwarder.asked.take() {
+            let in_state = Duration::from_nanos(clock_tick().saturating_sub(self.since));
+            let frames = catch_unwind(AssertUnwindSafe(|| job.frames())).unwrap_or_default();
+            let info = job.info(JobState::Paused, in_state);
+            let _ = request.send(vec![Asked { info, frames }]);
+        }
+    }
+
+    /// The job has paused.
+    pub(super) fn paused(&mut self) {
+        self.since = clock_tick();
+    }
+
+    /// The job has ended. The requests that it has not answered are dropped.
+    pub(super) fn end(&mut self) {
+        let Some((forwarders, key)) = self.place.take() else {
+            return;
+        };
+        let forwarder = forwarders.lock().try_remove(key);
+        if let Some(forwarder) = forwarder {
+            forwarder.asked.close();
+        }
+    }
+
+    /// Takes a place. A thread that exits has no driver any more.
+    fn start(&mut self, forwarder: &Arc<ForwardingWaker>) {
+        let place = FUTURES.try_with(|futures| {
+            let mut futures = futures.borrow_mut();
+            let (forwarders, _) = futures.get_or_insert_with(register);
+            let key = forwarders.lock().insert(Arc::clone(forwarder));
+            (Arc::clone(forwarders), key)
+        });
+        self.end();
+        self.place = place.ok();
+    }
+}
+
+/// Registers the futures of this thread as a driver.
+fn register() -> (Forwarders, Registration) {
+    let forwarders = Forwarders::default();
+    let asked = Arc::clone(&forwarders);
+    let ask = move |request: Request| {
+        let futures: Vec<_> = asked
+            .lock()
+            .iter()
+            .map(|(_, forwarder)| Arc::clone(forwarder))
+            .collect();
+        for forwarder in futures {
+            forwarder.asked.put(request.clone());
+            forwarder.wake_task();
+        }
+    };
+    (forwarders, Registration::new(DriverKind::Futures, ask, None))
+}

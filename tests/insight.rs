@@ -1,0 +1,203 @@
+//! Promise: `insight::dump` shows every job of every driver of the process, from any thread, with its own frames. A
+//! thread that does not answer is named with its job, and nothing waits longer than the limit.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+
+use asyncjob::insight::{DriverDump, DriverKind, Dump, dump};
+use asyncjob::scheduler::{JobState, Scheduler, Workers};
+use asyncjob::waiting::await_or_block;
+use asyncjob::{JobBuilder, PauseError, Status, WaitCtx, WaitKey, current_job, pause_job};
+use asyncjob_testing::Watchdog;
+
+/// A limit that is not reached unless something is wrong.
+const LONG: Duration = Duration::from_secs(30);
+
+/// The dump is one of the whole process, so the tests take turns.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[inline(never)]
+fn wait_for_a_callback() -> Result<(), PauseError> {
+    current_job().unwrap().wait_ctx().set_status(Status::Ok);
+    std::hint::black_box(pause_job())
+}
+
+fn driver<'a>(dump: &'a Dump, thread: &str) -> &'a DriverDump {
+    let found = dump.drivers.iter().find(|driver| driver.thread == thread);
+    found.unwrap_or_else(|| panic!("no driver on {thread}: {dump}"))
+}
+
+/// Dumps until every job of the thread is paused.
+fn dump_with(thread: &str, jobs: usize) -> Dump {
+    loop {
+        let dump = dump(LONG);
+        let found = dump.drivers.iter().find(|driver| driver.thread == thread);
+        if found.is_some_and(|driver| driver.answered && driver.jobs.len() == jobs) {
+            return dump;
+        }
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_parked_job_is_shown_with_what_it_waits_for() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let workers = Workers::builder().threads(1).thread_name("shown").build().unwrap();
+    let (ctx, (read, _write)) = (WaitCtx::new(), std::io::pipe().unwrap());
+    ctx.add_wait_fd(WaitKey::from_ptr(&_write), read);
+    let builder = JobBuilder::new().name("signer").wait_ctx(&ctx);
+    let job = builder.submit_to(&workers.handle(), wait_for_a_callback).unwrap();
+    let dump = dump_with("shown-0", 1);
+    let found = &driver(&dump, "shown-0").jobs[0];
+    let expected = (Some("signer"), JobState::Paused, Status::Ok, 1);
+    let info = &found.info;
+    assert_eq!(
+        (info.name.as_deref(), info.state, info.status, info.fds.len()),
+        expected
+    );
+    assert!(found.fd_kinds[0].starts_with("pipe:["), "{dump}");
+    assert!((4096..info.stack_size).contains(&info.high_water), "{info:?}");
+    let stack = &dump.stacks[found.stack.unwrap()];
+    let has = |name: &str| stack.iter().any(|frame| frame.contains(name));
+    assert!(has("wait_for_a_callback"), "{stack:#?}");
+    assert!(
+        !has("dump") && !has("work::") && !has("Scheduler"),
+        "frames of others: {stack:#?}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&dump.to_json()).unwrap();
+    let drivers = json["drivers"].as_array().unwrap();
+    let one = drivers.iter().find(|driver| driver["thread"] == "shown-0").unwrap();
+    assert_eq!(
+        (one["jobs"][0]["name"].as_str(), one["jobs"][0]["id"].as_u64()),
+        (Some("signer"), Some(info.id.get()))
+    );
+    drop(job);
+}
+
+#[test]
+fn ten_thousand_parked_jobs_have_one_stack() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let workers = Workers::builder().threads(1).thread_name("many").build().unwrap();
+    let spawn = |_| workers.handle().spawn(wait_for_a_callback).unwrap();
+    let jobs: Vec<_> = (0..10_000).map(spawn).collect();
+    let dump = dump_with("many-0", jobs.len());
+    let stacks: std::collections::HashSet<_> = driver(&dump, "many-0").jobs.iter().map(|job| job.stack).collect();
+    assert_eq!(stacks.len(), 1, "{:#?}", dump.stacks);
+    println!("10,000 parked jobs: {:?}", dump.took);
+    // The jobs go on as if nothing had looked at them.
+    jobs.iter().for_each(|job| job.request_cancel());
+    assert!(jobs.into_iter().all(|job| job.join().is_err()));
+}
+
+#[test]
+fn a_worker_in_a_loop_is_named() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let workers = Workers::builder().threads(1).thread_name("loops").build().unwrap();
+    let (stop, (started, is_started)) = (Arc::new(AtomicBool::new(false)), channel());
+    let stopped = Arc::clone(&stop);
+    let hog = move || {
+        started.send(asyncjob::current_job_id().unwrap()).unwrap();
+        while !stopped.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    };
+    let job = JobBuilder::new().name("hog").submit_to(&workers.handle(), hog).unwrap();
+    let id = is_started.recv().unwrap();
+    let found = dump(Duration::from_millis(50));
+    let silent = driver(&found, "loops-0");
+    assert!(!silent.answered, "{found}");
+    assert_eq!(silent.running, Some((id.get(), Some("hog".to_string()))));
+    assert!(found.to_string().contains("(hog) keeps the thread"), "{found}");
+    stop.store(true, Ordering::Relaxed);
+    job.join().unwrap();
+    assert!(driver(&dump(LONG), "loops-0").answered);
+}
+
+#[test]
+fn a_job_future_is_shown_and_not_resumed() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let ctx = WaitCtx::new();
+    let inside = ctx.clone();
+    let resumes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&resumes);
+    let runtime = thread::Builder::new().name("runtime".to_string());
+    let runtime = runtime.spawn(move || {
+        let job = JobBuilder::new().name("handshake").wait_ctx(&inside).future(move || {
+            wait_for_a_callback().unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        await_or_block(job).unwrap().unwrap();
+    });
+    for _ in 0..3 {
+        let found = dump_with("runtime", 1);
+        let futures = driver(&found, "runtime");
+        let job = &futures.jobs[0];
+        assert_eq!(
+            (futures.kind, job.info.name.as_deref()),
+            (DriverKind::Futures, Some("handshake"))
+        );
+        assert!(
+            found.stacks[job.stack.unwrap()]
+                .iter()
+                .any(|frame| frame.contains("wait_for_a_callback"))
+        );
+        assert_eq!(resumes.load(Ordering::SeqCst), 0);
+    }
+    ctx.callback().unwrap().wake();
+    runtime.unwrap().join().unwrap();
+    assert!(
+        dump(LONG).drivers.iter().all(|driver| driver.thread != "runtime"),
+        "its thread is gone"
+    );
+}
+
+/// The job that asks runs; the others are paused, and their frames are there.
+#[test]
+fn a_job_may_ask_about_its_own_scheduler() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let scheduler = Scheduler::new().unwrap();
+    let _parked = scheduler.spawn(wait_for_a_callback).unwrap();
+    let own = thread::current().name().unwrap().to_string();
+    let asks = scheduler.spawn(move || {
+        let found = dump(LONG);
+        let jobs = &driver(&found, &own).jobs;
+        let mut seen: Vec<_> = jobs
+            .iter()
+            .map(|job| (job.info.state == JobState::Running, job.stack.is_some()))
+            .collect();
+        seen.sort_unstable();
+        (driver(&found, &own).answered, seen)
+    });
+    let seen = scheduler.run_until(asks.unwrap()).unwrap();
+    assert_eq!(seen, (true, vec![(false, true), (true, false)]));
+}
+
+#[test]
+fn jobs_come_and_go_during_a_dump() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let workers = Arc::new(Workers::builder().threads(3).thread_name("busy").build().unwrap());
+    let starter = Arc::clone(&workers);
+    let starts = thread::spawn(move || {
+        let spawn = |n: usize| {
+            let pauses = move || (0..n % 5).for_each(|_| pause_job().unwrap());
+            starter.handle().spawn(pauses).unwrap()
+        };
+        let jobs: Vec<_> = (0..10_000).map(spawn).collect();
+        jobs.into_iter().for_each(|job| job.join().unwrap());
+    });
+    let mut dumps = 0;
+    while !starts.is_finished() || dumps == 0 {
+        let found = dump(LONG);
+        let busy = found.drivers.iter().filter(|driver| driver.thread.starts_with("busy-"));
+        assert_eq!(busy.filter(|driver| driver.answered).count(), 3, "{found}");
+        dumps += 1;
+    }
+    starts.join().unwrap();
+    println!("{dumps} dumps");
+}

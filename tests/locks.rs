@@ -75,7 +75,10 @@ fn sleeps(thread: i32, done: &AtomicBool) -> bool {
 fn jobs_run_while_another_thread_holds_the_lock() {
     let _watchdog = Watchdog::new();
     let ctx = WaitCtx::new();
-    add_number(&ctx, number(WaitKey::unique(), 3), ());
+    // More than are read without the lock.
+    for fd in 3..6 {
+        add_number(&ctx, number(WaitKey::unique(), fd), ());
+    }
     let job = paused_with(&ctx, || {
         while pause_job().is_ok() {}
         current_job_id()
@@ -130,6 +133,6 @@ fn jobs_run_while_another_thread_holds_the_lock() {
 
     *GATE.lock().unwrap() = Gate::Released;
     GATE_CHANGED.notify_all();
-    assert_eq!(holder.join().unwrap(), 1);
+    assert_eq!(holder.join().unwrap(), 3);
     assert_eq!(asker.join().unwrap(), None);
 }

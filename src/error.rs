@@ -96,7 +96,8 @@ pub enum PauseError {
     Blocked,
     /// The thread is panicking. The code that would run next would find [`std::thread::panicking`] true.
     Panicking,
-    /// The code runs on another stack than the job's own: inside `stacker::grow`, or in a coroutine of another library.
+    /// The code runs on another stack than the job's own: inside `stacker::grow`, in an `ASYNC_JOB` that libcrypto
+    /// runs, or in a coroutine of another library.
     OffStack,
 }
 
@@ -114,9 +115,9 @@ impl fmt::Display for PauseError {
             }
             PauseError::Panicking => "pause_job was called while the thread panics: a job cannot pause there",
             PauseError::OffStack => {
-                "pause_job was called on another stack than the job's own (in stacker::grow, or in a coroutine of \
-                 another library): pause outside of it, or wait with waiting::pause_until, which blocks the thread \
-                 there"
+                "pause_job was called on another stack than the job's own (in stacker::grow, in an ASYNC_JOB that \
+                 libcrypto runs, or in a coroutine of another library): pause outside of it, or wait with \
+                 waiting::pause_until, which blocks the thread there"
             }
         })
     }

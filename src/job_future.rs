@@ -424,7 +424,9 @@ impl From<JobError> for io::Error {
 struct ForwardingWaker {
     /// Whether the waker was called since the last resume. A wake may come before the job has paused (S64).
     called: AtomicBool,
-    task: Mutex<Option<Waker>>,
+    /// The waker is in an `Arc` of its own, so that it is neither cloned nor dropped under the lock: both may run any
+    /// code.
+    task: Mutex<Option<Arc<Waker>>>,
     #[cfg(feature = "insight")]
     asked: parked::Requests,
 }
@@ -432,13 +434,12 @@ struct ForwardingWaker {
 impl ForwardingWaker {
     /// The poll that begins now is the one to wake.
     fn set_task(&self, waker: &Waker) {
-        let mut task = self.task.lock();
-        if task.as_ref().is_some_and(|task| task.will_wake(waker)) {
+        if self.task.lock().as_ref().is_some_and(|task| task.will_wake(waker)) {
             return;
         }
-        let old = task.replace(waker.clone());
-        drop(task);
-        drop(old); // after the lock is released: the drop of a waker may run any code
+        let new = Arc::new(waker.clone());
+        let old = self.task.lock().replace(new);
+        drop(old);
     }
 
     /// The job is about to be resumed. A wake from now on is about its next pause.
@@ -450,12 +451,11 @@ impl ForwardingWaker {
         }
     }
 
-    /// Lets the runtime poll the future, although its job was not woken.
-    #[cfg(feature = "insight")]
+    /// Wakes the task that polled last, so that the runtime polls the future, whether its job was woken or not.
     fn wake_task(&self) {
         let task = self.task.lock().clone();
         if let Some(task) = task {
-            task.wake();
+            task.wake_by_ref();
         }
     }
 
@@ -475,9 +475,6 @@ impl Wake for ForwardingWaker {
         // The flag is set before the wake, because the poll that follows the wake must see it. This is a swap again: if
         // two threads wake at the same time, what both did before must be visible to the resume.
         self.called.swap(true, Ordering::AcqRel);
-        let task = self.task.lock().clone();
-        if let Some(task) = task {
-            task.wake();
-        }
+        self.wake_task();
     }
 }

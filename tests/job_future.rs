@@ -426,6 +426,65 @@ fn status_ok_waits_for_the_callback_even_if_it_came_before_the_pause() {
     assert!(matches!(task.poll(job.as_mut()), Poll::Ready(Ok(()))));
 }
 
+/// A waker that calls back into the job while it is cloned and while it is dropped, as a waker of the user may.
+mod reentrant {
+    use std::cell::{Cell, RefCell};
+    use std::task::{RawWaker, RawWakerVTable, Waker};
+
+    thread_local! {
+        pub(super) static CALLBACK: RefCell<Option<Waker>> = const { RefCell::new(None) };
+        static CALLS: Cell<usize> = const { Cell::new(0) };
+        static CALLING: Cell<bool> = const { Cell::new(false) };
+    }
+
+    fn call() {
+        if CALLING.replace(true) {
+            return; // called by the call below
+        }
+        if let Some(callback) = CALLBACK.with_borrow(Option::clone) {
+            callback.wake();
+            CALLS.set(CALLS.get() + 1);
+        }
+        CALLING.set(false);
+    }
+
+    fn clone(data: *const ()) -> RawWaker {
+        call();
+        RawWaker::new(data, &VTABLE)
+    }
+
+    static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, |_| (), |_| (), |_| call());
+
+    #[allow(unsafe_code, reason = "the only way to make a waker whose clone runs code")]
+    pub(super) fn waker(task: &'static u8) -> Waker {
+        // SAFETY: the functions do not use the data.
+        unsafe { Waker::new(std::ptr::from_ref(task).cast(), &VTABLE) }
+    }
+
+    pub(super) fn calls() -> usize {
+        CALLS.get()
+    }
+}
+
+#[test]
+fn a_waker_of_the_task_may_call_the_job_while_it_is_cloned_or_dropped() {
+    let _watchdog = Watchdog::new();
+    let mut job = pin!(JobFuture::new(|| {
+        let job = current_job().unwrap();
+        job.wait_ctx().set_status(Status::Ok);
+        reentrant::CALLBACK.set(job.wait_ctx().callback());
+        while pause_job().is_ok() {}
+    }));
+    for task in [&1u8, &2, &1] {
+        let waker = reentrant::waker(task);
+        assert!(job.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    let callback = reentrant::CALLBACK.with_borrow(|callback| callback.clone().unwrap());
+    callback.wake_by_ref();
+    assert!(reentrant::calls() >= 6, "{} calls", reentrant::calls());
+    reentrant::CALLBACK.take();
+}
+
 #[test]
 fn a_pause_with_nothing_to_wait_for_is_polled() {
     let task = Task::new();

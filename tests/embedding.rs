@@ -178,3 +178,36 @@ fn one_host_turns_two_schedulers() {
         (4, 4)
     );
 }
+
+/// A host may ask for the fd at any time: the fd shows what has happened before as well as what happens later.
+#[test]
+fn the_fd_shows_what_was_there_before_the_host_asked_for_it() {
+    let is_readable = |scheduler: &Scheduler| poll(scheduler, Some(Instant::now()));
+    let run = |scheduler: &Scheduler| while scheduler.turn(Some(Duration::ZERO)).unwrap().ready != 0 {};
+
+    let before = Scheduler::new().unwrap();
+    before.spawn(|| ()).unwrap().detach();
+    assert!(is_readable(&before), "a job was spawned before");
+
+    let turned = Scheduler::new().unwrap();
+    turned.spawn(|| ()).unwrap().detach();
+    run(&turned);
+    let handle = turned.handle();
+    thread::spawn(move || handle.spawn(|| ()).unwrap().detach())
+        .join()
+        .unwrap();
+    assert!(is_readable(&turned), "a job was submitted between two turns");
+
+    let later = Scheduler::new().unwrap();
+    assert!(!is_readable(&later));
+    later.spawn(|| ()).unwrap().detach();
+    assert!(is_readable(&later), "a job was spawned later");
+    run(&later);
+    run(&later);
+    assert!(!is_readable(&later));
+    let handle = later.handle();
+    thread::spawn(move || handle.spawn(|| ()).unwrap().detach())
+        .join()
+        .unwrap();
+    assert!(is_readable(&later), "a job was submitted later");
+}

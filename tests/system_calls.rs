@@ -162,6 +162,29 @@ fn callbacks_on_a_busy_scheduler() {
 }
 
 #[test]
+fn a_spawn_that_nobody_sleeps_on_writes_no_eventfd() {
+    if missing(&[STRACE]) {
+        return;
+    }
+    let cost = cost("jobs_spawned_one_at_a_time");
+    expect_at_most(cost, &[("epoll_wait", 2 * MORE / BATCH + 2 * CHANCE)]);
+}
+
+#[test]
+#[ignore = "run under strace by a_spawn_that_nobody_sleeps_on_writes_no_eventfd"]
+fn jobs_spawned_one_at_a_time() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let handle = scheduler.handle();
+    for round in 0..rounds() {
+        let job = scheduler.spawn(move || round).unwrap();
+        assert_eq!(scheduler.run_until(job).unwrap(), round);
+        let job = handle.spawn(move || round).unwrap();
+        assert_eq!(scheduler.run_until(job).unwrap(), round);
+    }
+}
+
+#[test]
 fn a_callback_from_a_thread_to_a_busy_scheduler_writes_no_eventfd() {
     if missing(&[STRACE]) {
         return;

@@ -139,7 +139,7 @@ struct Inner {
     thread: ThreadId,
     /// Whether a turn is in progress.
     turning: Cell<bool>,
-    /// Whether the last turn left the inbox parked. A spawn then wakes a host that sleeps on the fd.
+    /// Whether the last turn left the inbox parked, for a host that may sleep on the fd. A spawn then wakes the host.
     parked: Cell<bool>,
     /// The time until which a worker lets its jobs go on, once it has to shut down.
     stop_at: Cell<Option<Instant>>,
@@ -325,6 +325,30 @@ impl Inner {
         Ok(JoinHandle::new(state))
     }
 
+    /// Whether a host has asked for the fd. It may sleep on the fd between two turns.
+    fn is_hosted(&self) -> bool {
+        self.fd_for_host.get().is_some()
+    }
+
+    /// A host has asked for the fd. From now on each turn leaves the inbox parked, and until the next turn the fd is as
+    /// such a turn would have left it. Without a host nothing can sleep between two turns, so nothing parks there.
+    fn serve_host(&self) {
+        if self.turning.get() || self.inbox.process().is_inherited() {
+            return;
+        }
+        self.parked.set(true);
+        let is_busy = self.core.borrow().runnable() != 0 || self.has_incoming();
+        if is_busy || !self.park() {
+            self.inbox.notify();
+        }
+    }
+
+    /// Marks the inbox as parked: from now on what other threads send notifies this scheduler. Returns `false` if there
+    /// is something already.
+    fn park(&self) -> bool {
+        self.inbox.park() && !self.shared.has_submissions()
+    }
+
     /// Whether other threads have sent something.
     fn has_incoming(&self) -> bool {
         self.inbox.has_messages() || self.shared.has_submissions()
@@ -345,9 +369,13 @@ impl AsFd for Scheduler {
         let for_host = || inner.core.borrow_mut().fd_for_host();
         // Without another fd the host gets the instance itself. A replacement of it, which is rare, takes the host's
         // registration along then; its polls still work.
+        let is_first = !inner.is_hosted();
         let fd = inner
             .fd_for_host
             .get_or_init(|| for_host().unwrap_or_else(|_| Rc::clone(&inner.epoll)));
+        if is_first {
+            inner.serve_host();
+        }
         fd.as_fd()
     }
 }

@@ -255,11 +255,11 @@ impl Inner {
         self.inbox.process().check()?;
         let mut core = self.core.borrow_mut();
         let busy = core.runnable() != 0 || self.has_incoming();
-        if !busy {
-            // The scheduler parks also before a return without waiting, because a host may sleep on the fd next.
-            self.parked.set(true);
-        }
-        let parked = !busy && self.inbox.park() && !self.shared.has_submissions();
+        // The scheduler parks before it sleeps, and before a return to a host that may sleep on the fd next.
+        let hosted = self.is_hosted();
+        let parks = !busy && (done == 0 || hosted);
+        self.parked.set(parks && hosted);
+        let parked = parks && self.park();
         if parked && done == 0 {
             // A worker that stops has nothing to wait for when its own jobs have ended: another worker may have taken
             // the last submission since this one saw it, and nothing would notify this one then.
@@ -271,7 +271,11 @@ impl Inner {
                 timeout
             };
             let timeout = core.until_next_timer(timeout);
-            return core.wait(timeout, &self.inbox);
+            let waited = core.wait(timeout, &self.inbox);
+            if !hosted {
+                self.inbox.unpark();
+            }
+            return waited;
         }
         if core.kernel_is_due(done) {
             return core.wait(Some(Duration::ZERO), &self.inbox);

@@ -14,8 +14,11 @@
 //! that does not exist any more.
 //!
 //! `parked` is set only under the lock of the messages, together with the check that there are none. A message is
-//! therefore either seen by that check, or its sender sees `parked` and notifies. While the scheduler is awake, a wake
-//! costs no system call.
+//! therefore either seen by that check, or its sender sees `parked` and notifies.
+//!
+//! A scheduler parks before it sleeps, and is unparked when it has slept. Between two turns it is parked only if a host
+//! has asked for its fd, because nothing else can sleep there. So a wake or a spawn costs no system call while the
+//! scheduler is awake.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -127,6 +130,11 @@ impl Inbox {
             self.notifier.notify();
         }
         parked
+    }
+
+    /// Makes the fd of the scheduler readable, for a host that may sleep on it.
+    pub(super) fn notify(&self) {
+        self.notifier.notify();
     }
 
     /// Whether there is something to take.

@@ -206,13 +206,14 @@ impl View {
         View(Published::new())
     }
 
-    /// Shows the readers what the entries are now. The caller holds the lock of the entries.
+    /// Shows the readers what the entries are now, of which those before `first` are as they were. The caller holds the
+    /// lock of the entries.
     #[inline]
-    pub(super) fn publish(&self, entries: &Entries) {
+    pub(super) fn publish(&self, entries: &Entries, first: usize) {
         self.0.write(|writer| {
             writer.set(LENGTH, entries.list.len() as u64);
-            for (i, entry) in entries.list.iter().take(INLINE).enumerate() {
-                let words = entry.record.to_words();
+            for i in first..entries.list.len().min(INLINE) {
+                let words = entries.list[i].record.to_words();
                 for (place, word) in words.into_iter().enumerate() {
                     writer.set(RECORDS + i * Record::WORDS + place, word);
                 }
@@ -331,15 +332,21 @@ impl Entries {
 
     /// Removes the newest entry under `key` and hands out its value, which is absent while it is borrowed. Returns
     /// `None` if there is no entry.
-    pub(super) fn remove(&mut self, key: WaitKey) -> Option<Option<Value>> {
+    ///
+    /// The entries before the place that is returned are as they were.
+    #[inline]
+    pub(super) fn remove(&mut self, key: WaitKey) -> Option<(usize, Option<Value>)> {
         let at = self.list.iter().rposition(|entry| entry.record.is_live(key))?;
-        let content = if self.list[at].record.is_added() {
-            self.list.remove(at).content
+        let entry = &mut self.list[at];
+        let content = mem::replace(&mut entry.content, Content::Value(None));
+        if !entry.record.is_added() {
+            entry.record.fd_and_flags |= REMOVED;
+        } else if at + 1 == self.list.len() {
+            self.list.truncate(at);
         } else {
-            self.list[at].record.fd_and_flags |= REMOVED;
-            mem::replace(&mut self.list[at].content, Content::Value(None))
-        };
-        Some(content.into_value())
+            self.list.remove(at);
+        }
+        Some((at, content.into_value()))
     }
 
     /// Takes the value out of the newest entry under `key`, if it is a `V`. Returns the value with the fd of the entry.
@@ -398,8 +405,8 @@ impl Entries {
         self.list.pop().map(|entry| entry.content.into_value())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
     }
 
     /// The record of the newest entry under `key` that is not removed.
@@ -414,12 +421,12 @@ impl Entries {
 }
 
 impl Content {
-    /// The value, as the user gets it. The words of a C program are its own affair: Rust code gets an empty value.
+    /// The value, as the user gets it. The words of a C program are its own affair: Rust code gets no value.
     #[inline]
     fn into_value(self) -> Option<Value> {
         match self {
             Content::Value(value) => value,
-            Content::Cleanup(_) => Some(Box::new(())),
+            Content::Cleanup(_) => None,
         }
     }
 }

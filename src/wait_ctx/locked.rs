@@ -66,15 +66,15 @@ impl Locked<'_> {
     #[allow(unsafe_code, reason = "its contract is about fds; its body is safe")]
     pub unsafe fn add_words(&mut self, fd: WaitFd, data: usize, cleanup: usize) {
         self.entries.add_words(fd, data, cleanup);
-        self.inner.changed(&self.entries);
+        self.inner.changed(&self.entries, self.entries.len() - 1);
     }
 
     /// Removes the newest entry under `key`. Returns whether there was one.
     pub fn remove(mut self, key: WaitKey) -> bool {
-        let Some(value) = self.entries.remove(key) else {
+        let Some((at, value)) = self.entries.remove(key) else {
             return false;
         };
-        self.inner.changed(&self.entries);
+        self.inner.changed(&self.entries, at);
         drop(self);
         drop(value); // after the lock is released: the drop of a value may run any code
         true
@@ -93,7 +93,7 @@ impl Locked<'_> {
 
     pub fn settle(&mut self) {
         self.entries.settle();
-        self.inner.publish(&self.entries);
+        self.inner.publish(&self.entries, 0);
     }
 
     /// The newest entry with a cleanup routine that is older than `serial` and not removed, with its routine.
@@ -104,11 +104,11 @@ impl Locked<'_> {
     /// Makes the ctx what it was when it was new, apart from its version.
     pub fn reset(mut self) {
         let mut values = Vec::new();
-        if !self.entries.is_empty() {
+        if self.entries.len() > 0 {
             while let Some(value) = self.entries.pop() {
-                values.push(value);
+                values.extend(value); // the words of a C program are no value
             }
-            self.inner.changed(&self.entries);
+            self.inner.changed(&self.entries, 0);
         }
         if self.entries.callback() != [0; 2] {
             self.set_c_callback([0; 2]);

@@ -441,7 +441,7 @@ impl WaitCtx {
     pub(crate) fn add_entry(&self, fd: WaitFd, value: Value) {
         let mut entries = self.inner.entries.lock();
         entries.add(fd, value);
-        self.inner.changed(&entries);
+        self.inner.changed(&entries, entries.len() - 1);
     }
 
     /// The fd that was added last under `key` and not cleared ([S53](crate::docs::openssl_behaviour#s53)).
@@ -456,7 +456,7 @@ impl WaitCtx {
         let mut entries = self.inner.entries.lock();
         let changed = entries.set_interest(key, interest);
         if changed == Some(true) {
-            self.inner.changed(&entries);
+            self.inner.changed(&entries, 0);
         }
         changed.is_some()
     }
@@ -467,8 +467,8 @@ impl WaitCtx {
     /// Returns `None` if there is no such entry, and also while its value is lent to [`with_value`](Self::with_value).
     pub fn clear_fd(&self, key: WaitKey) -> Option<Box<dyn Any + Send>> {
         let mut entries = self.inner.entries.lock();
-        let value = entries.remove(key)?;
-        self.inner.changed(&entries);
+        let (at, value) = entries.remove(key)?;
+        self.inner.changed(&entries, at);
         value
     }
 
@@ -630,7 +630,7 @@ impl WaitCtx {
     fn settle_entries(&self) {
         let mut entries = self.inner.entries.lock();
         entries.settle();
-        self.inner.publish(&entries);
+        self.inner.publish(&entries, 0);
     }
 }
 
@@ -660,10 +660,10 @@ impl Inner {
         f(&records)
     }
 
-    /// The wait fds have changed: readers see the change, and drivers learn of it.
+    /// The wait fds have changed, apart from those before `first`: readers see the change, and drivers learn of it.
     #[inline]
-    fn changed(&self, entries: &Entries) {
-        self.publish(entries);
+    fn changed(&self, entries: &Entries, first: usize) {
+        self.publish(entries, first);
         // Only who holds the lock of the entries stores the version. The Release comes after the view was written: a
         // driver that has seen this version reads these entries, or later ones.
         let version = self.version.load(Ordering::Relaxed);
@@ -671,8 +671,8 @@ impl Inner {
     }
 
     #[inline]
-    fn publish(&self, entries: &Entries) {
-        self.view.publish(entries);
+    fn publish(&self, entries: &Entries, first: usize) {
+        self.view.publish(entries, first);
         self.unsettled.store(entries.is_unsettled(), Ordering::Relaxed);
     }
 }

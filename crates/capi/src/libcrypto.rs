@@ -51,6 +51,16 @@ pub(crate) enum Reason {
     InvalidPoolSize = 103,
 }
 
+impl Reason {
+    /// The function that raises errors for this reason. Each reason has one.
+    fn place(self) -> &'static CStr {
+        match self {
+            Reason::FailedToSwapContext => c"ASYNC_start_job",
+            Reason::InvalidPoolSize => c"ASYNC_init_thread",
+        }
+    }
+}
+
 const ERR_LIB_ASYNC: c_int = 51;
 const OPENSSL_INIT_ASYNC: u64 = 0x100;
 
@@ -141,7 +151,7 @@ impl Libcrypto {
         // SAFETY: begins an error on the queue of this thread. No preconditions.
         unsafe { (self.err_new)() };
         // SAFETY: an error was begun, and the strings are static.
-        unsafe { (self.err_set_debug)(c"libasyncjob".as_ptr(), 0, c"ASYNC_start_job".as_ptr()) };
+        unsafe { (self.err_set_debug)(c"libasyncjob".as_ptr(), 0, reason.place().as_ptr()) };
         // SAFETY: an error was begun. There is no format, and there are no arguments.
         unsafe { (self.err_set_error)(ERR_LIB_ASYNC, reason as c_int, ptr::null()) };
     }

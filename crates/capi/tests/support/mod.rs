@@ -81,7 +81,9 @@ fn call_cc(path: &str, arguments: &[&str]) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
     std::fs::create_dir_all(&directory).expect("a directory below target");
     let program = directory.join(name);
-    let output = Command::new("cc")
+    // The C++ compiler's driver, for the runtime of C++.
+    let compiler = if path.ends_with(".cc") { "c++" } else { "cc" };
+    let output = Command::new(compiler)
         .args(["-O1", "-g", "-Wall", "-Wextra", "-Werror"])
         .arg(&source)
         .arg("-o")

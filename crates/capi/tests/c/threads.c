@@ -13,6 +13,7 @@
  */
 #include <openssl/async.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,6 +109,8 @@ static void *worker(void *index)
     for (int round = 0; round < rounds; round++) {
         for (int i = 0; i < JOBS; i++)
             start(&operations[i], &jobs[i], round * JOBS + i);
+        while (atomic_load(&asked) == 0)                /* the engines may not have run yet */
+            sched_yield();
         for (int i = 0; i < JOBS; i++)                  /* not in the order in which they started */
             finish(&operations[(i * 5) % JOBS], &jobs[(i * 5) % JOBS]);
         if (round % 50 == 49)

@@ -22,9 +22,12 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
+#[cfg(not(asyncjob_loom))]
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::Wake;
 
+#[cfg(asyncjob_loom)]
+use loom::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use parking_lot::Mutex;
 
 use super::Scheduler;

@@ -14,7 +14,7 @@
 //!    costs other tasks nothing.
 
 mod oneshot;
-#[cfg(test)]
+#[cfg(all(test, not(asyncjob_loom)))]
 mod tests;
 mod wait_queue;
 

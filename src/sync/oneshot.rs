@@ -42,7 +42,7 @@ enum SlotState<T> {
 }
 
 impl<T> OneshotSlot<T> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         OneshotSlot {
             state: Mutex::new(SlotState::Empty(None)),
         }

@@ -60,9 +60,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+#[cfg(not(asyncjob_loom))]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
+#[cfg(asyncjob_loom)]
+use loom::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::{contain, is_polled_blocking, wake_all};
@@ -100,7 +103,7 @@ impl Waiter {
 }
 
 impl WaitQueue {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new() -> Self {
         WaitQueue {
             line: Mutex::new(Line {
                 waiters: BTreeMap::new(),

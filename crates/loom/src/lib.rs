@@ -1,8 +1,42 @@
-//! The parts of `asyncjob` that threads share without a lock, with the atomics of loom instead of those of `std`.
+//! The parts of `asyncjob` that threads share, with the atomics and the mutex of loom instead of those of `std` and
+//! `parking_lot`.
 //!
-//! The sources are those of `asyncjob`, and so are the tests: each has its test for loom beside it. This is a crate of
-//! its own because the atomics are chosen when a crate is built. `cargo test -p asyncjob-loom` runs it.
+//! The sources are those of `asyncjob`: this crate includes them, and stands in for what they name. It is a crate of
+//! its own because the atomics are chosen when a crate is built. `cargo test -p asyncjob-loom` runs every order of the
+//! steps of two or three threads.
+//!
+//! | part | test | what no order may do |
+//! |---|---|---|
+//! | the sequence lock of a wait ctx | beside its source | give a reader words of two writes |
+//! | the slot for one value | `slots` | lose the value, the end, or the wake of the task that waits |
+//! | the line of tasks that wait for capacity | `lines` | leave a task in the line while there is capacity |
+//! | the inbox of a scheduler and the waker of a job | `scheduler::inboxes` | let the scheduler sleep on a wake |
+
+#[cfg(test)]
+extern crate self as parking_lot;
+
+/// What `asyncjob` has of `parking_lot`.
+#[cfg(test)]
+pub use stand_ins::Mutex;
+
+#[cfg(test)]
+mod lines;
+#[cfg(test)]
+mod slots;
+#[cfg(test)]
+mod stand_ins;
 
 #[cfg(test)]
 #[path = "../../../src/wait_ctx/published.rs"]
 mod published;
+
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "not all of it is run here")]
+#[path = "../../../src/sync/mod.rs"]
+mod sync;
+
+#[cfg(test)]
+use stand_ins::sys;
+
+#[cfg(test)]
+mod scheduler;

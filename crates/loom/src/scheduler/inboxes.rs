@@ -1,0 +1,90 @@
+//! The inbox of a scheduler, and the waker of a job.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use loom::model::Builder;
+use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::thread;
+
+use super::wake::{Inbox, JobWaker, TaskId};
+
+const JOB: TaskId = TaskId { index: 0, serial: 0 };
+
+/// What a scheduler does with one job: takes wakes, resumes the job, and sleeps when there is nothing to do. Ends when
+/// the job says that it has seen all.
+fn run(inbox: &Inbox, waker: &JobWaker, mut job: impl FnMut() -> bool) {
+    let mut woken = Vec::new();
+    loop {
+        if inbox.has_messages() {
+            drop(inbox.take(&mut woken));
+            for id in woken.drain(..) {
+                assert_eq!(id, JOB);
+                waker.start_resume();
+                if job() {
+                    return;
+                }
+            }
+        }
+        if inbox.park() {
+            inbox.clear_notifier(); // sleeps until there is a notification
+            inbox.unpark();
+        }
+    }
+}
+
+/// A wake is seen, and what was done before it, whenever it comes: two threads announce something each.
+#[test]
+fn no_wake_is_slept_on() {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(|| {
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let job = Arc::new(JobWaker::new(inbox.clone(), JOB));
+        let done = loom::sync::Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+        let others = [0, 1].map(|at| {
+            let (done, waker) = (done.clone(), Waker::from(job.clone()));
+            thread::spawn(move || {
+                done[at].store(true, Ordering::Relaxed); // the wake makes it visible
+                waker.wake();
+            })
+        });
+        run(&inbox, &job, || done.iter().all(|done| done.load(Ordering::Relaxed)));
+        for other in others {
+            other.join().unwrap();
+        }
+    });
+}
+
+/// The scheduler hears of a request to cancel that comes at the same time as a wake.
+#[test]
+fn a_cancel_beside_a_wake_is_not_lost() {
+    loom::model(|| {
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let job = Arc::new(JobWaker::new(inbox.clone(), JOB));
+        let wakes = {
+            let waker = Waker::from(job.clone());
+            thread::spawn(move || waker.wake())
+        };
+        let cancels = {
+            let job = job.clone();
+            thread::spawn(move || job.cancel())
+        };
+        let mut woken = Vec::new();
+        loop {
+            if inbox.has_messages() {
+                drop(inbox.take(&mut woken));
+                woken.clear();
+                if job.start_resume() {
+                    break;
+                }
+            }
+            if inbox.park() {
+                inbox.clear_notifier();
+                inbox.unpark();
+            }
+        }
+        wakes.join().unwrap();
+        cancels.join().unwrap();
+    });
+}

@@ -1,0 +1,96 @@
+//! What the sources of `asyncjob` name, in a form that loom controls.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use loom::thread::{self, Thread};
+
+/// `parking_lot::Mutex`, which has no poison.
+#[derive(Default)]
+pub struct Mutex<T>(loom::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    /// As in `parking_lot`.
+    pub fn new(value: T) -> Self {
+        Mutex(loom::sync::Mutex::new(value))
+    }
+
+    /// As in `parking_lot`.
+    pub fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+        self.0.lock().expect("no thread panics")
+    }
+}
+
+/// Polls until the poll is ready. The thread sleeps in between, until its waker is called.
+pub(crate) fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut task = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(value) = poll(&mut task) {
+            return value;
+        }
+        thread::park();
+    }
+}
+
+pub(crate) mod sys {
+    //! The system: an eventfd, and the process.
+
+    use std::io;
+    use std::os::fd::RawFd;
+
+    use loom::sync::{Condvar, Mutex};
+
+    /// This process, which has no child here.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Process;
+
+    impl Process {
+        pub(crate) fn is_inherited(self) -> bool {
+            false
+        }
+    }
+
+    /// An eventfd: a flag that a thread can sleep on.
+    pub(crate) struct EventFd {
+        readable: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    impl EventFd {
+        pub(crate) fn new() -> io::Result<Self> {
+            Ok(EventFd {
+                readable: Mutex::new(false),
+                changed: Condvar::new(),
+            })
+        }
+
+        pub(crate) fn process(&self) -> Process {
+            Process
+        }
+
+        pub(crate) fn raw(&self) -> RawFd {
+            -1
+        }
+
+        pub(crate) fn notify(&self) {
+            *self.readable.lock().expect("no thread panics") = true;
+            self.changed.notify_one();
+        }
+
+        /// Sleeps until the fd is readable, which is what `epoll_wait` does with it, and makes it unreadable.
+        pub(crate) fn drain(&self) -> bool {
+            let mut readable = self.readable.lock().expect("no thread panics");
+            while !*readable {
+                readable = self.changed.wait(readable).expect("no thread panics");
+            }
+            std::mem::take(&mut *readable)
+        }
+    }
+}

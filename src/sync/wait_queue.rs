@@ -103,13 +103,19 @@ impl Waiter {
 }
 
 impl WaitQueue {
+    #[cfg(not(asyncjob_loom))]
+    pub(crate) const fn new() -> Self {
+        WaitQueue {
+            line: Mutex::new(Line::EMPTY),
+            has_waiters: AtomicBool::new(false),
+        }
+    }
+
+    /// The types of loom have no `const` functions.
+    #[cfg(asyncjob_loom)]
     pub(crate) fn new() -> Self {
         WaitQueue {
-            line: Mutex::new(Line {
-                waiters: BTreeMap::new(),
-                blocking: BTreeSet::new(),
-                next_number: 0,
-            }),
+            line: Mutex::new(Line::EMPTY),
             has_waiters: AtomicBool::new(false),
         }
     }
@@ -216,6 +222,12 @@ impl WaitQueue {
 }
 
 impl Line {
+    const EMPTY: Line = Line {
+        waiters: BTreeMap::new(),
+        blocking: BTreeSet::new(),
+        next_number: 0,
+    };
+
     fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number

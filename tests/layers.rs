@@ -16,7 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("hooks", &[]),
     ("returned", &[]),
     ("error", &["returned", "sys"]),
-    ("wait_ctx", &[]),
+    ("wait_ctx", &["sync"]),
     ("stack", &["sys"]),
     ("pool", &["stack", "sync"]),
     ("job", &["error", "hooks", "pool", "stack", "sync", "wait_ctx"]),

@@ -28,7 +28,7 @@ use crate::error::{Panic, Quarantined, StartErrorKind};
 use crate::job::{Job, Step, budget};
 use crate::sync::contain;
 use crate::sys::clock_tick;
-use crate::wait_ctx::ClaimedCtx;
+use crate::wait_ctx::{ClaimedCtx, WaitCtx};
 
 impl Scheduler {
     /// Does one round: takes what other threads have sent, starts up to 64 jobs, resumes up to 64 ready jobs, and looks
@@ -117,6 +117,13 @@ impl Inner {
 
     /// Runs a job for the first time. Returns `false` if there was no stack for it, and the job is pending again.
     fn start(&self, pending: Pending) -> bool {
+        let ctx = pending.ctx.clone();
+        let started = self.start_with(pending, &ctx);
+        drop_contained(ctx); // may be the last handle, which drops what the user gave the ctx
+        started
+    }
+
+    fn start_with(&self, pending: Pending, for_job: &WaitCtx) -> bool {
         let Pending {
             main,
             completion,
@@ -124,7 +131,6 @@ impl Inner {
             ctx,
             was_refused,
         } = pending;
-        let for_job = ctx.clone();
         let (id, waker) = self.core.borrow_mut().reserve(&self.inbox, ctx, &completion);
         if !completion.starting(&waker, self.thread) {
             drop_contained(main);
@@ -132,9 +138,9 @@ impl Inner {
             self.retire(id, EndKind::Cancelled);
             return true;
         }
-        for_job.set_callback(Some(Waker::from(waker)));
+        contain(|| for_job.set_callback(Some(Waker::from(waker)))); // drops a callback that the user may have set
         budget::begin();
-        match catch_unwind(AssertUnwindSafe(|| plan.start(&for_job, main))) {
+        match catch_unwind(AssertUnwindSafe(|| plan.start(for_job, main))) {
             Ok(Ok(step)) => self.after_run(id, step),
             Ok(Err((plan, main, refusal))) => {
                 let job = |ctx| Pending {
@@ -148,7 +154,6 @@ impl Inner {
             }
             Err(payload) => self.hook_panicked(id, payload),
         }
-        drop_contained(for_job);
         true
     }
 

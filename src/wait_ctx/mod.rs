@@ -47,6 +47,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::sync::contain;
+
 pub(crate) use entries::LiveFd;
 #[doc(hidden)]
 pub use entries::Record;
@@ -709,7 +711,9 @@ impl Deref for ClaimedCtx {
 
 impl Drop for ClaimedCtx {
     fn drop(&mut self) {
-        self.0.set_callback(None); // before the ctx is free for a driver that sets a callback of its own
+        // Before the ctx is free for a driver that sets a callback of its own. The callback may be the user's, and its
+        // drop may panic.
+        contain(|| self.0.set_callback(None));
         self.0.inner.claimed.store(false, Ordering::Release);
     }
 }

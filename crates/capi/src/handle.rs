@@ -15,7 +15,8 @@
 //! A C program sees a handle as an opaque pointer, so a handle need not be an address. A lookup reads two words. It
 //! gives the slot if the generation of the handle is alive in it, and nothing otherwise. Any thread may look up any
 //! value: a handle that is stale, invented or NULL leads to no memory with another use, because a slot stays a slot for
-//! ever. A generation comes back after a million million jobs in one slot.
+//! ever. One invented value is not told apart: the handle that a free slot will have next leads to the object that the
+//! slot keeps for it. A generation comes back after a million million jobs in one slot.
 
 use std::marker::PhantomData;
 use std::ptr;

@@ -9,10 +9,12 @@ use std::io::{self, Write, pipe};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use asyncjob::job_future::JobFuture;
 use asyncjob::offload::{Offload, OffloadError};
+use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::scheduler::{JoinError, JoinHandle, Scheduler, Workers};
 use asyncjob::waiting::{await_future, await_or_block};
 use asyncjob::{PauseError, SpawnErrorKind, Status, Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
@@ -341,4 +343,41 @@ fn copies_of_jobs_and_futures() {
     assert!(poll().is_pending());
     in_child(|| drop(std::mem::replace(&mut future, Box::pin(JobFuture::new(|| 0)))));
     assert!(sent.send(1).is_ok(), "the job of the parent still waits");
+}
+
+#[test]
+fn a_child_starts_jobs_although_another_thread_was_in_the_depot() {
+    case("depot_in_use");
+}
+
+/// A thread takes stacks from the depot and gives them back all the time, so that it holds the depot's lock at many of
+/// the forks.
+#[test]
+#[ignore = "run by a_child_starts_jobs_although_another_thread_was_in_the_depot"]
+fn depot_in_use() {
+    let starts_jobs = |count| {
+        let jobs: Vec<_> = (0..count)
+            .map(|_| match start_job(&WaitCtx::new(), pause_job) {
+                Ok(Step::Paused(job)) => job,
+                _ => panic!("there is memory for a stack"),
+            })
+            .collect();
+        drop(jobs);
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                init_thread(PoolConfig::new().max_idle(0)).unwrap(); // each stack goes to the depot
+                while !stop.load(Ordering::Relaxed) {
+                    starts_jobs(3);
+                }
+            });
+        }
+        init_thread(PoolConfig::new().max_idle(0)).unwrap();
+        for _ in 0..300 {
+            in_child(|| starts_jobs(3));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }

@@ -16,9 +16,9 @@
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
-use parking_lot::Mutex;
-
+use super::fork::{self, lock};
 use super::header::{Slot, Stack, StackHeader};
 use super::memory::{self, Range};
 use super::size::Spec;
@@ -73,6 +73,18 @@ pub struct StackStats {
     pub high_water: usize,
 }
 
+/// Held while a depot is made.
+static MAKING: Mutex<()> = Mutex::new(());
+
+/// All locks of this file: see [`fork`].
+#[allow(dead_code, reason = "what is held is not looked at")]
+pub(super) struct Held(Vec<MutexGuard<'static, DepotState>>, MutexGuard<'static, ()>);
+
+pub(super) fn hold() -> Held {
+    let making = lock(&MAKING);
+    Held(all().map(|depot| lock(&depot.state)).collect(), making)
+}
+
 /// The list of all depots, newest first. Depots are only added, at its front.
 static DEPOTS: AtomicPtr<Depot> = AtomicPtr::new(ptr::null_mut());
 
@@ -105,8 +117,8 @@ impl Depot {
         if let Some(depot) = all().find(|depot| depot.spec == spec) {
             return depot;
         }
-        static MAKING: Mutex<()> = Mutex::new(());
-        let _making = MAKING.lock();
+        fork::prepare();
+        let _making = lock(&MAKING);
         if let Some(depot) = all().find(|depot| depot.spec == spec) {
             return depot;
         }
@@ -141,7 +153,7 @@ impl Depot {
             // SAFETY: the pair comes from `functions`.
             return unsafe { StackHeader::write_foreign(self, allocate, free) }.map(Stack);
         }
-        let mut state = self.state.lock();
+        let mut state = lock(&self.state);
         if let Some(slot) = state.cached.pop() {
             return Ok(Stack(slot));
         }
@@ -192,7 +204,7 @@ impl Depot {
 
     /// Counts the stacks, and measures each of them.
     pub(super) fn stats(&self) -> StackStats {
-        let state = self.state.lock();
+        let state = lock(&self.state);
         if !self.spec.exact {
             for bitmap in &state.bitmaps {
                 let slots = merged(bitmap.slots_in_use().map(|index| bitmap.slab.whole(index)));
@@ -220,7 +232,7 @@ impl Depot {
         if self.spec.secrets.mlock {
             memory::lock(slab.whole(index)).map_err(|error| {
                 // SAFETY: the claim is the caller's, which gave it to this function. No stack was made of the slot.
-                unsafe { self.state.lock().release(slab, index) };
+                unsafe { lock(&self.state).release(slab, index) };
                 memory::explain(
                     error,
                     "a stack could not be locked in memory (mlock2): raise RLIMIT_MEMLOCK (ulimit -l), or ask for \
@@ -235,7 +247,7 @@ impl Depot {
     /// Caches `slots` and takes the surplus out again, which is then in `slots`. Stacks from the oldest slabs stay
     /// cached.
     fn keep_cached(&self, slots: &mut Vec<Slot>) {
-        let mut state = self.state.lock();
+        let mut state = lock(&self.state);
         state.cached.append(slots);
         let surplus = state.cached.len().saturating_sub(self.max_cached());
         if surplus > 0 {
@@ -273,7 +285,7 @@ impl Depot {
         }
         // SAFETY: the ranges are the claimed slots, whose stacks are gone.
         unsafe { self.release_pages(&ranges) };
-        let mut state = self.state.lock();
+        let mut state = lock(&self.state);
         for (slab, index) in claims {
             // SAFETY: this is the claim of a stack that is gone.
             unsafe { state.release(slab, index) };

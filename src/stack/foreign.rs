@@ -12,10 +12,10 @@
 use std::ffi::c_void;
 use std::io;
 use std::ptr::NonNull;
-
-use parking_lot::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use super::StackSize;
+use super::fork::lock;
 use super::header::StackHeader;
 
 /// Returns memory of at least `*size` bytes, and writes its size to `*size`. Returns null when there is no memory.
@@ -31,7 +31,7 @@ static SOURCE: Mutex<Source> = Mutex::new(Source {
     is_fixed: false,
 });
 
-struct Source {
+pub(super) struct Source {
     functions: Option<(AllocateStack, FreeStack)>,
     /// A stack has been asked for, so stacks may exist and the functions may not change any more (S68).
     is_fixed: bool,
@@ -66,7 +66,7 @@ impl std::error::Error for SetStackMemoryError {}
 /// thread. The caller must make sure that no job uses more stack than `allocate` returned: **there is no guard**, and a
 /// deeper job overwrites what lies below its stack.
 pub unsafe fn set_stack_memory(functions: Option<(AllocateStack, FreeStack)>) -> Result<(), SetStackMemoryError> {
-    let mut source = SOURCE.lock();
+    let mut source = lock(&SOURCE);
     if source.is_fixed {
         return Err(SetStackMemoryError);
     }
@@ -76,9 +76,16 @@ pub unsafe fn set_stack_memory(functions: Option<(AllocateStack, FreeStack)>) ->
 
 /// The functions for the stack that the caller asks for. They cannot change any more after this call.
 pub(super) fn functions() -> Option<(AllocateStack, FreeStack)> {
-    let mut source = SOURCE.lock();
+    let mut source = lock(&SOURCE);
     source.is_fixed = true;
     source.functions
+}
+
+/// The lock of this file: see [`super::fork`].
+pub(super) type Held = MutexGuard<'static, Source>;
+
+pub(super) fn hold() -> Held {
+    lock(&SOURCE)
 }
 
 /// Allocates the memory of a stack. Returns its start and the address for its header.
@@ -119,7 +126,7 @@ pub(super) unsafe fn allocate(
 ///
 /// `start` must have come from [`allocate`]. The caller must not use the memory after this call.
 pub(super) unsafe fn free(start: NonNull<u8>) {
-    let functions = SOURCE.lock().functions;
+    let functions = lock(&SOURCE).functions;
     if let Some((_, free)) = functions {
         // SAFETY: the memory came from `allocate` of the same pair, as the pair cannot change after the first stack.
         // The caller does not use the memory any more.

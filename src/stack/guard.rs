@@ -11,9 +11,9 @@
 //! when such an error appears later.
 
 use std::io;
+use std::sync::{Mutex, MutexGuard};
 
-use parking_lot::Mutex;
-
+use super::fork::lock;
 use super::memory::{self, GUARD_INSTALL, GUARD_REMOVE, Range, is_unavailable};
 
 /// The mappings that protected guards may not take: this part of `vm.max_map_count`, 8,191 by default.
@@ -26,7 +26,7 @@ const RESERVE: usize = 8;
 const COUNT_EVERY: usize = 32;
 
 /// What is known of the mappings of this process.
-struct Mappings {
+pub(super) struct Mappings {
     /// `vm.max_map_count`, once it has been read.
     max: Option<usize>,
     /// How many the protected guards take: two each.
@@ -65,9 +65,16 @@ impl Mappings {
     }
 }
 
+/// The lock of this file: see [`super::fork`].
+pub(super) type Held = MutexGuard<'static, Mappings>;
+
+pub(super) fn hold() -> Held {
+    lock(&MAPPINGS)
+}
+
 /// Counts `guards` protected guards as gone, because their mapping is.
 pub(super) fn forget(guards: usize) {
-    MAPPINGS.lock().give(guards);
+    lock(&MAPPINGS).give(guards);
 }
 
 /// The kind of guard that a slab has.
@@ -113,7 +120,7 @@ impl Guards {
                 Err(error) => return Err(explain(error, "MADV_GUARD_INSTALL")),
             }
         }
-        MAPPINGS.lock().take(guards.len())?;
+        lock(&MAPPINGS).take(guards.len())?;
         for guard in guards {
             // SAFETY: the caller's promise.
             unsafe { memory::protect(*guard, false) }

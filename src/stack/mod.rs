@@ -37,6 +37,7 @@
 pub(crate) mod depot;
 mod depth;
 mod foreign;
+mod fork;
 mod guard;
 mod header;
 pub(crate) mod memory;

@@ -1,9 +1,9 @@
-//! Promise: a handle that the program made up, or that has ended or was freed, harms nothing: the call fails, and no other
-//! job and no other wait ctx notices.
+//! Promise: a handle that the program made up, or that has ended or was freed, harms nothing: the call fails, and no
+//! other job and no other wait ctx notices.
 //!
-//! Random histories use live handles, stale ones, live ones with a bit changed, and numbers. A model knows which handles
-//! are live and what each wait ctx holds. After each act all live wait ctxs are compared with the model. (OpenSSL crashes
-//! here, so `differential` leaves these calls out.)
+//! Random histories use live handles, stale ones, live ones with a bit changed, and numbers. A model knows which
+//! handles are live and what each wait ctx holds. After each act all live wait ctxs are compared with the model.
+//! (OpenSSL crashes here, so `differential` leaves these calls out.)
 
 #![allow(unsafe_code, reason = "calls a C library, which runs jobs on their own stacks")]
 

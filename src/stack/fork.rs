@@ -1,0 +1,56 @@
+//! The locks of this module and `fork(2)`.
+//!
+//! A child of a process has one thread. A lock that another thread held at the moment of the fork stays locked in the
+//! child for ever, and the first job of the child that needs a stack would wait for it. So the thread that forks takes
+//! all locks before, and parent and child let go of them after:
+//!
+//! ```text
+//!   before   MAKING, the states of all depots, the source of foreign stacks, the count of mappings
+//!   fork
+//!   after    in the parent and in the child: lets go of them
+//! ```
+//!
+//! This is the order in which other code takes two of them. The locks are those of `std`, which consist of one word.
+//! `parking_lot` keeps the threads that wait in a table for the whole process, which has locks of its own.
+
+use std::cell::RefCell;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use super::{depot, foreign, guard};
+
+/// Locks a mutex. A panic of a thread that held it has left its data whole: this module does not panic in the middle of
+/// a change.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The locks, in the order in which they are let go.
+#[allow(dead_code, reason = "what is held is not looked at")]
+struct Held(guard::Held, foreign::Held, depot::Held);
+
+thread_local! {
+    /// What this thread holds while it forks.
+    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+}
+
+extern "C" fn before_fork() {
+    let depots = depot::hold();
+    let source = foreign::hold();
+    let held = Held(guard::hold(), source, depots);
+    // A thread whose locals are gone forks without the locks.
+    let _ = HELD.try_with(|kept| *kept.borrow_mut() = Some(held));
+}
+
+extern "C" fn after_fork() {
+    let held = HELD.try_with(RefCell::take);
+    drop(held);
+}
+
+/// Makes forks safe from now on. A failure has no effect but the old danger.
+pub(super) fn prepare() {
+    static PREPARED: Once = Once::new();
+    PREPARED.call_once(|| {
+        // SAFETY: the handlers may run in any thread that forks, and in the child: they take and release locks.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
+    });
+}

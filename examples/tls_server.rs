@@ -155,6 +155,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         .spawn_on(&front, move || signals.wait())?;
 
     println!("listening on https://{address}  {}", options.describe());
+    println!("try: curl -k https://{address}/");
     stdout().flush()?;
     front.run_until(stop)??;
 

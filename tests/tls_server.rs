@@ -51,6 +51,13 @@ impl Server {
             .unwrap_or_else(|| panic!("the server printed {line:?}"))
             .parse()
             .unwrap();
+        let mut hint = String::new();
+        output.read_line(&mut hint).unwrap();
+        assert_eq!(
+            hint,
+            format!("try: curl -k https://{address}/\n"),
+            "its certificate is its own"
+        );
         Server { child, output, address }
     }
 

@@ -101,13 +101,13 @@ impl EventFd {
     /// Makes the fd readable. The one possible failure does not matter: a full counter is readable already.
     pub(crate) fn notify(&self) {
         if !self.process.is_inherited() {
-            let _ = (&self.file).write(&1u64.to_ne_bytes());
+            let _ = (&self.file).write_all(&1u64.to_ne_bytes()); // tries again after a signal
         }
     }
 
     /// Makes the fd unreadable, and returns whether it was readable.
     pub(crate) fn drain(&self) -> bool {
-        !self.process.is_inherited() && (&self.file).read(&mut [0; 8]).is_ok()
+        !self.process.is_inherited() && (&self.file).read_exact(&mut [0; 8]).is_ok()
     }
 }
 

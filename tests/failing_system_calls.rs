@@ -161,13 +161,19 @@ fn run_under_strace(expressions: &[&str]) -> Ended {
         strace.arg("-e").arg(expression);
     }
     let mut strace = strace.stderr(Stdio::piped()).spawn().unwrap();
-    read_until(&mut BufReader::new(strace.stderr.take().unwrap()), "attached");
+    // strace says something of each thread to come, and dies if nothing reads it.
+    let mut of_strace = BufReader::new(strace.stderr.take().unwrap());
+    read_until(&mut of_strace, "attached");
     writeln!(workload.stdin.take().unwrap(), "go").unwrap();
     let status = wait(&mut workload);
     let mut text = String::new();
     said.read_to_string(&mut text).unwrap();
     workload.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-    strace.wait().unwrap();
+    of_strace.read_to_string(&mut String::new()).unwrap();
+    assert!(
+        strace.wait().is_ok_and(|ended| ended.code().is_some()),
+        "strace was killed"
+    );
     let traced = fs::read_to_string(&log).unwrap();
     fs::remove_file(&log).unwrap();
     Ended {

@@ -7,7 +7,6 @@
 use std::cell::Cell;
 use std::io::{self, Write, pipe};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,7 +17,7 @@ use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::scheduler::{JoinError, JoinHandle, Scheduler, Workers};
 use asyncjob::waiting::{await_future, await_or_block};
 use asyncjob::{PauseError, SpawnErrorKind, Status, Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
-use asyncjob_testing::Watchdog;
+use asyncjob_testing::run_alone;
 
 /// Runs `f` in a child, and asserts that it returns there.
 #[track_caller]
@@ -54,20 +53,6 @@ fn exit_after(f: impl FnOnce()) -> ! {
     unsafe {
         libc::_exit(i32::from(failed))
     }
-}
-
-fn case(name: &str) {
-    let _watchdog = Watchdog::new();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "--test-threads=1", name])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
 
 fn turn(scheduler: &Scheduler) {
@@ -145,7 +130,7 @@ impl Parent {
 
 #[test]
 fn the_drop_of_a_scheduler() {
-    case("drop_scheduler");
+    run_alone("drop_scheduler");
 }
 
 #[test]
@@ -165,7 +150,7 @@ fn drop_scheduler() {
 
 #[test]
 fn the_use_of_a_scheduler_and_of_its_handles() {
-    case("use_scheduler");
+    run_alone("use_scheduler");
 }
 
 #[test]
@@ -200,7 +185,7 @@ fn use_scheduler() {
 
 #[test]
 fn a_scheduler_of_the_child() {
-    case("own_scheduler");
+    run_alone("own_scheduler");
 }
 
 #[test]
@@ -222,7 +207,7 @@ fn own_scheduler() {
 
 #[test]
 fn a_fork_in_a_job() {
-    case("fork_in_job");
+    run_alone("fork_in_job");
 }
 
 /// The job goes on in the child, up to its end. Then the turn ends with the error, and no other job runs.
@@ -268,7 +253,7 @@ fn fork_in_job() {
 
 #[test]
 fn workers_and_offload() {
-    case("use_workers_and_offload");
+    run_alone("use_workers_and_offload");
 }
 
 #[test]
@@ -310,7 +295,7 @@ fn use_workers_and_offload() {
 
 #[test]
 fn jobs_and_futures() {
-    case("copies_of_jobs_and_futures");
+    run_alone("copies_of_jobs_and_futures");
 }
 
 /// A job that the child inherits is a copy that works. What happens to the copy is not seen in the parent.
@@ -347,7 +332,7 @@ fn copies_of_jobs_and_futures() {
 
 #[test]
 fn a_child_starts_jobs_although_another_thread_was_in_the_depot() {
-    case("depot_in_use");
+    run_alone("depot_in_use");
 }
 
 /// A thread takes stacks from the depot and gives them back all the time, so that it holds the depot's lock at many of

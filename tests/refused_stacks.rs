@@ -6,29 +6,13 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
 use asyncjob::scheduler::{JoinError, JoinHandle, Scheduler};
 use asyncjob::stack::{StackSize, set_max_cached};
 use asyncjob::{JobBuilder, Status, current_job, pause_job};
-use asyncjob_testing::Watchdog;
-
-/// Runs a test in a process of its own.
-fn case(name: &str) {
-    let _watchdog = Watchdog::new();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "--test-threads=1", name])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}{complaint}"
-    );
-}
+use asyncjob_testing::{Watchdog, run_alone};
 
 /// While it exists, the process gets 7 MiB of address space more than it has.
 struct LittleMemory;
@@ -83,7 +67,7 @@ fn spawn_large<T: 'static>(scheduler: &Scheduler, f: impl FnOnce() -> T + 'stati
 
 #[test]
 fn others_start_beside_a_refused_job_which_starts_when_there_is_memory() {
-    case("others_start");
+    run_alone("others_start");
 }
 
 #[test]
@@ -111,7 +95,7 @@ fn others_start() {
 /// The jobs of one size keep their order, also those that are spawned after the first was refused.
 #[test]
 fn jobs_of_one_size_start_in_their_order() {
-    case("one_size");
+    run_alone("one_size");
 }
 
 #[test]
@@ -140,7 +124,7 @@ fn one_size() {
 /// A refused job that is cancelled does not start, and one that nothing can free a stack for fails.
 #[test]
 fn refused_jobs_end() {
-    case("end");
+    run_alone("end");
 }
 
 #[test]

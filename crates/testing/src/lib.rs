@@ -21,6 +21,8 @@
 //! // scheduler.turn(None), handle.join(), ...
 //! ```
 
+//! A test that changes the whole process is ignored, and another test runs it in a process of its own: [`run_alone`].
+
 pub mod tools;
 mod watchdog;
 
@@ -28,7 +30,28 @@ pub use watchdog::{Watchdog, within};
 
 use std::env;
 use std::io::{Write, stderr};
+use std::process::Command;
 use std::thread;
+
+/// Runs an ignored test of this program in a process of its own, where it is the only test.
+///
+/// # Panics
+///
+/// When the test fails, with everything that it said, and when there is no ignored test of that name.
+#[track_caller]
+pub fn run_alone(test: &str) {
+    let _watchdog = Watchdog::new();
+    let program = env::current_exe().expect("a test has a program");
+    let mut command = Command::new(program);
+    command.args(["--exact", "--ignored", "--test-threads=1", test]);
+    let output = command.output().expect("a test runs itself");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}{complaint}"
+    );
+}
 
 /// The test that runs on this thread: the test harness names the thread so. Outside the harness, the program.
 fn name_of_test() -> String {

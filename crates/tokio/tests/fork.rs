@@ -2,25 +2,14 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{Read, Write, pipe};
-use std::process::Command;
 use std::task::Poll;
 
 use asyncjob::{WaitKey, current_job, pause_job};
-use asyncjob_testing::Watchdog;
+use asyncjob_testing::{Watchdog, run_alone};
 
 #[test]
 fn a_job_that_is_dropped_in_a_child() {
-    let _watchdog = Watchdog::new();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "--test-threads=1", "drop_in_a_child"])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && said.contains("1 passed"),
-        "{said}{complaint}"
-    );
+    run_alone("drop_in_a_child");
 }
 
 #[test]

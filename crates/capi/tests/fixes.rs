@@ -8,7 +8,7 @@ mod support;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 
-use asyncjob_testing::tools::missing;
+use asyncjob_testing::tools::{CXX, missing};
 use support::{C_WITH_OPENSSL, OPENSSL, On, VALGRIND_WITH_OPENSSL, compile, describe, source};
 
 /// All but `overflow`, which dies on purpose and has a test of its own.
@@ -25,7 +25,7 @@ fn programs() -> Vec<String> {
 
 #[test]
 fn programs_succeed_with_us_and_fail_on_stock() {
-    if missing(C_WITH_OPENSSL) {
+    if missing(C_WITH_OPENSSL) || missing(&[CXX]) {
         return;
     }
     for name in programs() {
@@ -42,7 +42,7 @@ fn programs_succeed_with_us_and_fail_on_stock() {
 
 #[test]
 fn programs_touch_only_their_own_memory_and_leak_nothing() {
-    if missing(VALGRIND_WITH_OPENSSL) {
+    if missing(VALGRIND_WITH_OPENSSL) || missing(&[CXX]) {
         return;
     }
     for name in programs() {

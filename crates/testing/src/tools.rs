@@ -49,6 +49,8 @@ pub const PRLIMIT: Tool = program("prlimit", "util-linux");
 pub const TASKSET: Tool = program("taskset", "util-linux");
 /// The C compiler.
 pub const CC: Tool = program("cc", "gcc");
+/// The C++ compiler.
+pub const CXX: Tool = program("c++", "g++");
 /// Lists the symbols of a library.
 pub const NM: Tool = program("nm", "binutils");
 /// Says how to link with a library.

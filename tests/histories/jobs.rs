@@ -28,8 +28,6 @@ use asyncjob::{
     current_job, current_job_id, pause_job, pool,
 };
 
-use super::Script;
-
 /// How many jobs may be quarantined for ever in one process. The memory of each is lost, and a fuzzer runs long.
 const MOST_QUARANTINED: usize = 20_000;
 static QUARANTINED: AtomicUsize = AtomicUsize::new(0);
@@ -40,8 +38,7 @@ const SLOTS: usize = 4;
 pub(crate) fn run(bytes: &[u8]) {
     let before = pool::stats().in_use;
     let world = Rc::new(World {
-        // The history ends before this function does, and all jobs with it, but the quarantined ones. They never read.
-        script: RefCell::new(bytes.to_vec()),
+        script: bytes.to_vec(),
         at: Cell::new(0),
         slots: RefCell::default(),
         guards: RefCell::default(),
@@ -81,7 +78,7 @@ pub(crate) fn run(bytes: &[u8]) {
 
 /// What all code of a history shares.
 struct World {
-    script: RefCell<Vec<u8>>,
+    script: Vec<u8>,
     at: Cell<usize>,
     slots: RefCell<[Option<Held>; SLOTS]>,
     /// Guards that left their jobs.
@@ -96,13 +93,13 @@ struct World {
 
 impl World {
     fn next(&self) -> Option<u8> {
-        let byte = self.script.borrow().get(self.at.get()).copied();
+        let byte = self.script.get(self.at.get()).copied();
         self.at.set(self.at.get() + 1);
         byte
     }
 
     fn below(&self, limit: usize) -> usize {
-        self.next().map_or(0, |byte| Script::new(&[byte]).below(limit))
+        usize::from(self.next().unwrap_or(0)) % limit
     }
 
     fn counted(&self) -> Counted {

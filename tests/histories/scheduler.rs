@@ -25,8 +25,6 @@ use asyncjob::time::{sleep, with_timeout, yield_now};
 use asyncjob::waiting::{await_future, await_or_block};
 use asyncjob::{SpawnError, pool};
 
-use super::Script;
-
 const GATES: usize = 4;
 /// A job reads at most this much of the script.
 const LONGEST_JOB: usize = 8;
@@ -120,6 +118,27 @@ pub(crate) fn run(bytes: &[u8]) {
     assert_eq!(stats.quarantined, 0);
     assert!(stats.ended >= world.begun.load(Ordering::Relaxed) as u64);
     assert_eq!(pool::stats().in_use, stacks_before, "stacks in use");
+}
+
+/// The bytes of a history. Each act takes what it needs from the front.
+struct Script<'a>(&'a [u8]);
+
+impl<'a> Script<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Script(bytes)
+    }
+
+    /// The next byte, or `None` at the end of the history.
+    fn next(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// A number below `limit`; 0 at the end of the history.
+    fn below(&mut self, limit: usize) -> usize {
+        usize::from(self.next().unwrap_or(0)) % limit
+    }
 }
 
 #[derive(Default)]

@@ -14,14 +14,24 @@
 //! `parking_lot` keeps the threads that wait in a table for the whole process, which has locks of its own.
 
 use std::cell::RefCell;
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, TryLockError};
 
 use super::{depot, foreign, guard};
 
 /// Locks a mutex. A panic of a thread that held it has left its data whole: this module does not panic in the middle of
 /// a change.
+///
+/// The lock is always taken by `try_lock`, which is compiled into this crate. `lock` only waits here. A contended `lock`
+/// acquires inside `std`, which is not compiled for ThreadSanitizer: the tool would miss that step, and would report
+/// all that the lock guards as races.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return guard,
+            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => drop(mutex.lock()),
+        }
+    }
 }
 
 /// The locks, in the order in which they are let go.

@@ -21,9 +21,9 @@ use super::{depot, foreign, guard};
 /// Locks a mutex. A panic of a thread that held it has left its data whole: this module does not panic in the middle of
 /// a change.
 ///
-/// The lock is always taken by `try_lock`, which is compiled into this crate. `lock` only waits here. A contended `lock`
-/// acquires inside `std`, which is not compiled for ThreadSanitizer: the tool would miss that step, and would report
-/// all that the lock guards as races.
+/// The lock is always taken by `try_lock`, which is compiled into this crate. `lock` only waits here. A contended
+/// `lock` acquires inside `std`, which is not compiled for ThreadSanitizer: the tool would miss that step, and would
+/// report all that the lock guards as races.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     loop {
         match mutex.try_lock() {

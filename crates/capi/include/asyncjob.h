@@ -1,7 +1,7 @@
 /*
  * ASYNC_JOB without OpenSSL: the same names, types and numbers as <openssl/async.h>, provided by libasyncjob.
  *
- * cbindgen makes this file from crates/capi/src: do not edit it. A program that has OpenSSL's headers includes
+ * cbindgen makes this file from crates/capi-lib/src: do not edit it. A program that has OpenSSL's headers includes
  * <openssl/async.h> instead.
  *
  * A number such as S42 names a behaviour of OpenSSL. docs/openssl-behaviour.md defines the numbers, and says what this

@@ -12,7 +12,7 @@ use support::{C_WITH_OPENSSL, On, compile, printed, shared_object, source};
 fn the_header_is_made_from_these_sources() {
     let config = cbindgen::Config::from_file(source("cbindgen.toml")).expect("a valid configuration");
     let bindings = cbindgen::Builder::new()
-        .with_crate(source(""))
+        .with_crate(source("../capi-lib"))
         .with_config(config)
         .generate()
         .expect("these sources");

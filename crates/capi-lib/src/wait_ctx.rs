@@ -9,8 +9,8 @@
 //!
 //! | function | compares the handle again |
 //! |---|---|
-//! | reads | after it has made a copy, without a lock ([`read`]) |
-//! | changes | under the lock of the ctx ([`locked`]), under which a free makes the handle stale |
+//! | reads | after it has made a copy, without a lock (`read`) |
+//! | changes | under the lock of the ctx (`locked`), under which a free makes the handle stale |
 //!
 //! A freed ctx is made what it was when it was new, and waits in its slot for the next `ASYNC_WAIT_CTX_new`. A status
 //! or a callback that is set to what it is already is a read. No lock is held while a cleanup runs.

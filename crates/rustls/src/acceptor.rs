@@ -15,6 +15,9 @@ use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 
+use crate::handshake::{Handshake, HeldIo, complete};
+use crate::pinned::PinnedTlsAcceptor;
+
 /// Accepts TLS connections, each handshake in a job of its own: a drop-in for [`tokio_rustls::TlsAcceptor`].
 ///
 /// While the private key is busy, the job is paused and the thread serves the other connections. The job ends with the
@@ -43,16 +46,22 @@ use tokio_rustls::server::TlsStream;
 /// ```
 #[derive(Clone)]
 pub struct TlsAcceptor {
-    inner: tokio_rustls::TlsAcceptor,
+    config: Arc<ServerConfig>,
     stack_size: Option<StackSize>,
 }
 
 impl From<Arc<ServerConfig>> for TlsAcceptor {
     fn from(config: Arc<ServerConfig>) -> Self {
         TlsAcceptor {
-            inner: config.into(),
+            config,
             stack_size: None,
         }
+    }
+}
+
+impl From<tokio_rustls::TlsAcceptor> for TlsAcceptor {
+    fn from(acceptor: tokio_rustls::TlsAcceptor) -> Self {
+        TlsAcceptor::from(Arc::clone(acceptor.config()))
     }
 }
 
@@ -83,10 +92,12 @@ impl TlsAcceptor {
     /// # }
     /// ```
     pub fn pinned(self, workers: impl Into<Handle>) -> PinnedTlsAcceptor {
-        PinnedTlsAcceptor {
-            acceptor: self,
-            workers: workers.into(),
-        }
+        PinnedTlsAcceptor::new(self, workers.into())
+    }
+
+    /// The configuration of rustls that the handshakes use.
+    pub fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
     }
 
     /// The handshake on `stream`.
@@ -103,14 +114,10 @@ impl TlsAcceptor {
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
         F: FnOnce(&mut ServerConnection),
     {
-        let mut builder = JobBuilder::new().name("TLS handshake");
-        if let Some(size) = self.stack_size {
-            builder = builder.stack_size(size);
-        }
-        let job = builder.in_job(self.inner.accept_with(stream, look));
-        Accept {
-            job: asyncjob_tokio::watched(job),
-        }
+        let config = Arc::clone(&self.config);
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&config));
+        let handshake = acceptor.accept_with(HeldIo::new(stream), look).into_fallible();
+        Accept::in_job(self.stack_size, complete(handshake, config))
     }
 }
 
@@ -126,38 +133,58 @@ impl TlsAcceptor {
 /// With the panic of a signer, or of another callback in the handshake.
 #[must_use = "futures do nothing unless polled"]
 pub struct Accept<IO: 'static> {
-    job: JobFuture<io::Result<TlsStream<IO>>>,
+    job: JobFuture<Handshake<IO>>,
+}
+
+impl<IO> Accept<IO> {
+    /// Polls `handshake` in a job.
+    pub(crate) fn in_job(
+        stack_size: Option<StackSize>,
+        handshake: impl Future<Output = Handshake<IO>> + 'static,
+    ) -> Self {
+        let mut builder = JobBuilder::new().name("TLS handshake");
+        if let Some(size) = stack_size {
+            builder = builder.stack_size(size);
+        }
+        Accept {
+            job: asyncjob_tokio::watched(builder.in_job(handshake)),
+        }
+    }
+
+    /// The same handshake. When it fails, it gives the connection back with the error.
+    pub fn into_fallible(self) -> FallibleAccept<IO> {
+        FallibleAccept { accept: self }
+    }
 }
 
 impl<IO> Future for Accept<IO> {
     type Output = io::Result<TlsStream<IO>>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.job).poll(task).map(|outcome| outcome?)
+        let done = Pin::new(&mut self.job).poll(task);
+        done.map(|outcome| outcome?.map_err(|(error, _)| error))
     }
 }
 
-/// Accepts TLS connections on [`Workers`](asyncjob_tokio::Workers): see [`TlsAcceptor::pinned`].
-#[derive(Clone, Debug)]
-pub struct PinnedTlsAcceptor {
-    acceptor: TlsAcceptor,
-    workers: Handle,
+/// As [`Accept`], but a handshake that fails gives its connection back: see [`Accept::into_fallible`].
+///
+/// The client has been told of the error by then. There is no connection if the job has ended without a result, for
+/// instance because there was no memory for its stack: the connection was in the job.
+#[must_use = "futures do nothing unless polled"]
+#[derive(Debug)]
+pub struct FallibleAccept<IO: 'static> {
+    accept: Accept<IO>,
 }
 
-impl PinnedTlsAcceptor {
-    /// Begins the handshake on `stream`. Dropping the future cancels it.
-    ///
-    /// # Errors
-    ///
-    /// The errors of the handshake, as from [`TlsAcceptor::accept`]. When the workers have ended, and when a callback
-    /// in the handshake has panicked, the error holds a [`JoinError`](asyncjob_tokio::JoinError).
-    pub fn accept<IO>(&self, stream: IO) -> impl Future<Output = io::Result<TlsStream<IO>>> + Send + use<IO>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let acceptor = self.acceptor.clone();
-        let handshake = self.workers.spawn_task(move || acceptor.accept(stream));
-        async { handshake.await? }
+impl<IO> Future for FallibleAccept<IO> {
+    type Output = Result<TlsStream<IO>, (io::Error, Option<IO>)>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        let done = Pin::new(&mut self.accept.job).poll(task);
+        done.map(|outcome| match outcome {
+            Ok(handshake) => handshake.map_err(|(error, connection)| (error, Some(connection))),
+            Err(error) => Err((error.into(), None)),
+        })
     }
 }
 

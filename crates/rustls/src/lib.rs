@@ -20,6 +20,12 @@
 //! | behind a library that blocks | its [`SigningKey`](rustls::sign::SigningKey) in an [`OffloadedKey`] |
 //! | behind an `async fn` | [`AwaitedKey`] |
 //!
+//! | the certificate is chosen | use |
+//! |---|---|
+//! | by rustls, or by synchronous code | the resolver of the [`ServerConfig`](rustls::ServerConfig), as always |
+//! | by an `async fn`, during the handshake | [`AwaitedResolver`] |
+//! | with the whole configuration, after the `ClientHello` | [`LazyConfigAcceptor`] |
+//!
 //! A client with a slow key of its own needs no acceptor: `asyncjob_tokio::in_job(connector.connect(name, stream))`.
 //!
 //! # If the compiler says that `JobStaysOnItsThread` cannot be sent
@@ -49,14 +55,21 @@
 mod acceptor;
 mod awaited;
 mod der;
+mod handshake;
+mod lazy;
 mod offloaded;
+mod pinned;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
+mod resolver;
 
-pub use acceptor::{Accept, PinnedTlsAcceptor, TlsAcceptor};
+pub use acceptor::{Accept, FallibleAccept, TlsAcceptor};
 pub use awaited::AwaitedKey;
 pub use der::ecdsa_signature;
+pub use lazy::{LazyConfigAcceptor, StartHandshake};
 pub use offloaded::OffloadedKey;
+pub use pinned::{PinnedAccept, PinnedFallibleAccept, PinnedStartHandshake, PinnedTlsAcceptor};
+pub use resolver::AwaitedResolver;
 
 /// An error that is not one of rustls, in an error of rustls. It keeps its type.
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {

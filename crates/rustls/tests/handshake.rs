@@ -1,191 +1,32 @@
 //! Handshakes whose private key is slow to reach: no other connection is blocked, and no fault of a signer or a client
 //! costs more than its own handshake. The tests count, and tokio's clock is paused.
 
+mod connections;
+
 use std::cell::RefCell;
-use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
-use asyncjob::offload::{Offload, OffloadError};
+use asyncjob::offload::OffloadError;
 use asyncjob::pool;
 use asyncjob::waiting::AwaitError;
-use asyncjob_rustls::{AwaitedKey, OffloadedKey, TlsAcceptor};
+use asyncjob_rustls::AwaitedKey;
 use asyncjob_testing::Watchdog;
 use asyncjob_tokio::{JoinError, Workers};
-use rcgen::{CertificateParams, KeyPair};
-use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
-    SupportedProtocolVersion,
+use connections::{
+    Gate, Identity, Order, SCHEME, client_hello, connect, connect_to, localhost, of_handshake, of_signer, offloaded,
+    on_one_thread, until,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use rustls::SignatureAlgorithm;
+use rustls::sign::SigningKey;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
-use tokio_rustls::{TlsConnector, client, server};
-
-const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
-
-/// A certificate and its key in memory.
-struct Identity {
-    certificate: CertificateDer<'static>,
-    key: Arc<dyn SigningKey>,
-}
-
-impl Identity {
-    fn new() -> Identity {
-        let pair = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".into()]).unwrap();
-        let certificate = params.self_signed(&pair).unwrap().der().clone();
-        let key = PrivatePkcs8KeyDer::from(pair.serialize_der());
-        let key = ring::sign::any_ecdsa_type(&key.into()).unwrap();
-        Identity { certificate, key }
-    }
-
-    fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.key.choose_scheme(&[SCHEME]).unwrap().sign(message).unwrap()
-    }
-
-    fn server(&self, key: impl SigningKey + 'static, version: &'static SupportedProtocolVersion) -> TlsAcceptor {
-        let certified = CertifiedKey::new(vec![self.certificate.clone()], Arc::new(key));
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-        TlsAcceptor::from(Arc::new(config))
-    }
-
-    fn client(&self) -> TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(rustls::ALL_VERSIONS)
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        TlsConnector::from(Arc::new(config))
-    }
-}
-
-/// The message that a signer was asked to sign, and where the signature goes.
-type Request = (Vec<u8>, oneshot::Sender<io::Result<Vec<u8>>>);
-
-/// A signer that answers when the test tells it to.
-#[derive(Clone, Default)]
-struct Gate {
-    requests: Arc<Mutex<Vec<Request>>>,
-    /// Signatures that a handshake waits for.
-    waiting: Arc<AtomicU32>,
-}
-
-impl Gate {
-    fn key(&self) -> AwaitedKey {
-        let gate = self.clone();
-        AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], move |_, message| {
-            gate.request(message)
-        })
-    }
-
-    fn request(&self, message: Vec<u8>) -> impl Future<Output = io::Result<Vec<u8>>> + use<> {
-        let (sender, answer) = oneshot::channel();
-        self.requests.lock().unwrap().push((message, sender));
-        let waiting = Counted::new(&self.waiting);
-        async move {
-            let _waiting = waiting;
-            answer.await.expect("the test answers")
-        }
-    }
-
-    /// Lets the other tasks run until so many signatures have been asked for.
-    async fn asked(&self, count: usize) {
-        for _ in 0..10_000_000 {
-            if self.requests.lock().unwrap().len() >= count {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-        panic!(
-            "{} of {count} signatures asked for",
-            self.requests.lock().unwrap().len()
-        );
-    }
-
-    fn take(&self) -> Request {
-        self.requests.lock().unwrap().pop().expect("a signature was asked for")
-    }
-
-    fn waiting(&self) -> u32 {
-        self.waiting.load(SeqCst)
-    }
-}
-
-/// The error of a signer, whose type it has kept in the error of rustls.
-fn of_signer<E: Error + 'static>(error: &rustls::Error) -> &E {
-    let rustls::Error::Other(other) = error else {
-        panic!("not an error of the signer: {error}")
-    };
-    other.0.downcast_ref().expect("an error of this type")
-}
-
-/// The same, in the error of a handshake.
-fn of_handshake<E: Error + 'static>(error: &io::Error) -> &E {
-    of_signer(
-        error
-            .get_ref()
-            .and_then(|error| error.downcast_ref())
-            .expect("an error of rustls"),
-    )
-}
-
-struct Counted(Arc<AtomicU32>);
-
-impl Counted {
-    fn new(counter: &Arc<AtomicU32>) -> Self {
-        counter.fetch_add(1, SeqCst);
-        Counted(Arc::clone(counter))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
-    }
-}
-
-type Accepted = io::Result<server::TlsStream<DuplexStream>>;
-type Connected = io::Result<client::TlsStream<DuplexStream>>;
-
-/// Both ends of a connection, each handshake in a task.
-fn connect(
-    acceptor: &TlsAcceptor,
-    connector: &TlsConnector,
-) -> (tokio::task::JoinHandle<Accepted>, tokio::task::JoinHandle<Connected>) {
-    let (near, far) = duplex(1 << 16);
-    let accept = spawn_local(acceptor.accept(near));
-    let connect = connector.connect(ServerName::try_from("localhost").unwrap(), far);
-    (accept, spawn_local(connect))
-}
-
-/// Runs a test on one thread, and checks that no job is left.
-fn on_one_thread(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, test);
-    drop(runtime);
-    assert_eq!(pool::stats().in_use, 0, "every job has ended");
-}
 
 #[test]
 fn handshakes_wait_for_their_signatures_side_by_side() {
@@ -247,10 +88,7 @@ fn a_timeout_cancels_a_signature_that_never_comes() {
         let acceptor = identity.server(gate.key(), &rustls::version::TLS13);
         let (near, far) = duplex(1 << 16);
         let accept = spawn_local(timeout(Duration::from_secs(10), acceptor.accept(near)));
-        let connect = identity
-            .client()
-            .connect(ServerName::try_from("localhost").unwrap(), far);
-        let connect = spawn_local(connect);
+        let connect = connect_to(far, &identity.client());
         gate.asked(1).await;
         assert_eq!((gate.waiting(), pool::stats().in_use), (1, 1));
         accept.await.unwrap().unwrap_err(); // the paused clock advances: no task is ready
@@ -412,15 +250,6 @@ fn nothing_leaks_when_clients_leave() {
     });
 }
 
-/// The first bytes that a client sends.
-fn client_hello(identity: &Identity) -> Vec<u8> {
-    let config = Arc::clone(identity.client().config());
-    let mut client = ClientConnection::new(config, ServerName::try_from("localhost").unwrap()).unwrap();
-    let mut hello = Vec::new();
-    client.write_tls(&mut hello).unwrap();
-    hello
-}
-
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -479,10 +308,7 @@ fn a_multi_threaded_runtime_runs_its_handshakes_on_workers() {
         for _ in 0..4 {
             let (near, far) = duplex(1 << 16);
             let accept = tokio::spawn(acceptor.accept(near));
-            let connect = identity
-                .client()
-                .connect(ServerName::try_from("localhost").unwrap(), far);
-            ends.push((accept, tokio::spawn(connect)));
+            ends.push((accept, tokio::spawn(identity.client().connect(localhost(), far))));
         }
         gate.asked(4).await;
         assert_eq!(workers.handle().tasks(), [2, 2], "spread over the workers");
@@ -507,66 +333,6 @@ fn a_multi_threaded_runtime_runs_its_handshakes_on_workers() {
     let error = runtime.block_on(acceptor.accept(near)).unwrap_err();
     let error = error.get_ref().and_then(|error| error.downcast_ref());
     assert!(matches!(error, Some(JoinError::WorkersEnded)), "{error:?}");
-}
-
-/// A key that blocks its thread in each signature, as a library for an HSM does, until the test sends an order.
-#[derive(Debug)]
-struct BlockingKey<K> {
-    key: K,
-    orders: Arc<Mutex<mpsc::Receiver<Order>>>,
-}
-
-enum Order {
-    Sign,
-    Panic,
-}
-
-impl SigningKey for BlockingKey<Arc<dyn SigningKey>> {
-    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        let (key, orders) = (self.key.choose_scheme(offered)?, Arc::clone(&self.orders));
-        Some(Box::new(BlockingKey { key, orders }))
-    }
-
-    fn algorithm(&self) -> SignatureAlgorithm {
-        self.key.algorithm()
-    }
-}
-
-impl Signer for BlockingKey<Box<dyn Signer>> {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        // The lock is released before the panic, so that the other signers still get their orders.
-        let order = self.orders.lock().unwrap().recv().unwrap();
-        match order {
-            Order::Sign => self.key.sign(message),
-            Order::Panic => panic!("a bug in the library of the HSM"),
-        }
-    }
-
-    fn scheme(&self) -> SignatureScheme {
-        self.key.scheme()
-    }
-}
-
-fn offloaded(identity: &Identity, threads: usize) -> (OffloadedKey, Offload, mpsc::Sender<Order>) {
-    let (sender, orders) = mpsc::channel();
-    let orders = Arc::new(Mutex::new(orders));
-    let key = Arc::new(BlockingKey {
-        key: Arc::clone(&identity.key),
-        orders,
-    });
-    let pool = Offload::builder().threads(threads).build().unwrap();
-    (OffloadedKey::new(key, pool.clone()), pool, sender)
-}
-
-/// Lets the other tasks run until `condition` holds.
-async fn until(condition: impl Fn() -> bool) {
-    for _ in 0..10_000_000 {
-        if condition() {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
-    panic!("the condition never held");
 }
 
 #[test]

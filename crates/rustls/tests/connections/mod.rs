@@ -1,0 +1,290 @@
+//! Both ends of connections in memory, and signers that answer when a test tells them to.
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+
+use asyncjob::offload::Offload;
+use asyncjob::pool;
+use asyncjob_rustls::{AwaitedKey, OffloadedKey, TlsAcceptor};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::server::ResolvesServerCert;
+use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
+    SupportedProtocolVersion,
+};
+use tokio::io::{DuplexStream, duplex};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio_rustls::{TlsConnector, client, server};
+
+pub(crate) const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
+
+/// A certificate and its key in memory.
+pub(crate) struct Identity {
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) key: Arc<dyn SigningKey>,
+}
+
+impl Identity {
+    pub(crate) fn new() -> Identity {
+        let pair = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".into()]).unwrap();
+        let certificate = params.self_signed(&pair).unwrap().der().clone();
+        let key = PrivatePkcs8KeyDer::from(pair.serialize_der());
+        let key = ring::sign::any_ecdsa_type(&key.into()).unwrap();
+        Identity { certificate, key }
+    }
+
+    pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.key.choose_scheme(&[SCHEME]).unwrap().sign(message).unwrap()
+    }
+
+    /// The certificate, with another way to its key.
+    pub(crate) fn certified(&self, key: Arc<dyn SigningKey>) -> Arc<CertifiedKey> {
+        Arc::new(CertifiedKey::new(vec![self.certificate.clone()], key))
+    }
+
+    pub(crate) fn config(
+        &self,
+        key: Arc<dyn SigningKey>,
+        version: &'static SupportedProtocolVersion,
+    ) -> Arc<ServerConfig> {
+        let resolver = Arc::new(SingleCertAndKey::from(self.certified(key)));
+        config(resolver, ring::default_provider(), version)
+    }
+
+    pub(crate) fn server(
+        &self,
+        key: impl SigningKey + 'static,
+        version: &'static SupportedProtocolVersion,
+    ) -> TlsAcceptor {
+        TlsAcceptor::from(self.config(Arc::new(key), version))
+    }
+
+    pub(crate) fn client(&self) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+/// A server that gets its certificate from `resolver`.
+pub(crate) fn config(
+    resolver: Arc<dyn ResolvesServerCert>,
+    provider: CryptoProvider,
+    version: &'static SupportedProtocolVersion,
+) -> Arc<ServerConfig> {
+    let config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    Arc::new(config)
+}
+
+/// The message that a signer was asked to sign, and where the signature goes.
+pub(crate) type Request = (Vec<u8>, oneshot::Sender<io::Result<Vec<u8>>>);
+
+/// A signer that answers when the test tells it to.
+#[derive(Clone, Default)]
+pub(crate) struct Gate {
+    requests: Arc<Mutex<Vec<Request>>>,
+    /// Signatures that a handshake waits for.
+    waiting: Arc<AtomicU32>,
+}
+
+impl Gate {
+    pub(crate) fn key(&self) -> AwaitedKey {
+        let gate = self.clone();
+        AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], move |_, message| {
+            gate.request(message)
+        })
+    }
+
+    fn request(&self, message: Vec<u8>) -> impl Future<Output = io::Result<Vec<u8>>> + use<> {
+        let (sender, answer) = oneshot::channel();
+        self.requests.lock().unwrap().push((message, sender));
+        let waiting = Counted::new(&self.waiting);
+        async move {
+            let _waiting = waiting;
+            answer.await.expect("the test answers")
+        }
+    }
+
+    /// Lets the other tasks run until so many signatures have been asked for.
+    pub(crate) async fn asked(&self, count: usize) {
+        for _ in 0..10_000_000 {
+            if self.requests.lock().unwrap().len() >= count {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!(
+            "{} of {count} signatures asked for",
+            self.requests.lock().unwrap().len()
+        );
+    }
+
+    pub(crate) fn take(&self) -> Request {
+        self.requests.lock().unwrap().pop().expect("a signature was asked for")
+    }
+
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(SeqCst)
+    }
+}
+
+/// The error of a signer, whose type it has kept in the error of rustls.
+pub(crate) fn of_signer<E: Error + 'static>(error: &rustls::Error) -> &E {
+    let rustls::Error::Other(other) = error else {
+        panic!("not an error of the signer: {error}")
+    };
+    other.0.downcast_ref().expect("an error of this type")
+}
+
+/// The same, in the error of a handshake.
+pub(crate) fn of_handshake<E: Error + 'static>(error: &io::Error) -> &E {
+    of_signer(
+        error
+            .get_ref()
+            .and_then(|error| error.downcast_ref())
+            .expect("an error of rustls"),
+    )
+}
+
+/// The alert that has ended the client's handshake, or its connection.
+pub(crate) fn alert(error: &io::Error) -> AlertDescription {
+    match error.get_ref().and_then(|error| error.downcast_ref()) {
+        Some(rustls::Error::AlertReceived(alert)) => *alert,
+        _ => panic!("no alert: {error}"),
+    }
+}
+
+pub(crate) struct Counted(Arc<AtomicU32>);
+
+impl Counted {
+    pub(crate) fn new(counter: &Arc<AtomicU32>) -> Self {
+        counter.fetch_add(1, SeqCst);
+        Counted(Arc::clone(counter))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+pub(crate) type Accepted = io::Result<server::TlsStream<DuplexStream>>;
+pub(crate) type Connected = io::Result<client::TlsStream<DuplexStream>>;
+
+/// Both ends of a connection, each handshake in a task.
+pub(crate) fn connect(
+    acceptor: &TlsAcceptor,
+    connector: &TlsConnector,
+) -> (JoinHandle<Accepted>, JoinHandle<Connected>) {
+    let (near, far) = duplex(1 << 16);
+    (spawn_local(acceptor.accept(near)), connect_to(far, connector))
+}
+
+/// The client's end, in a task.
+pub(crate) fn connect_to(far: DuplexStream, connector: &TlsConnector) -> JoinHandle<Connected> {
+    spawn_local(connector.connect(localhost(), far))
+}
+
+pub(crate) fn localhost() -> ServerName<'static> {
+    ServerName::try_from("localhost").unwrap()
+}
+
+/// Runs a test on one thread, and checks that no job is left.
+pub(crate) fn on_one_thread(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, test);
+    drop(runtime);
+    assert_eq!(pool::stats().in_use, 0, "every job has ended");
+}
+
+/// The first bytes that a client sends.
+pub(crate) fn client_hello(identity: &Identity) -> Vec<u8> {
+    let config = Arc::clone(identity.client().config());
+    let mut client = ClientConnection::new(config, localhost()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// A key that blocks its thread in each signature, as a library for an HSM does, until the test sends an order.
+#[derive(Debug)]
+pub(crate) struct BlockingKey<K> {
+    key: K,
+    orders: Arc<Mutex<mpsc::Receiver<Order>>>,
+}
+
+pub(crate) enum Order {
+    Sign,
+    Panic,
+}
+
+impl SigningKey for BlockingKey<Arc<dyn SigningKey>> {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        let (key, orders) = (self.key.choose_scheme(offered)?, Arc::clone(&self.orders));
+        Some(Box::new(BlockingKey { key, orders }))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.key.algorithm()
+    }
+}
+
+impl Signer for BlockingKey<Box<dyn Signer>> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        // The lock is released before the panic, so that the other signers still get their orders.
+        let order = self.orders.lock().unwrap().recv().unwrap();
+        match order {
+            Order::Sign => self.key.sign(message),
+            Order::Panic => panic!("a bug in the library of the HSM"),
+        }
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.key.scheme()
+    }
+}
+
+pub(crate) fn offloaded(identity: &Identity, threads: usize) -> (OffloadedKey, Offload, mpsc::Sender<Order>) {
+    let (sender, orders) = mpsc::channel();
+    let orders = Arc::new(Mutex::new(orders));
+    let key = Arc::new(BlockingKey {
+        key: Arc::clone(&identity.key),
+        orders,
+    });
+    let pool = Offload::builder().threads(threads).build().unwrap();
+    (OffloadedKey::new(key, pool.clone()), pool, sender)
+}
+
+/// Lets the other tasks run until `condition` holds.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    for _ in 0..10_000_000 {
+        if condition() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("the condition never held");
+}

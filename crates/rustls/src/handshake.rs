@@ -6,11 +6,11 @@
 //!     '-- fails, and has queued no alert: the flight is dropped, and an alert of ours goes to the client
 //! ```
 //!
-//! rustls queues an alert for what a client does wrong. It queues none when [`Signer::sign`](rustls::sign::Signer::sign)
-//! fails, in no version of TLS. `tokio_rustls` then writes what is in the queue, which is a `ServerHello` at most, and
-//! the client sees a connection that ends. After a `ServerHello` the client takes encrypted alerts only, and the keys
-//! for one are inside rustls. So the flight is held back until it is complete, and the alert goes to a client that has
-//! not seen the `ServerHello`, in the clear.
+//! rustls queues an alert for what a client does wrong. It queues none when
+//! [`Signer::sign`](rustls::sign::Signer::sign) fails, in no version of TLS. `tokio_rustls` then writes what is in the
+//! queue, which is a `ServerHello` at most, and the client sees a connection that ends. After a `ServerHello` the
+//! client takes encrypted alerts only, and the keys for one are inside rustls. So the flight is held back until it is
+//! complete, and the alert goes to a client that has not seen the `ServerHello`, in the clear.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -96,7 +96,8 @@ impl<IO> HeldIo<IO> {
         if self.passed_on > 0 || types.any(|kind| kind == ALERT || kind == APPLICATION_DATA) {
             return false;
         }
-        // The `ServerHello` is the first record of a flight, or it has gone. A `HelloRetryRequest` before it has no keys.
+        // The `ServerHello` is the first record of a flight, or it has gone. A `HelloRetryRequest` before it has no
+        // keys.
         !self.has_passed_on || self.held.first() == Some(&HANDSHAKE)
     }
 }

@@ -101,7 +101,8 @@ where
         self.inner.client_hello()
     }
 
-    /// A stack of another size than the thread's pool has, as [`TlsAcceptor::stack_size`](crate::TlsAcceptor::stack_size).
+    /// A stack of another size than the thread's pool has, as
+    /// [`TlsAcceptor::stack_size`](crate::TlsAcceptor::stack_size).
     pub fn stack_size(mut self, size: StackSize) -> Self {
         self.stack_size = Some(size);
         self

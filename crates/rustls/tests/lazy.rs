@@ -1,5 +1,5 @@
-//! A configuration or a certificate that is chosen after the `ClientHello`, also by asynchronous code: the handshakes are
-//! in jobs all the same.
+//! A configuration or a certificate that is chosen after the `ClientHello`, also by asynchronous code: the handshakes
+//! are in jobs all the same.
 
 mod connections;
 
@@ -63,7 +63,8 @@ fn handshakes_of_a_lazy_server_wait_for_their_signatures_side_by_side() {
     }
 }
 
-/// Why this crate has an acceptor of its own: the one of `tokio_rustls` signs before there is a future to poll in a job.
+/// Why this crate has an acceptor of its own: the one of `tokio_rustls` signs before there is a future to poll in a
+/// job.
 #[test]
 fn a_stream_that_is_begun_outside_the_job_signs_outside_the_job() {
     let _watchdog = Watchdog::new();

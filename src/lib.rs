@@ -97,7 +97,8 @@
 //!   [builder](scheduler::SchedulerBuilder::overflow_handler) is told not to. [`stack::install_overflow_handler`]
 //!   installs it by hand.
 //! * A handler of `pthread_atfork(3)` that counts forks, so that a child does not disturb its parent: [`docs::fork`].
-//! * Idle stacks that threads have left for each other: [`stack::set_max_cached`].
+//! * Idle stacks that threads have left for each other: [`stack::set_max_cached`] and
+//!   [`stack::set_idle_time`].
 //!
 //! # What the compiler cannot check
 //!

@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &["returned", "sys"]),
     ("wait_ctx", &["sync"]),
     ("stack", &["sys"]),
-    ("pool", &["stack", "sync"]),
+    ("pool", &["stack", "sync", "sys"]),
     ("job", &["error", "hooks", "pool", "stack", "sync", "wait_ctx"]),
     // These run inside a job.
     ("waiting", &["error", "job", "sync", "sys", "wait_ctx"]),

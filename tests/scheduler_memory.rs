@@ -11,6 +11,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::Scheduler;
+use asyncjob::stack::set_idle_time;
 use asyncjob::time::{sleep, with_deadline, with_timeout};
 use asyncjob::{Status, WaitKey, current_job, pause_job};
 use asyncjob_testing::Watchdog;
@@ -60,6 +61,7 @@ fn run_ready(scheduler: &Scheduler) {
 #[test]
 fn jobs_that_end_before_their_deadline() {
     let _watchdog = Watchdog::new();
+    set_idle_time(Duration::MAX); // idle stacks have a deadline, too
     let scheduler = Scheduler::new().unwrap();
     let (before, after) = before_and_after(|| {
         let jobs = (0..50).map(|_| scheduler.spawn(|| with_timeout(HOUR, pause_job)).unwrap());

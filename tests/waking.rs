@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::{JobState, JoinError, JoinHandle, Scheduler};
+use asyncjob::stack::set_idle_time;
 use asyncjob::{
     Interest, JobBuilder, PauseError, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, current_job, pause_job,
 };
@@ -519,6 +520,7 @@ fn wait_for_deadlines(scheduler: &Scheduler, log: &Log, deadlines: &[(&'static s
 #[test]
 fn deadlines_wake_in_order() {
     let _watchdog = Watchdog::new();
+    set_idle_time(Duration::MAX); // idle stacks have a deadline, too
     let scheduler = Scheduler::new().unwrap();
     let log = Log::default();
     wait_for_deadlines(&scheduler, &log, &[("third", 40), ("first", 20), ("second", 30)]);

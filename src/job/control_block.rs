@@ -42,7 +42,7 @@ use crate::wait_ctx::WaitCtx;
 // is set when a paused job is cancelled, and with it perhaps ENTERED_PANICKING. None of these is cleared.
 //
 // BLOCKED and REPORT come and go. They exclude each other, and REPORT excludes CANCELLED: REPORT is set only while a
-// `Job::backtrace` has the handle of a paused job, and a job with BLOCKED does not pause. UNPAUSED comes and goes, too.
+// method of `Job` has the handle of a paused job, and a job with BLOCKED does not pause. UNPAUSED comes and goes, too.
 
 /// The job has been cancelled: its pauses fail.
 pub(super) const CANCELLED: u32 = 1;
@@ -50,8 +50,8 @@ pub(super) const CANCELLED: u32 = 1;
 pub(super) const BLOCKED: u32 = 2;
 /// The job has hooks, which are called at each switch.
 const HOOKS: u32 = 4;
-/// `Job::backtrace` has resumed the job: the job captures a backtrace and pauses again. `Job::backtrace` clears the
-/// flag.
+/// `Job::backtrace` or `Job::trim` has resumed the job: the job writes the report that it is asked for and pauses
+/// again. The call that set the flag clears it.
 pub(super) const REPORT: u32 = 8;
 /// The control block holds a count of the wait ctx. Until its first pause a job borrows the handle of `start_job`'s
 /// caller instead, so that a job that never pauses costs no atomic operation.
@@ -90,14 +90,23 @@ pub(super) struct ControlBlock {
     pub(super) stack: ManuallyDrop<Stack>,
     /// How many pauses a cancelled job may still try.
     pub(super) pauses_left: Cell<usize>,
-    /// Where the job writes its backtrace while REPORT is set.
+    /// What the job fills in while REPORT is set.
     pub(super) report: Cell<*mut Report>,
     hooks: UnsafeCell<Option<Box<dyn SwitchHooks>>>,
     pub(super) name: UnsafeCell<Option<Cow<'static, str>>>,
 }
 
+/// What a paused job is asked for. The job fills it in and pauses again.
+pub(super) enum Report {
+    /// For `Job::backtrace`.
+    Frames(FramesReport),
+    /// The stack pointer of the job, for `Job::trim`. The job has pushed a few call frames more when it is paused
+    /// again.
+    StackPointer(usize),
+}
+
 /// What `Job::backtrace` gives a job, and gets from it.
-pub(super) struct Report {
+pub(super) struct FramesReport {
     /// The job captures on this stack. Its own may be nearly full, and a capture takes several KiB.
     stack: Stack,
     pub(super) backtrace: Backtrace,
@@ -106,9 +115,9 @@ pub(super) struct Report {
     pub(super) frames: Option<Vec<usize>>,
 }
 
-impl Report {
+impl FramesReport {
     pub(super) fn new(stack: Stack) -> Self {
-        Report {
+        FramesReport {
             stack,
             backtrace: Backtrace::disabled(),
             #[cfg(feature = "insight")]
@@ -142,6 +151,12 @@ impl Report {
         });
     }
 }
+
+pub(super) const PAUSES_AGAIN: &str = "a job that reports pauses again";
+
+/// How far below the [`StackPointer`](Report::StackPointer) of a paused job its stack may be in use: the call frames of
+/// the pause in which it waits, of a build without optimization, and 128 bytes that code may use below its pointer.
+pub(super) const USED_BELOW_POINTER: usize = 4096 + 128;
 
 /// How many bytes of its own stack a job needs to get to the stack of the report and back: the frames of a pause, and
 /// the handler of a signal.
@@ -408,6 +423,19 @@ impl<T> Running<T> {
         }
         // SAFETY: the caller's promise, and the hooks have been called.
         unsafe { Running::begin(block) }
+    }
+
+    /// Lets a paused job fill in the report that it was asked for. Its hooks are not called, so nothing of the user's
+    /// runs, and nothing panics.
+    ///
+    /// # Safety
+    ///
+    /// `block` must belong to a paused job whose flag REPORT is set. No guard of the job may exist.
+    pub(super) unsafe fn report_unhooked(block: NonNull<TypedBlock<T>>) {
+        let mut running = ManuallyDrop::new(Running { block });
+        // The job is not made the current one: it runs only the loop of `resumed_cold`, which does not ask.
+        let result = running.coroutine().resume(());
+        debug_assert!(matches!(result, CoroutineResult::Yield(())), "{PAUSES_AGAIN}");
     }
 
     /// As [`enter`](Self::enter), without a call of the hooks.
@@ -682,15 +710,19 @@ impl ControlBlock {
     #[inline(never)]
     pub(super) unsafe fn resumed_cold(&self) -> Result<(), PauseError> {
         while self.flags.get() & REPORT != 0 {
-            // No panic may leave this loop. `Job::backtrace` keeps its handle of the job while its guard exists. A
+            // No panic may leave this loop. The call that asks keeps its handle of the job while its guard exists. A
             // panic would unwind the job's stack, the coroutine would end, the guard would release the control block,
             // and the handle would dangle. Neither the capture nor a drop of the payload, which is leaked, can unwind
             // from here.
             let report = self.report.get();
-            if self.room() >= ROOM_TO_REPORT {
-                // SAFETY: `Job::backtrace` set the flag. It waits on its resumer's stack, where the pointer leads to a
-                // value of its own, and withdraws the request before that value is gone.
-                unsafe { (*report).capture(self.limit..ptr::from_ref(self).addr()) };
+            // SAFETY: the call that set the flag waits on its resumer's stack, where the pointer leads to a value of
+            // its own. It withdraws the request before that value is gone.
+            match unsafe { &mut *report } {
+                Report::StackPointer(pointer) => *pointer = stack_pointer(),
+                Report::Frames(frames) if self.room() >= ROOM_TO_REPORT => {
+                    frames.capture(self.limit..ptr::from_ref(self).addr());
+                }
+                Report::Frames(_) => {}
             }
             // SAFETY: the caller's promise.
             unsafe { self.suspend() };

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::ptr;
 
 use super::Job;
-use super::control_block::{ControlBlock, Report};
+use super::control_block::{ControlBlock, FramesReport};
 use super::current::CURRENT;
 use crate::stack::depot::Depot;
 use crate::stack::{Spec, StackHeader, StackSize};
@@ -21,10 +21,9 @@ impl<T> Job<T> {
         let Ok(stack) = Depot::of(Spec::new(StackSize::DEFAULT)).take() else {
             return Vec::new();
         };
-        let mut report = Report::new(stack);
+        let mut report = FramesReport::new(stack);
         report.frames = Some(Vec::new());
-        self.report(&mut report);
-        report.frames.unwrap_or_default()
+        self.report_frames(report).frames.unwrap_or_default()
     }
 }
 

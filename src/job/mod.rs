@@ -94,8 +94,8 @@ pub(crate) use info::running_jobs;
 pub use info::{JobInfo, JobState};
 
 use control_block::{
-    Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, ForcedUnwind, REPORT, Report,
-    Running, TypedBlock, UNPAUSED, UNWIND, start, switch_to,
+    Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, ForcedUnwind, FramesReport,
+    PAUSES_AGAIN, REPORT, Report, Running, TypedBlock, UNPAUSED, UNWIND, USED_BELOW_POINTER, start, switch_to,
 };
 use current::CURRENT;
 
@@ -488,26 +488,74 @@ impl<T> Job<T> {
         let Ok(stack) = Depot::of(Spec::new(StackSize::DEFAULT)).take() else {
             return Backtrace::disabled();
         };
-        let mut report = Report::new(stack);
-        self.report(&mut report);
-        report.backtrace
+        self.report_frames(FramesReport::new(stack)).backtrace
     }
 
-    /// Lets the paused job write a report.
-    fn report(&mut self, report: &mut Report) {
-        let request = ReportRequest::new(self.control(), report);
+    /// Lets the paused job write where it is.
+    fn report_frames(&mut self, report: FramesReport) -> FramesReport {
+        let mut report = Report::Frames(report);
+        let request = ReportRequest::new(self.control(), &mut report);
         // A panic that leaves these lines comes from a hook, because the job catches its own panics while it reports.
         // On a panic the guard marks the job as not running, and the request is withdrawn. The job is then paused as
         // before.
         // SAFETY: the block belongs to a paused job. `self` is its only handle, and is borrowed during this call.
         let mut running = unsafe { Running::enter(self.block) };
         let result = running.coroutine().resume(());
-        debug_assert!(
-            matches!(result, CoroutineResult::Yield(())),
-            "a job that reports pauses again"
-        );
+        debug_assert!(matches!(result, CoroutineResult::Yield(())), "{PAUSES_AGAIN}");
         drop(running);
         drop(request);
+        let Report::Frames(report) = report else {
+            unreachable!("a job fills a report in")
+        };
+        report
+    }
+
+    /// Gives the memory below the pause of the job back to the kernel. Returns how many bytes of it were resident.
+    ///
+    /// A job that has been deep in calls leaves pages behind which it needs again only when it gets that deep again.
+    /// Call this for a job that will be paused for long. The kernel fills the pages with zeros when the job touches
+    /// them the next time. [`high_water`](Self::high_water) starts anew; [`stack::stats`](crate::stack::stats) keeps
+    /// the deepest figure.
+    ///
+    /// The job writes its stack pointer down itself: it is resumed inside its pause for a moment, and pauses again. Its
+    /// hooks are not called, and its code does not notice. The call makes two system calls. It gives nothing back of a
+    /// stack that comes from [`ASYNC_set_mem_functions`](crate::docs::openssl_behaviour), and of locked memory
+    /// ([`SecretPolicy::mlock`](crate::stack::SecretPolicy::mlock)) before Linux 5.18.
+    ///
+    /// [`SchedulerBuilder::trim_after`](crate::scheduler::SchedulerBuilder::trim_after) does this for each job that has
+    /// been paused for a time that you choose.
+    ///
+    /// ```
+    /// use asyncjob::{Step, WaitCtx, pause_job, start_job};
+    ///
+    /// #[inline(never)]
+    /// fn parse() {
+    ///     std::hint::black_box([1u8; 100_000]);
+    /// }
+    ///
+    /// let step = start_job(&WaitCtx::new(), || {
+    ///     parse();
+    ///     pause_job() // the connection is idle from here on
+    /// });
+    /// let Ok(Step::Paused(mut job)) = step else { panic!() };
+    /// assert!(job.trim() >= 80_000);
+    /// assert_eq!(job.trim(), 0);
+    /// # drop(job);
+    /// ```
+    pub fn trim(&mut self) -> usize {
+        let mut report = Report::StackPointer(0);
+        let request = ReportRequest::new(self.control(), &mut report);
+        // SAFETY: the block belongs to a paused job, and the request has set the flag. `self` is the only handle of the
+        // job, and is borrowed during this call.
+        unsafe { Running::report_unhooked(self.block) };
+        drop(request);
+        let Report::StackPointer(pointer) = report else {
+            unreachable!("a job fills a report in")
+        };
+        let lowest_used = pointer.saturating_sub(USED_BELOW_POINTER);
+        // SAFETY: the job is paused, in the call in which it has read its stack pointer. Nothing is in use below that,
+        // but for what the constant stands for.
+        unsafe { self.control().stack.release_below(lowest_used) }
     }
 
     fn control(&self) -> &ControlBlock {
@@ -529,7 +577,7 @@ impl<T> Drop for Job<T> {
     }
 }
 
-/// Asks a paused job for its backtrace. The drop withdraws the request, also when a panic passes.
+/// Asks a paused job for a report. The drop withdraws the request, also when a panic passes.
 struct ReportRequest<'a>(&'a ControlBlock);
 
 impl<'a> ReportRequest<'a> {

@@ -25,8 +25,10 @@ mod tests;
 mod thread;
 
 use std::fmt;
+use std::time::Duration;
 
-use crate::stack::{SecretPolicy, Spec, StackSize};
+use crate::stack::{self, SecretPolicy, Spec, StackSize};
+use crate::sys::clock_tick;
 
 pub use available::{Available, available};
 use thread::THREAD;
@@ -263,6 +265,29 @@ pub fn cleanup_thread() -> Result<(), PoolError> {
         pool.configure(&PoolConfig::DEFAULT);
     });
     Ok(())
+}
+
+/// Gives the memory of the stacks back to the kernel that have been idle for as long as
+/// [`set_idle_time`](crate::stack::set_idle_time) says: those of this thread, and those that threads share. Returns
+/// how long it is until there may be more to give back, or `None` if no stack is idle.
+///
+/// A [`Scheduler`](crate::scheduler::Scheduler) calls this. Call it in a loop of your own, now and then, or by a timer.
+/// The stacks that [`PoolConfig::precreate`] asked for stay.
+///
+/// ```
+/// use asyncjob::{WaitCtx, pool, stack, start_job};
+/// use std::time::Duration;
+///
+/// stack::set_idle_time(Duration::ZERO);
+/// assert!(start_job(&WaitCtx::new(), || ()).is_ok());
+/// assert_eq!(pool::stats().idle, 1);
+/// while pool::decay().is_some() {} // your loop sleeps for the time that is returned
+/// assert_eq!(pool::stats().idle, 0);
+/// ```
+pub fn decay() -> Option<Duration> {
+    let now = clock_tick();
+    let own = THREAD.with(|pool| pool.decay(now));
+    own.into_iter().chain(stack::decay(now)).min()
 }
 
 /// What the pool of this thread holds now.

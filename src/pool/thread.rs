@@ -5,10 +5,11 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::{PoolConfig, PoolStats};
 use crate::stack::depot::{Depot, newest};
-use crate::stack::{Spec, Stack, StackSize, overflow};
+use crate::stack::{IdleMarks, Spec, Stack, StackSize, overflow};
 use crate::sync::{WaitQueue, Waiter};
 
 /// Why [`take`] has no stack.
@@ -75,6 +76,10 @@ pub(super) struct Pool {
     closed: Cell<bool>,
     /// The tasks that wait for a stack.
     queue: ManuallyDrop<WaitQueue>,
+    /// Which idle stacks have not been used since when.
+    marks: Cell<IdleMarks>,
+    /// How many idle stacks stay, however long they are not used: those that were to be made in advance.
+    precreated: Cell<usize>,
 }
 
 thread_local! {
@@ -90,6 +95,8 @@ thread_local! {
             prepared: Cell::new(false),
             closed: Cell::new(false),
             queue: ManuallyDrop::new(WaitQueue::new()),
+            marks: Cell::new(IdleMarks::NONE),
+            precreated: Cell::new(0),
         }
     };
     static AT_EXIT: AtExit = const { AtExit };
@@ -127,6 +134,7 @@ impl Pool {
         self.idle.borrow_mut().shrink_to(self.max_idle.get());
         self.keep_lowered_limit();
         self.precreate(config.precreate);
+        self.precreated.set(config.precreate);
         self.queue.notify_all(); // the limit may be higher
         self.choose_way_back();
     }
@@ -300,6 +308,21 @@ impl Pool {
     fn discard(&self, stack: Stack) {
         self.total.set(self.total.get() - 1);
         drop(stack);
+    }
+
+    /// Gives the memory of the stacks back that have been idle for the idle time. Returns how long it is until there
+    /// may be more.
+    pub(super) fn decay(&self, now: u64) -> Option<Duration> {
+        let mut idle = self.idle.borrow_mut();
+        let mut marks = self.marks.get();
+        let (unused, again) = marks.take_unused(now, &mut idle, self.precreated.get());
+        drop(idle);
+        self.marks.set(marks);
+        self.total.set(self.total.get() - unused.len());
+        if let Some(depot) = self.depot.get() {
+            depot.release_idle(unused.into_iter());
+        }
+        again
     }
 
     pub(super) fn drop_idle(&self) {

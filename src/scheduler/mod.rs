@@ -60,6 +60,7 @@
 mod builder;
 mod current;
 mod handle;
+mod idle_memory;
 mod inspect;
 mod join;
 mod reactor;
@@ -94,6 +95,7 @@ use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
 use crate::job::{HeapClosure, JobBuilder, LARGEST_CLOSURE_ON_STACK, Wiped};
 use current::Refused;
+use idle_memory::IdleMemory;
 use join::{JoinState, spawned_main};
 use reactor::Reactor;
 use submit::WorkerGroup;
@@ -225,8 +227,11 @@ impl Scheduler {
 
     /// The time at which [`turn`](Self::turn) has to be called at the latest, if the fd does not become readable
     /// before. `None` if there is no such time.
+    ///
+    /// It is the deadline of a job, or the time at which memory is to go back to the kernel:
+    /// [`trim_after`](SchedulerBuilder::trim_after), [`set_idle_time`](crate::stack::set_idle_time).
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.inner.core.borrow().next_timer()
+        self.inner.core.borrow_mut().next_deadline()
     }
 
     /// Refuses new jobs, lets the jobs that are there go on for at most `within`, and cancels those that are left then.
@@ -275,7 +280,7 @@ impl Scheduler {
         self.inner.shared.live()
     }
 
-    fn with(inbox: Arc<Inbox>, shared: Arc<WorkerGroup>) -> io::Result<Scheduler> {
+    fn with(inbox: Arc<Inbox>, shared: Arc<WorkerGroup>, trim_after: Option<Duration>) -> io::Result<Scheduler> {
         let reactor = Reactor::new(inbox.raw_notifier())?;
         if shared.inboxes.len() == 1 {
             let _is_new = shared.thread.set(thread::current().id());
@@ -283,7 +288,7 @@ impl Scheduler {
         let inner = Rc::new(Inner {
             epoll: reactor.fd(),
             fd_for_host: OnceCell::new(),
-            core: RefCell::new(Core::new(reactor)),
+            core: RefCell::new(Core::new(reactor, IdleMemory::new(trim_after))),
             inbox,
             shared,
             thread: thread::current().id(),

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::idle_memory::IdleMemory;
 use super::join::{CancelReason, Completion};
 use super::reactor::{Reactor, Registration};
 use super::refused::RefusedJobs;
@@ -80,6 +81,8 @@ pub(super) struct Task {
     polls: u32,
     /// The kernel's clock at the start of the turn in which the job was last resumed or paused.
     pub(super) since: u64,
+    /// `since` of the pause in which the job was last trimmed.
+    pub(super) trimmed: Option<u64>,
 }
 
 /// An entry of a ctx that the reactor knows.
@@ -113,10 +116,11 @@ pub(super) struct Core {
     /// other things for any time.
     pub(super) turn_began: u64,
     pub(super) stats: Stats,
+    pub(super) idle_memory: IdleMemory,
 }
 
 impl Core {
-    pub(super) fn new(reactor: Reactor) -> Self {
+    pub(super) fn new(reactor: Reactor, idle_memory: IdleMemory) -> Self {
         Core {
             tasks: Slab::new(),
             next_serial: 0,
@@ -132,6 +136,7 @@ impl Core {
             resumed_since: 0,
             turn_began: clock_tick(),
             stats: Stats::default(),
+            idle_memory,
         }
     }
 
@@ -247,6 +252,7 @@ impl Core {
             wake_at: None,
             polls: 0,
             since: self.turn_began,
+            trimmed: None,
         });
         self.stats.resumes += 1;
         (id, waker)
@@ -457,18 +463,27 @@ impl Core {
         self.resumed_since = BATCH;
     }
 
-    /// The next time at which something is to be done although nothing happens.
-    pub(super) fn next_timer(&self) -> Option<Instant> {
+    /// The next time at which a job is to be resumed or started although nothing happens.
+    fn next_timer(&self) -> Option<Instant> {
         self.timers.next().into_iter().chain(self.retry_at).min()
     }
 
+    /// The next time at which something is to be done although nothing happens.
+    pub(super) fn next_deadline(&mut self) -> Option<Instant> {
+        self.idle_memory.job_may_have_run(self.stats.resumes);
+        let idle = self
+            .idle_memory
+            .left()
+            .and_then(|left| Instant::now().checked_add(left));
+        self.next_timer().into_iter().chain(idle).min()
+    }
+
     /// How long to wait in the kernel: until the next timer, and for `timeout` at most.
-    pub(super) fn until_next_timer(&self, timeout: Option<Duration>) -> Option<Duration> {
+    pub(super) fn until_next_timer(&mut self, timeout: Option<Duration>) -> Option<Duration> {
+        self.idle_memory.job_may_have_run(self.stats.resumes);
         let timer = self.next_timer().map(|at| at.saturating_duration_since(Instant::now()));
-        match (timer, timeout) {
-            (Some(timer), Some(timeout)) => Some(timer.min(timeout)),
-            (timer, timeout) => timer.or(timeout),
-        }
+        let idle = self.idle_memory.left();
+        timer.into_iter().chain(timeout).chain(idle).min()
     }
 
     /// Waits for ready fds. Makes the jobs ready whose fds are ready or whose timers are due.
@@ -496,6 +511,8 @@ impl Core {
         self.resumed_since = 0;
         self.asked_at = clock_tick();
         self.fire_timers();
+        self.idle_memory.job_may_have_run(self.stats.resumes);
+        self.give_memory_back(self.asked_at);
         waited
     }
 

@@ -100,11 +100,12 @@ impl Workers {
         };
         for (number, inbox) in inboxes.into_iter().enumerate() {
             let (shared, pool) = (Arc::clone(&workers.shared), builder.pool);
+            let trim_after = builder.trim_after;
             let (made, is_made) = sync_channel(1);
             let thread = thread::Builder::new().name(format!("{}-{number}", builder.thread_name));
             workers
                 .threads
-                .push(thread.spawn(move || work(inbox, shared, pool, &made))?);
+                .push(thread.spawn(move || work(inbox, shared, pool, trim_after, &made))?);
             // A thread that could not set itself up makes this call fail.
             is_made.recv().map_err(io::Error::other)??;
         }
@@ -157,10 +158,11 @@ fn work(
     inbox: Arc<Inbox>,
     shared: Arc<WorkerGroup>,
     pool: PoolConfig,
+    trim_after: Option<Duration>,
     made: &SyncSender<io::Result<()>>,
 ) -> ShutdownReport {
     let pool = init_thread(pool).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error));
-    let scheduler = match pool.and_then(|()| Scheduler::with(inbox, shared)) {
+    let scheduler = match pool.and_then(|()| Scheduler::with(inbox, shared, trim_after)) {
         Ok(scheduler) => scheduler,
         Err(error) => {
             let _ = made.send(Err(error));

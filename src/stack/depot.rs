@@ -17,9 +17,11 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::fork::{self, lock};
 use super::header::{Slot, Stack, StackHeader};
+use super::idle::IdleMarks;
 use super::memory::{self, Range};
 use super::size::Spec;
 use super::slab::{Geometry, Slab};
@@ -38,9 +40,9 @@ pub(crate) struct Depot {
     caches_nothing: std::sync::atomic::AtomicBool,
 }
 
-#[derive(Default)]
 struct DepotState {
     cached: Vec<Slot>,
+    idle: IdleMarks,
     /// The mapped slabs, oldest first. Slots are claimed from the oldest slab that has one.
     bitmaps: Vec<SlotBitmap>,
     /// How many slabs have been mapped so far.
@@ -124,7 +126,13 @@ impl Depot {
         }
         let depot = Box::leak(Box::new(Depot {
             spec,
-            state: Mutex::new(DepotState::default()),
+            state: Mutex::new(DepotState {
+                cached: Vec::new(),
+                idle: IdleMarks::NONE,
+                bitmaps: Vec::new(),
+                mappings: 0,
+                retired: Vec::new(),
+            }),
             deepest: AtomicUsize::new(0),
             quarantined: AtomicUsize::new(0),
             next: AtomicPtr::new(DEPOTS.load(Ordering::Acquire)),
@@ -172,9 +180,23 @@ impl Depot {
             unsafe { foreign.release_memory() };
         }
         self.keep_cached(&mut slots);
-        if !slots.is_empty() {
-            self.release_all(slots);
-        }
+        self.release_all(slots);
+    }
+
+    /// Takes back stacks that need no wiping, and gives their memory back to the kernel.
+    pub(crate) fn release_idle(&self, stacks: impl Iterator<Item = Stack>) {
+        self.release_all(stacks.map(Stack::into_slot).collect());
+    }
+
+    /// Gives the memory of the stacks back that have been idle here for the [`idle_time`](super::idle_time), by the
+    /// time `now`. Returns how long it is until there may be more.
+    pub(super) fn decay(&self, now: u64) -> Option<Duration> {
+        let mut state = lock(&self.state);
+        let DepotState { cached, idle, .. } = &mut *state;
+        let (unused, again) = idle.take_unused(now, cached, 0);
+        drop(state);
+        self.release_all(unused);
+        again
     }
 
     /// Takes back one stack, and wipes it if the `Spec` asks for it.
@@ -273,6 +295,9 @@ impl Depot {
     /// in one call. Most slots have neighbours here, as stacks that were used together are given together.
     #[cold]
     fn release_all(&self, mut slots: Vec<Slot>) {
+        if slots.is_empty() {
+            return;
+        }
         slots.sort_unstable_by_key(Slot::start);
         let claims: Vec<(&'static Slab, usize)> = slots
             .into_iter()
@@ -298,14 +323,9 @@ impl Depot {
     ///
     /// The caller must own the slots in the ranges, and no stack may be in them.
     unsafe fn release_pages(&self, ranges: &[Range]) {
-        let advice = if self.spec.secrets.mlock {
-            memory::DONTNEED_LOCKED
-        } else {
-            libc::MADV_DONTNEED
-        };
         // A refusal leaves the pages as they are: resident, and wiped if the `Spec` asks for it.
         // SAFETY: the caller's promise. Guards in the ranges survive this advice.
-        let _ = unsafe { memory::advise_all(ranges, advice) };
+        let _ = unsafe { memory::advise_all(ranges, self.spec.release_advice()) };
         if self.spec.secrets.mlock {
             ranges.iter().copied().for_each(memory::unlock);
         }

@@ -36,14 +36,31 @@ pub(super) fn visit_pages(range: Range, mut visit: impl FnMut(usize, bool) -> bo
 
 /// How many bytes of a stack lie above the lower end of its lowest resident page. 0 when the kernel gives no answer.
 pub(super) fn resident_depth(stack: Range) -> usize {
-    let mut depth = 0;
+    resident(stack, stack.start).depth
+}
+
+/// What [`resident`] finds: 0 when the kernel gives no answer.
+#[derive(Default)]
+pub(super) struct Resident {
+    /// How many bytes of the stack lie above the lower end of its lowest resident page.
+    pub(super) depth: usize,
+    /// How many resident bytes lie below the address that was given.
+    pub(super) below: usize,
+}
+
+/// Looks for the lowest resident page of a stack, and counts the resident pages below an address.
+pub(super) fn resident(stack: Range, below: usize) -> Resident {
+    let mut found = Resident::default();
     let _ = visit_pages(stack, |address, resident| {
-        if resident {
-            depth = stack.start + stack.len - address;
+        if resident && found.depth == 0 {
+            found.depth = stack.start + stack.len - address;
         }
-        !resident
+        if resident && address < below {
+            found.below += page();
+        }
+        found.depth == 0 || address < below
     });
-    depth
+    found
 }
 
 /// The largest [`resident_depth`] of many slots. Each range is one slot or several neighbours.

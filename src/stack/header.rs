@@ -19,7 +19,8 @@ use corosensei::stack::valgrind::ValgrindStackRegistration;
 
 use super::depot::Depot;
 use super::foreign::{self, AllocateStack, FreeStack};
-use super::memory::Range;
+use super::idle::Idle;
+use super::memory::{self, Range, page};
 use super::slab::Slab;
 use super::{depth, scrub};
 
@@ -189,6 +190,38 @@ impl Stack {
         self.0.high_water()
     }
 
+    /// Gives the pages that lie wholly below `lowest_used` back to the kernel. Returns how many of their bytes were
+    /// resident: 0 also when the kernel refuses, and for foreign memory. Two system calls.
+    ///
+    /// # Safety
+    ///
+    /// Nothing that lies below `lowest_used` may be used after this call. No code may run on the stack during this
+    /// call.
+    pub(crate) unsafe fn release_below(&self, lowest_used: usize) -> usize {
+        let Some(stack) = self.0.memory() else { return 0 };
+        let end = lowest_used - lowest_used % page();
+        let Some(len) = end.checked_sub(stack.start).filter(|len| *len != 0) else {
+            return 0;
+        };
+        let depot = self.depot();
+        // The pages are the record of how deep the stack has been used.
+        let resident = depth::resident(stack, end);
+        let depth = if depot.spec.exact {
+            self.high_water()
+        } else {
+            resident.depth
+        };
+        depot.note_depth(depth);
+        let range = Range {
+            start: stack.start,
+            len,
+        };
+        // Pages that were swapped out are not resident, and go with the others.
+        // SAFETY: the caller's promise. The range has no part of the guard, which lies below `stack.start`.
+        let released = unsafe { memory::advise(range, depot.spec.release_advice()) };
+        released.map_or(0, |()| resident.below)
+    }
+
     /// A key to sort stacks by. The stacks of older slabs come first.
     pub(crate) fn order(&self) -> u64 {
         self.0.order()
@@ -208,6 +241,18 @@ impl Stack {
     pub(super) fn into_slot(self) -> Slot {
         let stack = ManuallyDrop::new(self);
         Slot(stack.0.0)
+    }
+}
+
+impl Idle for Slot {
+    fn last_use(&self) -> (usize, u64) {
+        (self.0.as_ptr() as usize, self.header().id.load(Ordering::Relaxed))
+    }
+}
+
+impl Idle for Stack {
+    fn last_use(&self) -> (usize, u64) {
+        self.0.last_use()
     }
 }
 

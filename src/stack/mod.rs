@@ -2,7 +2,8 @@
 //!
 //! * [`StackSize`] is the size of a stack, for a whole pool or for one job.
 //! * [`SecretPolicy`] says what is done so that a job's data does not stay in memory.
-//! * [`stats`] and [`quarantined`] count the stacks of the process, and [`set_max_cached`] bounds the idle ones.
+//! * [`stats`] and [`quarantined`] count the stacks of the process.
+//! * [`set_max_cached`] and [`set_idle_time`] bound how many stacks stay in memory while they are idle, and how long.
 //! * [`install_overflow_handler`] makes the process name the job whose stack has overflowed.
 //!
 //! # How stacks are made
@@ -30,6 +31,7 @@
 // * `depot` has the stacks that threads share, `slots` the bookkeeping of a slab, `slab` the mapping and its geometry.
 // * `guard`, `scrub` and `depth` have one operation on a stack each, and `foreign` the stacks of a program's own
 //   allocator.
+// * `idle` finds out which idle stacks have not been used for a while.
 // * `memory` has the system calls, so that tests can make each of them fail.
 // * `overflow` recognises an overflow and reports it, in a signal handler. It may look at everything here: slabs and
 //   depots are never freed, and what it reads is atomic.
@@ -40,6 +42,7 @@ mod foreign;
 mod fork;
 mod guard;
 mod header;
+mod idle;
 pub(crate) mod memory;
 pub(crate) mod overflow;
 mod scrub;
@@ -57,6 +60,8 @@ pub use foreign::{AllocateStack, FreeStack, SetStackMemoryError, set_stack_memor
 pub(crate) use header::Stack;
 #[cfg(feature = "insight")]
 pub(crate) use header::StackHeader;
+pub use idle::set_idle_time;
+pub(crate) use idle::{IdleMarks, decay, idle_time};
 pub use overflow::install as install_overflow_handler;
 pub(crate) use size::Spec;
 pub use size::{SecretPolicy, StackSize};

@@ -537,6 +537,7 @@ impl Actor {
         };
         let job = held.job.as_mut().expect("a held job is there");
         job.prefetch();
+        job.trim(); // calls no hook, which the model would take for a resume
         assert!(job.high_water() > 0);
         held.model.reporting.set(true);
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job.backtrace())) {

@@ -26,7 +26,13 @@
 //! | by an `async fn`, during the handshake | [`AwaitedResolver`] |
 //! | with the whole configuration, after the `ClientHello` | [`LazyConfigAcceptor`] |
 //!
-//! A client with a slow key of its own needs no acceptor: `asyncjob_tokio::in_job(connector.connect(name, stream))`.
+//! # Clients
+//!
+//! A client with a slow key of its own signs in its handshake, too. A connect that you await yourself goes into a job
+//! by
+//! | by rustls, or by synchronous code | the resolver of the [`ServerConfig`](rustls::ServerConfig) |
+//! connects on its own account, so a request in a job is not enough. Its connector goes through
+//! `PinnedConnectorLayer` (feature `tower`), which puts each connect into a job.
 //!
 //! # If the compiler says that `JobStaysOnItsThread` cannot be sent
 //!
@@ -54,6 +60,8 @@
 
 mod acceptor;
 mod awaited;
+#[cfg(feature = "tower")]
+mod connector;
 mod der;
 mod handshake;
 mod lazy;
@@ -65,6 +73,8 @@ mod resolver;
 
 pub use acceptor::{Accept, FallibleAccept, TlsAcceptor};
 pub use awaited::AwaitedKey;
+#[cfg(feature = "tower")]
+pub use connector::{PinnedConnect, PinnedConnector, PinnedConnectorLayer};
 pub use der::ecdsa_signature;
 pub use lazy::{LazyConfigAcceptor, StartHandshake};
 pub use offloaded::OffloadedKey;

@@ -1,4 +1,4 @@
-//! The two example servers serve their clients in every mode.
+//! The examples do what they say, in every mode.
 //!
 //! The tests need OpenSSH's client and, with the feature `pkcs11`, SoftHSM.
 
@@ -18,9 +18,18 @@ fn example(name: &str) -> PathBuf {
 
 /// Runs a server with 30 clients at once, and gives what it prints.
 fn serves(name: &str, arguments: &[&str]) -> String {
+    let stdout = run(name, &[arguments, &["--clients", "30"]].concat());
+    assert!(
+        stdout.contains("30 handshakes at once, 0 failed"),
+        "{name} {arguments:?}: {stdout}"
+    );
+    stdout
+}
+
+/// Runs an example, and gives what it prints.
+fn run(name: &str, arguments: &[&str]) -> String {
     let output = Command::new(example(name))
         .args(arguments)
-        .args(["--clients", "30"])
         .output()
         .expect("cargo builds it with all tests, or with --examples");
     let (stdout, stderr) = (
@@ -31,10 +40,6 @@ fn serves(name: &str, arguments: &[&str]) -> String {
         output.status.success(),
         "{name} {arguments:?}: {}\n{stdout}{stderr}",
         output.status
-    );
-    assert!(
-        stdout.contains("30 handshakes at once, 0 failed"),
-        "{name} {arguments:?}: {stdout}"
     );
     stdout.into_owned()
 }
@@ -49,6 +54,15 @@ fn a_server_with_its_key_in_an_agent_needs_no_thread_for_it() {
             let printed = serves("tls_agent", &["--driver", driver, "--key", key]);
             assert!(printed.contains(" 2 threads with the clients' one"), "{printed}");
         }
+    }
+}
+
+#[cfg(feature = "tower")]
+#[test]
+fn a_pooled_client_with_a_slow_key_is_served() {
+    for mode in [&["--mode", "inline"][..], &[]] {
+        let printed = run("tls_client", mode);
+        assert!(printed.starts_with("4 requests in "), "{printed}");
     }
 }
 

@@ -28,11 +28,10 @@
 //!
 //! # Clients
 //!
-//! A client with a slow key of its own signs in its handshake, too. A connect that you await yourself goes into a job
-//! by
-//! | by rustls, or by synchronous code | the resolver of the [`ServerConfig`](rustls::ServerConfig) |
-//! connects on its own account, so a request in a job is not enough. Its connector goes through
-//! `PinnedConnectorLayer` (feature `tower`), which puts each connect into a job.
+//! A client with a slow key of its own signs in its handshake, too. A connect that you await yourself goes into a job:
+//! `asyncjob_tokio::in_job(connector.connect(name, stream))`. A client with a pool (`reqwest`, `hyper-util`) connects
+//! on its own account, so a request in a job is not enough. Its connector goes through `PinnedConnectorLayer` (feature
+//! `tower`), which puts each connect into a job.
 //!
 //! # If the compiler says that `JobStaysOnItsThread` cannot be sent
 //!

@@ -101,9 +101,10 @@ impl<T> Slot<T> {
     }
 }
 
-/// All objects of one kind in the process.
+/// All objects of one kind in the process. A new table is zeros only, so a static one takes no place in the file.
 pub(crate) struct Table<T: 'static> {
     chunks: [AtomicPtr<[Slot<T>; CHUNK]>; CHUNKS],
+    /// The number of chunks that were made, so that the next one has this number and `FIRST_CHUNK`.
     made: AtomicUsize,
 }
 
@@ -111,7 +112,7 @@ impl<T: Default + Sync> Table<T> {
     pub(crate) const fn new() -> Self {
         Table {
             chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS],
-            made: AtomicUsize::new(FIRST_CHUNK),
+            made: AtomicUsize::new(0),
         }
     }
 
@@ -129,7 +130,7 @@ impl<T: Default + Sync> Table<T> {
     /// Makes 64 slots more. `None` when the process has 16 million.
     #[cold]
     pub(crate) fn grow(&self) -> Option<&'static [Slot<T>; CHUNK]> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let number = FIRST_CHUNK + self.made.fetch_add(1, Ordering::Relaxed);
         let chunk_pointer = self.chunks.get(number)?;
         let chunk = Box::leak(Box::new(std::array::from_fn(|i| Slot {
             live: AtomicU64::new((1 << INDEX_BITS) | (number * CHUNK + i) as u64),

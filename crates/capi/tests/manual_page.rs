@@ -4,9 +4,10 @@
 mod support;
 
 use std::process::Command;
+use std::sync::OnceLock;
 
-use asyncjob_testing::tools::{CC, PKG_CONFIG, missing};
-use support::{C_WITH_OPENSSL, On, archive, compile, printed, shared_object, source};
+use asyncjob_testing::tools::{CC, MAKE, PKG_CONFIG, missing};
+use support::{C_WITH_OPENSSL, On, compile, find_in, install, pkg_config, printed};
 
 const OUTPUT: &str = "\
 Starting...
@@ -20,54 +21,39 @@ Finishing
 
 #[test]
 fn the_program_runs_on_our_library_alone() {
-    if missing(&[CC, PKG_CONFIG]) {
+    if missing(&[CC, MAKE, PKG_CONFIG]) {
         return;
     }
-    let program = compile("examples/manual_page.c", &flags());
+    let program = compile("examples/manual_page.c", flags());
     assert_eq!(printed(Command::new(&program)), OUTPUT);
 
     let mut ldd = Command::new("ldd");
     ldd.arg(&program);
     let needed = printed(ldd);
     assert!(
-        needed.contains("libasyncjob.so") && !needed.contains("libcrypto"),
+        needed.contains("libasyncjob.so.0 =>") && !needed.contains("libcrypto"),
         "{needed}"
     );
 }
 
 #[test]
 fn a_program_can_bring_its_own_stacks() {
-    if missing(&[CC, PKG_CONFIG]) {
+    if missing(&[CC, MAKE, PKG_CONFIG]) {
         return;
     }
-    let program = compile("tests/c/own_stacks.c", &flags());
+    let program = compile("tests/c/own_stacks.c", flags());
     assert_eq!(printed(Command::new(&program)), "all checks passed\n");
 }
 
-/// The flags from our pkg-config file, for files that are not installed.
-fn flags() -> Vec<&'static str> {
-    let directory = shared_object().parent().unwrap().display().to_string();
-    let mut pkg_config = Command::new("pkg-config");
-    pkg_config
-        .env("PKG_CONFIG_PATH", source("."))
-        .arg(format!("--define-variable=includedir={}", source("include").display()))
-        .arg(format!("--define-variable=libdir={directory}"))
-        .args(["--cflags", "--libs", "asyncjob"]);
-    let flags = format!("{} {}", printed(pkg_config).trim(), support::find_in(&directory));
-    flags.leak().split_whitespace().collect()
-}
-
-#[test]
-fn the_program_can_be_linked_statically() {
-    if missing(&[CC]) {
-        return;
-    }
-    let include = format!("-I{}", source("include").display());
-    let archive = archive().display().to_string();
-    let system = ["-lgcc_s", "-lutil", "-lrt", "-lpthread", "-lm", "-ldl"]; // rustc --print native-static-libs
-    let arguments: Vec<&str> = [&include[..], &archive].into_iter().chain(system).collect();
-    let program = compile("tests/c/manual_page_static.c", &arguments);
-    assert_eq!(printed(Command::new(program)), OUTPUT);
+/// The flags from our pkg-config file, and where to find the library at run time.
+fn flags() -> &'static [&'static str] {
+    static FLAGS: OnceLock<Vec<&str>> = OnceLock::new();
+    FLAGS.get_or_init(|| {
+        let directory = install("manual_page-installed", &["install"]);
+        let mut flags = pkg_config(&directory, &[]);
+        flags.push(find_in(&directory.join("lib").display().to_string()).leak());
+        flags
+    })
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the tests of this workspace share. It knows nothing of jobs, and is not published.
+//! What the tests of this workspace share. It knows nothing of jobs.
 //!
 //! A test that needs a program or a library of the system asks for it in its first line, and does nothing without it:
 //!
@@ -20,7 +20,7 @@
 //! let _watchdog = Watchdog::new();
 //! // scheduler.turn(None), handle.join(), ...
 //! ```
-
+//!
 //! A test that changes the whole process is ignored, and another test runs it in a process of its own: [`run_alone`].
 
 pub mod tools;

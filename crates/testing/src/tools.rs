@@ -53,6 +53,12 @@ pub const CC: Tool = program("cc", "gcc");
 pub const CXX: Tool = program("c++", "g++");
 /// Lists the symbols of a library.
 pub const NM: Tool = program("nm", "binutils");
+/// Reads the parts of an object file.
+pub const READELF: Tool = program("readelf", "binutils");
+/// Installs the C library.
+pub const MAKE: Tool = program("make", "make");
+/// Formats manual pages.
+pub const GROFF: Tool = program("groff", "groff-base");
 /// Says how to link with a library.
 pub const PKG_CONFIG: Tool = program("pkg-config", "pkg-config");
 /// Keeps keys, and signs with them on request.

@@ -13,21 +13,56 @@ pub(crate) fn shared_object() -> PathBuf {
     built("libasyncjob.so")
 }
 
-/// The static library.
-pub(crate) fn archive() -> PathBuf {
-    built("libasyncjob.a")
+/// A new directory that a `make` with these arguments has installed into. The prefix in the installed files is `/p`.
+pub(crate) fn install(name: &str, arguments: &[&str]) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory).expect("a directory of ours");
+    }
+    let output = Command::new("make")
+        .args(["--silent", "all"])
+        .args(arguments)
+        .arg(format!("PROFILE={}", profile()))
+        .arg(format!("CARGO={}", env!("CARGO")))
+        .arg(format!("CARGO_TARGET_DIR={}", target().display()))
+        .arg(format!("DESTDIR={}", directory.display()))
+        .arg("PREFIX=/p")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("make starts");
+    assert!(output.status.success(), "{}", describe(&output));
+    directory.join("p")
 }
 
-/// The path of a library as it is shipped. Cargo builds no cdylib for integration tests, so the tests build it. They
-/// build the profile that `ASYNCJOB_CAPI_PROFILE` names, or `dropin`.
+/// What `pkg-config` says of the library that is installed in `directory`, as arguments of a compiler.
+pub(crate) fn pkg_config(directory: &Path, options: &[&str]) -> Vec<&'static str> {
+    let mut pkg_config = Command::new("pkg-config");
+    pkg_config
+        .env("PKG_CONFIG_PATH", directory.join("lib/pkgconfig"))
+        .arg(format!("--define-variable=prefix={}", directory.display()))
+        .args(options)
+        .args(["--cflags", "--libs", "asyncjob"]);
+    let flags: &'static str = printed(pkg_config).leak();
+    flags.split_whitespace().collect()
+}
+
+/// The path of a library as it is shipped. Cargo builds no cdylib for integration tests, so the tests build it.
 fn built(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(build).join(name)
 }
 
+/// The profile that is built: `dropin`, or the one that `ASYNCJOB_CAPI_PROFILE` names.
+fn profile() -> String {
+    env::var("ASYNCJOB_CAPI_PROFILE").unwrap_or_else(|_| "dropin".into())
+}
+
+fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp")
+}
+
 fn build() -> PathBuf {
-    let profile = env::var("ASYNCJOB_CAPI_PROFILE").unwrap_or_else(|_| "dropin".into());
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp");
+    let (profile, target) = (profile(), target());
     let status = Command::new(env!("CARGO"))
         .args([
             "build",

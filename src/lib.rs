@@ -77,6 +77,16 @@
 //! * `asyncjob-rustls` makes TLS handshakes of rustls asynchronous in their private key.
 //! * `asyncjob-bench` measures what a switch costs, next to other libraries.
 //!
+//! # Features
+//!
+//! Each only adds something, and none is on unless you ask for it.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `insight` | the module `insight`: every job of the process with its stack, on one page, as text or JSON |
+//! | `tracing` | `hooks::Spans`: the entered spans of `tracing` travel with a job |
+//! | `sanitizer` | tells AddressSanitizer of each switch, in a build with `-Zsanitizer=address` |
+//!
 //! # What dropping does
 //!
 //! Everything that stands for a job cancels the job when it is dropped: a [`Job`], a
@@ -119,6 +129,8 @@
 //! interface.
 
 #![warn(missing_debug_implementations)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![doc(html_root_url = "https://docs.rs/asyncjob/latest")] // for the links of the other crates
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("asyncjob supports Linux only: stacks, waiting and overflow reports use system calls of Linux");

@@ -57,6 +57,8 @@
 //! # }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod acceptor;
 mod awaited;
 #[cfg(feature = "tower")]

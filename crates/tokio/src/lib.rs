@@ -82,6 +82,9 @@
 //! `tokio::time::pause()` stops tokio's clock. The code in jobs looks at the system's clock, which goes on. So a job
 //! that sleeps for an hour takes an hour, and keeps a runtime whose clock is paused busy meanwhile.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![doc(html_root_url = "https://docs.rs/asyncjob-tokio/latest")] // for the links of asyncjob-rustls
+
 mod handle;
 mod hangup;
 mod join;

@@ -169,14 +169,16 @@ pub use bridge::in_job;
 pub use error::{
     Cancelled, Interrupted, Panic, PauseError, Quarantined, SpawnError, SpawnErrorKind, StartError, StartErrorKind,
 };
+#[doc(hidden)] // for asyncjob-capi-lib
+pub use job::c_interface;
 pub use job::{
     BlockPause, CurrentJob, Job, JobBuilder, JobId, Step, block_pause, current_job, current_job_id, is_capable,
     pause_job, start_job,
 };
 pub use returned::Returned;
 pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, Wants, waker_fn};
-#[doc(hidden)] // for asyncjob-capi
-pub use wait_ctx::{Locked, Record};
+#[doc(hidden)] // for asyncjob-capi-lib
+pub use wait_ctx::{Locked, Record, WeakWaitCtx};
 
 /// The README's program compiles and runs.
 #[cfg(doctest)]

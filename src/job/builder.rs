@@ -117,7 +117,16 @@ impl<'c, H: SwitchHooks + 'static> JobBuilder<'c, H> {
             Ok(stack) => {
                 let ctx = self.wait_ctx.unwrap_or_else(|| Cow::Owned(WaitCtx::new()));
                 let hooks = boxed(self.hooks).map(|hooks| hooks as Box<dyn SwitchHooks>);
-                Ok(start(stack, &ctx, Attributes { name: self.name, hooks }, f))
+                Ok(start(
+                    stack,
+                    &ctx,
+                    Attributes {
+                        name: self.name,
+                        hooks,
+                        c_handle: 0,
+                    },
+                    f,
+                ))
             }
             Err(refusal) => Err(StartError::new(refusal.into(), self.into_owned(), f)),
         }
@@ -192,7 +201,11 @@ impl JobPlan {
         hooks: Option<Box<dyn SwitchHooks>>,
     ) -> Self {
         JobPlan {
-            attributes: Attributes { name, hooks },
+            attributes: Attributes {
+                name,
+                hooks,
+                c_handle: 0,
+            },
             stack_size,
         }
     }

@@ -13,6 +13,7 @@
 //!
 //! All of them are on one thread, as no handle is `Send`. The fields that they share are cells.
 
+use std::any::Any;
 use std::backtrace::Backtrace;
 use std::borrow::Cow;
 use std::cell::{Cell, UnsafeCell};
@@ -39,14 +40,15 @@ use crate::sync::contain;
 use crate::wait_ctx::WaitCtx;
 
 // The flags of a control block. HOOKS and NAMED are set at the start. OWNS_CTX is set after the first pause. CANCELLED
-// is set when a paused job is cancelled, and with it perhaps ENTERED_PANICKING. None of these is cleared.
+// is set when a paused job is cancelled, and with it perhaps ENTERED_PANICKING. ATTACHED is set when the C interface
+// first sees the job. None of these is cleared.
 //
 // BLOCKED and REPORT come and go. They exclude each other, and REPORT excludes CANCELLED: REPORT is set only while a
 // method of `Job` has the handle of a paused job, and a job with BLOCKED does not pause. UNPAUSED comes and goes, too.
 
 /// The job has been cancelled: its pauses fail.
 pub(super) const CANCELLED: u32 = 1;
-/// `blocked` is not 0: the job's pauses do nothing.
+/// `blocked` or `blocked_by_c` is not 0: the job's pauses do nothing.
 pub(super) const BLOCKED: u32 = 2;
 /// The job has hooks, which are called at each switch.
 const HOOKS: u32 = 4;
@@ -63,6 +65,9 @@ pub(super) const ENTERED_PANICKING: u32 = 64;
 /// `pauses_in` has set the flag, and the job has not paused since.
 pub(super) const UNPAUSED: u32 = 256;
 
+/// The job has an attachment of the C interface, which is dropped at its end.
+pub(super) const ATTACHED: u32 = 512;
+
 /// `Job::force_unwind` ends the job: the pause in which the job is unwinds the job's stack. Set with CANCELLED.
 pub(super) const UNWIND: u32 = 128;
 
@@ -70,7 +75,7 @@ pub(super) const UNWIND: u32 = 128;
 pub(super) struct ForcedUnwind;
 
 /// How many pauses a cancelled job may still try before it is quarantined.
-pub(super) const CANCELLED_PAUSES: usize = 1000;
+pub(super) const CANCELLED_PAUSES: u32 = 1000;
 
 /// What the library knows of a job.
 #[repr(C, align(16))]
@@ -89,7 +94,13 @@ pub(super) struct ControlBlock {
     pub(super) id: JobId,
     pub(super) stack: ManuallyDrop<Stack>,
     /// How many pauses a cancelled job may still try.
-    pub(super) pauses_left: Cell<usize>,
+    pub(super) pauses_left: Cell<u32>,
+    /// How many calls of C code have blocked the job's pauses, and not been taken back.
+    pub(super) blocked_by_c: Cell<u32>,
+    /// What the C interface knows the job by, or 0.
+    pub(super) c_handle: Cell<usize>,
+    /// What the C interface keeps with a job of Rust code.
+    pub(super) attachment: Cell<Option<Box<dyn Any>>>,
     /// What the job fills in while REPORT is set.
     pub(super) report: Cell<*mut Report>,
     hooks: UnsafeCell<Option<Box<dyn SwitchHooks>>>,
@@ -205,12 +216,15 @@ unsafe impl corosensei::stack::Stack for Bounds {
 pub(super) struct Attributes {
     pub(super) name: Option<Cow<'static, str>>,
     pub(super) hooks: Option<Box<dyn SwitchHooks>>,
+    /// [`ControlBlock::c_handle`] of a job that C code starts.
+    pub(super) c_handle: usize,
 }
 
 impl Attributes {
     pub(super) const NONE: Attributes = Attributes {
         name: None,
         hooks: None,
+        c_handle: 0,
     };
 }
 
@@ -273,6 +287,9 @@ where
         id,
         stack: ManuallyDrop::new(stack),
         pauses_left: Cell::new(0),
+        blocked_by_c: Cell::new(0),
+        c_handle: Cell::new(attributes.c_handle),
+        attachment: Cell::new(None),
         report: Cell::new(ptr::null_mut()),
         hooks: UnsafeCell::new(attributes.hooks),
         name: UnsafeCell::new(attributes.name),
@@ -753,7 +770,7 @@ impl ControlBlock {
         let flags = control.flags.get();
         // SAFETY: the flag says that this handle has a count, and the handle is not used again.
         let ctx = (flags & OWNS_CTX != 0).then(|| unsafe { ManuallyDrop::take(&mut control.ctx) });
-        if flags & (HOOKS | NAMED) == 0 {
+        if flags & (HOOKS | NAMED | ATTACHED) == 0 {
             receive(stack);
         } else {
             // SAFETY: the caller's promise.
@@ -762,7 +779,7 @@ impl ControlBlock {
         drop(ctx);
     }
 
-    /// The rest of [`release`](Self::release) for a job with a name or hooks.
+    /// The rest of [`release`](Self::release) for a job with a name, hooks or an attachment.
     ///
     /// It takes a pointer, as `receive` may unmap the memory of a `&mut self`.
     ///
@@ -774,13 +791,14 @@ impl ControlBlock {
     unsafe fn release_with_attributes(at: NonNull<ControlBlock>, stack: Stack, receive: impl FnOnce(Stack)) {
         // SAFETY: the caller's promise: nothing else reaches the control block.
         let control = unsafe { &mut *at.as_ptr() };
-        let attributes = Attributes {
-            name: control.name.get_mut().take(),
-            hooks: control.hooks.get_mut().take(),
-        };
+        let attachment = control.attachment.take();
+        let name = control.name.get_mut().take();
+        let hooks = control.hooks.get_mut().take();
         stack.header().clear_name();
         receive(stack);
-        drop(attributes);
+        drop(attachment); // before the code of the user that follows
+        drop(name);
+        drop(hooks);
     }
 }
 

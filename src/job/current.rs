@@ -115,9 +115,7 @@ impl Drop for BlockPause {
             let control = unsafe { at.as_ref() };
             if at == job && control.id == id {
                 control.blocked.set(control.blocked.get() - 1);
-                if control.blocked.get() == 0 {
-                    control.clear_flag(BLOCKED);
-                }
+                control.unblock_if_free();
                 return;
             }
             running = control.parent.get();

@@ -57,6 +57,8 @@
 
 pub(crate) mod budget;
 mod builder;
+#[doc(hidden)]
+pub mod c_interface;
 mod closure;
 mod control_block;
 mod current;

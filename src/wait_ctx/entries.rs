@@ -13,6 +13,7 @@
 use std::any::Any;
 use std::mem;
 use std::os::fd::RawFd;
+use std::task::Waker;
 
 use smallvec::SmallVec;
 
@@ -34,7 +35,14 @@ pub(super) struct Entries {
     last_serial: u64,
     /// The callback of a C program, and its argument. The function is 0 if there is none.
     callback: [usize; 2],
+    /// Makes a waker of such a callback.
+    waker_of: Option<WakerOfC>,
+    /// What the C interface keeps with the ctx. It is dropped with the ctx, after the values.
+    attachment: Option<Value>,
 }
+
+/// Makes a waker of the callback of a C program.
+pub(super) type WakerOfC = fn([usize; 2]) -> Waker;
 
 struct Entry {
     record: Record,
@@ -153,6 +161,12 @@ impl Record {
     #[inline]
     pub fn is_removed(&self) -> bool {
         self.has(REMOVED)
+    }
+
+    /// Whether the entry counts while this key is armed.
+    #[inline]
+    pub fn counts(&self, armed: Option<WaitKey>) -> bool {
+        !self.has(ONLY_WHEN_ARMED) || armed.is_some_and(|armed| armed.0 as u64 == self.key)
     }
 
     /// Whether [`Changes::added`] reports the entry.
@@ -286,6 +300,11 @@ impl Entries {
         self.push(fd, 0, Content::Value(Some(value)));
     }
 
+    /// Adds an entry with a plain word, and a value that owns the fd.
+    pub(super) fn add_with_data(&mut self, fd: WaitFd, data: usize, value: Value) {
+        self.push(fd, data, Content::Value(Some(value)));
+    }
+
     /// Adds an entry of a C program, whose value is two plain words.
     pub(super) fn add_words(&mut self, fd: WaitFd, data: usize, cleanup: usize) {
         self.push(fd, data, Content::Cleanup(cleanup));
@@ -387,8 +406,22 @@ impl Entries {
         self.callback
     }
 
-    pub(super) fn set_callback(&mut self, callback: [usize; 2]) {
+    pub(super) fn set_callback(&mut self, callback: [usize; 2], waker_of: WakerOfC) {
         self.callback = callback;
+        self.waker_of = Some(waker_of);
+    }
+
+    pub(super) fn clear_callback(&mut self) {
+        self.callback = [0; 2];
+    }
+
+    /// The function that makes a waker of the callback of a C program, if there is one.
+    pub(super) fn waker_of(&self) -> Option<WakerOfC> {
+        self.waker_of.filter(|_| self.callback[0] != 0)
+    }
+
+    pub(super) fn attachment(&mut self) -> &mut Option<Value> {
+        &mut self.attachment
     }
 
     /// Settles the entries when the job is resumed: added entries are settled, and removed ones are gone.

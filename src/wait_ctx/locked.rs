@@ -1,14 +1,18 @@
-//! What the C interface needs of a ctx, for `asyncjob-capi`: hidden from the documentation, and no promise to others.
+//! What the C interface needs of a ctx, for `asyncjob-capi-lib`: hidden from the documentation, and no promise to
+//! others.
 //!
 //! A C program may free a ctx at any time, on any thread. The C interface keeps the ctx then, for the next one. It
 //! takes the lock first, and looks at the program's handle under the lock: a change is so never made to the next ctx.
 
+use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 
 use parking_lot::MutexGuard;
 
-use super::{Entries, Inner, Record, Status, WaitCtx, WaitFd, WaitKey};
+use super::{Entries, Inner, NO_DEADLINE, Record, Status, WaitCtx, WaitFd, WaitKey};
 
 /// A ctx that no other thread changes meanwhile. Readers do not wait for it.
 #[doc(hidden)]
@@ -52,6 +56,29 @@ impl WaitCtx {
         callback.unwrap_or_else(|| self.inner.entries.lock().callback())
     }
 
+    /// Whether [`set_callback`](Self::set_callback) has set a callback.
+    #[inline]
+    pub fn has_callback(&self) -> bool {
+        self.inner.has_callback.load(Ordering::Relaxed)
+    }
+
+    /// The callback of a C program, for code that knows wakers only.
+    pub(super) fn waker_of_c_callback(&self) -> Option<Waker> {
+        if self.c_callback()[0] == 0 {
+            return None;
+        }
+        let entries = self.inner.entries.lock();
+        let (waker_of, callback) = (entries.waker_of()?, entries.callback());
+        drop(entries); // the function is that of the C interface
+        Some(waker_of(callback))
+    }
+
+    /// Whether there is another handle to the ctx than this one.
+    #[inline]
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
+    }
+
     /// Whether the next resume has to settle the entries.
     #[inline]
     pub fn is_unsettled(&self) -> bool {
@@ -69,31 +96,40 @@ impl Locked<'_> {
         self.inner.changed(&self.entries, self.entries.len() - 1);
     }
 
-    /// Removes the newest entry under `key`. Returns whether there was one.
-    pub fn remove(mut self, key: WaitKey) -> bool {
-        let Some((at, value)) = self.entries.remove(key) else {
-            return false;
-        };
-        self.inner.changed(&self.entries, at);
-        drop(self);
-        drop(value); // after the lock is released: the drop of a value may run any code
-        true
+    /// Adds a wait fd with a word, and with a value that owns the fd. The caller keeps the contract of
+    /// [`WaitCtx::add_raw_wait_fd`].
+    #[allow(unsafe_code, reason = "its contract is about fds; its body is safe")]
+    pub unsafe fn add_with_data(&mut self, fd: WaitFd, data: usize, value: Box<dyn Any + Send>) {
+        self.entries.add_with_data(fd, data, value);
+        self.inner.changed(&self.entries, self.entries.len() - 1);
     }
 
-    pub fn set_c_callback(&mut self, callback: [usize; 2]) {
-        self.entries.set_callback(callback);
+    /// Removes the newest entry under `key`. Returns whether there was one.
+    pub fn remove(self, key: WaitKey) -> bool {
+        self.take(key).is_some()
+    }
+
+    /// Removes the newest entry under `key`, and returns its value, if it has one. Returns `None` if there is no entry.
+    pub fn take(mut self, key: WaitKey) -> Option<Option<Box<dyn Any + Send>>> {
+        let (at, value) = self.entries.remove(key)?;
+        self.inner.changed(&self.entries, at);
+        Some(value) // the caller drops it after the lock is released: the drop of a value may run any code
+    }
+
+    pub fn set_c_callback(&mut self, callback: [usize; 2], waker_of: fn([usize; 2]) -> Waker) {
+        self.entries.set_callback(callback, waker_of);
         self.inner.view.publish_callback(&self.entries);
+    }
+
+    /// What the C interface keeps with the ctx.
+    pub fn attachment(&mut self) -> &mut Option<Box<dyn Any + Send>> {
+        self.entries.attachment()
     }
 
     pub fn set_status(&mut self, status: Status) {
         // Release: who reads this status, then has an Acquire fence, and then looks at the handle of the C program,
         // sees that an earlier handle of the same ctx has ended.
         self.inner.status.store(status.to_raw(), Ordering::Release);
-    }
-
-    pub fn settle(&mut self) {
-        self.entries.settle();
-        self.inner.publish(&self.entries, 0);
     }
 
     /// The newest entry with a cleanup routine that is older than `serial` and not removed, with its routine.
@@ -111,10 +147,18 @@ impl Locked<'_> {
             self.inner.changed(&self.entries, 0);
         }
         if self.entries.callback() != [0; 2] {
-            self.set_c_callback([0; 2]);
+            self.entries.clear_callback();
+            self.inner.view.publish_callback(&self.entries);
         }
         self.set_status(Status::default());
+        let inner = self.inner;
         drop(self);
         drop(values); // after the lock is released, newest first
+        // What only Rust code sets.
+        if inner.has_callback.load(Ordering::Relaxed) {
+            inner.set_callback(None);
+        }
+        inner.deadline.store(NO_DEADLINE, Ordering::Relaxed);
+        inner.armed.store(0, Ordering::Relaxed);
     }
 }

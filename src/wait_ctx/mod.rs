@@ -72,7 +72,7 @@ impl WaitKey {
     }
 
     /// The address that the key was made of.
-    #[doc(hidden)] // for asyncjob-capi, which gives it to cleanup routines
+    #[doc(hidden)] // for asyncjob-capi-lib, which gives it to cleanup routines
     pub fn to_addr(self) -> usize {
         self.0
     }
@@ -333,6 +333,8 @@ struct Inner {
     /// What the entries are now, for readers. Whoever changes `entries` writes it, under the lock.
     view: View,
     entries: Mutex<Entries>,
+    /// Whether `callback` has been set. The C interface asks without the lock.
+    has_callback: AtomicBool,
     /// The callback is behind an `Arc`, so that the clone and the drop of the user's `Waker` run after the lock is
     /// released.
     callback: Mutex<Option<Arc<Waker>>>,
@@ -386,6 +388,7 @@ impl WaitCtx {
                 claimed: AtomicBool::new(claimed),
                 view: View::new(),
                 entries: Mutex::new(Entries::new()),
+                has_callback: AtomicBool::new(false),
                 callback: Mutex::new(None),
             }),
         }
@@ -543,16 +546,17 @@ impl WaitCtx {
     /// [`JobFuture`](crate::job_future::JobFuture) set the callback of the ctxs of their jobs, and clear it when the
     /// job has ended.
     pub fn set_callback(&self, callback: Option<Waker>) {
-        let new = callback.map(Arc::new);
-        let old = std::mem::replace(&mut *self.inner.callback.lock(), new);
-        drop(old); // after the lock is released: the drop of a waker may run any code
+        self.inner.set_callback(callback);
     }
 
     /// The callback, or `None` if the driver has set none ([S63](crate::docs::openssl_behaviour#s63)). This is the
     /// engine's side of the callback.
     pub fn callback(&self) -> Option<Waker> {
-        let shared = self.inner.callback.lock().clone()?;
-        Some(Waker::clone(&shared))
+        let shared = self.inner.callback.lock().clone();
+        match shared {
+            Some(shared) => Some(Waker::clone(&shared)),
+            None => self.waker_of_c_callback(),
+        }
     }
 
     /// Whether the callback wakes the same task as `waker`, so that the caller need not read the callback again.
@@ -598,7 +602,8 @@ impl WaitCtx {
     }
 
     /// A handle that does not keep the ctx alive.
-    pub(crate) fn downgrade(&self) -> WeakWaitCtx {
+    #[doc(hidden)] // for asyncjob-capi-lib
+    pub fn downgrade(&self) -> WeakWaitCtx {
         WeakWaitCtx(Arc::downgrade(&self.inner))
     }
 
@@ -672,6 +677,15 @@ impl Inner {
         self.version.store(version.wrapping_add(1), Ordering::Release);
     }
 
+    fn set_callback(&self, callback: Option<Waker>) {
+        let new = callback.map(Arc::new);
+        let mut place = self.callback.lock();
+        self.has_callback.store(new.is_some(), Ordering::Relaxed); // who sees it takes the lock
+        let old = std::mem::replace(&mut *place, new);
+        drop(place);
+        drop(old); // after the lock is released: the drop of a waker may run any code
+    }
+
     #[inline]
     fn publish(&self, entries: &Entries, first: usize) {
         self.view.publish(entries, first);
@@ -719,17 +733,24 @@ impl Drop for ClaimedCtx {
 }
 
 /// A handle to a ctx that does not keep it alive.
-pub(crate) struct WeakWaitCtx(Weak<Inner>);
+#[doc(hidden)] // for asyncjob-capi-lib
+pub struct WeakWaitCtx(Weak<Inner>);
 
 impl WeakWaitCtx {
     /// The ctx, if another handle keeps it alive.
-    pub(crate) fn upgrade(&self) -> Option<WaitCtx> {
+    pub fn upgrade(&self) -> Option<WaitCtx> {
         self.0.upgrade().map(|inner| WaitCtx { inner })
     }
 
     /// Whether this is a handle to `ctx`. No other ctx has the same address while this handle exists.
     pub(crate) fn is(&self, ctx: &WaitCtx) -> bool {
         self.0.as_ptr() == Arc::as_ptr(&ctx.inner)
+    }
+}
+
+impl fmt::Debug for WeakWaitCtx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakWaitCtx").finish_non_exhaustive()
     }
 }
 

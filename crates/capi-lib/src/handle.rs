@@ -1,10 +1,11 @@
 //! Handles, which may be stale without harm.
 //!
 //! ```text
-//!   63                              24 23            0
-//!   +---------------------------------+--------------+
-//!   |           generation            |    index     |     ASYNC_JOB *, ASYNC_WAIT_CTX *
-//!   +---------------------------------+--------------+
+//!   63   62                         24 23            0
+//!   +----+----------------------------+--------------+
+//!   | of |         generation         |    index     |     ASYNC_JOB *, ASYNC_WAIT_CTX *
+//!   |Rust|                            |              |
+//!   +----+----------------------------+--------------+
 //!                                            |
 //!              chunk pointers  [ . | . | . | ...          fixed, zeroed, 2 MiB of address space
 //!                                |   |
@@ -16,7 +17,7 @@
 //! gives the slot if the generation of the handle is alive in it, and nothing otherwise. Any thread may look up any
 //! value: a handle that is stale, invented or NULL leads to no memory with another use, because a slot stays a slot for
 //! ever. One invented value is not told apart: the handle that a free slot will have next leads to the object that the
-//! slot keeps for it. A generation comes back after a million million jobs in one slot.
+//! slot keeps for it. A generation comes back after 500,000 million jobs in one slot.
 
 use std::marker::PhantomData;
 use std::ptr;
@@ -29,6 +30,10 @@ pub(crate) const CHUNK: usize = 64;
 const CHUNKS: usize = (1 << INDEX_BITS) / CHUNK;
 /// Chunk 0 is never made. No handle is therefore NULL, whatever its generation, and NULL leads to nothing.
 const FIRST_CHUNK: usize = 1;
+
+/// The bit that tells the wait ctxs of Rust code, which are in a table of their own, from those of C programs. No
+/// generation has it.
+const OF_RUST: u64 = 1 << 63;
 
 /// A handle of an object of kind `T`.
 pub(crate) struct Handle<T> {
@@ -58,6 +63,21 @@ impl<T> Handle<T> {
 
     pub(crate) fn to_c<C>(self) -> *mut C {
         ptr::without_provenance_mut(self.bits as usize)
+    }
+
+    pub(crate) fn to_number(self) -> usize {
+        self.bits as usize
+    }
+
+    /// The handle as C code sees it, if it names an object of Rust code.
+    pub(crate) fn to_c_of_rust<C>(self) -> *mut C {
+        ptr::without_provenance_mut((self.bits | OF_RUST) as usize)
+    }
+
+    /// The reverse of [`to_c_of_rust`](Self::to_c_of_rust). `None` for every other value.
+    pub(crate) fn of_rust_from_c<C>(pointer: *mut C) -> Option<Self> {
+        let bits = pointer.addr() as u64;
+        (bits & OF_RUST != 0).then(|| Handle::from_bits(bits & !OF_RUST))
     }
 
     fn from_bits(bits: u64) -> Self {
@@ -97,7 +117,7 @@ impl<T> Slot<T> {
     #[inline]
     pub(crate) fn end(&self) {
         let next = self.live.load(Ordering::Relaxed).wrapping_add(1 << INDEX_BITS);
-        self.live.store(next, Ordering::Release);
+        self.live.store(next & !OF_RUST, Ordering::Release);
     }
 }
 

@@ -14,8 +14,12 @@
 //! | state | `paused` of the slot | the slot is reachable |
 //! |---|---|---|
 //! | free | `None` | in the free list of its thread |
-//! | running | `None` | from `Thread::current`, and from the call of `ASYNC_start_job` that the job runs in |
+//! | running | `None` | by its handle, and from the call of `ASYNC_start_job` that the job runs in |
 //! | paused | the job | by its handle |
+//!
+//! A job is a job, whichever language started it. The library knows which one runs this code, and each job has its
+//! handle with it. A job of Rust code gets a slot and a handle when C code in it first asks for the current job, and
+//! gives them back at its end (`RustJob`). C code cannot resume such a job: its slot has no `paused` job.
 //!
 //! Only the thread that owns a slot (`crate::slots`) may start, resume or end its job. Any thread may ask for the wait
 //! ctx of a job.
@@ -24,7 +28,7 @@ use std::ffi::{c_int, c_void};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr::{self, NonNull};
 
-use asyncjob::Step;
+use asyncjob::{PauseError, Step, c_interface};
 
 use crate::boundary::guarded;
 use crate::exceptions::State;
@@ -107,27 +111,32 @@ pub unsafe extern "C" fn ASYNC_start_job(
 /// `ASYNC_pause_job(3)`: pauses this job. Control returns to the caller that started or last resumed the job, and comes
 /// back when the job is resumed.
 ///
-/// Outside a job, and in a job that is blocked, this function does nothing. It returns 1, and never 0.
+/// Outside a job, and in a job that is blocked, this function does nothing and returns 1. It returns 0 when the job is
+/// to end without the result that it waits for. Only Rust code cancels a job, so this happens in its jobs only. The
+/// caller then reports an error, and does not wait again: later calls return 0 at once.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_pause_job() -> c_int {
-    let may_pause = thread::with(|thread| thread.current.get().is_some_and(|slot| slot.cells().blocked.get() == 0));
-    if may_pause && !libcrypto::is_stopped() {
-        // `Cancelled` cannot happen, because nothing cancels these jobs, and neither can `NotInJob` and `Blocked`.
-        // `Panicking` is like a block: this code runs while a panic unwinds. So is `OffStack`: it runs on another
-        // stack.
-        let _not_paused = asyncjob::pause_job();
+    if libcrypto::is_stopped() {
+        return 1;
     }
-    1
+    // The other errors are like a block. `Panicking`: this code runs while a panic unwinds. `OffStack`: it runs on
+    // another stack than that of its job.
+    c_int::from(asyncjob::pause_job() != Err(PauseError::Cancelled))
 }
 
 /// `ASYNC_get_current_job(3)`: returns the job that runs this code, or NULL outside a job.
+///
+/// The job may be one of Rust code. Every function but `ASYNC_start_job` then works on it, and on its wait ctx.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_get_current_job() -> *mut ASYNC_JOB {
     if libcrypto::is_stopped() {
         return ptr::null_mut();
     }
-    let current = thread::with(|thread| thread.current.get());
-    current.map_or(ptr::null_mut(), |slot| slot.handle().to_c())
+    match c_interface::current_handle() {
+        None => ptr::null_mut(),
+        Some(0) => guarded(ptr::null_mut(), RustJob::begin),
+        Some(handle) => ptr::without_provenance_mut(handle),
+    }
 }
 
 /// `ASYNC_get_wait_ctx(3)`: returns the wait ctx that the job was started with. Any thread may call this function.
@@ -142,13 +151,13 @@ pub extern "C" fn ASYNC_get_wait_ctx(job: *mut ASYNC_JOB) -> *mut ASYNC_WAIT_CTX
 /// ends with the job. Outside a job this function does nothing. See S43, S44.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_block_pause() {
-    with_blocked(|count| count.saturating_add(1));
+    c_interface::block_pause();
 }
 
 /// `ASYNC_unblock_pause(3)`: takes one call of `ASYNC_block_pause` back, if there is one.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_unblock_pause() {
-    with_blocked(|count| count.saturating_sub(1));
+    c_interface::unblock_pause();
 }
 
 /// # Safety
@@ -167,22 +176,26 @@ unsafe fn start(
     let Some(call) = (unsafe { Call::new(func, args, size) }) else {
         return outputs.nothing_to_run();
     };
-    let slot = thread.take_slot(func as *const c_void);
-    let (Some(slot), Some(core_ctx)) = (slot, thread.slots.core_ctx()) else {
+    let Some(slot) = thread.take_slot(func as *const c_void) else {
         // SAFETY: no job was started, so none runs the call.
         unsafe { call.release() };
         return ASYNC_NO_JOBS;
     };
     slot.begin(ctx);
-    let resumer = thread.current.replace(Some(slot));
+    let not_from_c;
+    let ctx = match wait_ctx::of_program(ctx) {
+        Some(ctx) => ctx,
+        None => {
+            not_from_c = wait_ctx::of_rust_or_new(ctx);
+            &not_from_c
+        }
+    };
     let resumers_default = thread.default_ctx.at_start();
     let resumers_exceptions = thread.exceptions.exchange(State::NONE);
     // The closure carries one word. The job reads the rest from here, where this function waits for its first pause.
     let at = &raw const call;
-    // The error is dropped here, with `ok`: it is large, and the way of a start that succeeds would make room for it.
     // SAFETY: the caller's promise. `call` lives until the job has copied from it.
-    let step = asyncjob::start_job(core_ctx, move || unsafe { Call::run(at) }).ok();
-    thread.current.set(resumer);
+    let step = c_interface::start_c_job(ctx, slot.handle().to_number(), move || unsafe { Call::run(at) });
     // SAFETY: it came from `at_start`, and the caller promises that the program has not freed it.
     let jobs_default = unsafe { thread.default_ctx.exchange(resumers_default) };
     let exceptions = thread.exceptions.exchange(resumers_exceptions);
@@ -207,16 +220,13 @@ unsafe fn resume(thread: &Thread, handle: Handle<slots::Record>, outputs: Output
         Found::OnOtherThread => return refuse(),
         Found::Nothing => return outputs.nothing_to_run(),
     };
-    wait_ctx::settle(slot.wait_ctx());
     let Some(job) = slot.cells().paused.take() else {
-        return refuse(); // the job is running: it is this one, or one that started this one
+        return refuse(); // the job runs: it is this one, or one that started this one. Or it belongs to Rust code.
     };
-    let resumer = thread.current.replace(Some(slot));
     // SAFETY: it came from `exchange` when the job paused, and the caller promises that the program has not freed it.
     let resumers_default = unsafe { thread.default_ctx.exchange(slot.cells().default_ctx.get()) };
     let resumers_exceptions = thread.exceptions.exchange(slot.cells().exceptions.get());
     let step = ManuallyDrop::into_inner(job).resume();
-    thread.current.set(resumer);
     // SAFETY: it came from `exchange`, and the caller promises that the program has not freed it.
     let jobs_default = unsafe { thread.default_ctx.exchange(resumers_default) };
     let exceptions = thread.exceptions.exchange(resumers_exceptions);
@@ -414,11 +424,33 @@ unsafe fn call_with_copy<const N: usize>(func: Function, from: *const c_void, si
     unsafe { func(to) }
 }
 
-fn with_blocked(change: impl FnOnce(u32) -> u32) {
-    guarded((), || {
-        if let Some(slot) = thread::with(|thread| thread.current.get()) {
-            let blocked = &slot.cells().blocked;
-            blocked.set(change(blocked.get()));
-        }
-    });
+/// The handle of a job of Rust code, which is attached to the job and dropped at its end.
+struct RustJob(Handle<slots::Record>);
+
+impl RustJob {
+    /// Gives the job that runs this code a handle. Returns NULL when the process has 16 million jobs.
+    #[cold]
+    fn begin() -> *mut ASYNC_JOB {
+        libcrypto::is_ready(OUR_EXPORTS);
+        let Some(slot) = thread::with(|thread| thread.take_slot(ptr::null())) else {
+            return ptr::null_mut();
+        };
+        slot.begin(c_interface::with_current_ctx(wait_ctx::handle_of).unwrap_or(ptr::null_mut()));
+        slot.cells().is_rust.set(true);
+        c_interface::attach(slot.handle().to_number(), Box::new(RustJob(slot.handle())));
+        slot.handle().to_c()
+    }
+}
+
+impl Drop for RustJob {
+    fn drop(&mut self) {
+        // The slot is looked for: the thread may have returned its slots, if the job is dropped while the thread exits.
+        thread::with(|thread| {
+            if let Found::Own(slot) = thread.slots.find(self.0) {
+                slot.cells().is_rust.set(false);
+                slot.end();
+                thread.slots.push(slot);
+            }
+        });
+    }
 }

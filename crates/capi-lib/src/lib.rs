@@ -1,4 +1,48 @@
-//! OpenSSL's `ASYNC_JOB` for C programs: the 22 functions of `<openssl/async.h>`, on the `asyncjob` library.
+//! OpenSSL's `ASYNC_JOB` on the jobs of [`asyncjob`]: the 22 functions of `<openssl/async.h>`.
+//!
+//! A Rust program that uses OpenSSL, through the crate `openssl` say, and depends on this crate has one kind of job. An
+//! engine or a provider in C that runs in a job of the program pauses that job, and what it waits for is what the
+//! scheduler, the `JobFuture` or tokio wakes the job for. Rust code in a job that C code has started with
+//! `ASYNC_start_job` pauses that one, and finds the program's wait ctx in it. The crate `asyncjob-openssl` has TLS
+//! connections on top of this.
+//!
+//! # What a program has to do
+//!
+//! Depend on the crate, and export its functions from the executable, with this line in `build.rs`:
+//!
+//! ```
+//! println!(
+//!     "cargo::rustc-link-arg=-Wl,--export-dynamic-symbol=ASYNC_*,--export-dynamic-symbol=OPENSSL_thread_stop,\
+//!      --export-dynamic-symbol=OSSL_LIB_CTX_set0_default"
+//! );
+//! ```
+//!
+//! Then [`check`] at the start of the program says whether OpenSSL really binds to this crate, and what to do
+//! otherwise. Out of reach is OpenSSL that is linked statically (the feature `vendored` of the crate `openssl`),
+//! because no call in it passes through the loader.
+//!
+//! # What C code sees in a job of Rust code
+//!
+//! | function | in a job that Rust code started |
+//! |---|---|
+//! | `ASYNC_get_current_job`, `ASYNC_get_wait_ctx` | the job, and its [`WaitCtx`](asyncjob::WaitCtx) |
+//! | `ASYNC_WAIT_CTX_set_wait_fd`, `_clear_fd`, `_set_status` | change that ctx: its driver waits for the fd |
+//! | `ASYNC_WAIT_CTX_get_callback` | a function that wakes the driver, if the driver has set a callback |
+//! | `ASYNC_pause_job` | pauses the job. Returns 0 if the job was cancelled, at once from then on |
+//! | `ASYNC_block_pause`, `ASYNC_unblock_pause` | count for this job, beside the guards of Rust code |
+//! | `ASYNC_start_job` with its handle | fails: only Rust code resumes it |
+//! | `ASYNC_WAIT_CTX_free` of its ctx | does nothing: Rust code drops it. The cleanups of its fds are called then |
+//!
+//! A handle of a job becomes stale at the end of the job, and that of a ctx when Rust code has dropped the ctx. Stale
+//! handles do no harm. `ASYNC_start_job` in a job of Rust code starts a job in a job, as it does in a job of C code.
+//!
+//! The default library context and the C++ exceptions of a thread travel with the jobs that C code starts. To have
+//! other state travel with a job of Rust code, give it [hooks](asyncjob::hooks).
+//!
+//! A deadline that Rust code sets in a job that C code started is not seen by C code, which knows fds, a callback and a
+//! status.
+//!
+//! # The parts
 //!
 //! ```text
 //!   C program, libssl, engine
@@ -9,6 +53,7 @@
 //!      |            |
 //!      |            v
 //!      +--------> slots -------> wait_ctx -------------> handle
+//!                                   '------> of_rust -------^
 //!
 //!     stack_memory                                       boundary: below every module that C calls
 //! ```
@@ -22,11 +67,13 @@
 //! | [`thread`] | `ASYNC_init_thread`, `ASYNC_cleanup_thread`, the end of a thread, the functions that we interpose |
 //! | [`wait_ctx`] | `ASYNC_WAIT_CTX_*` |
 //! | [`stack_memory`] | `ASYNC_set_mem_functions`, `ASYNC_get_mem_functions` |
+//! | `of_rust` | the wait ctxs of Rust code, as C code sees them |
 //! | `slots` | what is known of each job outside its stack, and which thread owns it |
 //! | `handle` | handles of jobs and wait ctxs, which may be stale without harm |
 //! | `library_context` | the default `OSSL_LIB_CTX` of each job |
 //! | `exceptions` | the C++ exceptions that each job handles |
 //! | `libcrypto` | the libcrypto of the process, found at run time |
+//! | `binding` | whether OpenSSL reaches these functions |
 //! | `boundary` | no panic crosses into C |
 //!
 //! C programs do what the types of `asyncjob` forbid. They resume a job twice, on another thread, or after its end, and
@@ -42,6 +89,7 @@
     reason = "the names are those of <openssl/async.h>"
 )]
 
+mod binding;
 mod boundary;
 #[allow(unsafe_code, reason = "reaches the exception state of the C++ runtime")]
 mod exceptions;
@@ -56,6 +104,7 @@ pub mod job;
 mod libcrypto;
 #[allow(unsafe_code, reason = "calls functions of libcrypto that have contracts")]
 mod library_context;
+mod of_rust;
 #[allow(
     unsafe_code,
     reason = "shares cells between threads: only the thread that owns a slot reaches them"
@@ -70,3 +119,5 @@ pub mod thread;
     reason = "the C interface: raw pointers in and out, functions of the program's"
 )]
 pub mod wait_ctx;
+
+pub use binding::{NotBound, check};

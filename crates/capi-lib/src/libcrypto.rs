@@ -13,8 +13,10 @@
 //! programs that have none. The search takes place at the first call and not when this library is loaded, because until
 //! then a program may still call `CRYPTO_set_mem_functions`.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
@@ -156,6 +158,11 @@ impl Libcrypto {
         unsafe { (self.err_set_error)(ERR_LIB_ASYNC, reason as c_int, ptr::null()) };
     }
 
+    /// The object that it is.
+    pub(crate) fn object(&self) -> Option<PathBuf> {
+        object_of(self.init as *const c_void)
+    }
+
     /// Whether every call of `OSSL_LIB_CTX_set0_default` by name passes through ours.
     pub(crate) fn is_interposed(&self) -> bool {
         self.is_interposed
@@ -213,15 +220,7 @@ impl Scope {
 
     /// The object that an address lies in.
     fn around(address: *const c_void) -> Option<Scope> {
-        let mut info = MaybeUninit::<libc::Dl_info>::uninit();
-        // SAFETY: dladdr reads no memory at `address`.
-        if address.is_null() || unsafe { libc::dladdr(address, info.as_mut_ptr()) } == 0 {
-            return None;
-        }
-        // SAFETY: dladdr reported success, so it has filled this in.
-        let info = unsafe { info.assume_init() };
-        // SAFETY: the loader's string for an object, which stays while the object does.
-        Scope::loaded(unsafe { CStr::from_ptr(info.dli_fname) })
+        Scope::loaded(object_name(address)?)
     }
 
     fn symbol(self, name: &CStr) -> Option<*mut c_void> {
@@ -229,6 +228,30 @@ impl Scope {
         let symbol = unsafe { libc::dlsym(self.0, name.as_ptr()) };
         (!symbol.is_null()).then_some(symbol)
     }
+}
+
+/// What a call by name reaches, from most objects of the process.
+pub(crate) fn symbol(name: &CStr) -> Option<*mut c_void> {
+    Scope::GLOBAL.symbol(name)
+}
+
+/// The file of the object that an address lies in.
+pub(crate) fn object_of(address: *const c_void) -> Option<PathBuf> {
+    object_name(address).map(|name| OsStr::from_bytes(name.to_bytes()).into())
+}
+
+/// The loader's name for the object that an address lies in.
+fn object_name<'a>(address: *const c_void) -> Option<&'a CStr> {
+    let mut info = MaybeUninit::<libc::Dl_info>::uninit();
+    // SAFETY: dladdr reads no memory at `address`.
+    if address.is_null() || unsafe { libc::dladdr(address, info.as_mut_ptr()) } == 0 {
+        return None;
+    }
+    // SAFETY: dladdr reported success, so it has filled this in.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: the loader's string for an object, which stays while the object does. The callers use it at once, for
+    // objects that this call of theirs keeps loaded.
+    Some(unsafe { CStr::from_ptr(info.dli_fname) })
 }
 
 fn find(near: *const c_void, ours: OurExports) -> Option<Libcrypto> {

@@ -24,7 +24,7 @@ use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use asyncjob::{Job, WaitCtx};
+use asyncjob::Job;
 use parking_lot::Mutex;
 
 use crate::exceptions::State;
@@ -63,8 +63,8 @@ pub(crate) struct OwnerCells {
     pub(crate) default_ctx: Cell<LibCtx>,
     /// The C++ exceptions that the job handles, while it is paused.
     pub(crate) exceptions: Cell<State>,
-    /// How many calls of `ASYNC_block_pause` are in force.
-    pub(crate) blocked: Cell<u32>,
+    /// The job is one of Rust code, which C code cannot resume ([`crate::job`]).
+    pub(crate) is_rust: Cell<bool>,
     /// The free slot below this one.
     next_free: Cell<Option<JobSlot>>,
 }
@@ -83,7 +83,7 @@ impl Default for Record {
                 paused: Cell::new(None),
                 default_ctx: Cell::new(ptr::null_mut()),
                 exceptions: Cell::new(State::NONE),
-                blocked: Cell::new(0),
+                is_rust: Cell::new(false),
                 next_free: Cell::new(None),
             },
         }
@@ -120,18 +120,12 @@ impl JobSlot {
         &self.slot.value().cells
     }
 
-    #[inline]
-    pub(crate) fn wait_ctx(self) -> *mut ASYNC_WAIT_CTX {
-        self.slot.value().wait_ctx.load(Ordering::Relaxed)
-    }
-
     /// Prepares the slot for a job that starts with this wait ctx.
     #[inline]
     pub(crate) fn begin(self, ctx: *mut ASYNC_WAIT_CTX) {
         // After the generation of the job before: a thread that reads this ctx must not take the handle of that job for
         // good.
         self.slot.value().wait_ctx.store(ctx, Ordering::Release);
-        self.cells().blocked.set(0);
     }
 
     /// The job has ended: its handle becomes stale.
@@ -152,8 +146,6 @@ pub(crate) struct ThreadSlots {
     id: Cell<usize>,
     free: Cell<Option<JobSlot>>,
     chunks: ManuallyDrop<RefCell<Vec<JobChunk>>>,
-    /// [`JobChunk::core_ctx`] of the first chunk.
-    core_ctx: Cell<Option<&'static WaitCtx>>,
 }
 
 /// Two numbers that differ, so that a thread without slots owns none.
@@ -161,11 +153,7 @@ const NO_THREAD: usize = 0;
 const NOT_NUMBERED: usize = usize::MAX;
 
 /// Slots that are borrowed together.
-struct JobChunk {
-    slots: &'static [Slot<Record>; CHUNK],
-    /// For [`ThreadSlots::core_ctx`]. It comes with the slots, so that a thread that ends has no ctx to free.
-    core_ctx: &'static WaitCtx,
-}
+type JobChunk = &'static [Slot<Record>; CHUNK];
 
 /// What a handle leads to.
 pub(crate) enum Found {
@@ -183,17 +171,7 @@ impl ThreadSlots {
             id: Cell::new(NOT_NUMBERED),
             free: Cell::new(None),
             chunks: ManuallyDrop::new(RefCell::new(Vec::new())),
-            core_ctx: Cell::new(None),
         }
-    }
-
-    /// The wait ctx that the core is given for every job of this thread; `None` if the thread has no slots.
-    ///
-    /// A C program may free its own wait ctx under a paused job. The job therefore knows that one by handle
-    /// ([`crate::wait_ctx`]), and this one never changes.
-    #[inline]
-    pub(crate) fn core_ctx(&self) -> Option<&'static WaitCtx> {
-        self.core_ctx.get()
     }
 
     #[inline]
@@ -229,8 +207,7 @@ impl ThreadSlots {
             static LAST: AtomicUsize = AtomicUsize::new(NO_THREAD);
             self.id.set(LAST.fetch_add(1, Ordering::Relaxed) + 1);
         }
-        self.core_ctx.set(Some(chunk.core_ctx));
-        for slot in chunk.slots.iter().rev() {
+        for slot in chunk.iter().rev() {
             slot.value().owner.store(self.id.get(), Ordering::Relaxed);
             // SAFETY: this thread has just borrowed it.
             self.push(unsafe { JobSlot::new(slot) });
@@ -247,7 +224,6 @@ impl ThreadSlots {
     /// The calling thread must not use a [`JobSlot`] that it has now after this call.
     pub(crate) unsafe fn return_chunks(&self) {
         self.free.set(None);
-        self.core_ctx.set(None);
         for chunk in self.chunks.take() {
             return_chunk(chunk);
         }
@@ -256,20 +232,18 @@ impl ThreadSlots {
 
 fn borrow_chunk() -> Option<JobChunk> {
     let spare = SPARE.lock().pop();
-    spare.or_else(|| {
-        Some(JobChunk {
-            slots: JOBS.grow()?,
-            core_ctx: Box::leak(Box::new(WaitCtx::new())),
-        })
-    })
+    spare.or_else(|| JOBS.grow())
 }
 
 fn return_chunk(chunk: JobChunk) {
-    for slot in chunk.slots {
+    for slot in chunk {
         let record = slot.value();
         if let Some(job) = record.cells.paused.take() {
             slot.end();
             ManuallyDrop::into_inner(job).quarantine();
+        }
+        if record.cells.is_rust.take() {
+            slot.end(); // the job belongs to Rust code, which may still end it
         }
         record.owner.store(NO_THREAD, Ordering::Relaxed);
     }

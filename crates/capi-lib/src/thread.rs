@@ -1,8 +1,7 @@
 //! What a thread keeps for its jobs, and what happens to it when the thread ends.
 //!
 //! ```text
-//!   Thread ---- current -------> the slot of the innermost running job
-//!          ---- slots ---------> the slots that the thread has borrowed (crate::slots)
+//!   Thread ---- slots ---------> the slots that the thread has borrowed (crate::slots)
 //!          ---- default_ctx ---> its default library context (crate::library_context)
 //!          ---- exceptions ----> the C++ exceptions that it handles (crate::exceptions)
 //! ```
@@ -16,7 +15,6 @@
 //! a thread's end. The key is set on each thread that has slots. glibc calls the destructor even if Rust's
 //! thread-locals are gone already, and calls it again if a later destructor starts another job.
 
-use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
@@ -102,7 +100,6 @@ pub(crate) const OUR_EXPORTS: OurExports = OurExports {
 
 /// What a thread keeps. It has no destructor, so that it can be reached until the thread is gone, in one step.
 pub(crate) struct Thread {
-    pub(crate) current: Cell<Option<JobSlot>>,
     pub(crate) slots: ThreadSlots,
     pub(crate) default_ctx: ThreadDefault,
     pub(crate) exceptions: ThreadExceptions,
@@ -111,7 +108,6 @@ pub(crate) struct Thread {
 thread_local! {
     static THREAD: Thread = const {
         Thread {
-            current: Cell::new(None),
             slots: ThreadSlots::new(),
             default_ctx: ThreadDefault::new(),
             exceptions: ThreadExceptions::new(),
@@ -169,10 +165,9 @@ fn exit_key() -> Option<libc::pthread_key_t> {
 unsafe extern "C" fn at_exit(_: *mut c_void) {
     guarded((), || {
         with(|thread| {
-            thread.current.set(None);
-            // SAFETY: `current` and the free list are empty now, so no function of this library that the thread still
-            // calls finds a slot of before. The calls that hold one are on the stacks of jobs that can never be
-            // resumed.
+            // SAFETY: the free list is empty after this call and the handles are stale, so no function of this library
+            // that the thread still calls finds a slot of before. The calls that hold one are on the stacks of jobs
+            // that can never be resumed.
             unsafe { thread.slots.return_chunks() };
         });
     });

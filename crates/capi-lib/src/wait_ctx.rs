@@ -9,23 +9,39 @@
 //!
 //! | function | compares the handle again |
 //! |---|---|
-//! | reads | after it has made a copy, without a lock (`read`) |
+//! | reads | after it has made a copy, without a lock (`read_of_program`) |
 //! | changes | under the lock of the ctx (`locked`), under which a free makes the handle stale |
 //!
-//! A freed ctx is made what it was when it was new, and waits in its slot for the next `ASYNC_WAIT_CTX_new`. A status
-//! or a callback that is set to what it is already is a read. No lock is held while a cleanup runs.
+//! A freed ctx is made what it was when it was new, and waits in its slot for the next `ASYNC_WAIT_CTX_new`. If a job
+//! or Rust code still has the ctx, its slot waits until they have let go of it: nobody who had the old ctx gets the
+//! next. A status or a callback that is set to what it is already is a read. No lock is held while a cleanup runs.
+//!
+//! The ctx may also be one of Rust code (`crate::of_rust`): that of a Rust job in which C code runs. What C code sets
+//! there is what the driver of the job sees, whichever driver it is:
+//!
+//! | C code calls | a ctx of Rust code |
+//! |---|---|
+//! | `set_wait_fd` | waits for the fd. Its cleanup is called when Rust code drops the ctx |
+//! | `get_callback` | gives a function that wakes the driver |
+//! | `set_status` | tells the driver |
+//! | `free` | does nothing: the ctx belongs to Rust code |
+//!
+//! A ctx of a C program has the fds and the status of Rust code in it, too, and the program's callback is a waker
+//! there.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::task::Waker;
 
-use asyncjob::{Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey};
+use asyncjob::{Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, c_interface, waker_fn};
 use parking_lot::Mutex;
 
 use crate::boundary::guarded;
 use crate::handle::{CHUNK, Handle, Slot, Table};
+use crate::of_rust;
 
 /// A wait ctx, as C programs see it: an opaque handle.
 #[allow(non_camel_case_types, reason = "the C interface's name")]
@@ -67,6 +83,8 @@ pub extern "C" fn ASYNC_WAIT_CTX_new() -> *mut ASYNC_WAIT_CTX {
         let Some(slot) = take_slot() else {
             return ptr::null_mut();
         };
+        // No other thread has the ctx yet.
+        slot.value().is_given_out.swap_under_lock(true);
         slot.handle().to_c()
     })
 }
@@ -74,8 +92,8 @@ pub extern "C" fn ASYNC_WAIT_CTX_new() -> *mut ASYNC_WAIT_CTX {
 /// `ASYNC_WAIT_CTX_free(3)`: calls the cleanups, newest first, and frees the ctx.
 ///
 /// A cleanup may read the ctx, and may clear its own key or another. A wait fd that a cleanup adds is forgotten. Jobs
-/// that were started with this ctx have none from now on. Nothing happens if `ctx` is NULL or was freed before. See
-/// S60, S61.
+/// that were started with this ctx have none from now on. Nothing happens if `ctx` is NULL or was freed before, and if
+/// it belongs to Rust code. See S60, S61.
 ///
 /// # Safety
 ///
@@ -93,6 +111,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_free(ctx: *mut ASYNC_WAIT_CTX) {
         // SAFETY: passed on.
         let live = unsafe { call_cleanups(slot, live) };
         slot.value().is_being_freed.swap_under_lock(false);
+        slot.value().is_given_out.swap_under_lock(false);
         slot.end();
         live.reset();
         give_slot(slot);
@@ -104,7 +123,9 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_free(ctx: *mut ASYNC_WAIT_CTX) {
 ///
 /// # Safety
 ///
-/// `cleanup` must be NULL or a function that may be called with these values when the program frees the ctx.
+/// `cleanup` must be NULL or a function that may be called with these values when the program frees the ctx, or when
+/// Rust code drops it, on any thread. In a job of Rust code, `fd` must stay open until its key is cleared, or until its
+/// cleanup is called.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_wait_fd(
     ctx: *mut ASYNC_WAIT_CTX,
@@ -114,12 +135,25 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_wait_fd(
     cleanup: ASYNC_cleanup_fn,
 ) -> c_int {
     guarded(0, || {
-        let Some((_, mut live)) = locked(ctx) else { return 0 };
         let wait_fd = WaitFd::new(WaitKey::from_ptr(key), fd, WaitFdOptions::new());
-        let cleanup = cleanup.map_or(0, |cleanup| (cleanup as *const ()).expose_provenance());
-        // SAFETY: the fd need not stay open, because no driver sees this ctx: only the functions of this module reach
-        // it, and they return the number and do nothing with it.
-        unsafe { live.add_words(wait_fd, custom_data.expose_provenance(), cleanup) };
+        let data = custom_data.expose_provenance();
+        if let Some((_, mut live)) = locked(ctx) {
+            let cleanup = cleanup.map_or(0, |cleanup| (cleanup as *const ()).expose_provenance());
+            // SAFETY: the C program drives the jobs of this ctx. Its own rule is when the fd has to be open. A driver
+            // of Rust code sees this ctx only if Rust code takes it from a job of the program for a job of its own, and
+            // then the caller's promise is about that job.
+            unsafe { live.add_words(wait_fd, data, cleanup) };
+            return 1;
+        }
+        let Some(found) = of_rust(ctx) else { return 0 };
+        let value = OwnedByC {
+            ctx: ctx.expose_provenance(),
+            wait_fd,
+            data,
+            cleanup,
+        };
+        // SAFETY: the caller's promise about a job of Rust code.
+        unsafe { found.lock().add_with_data(wait_fd, data, Box::new(value)) };
         1
     })
 }
@@ -138,14 +172,18 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_fd(
     custom_data: *mut *mut c_void,
 ) -> c_int {
     let key = WaitKey::from_ptr(key);
-    let Some(Some(found)) = read(ctx, |ctx| ctx.newest_record(key)) else {
-        return 0;
+    let write = |found: Option<Record>| {
+        let Some(found) = found else { return 0 };
+        // SAFETY: the caller's promise.
+        unsafe { write(fd, found.raw_fd()) };
+        // SAFETY: the caller's promise.
+        unsafe { write(custom_data, ptr::with_exposed_provenance_mut(found.data())) };
+        1
     };
-    // SAFETY: the caller's promise.
-    unsafe { write(fd, found.raw_fd()) };
-    // SAFETY: the caller's promise.
-    unsafe { write(custom_data, ptr::with_exposed_provenance_mut(found.data())) };
-    1
+    match read_of_program(ctx, |ctx| ctx.newest_record(key)) {
+        Some(found) => write(found),
+        None => read_of_rust(ctx, |ctx| write(ctx.newest_record(key))).unwrap_or(0),
+    }
 }
 
 /// `ASYNC_WAIT_CTX_get_all_fds(3)`: writes the number of wait fds and, if `fd` is not NULL, the wait fds, newest first.
@@ -161,7 +199,11 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_all_fds(
     numfds: *mut usize,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    let write = |records: &[Record]| unsafe { write_list(fd, numfds, records, |record| !record.is_removed()) };
+    let write = |ctx: &WaitCtx, records: &[Record]| unsafe {
+        write_list(fd, numfds, records, |record| {
+            !record.is_removed() && record.counts(ctx.armed())
+        })
+    };
     c_int::from(read_into(ctx, write))
 }
 
@@ -183,7 +225,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_changed_fds(
     delfd: *mut OSSL_ASYNC_FD,
     numdelfds: *mut usize,
 ) -> c_int {
-    let write = |records: &[Record]| {
+    let write = |_: &WaitCtx, records: &[Record]| {
         // SAFETY: the caller's promise.
         unsafe { write_list(addfd, numaddfds, records, Record::is_addition) };
         // SAFETY: the caller's promise.
@@ -197,8 +239,20 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_changed_fds(
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_WAIT_CTX_clear_fd(ctx: *mut ASYNC_WAIT_CTX, key: *const c_void) -> c_int {
     guarded(0, || {
-        let removed = locked(ctx).is_some_and(|(_, live)| live.remove(WaitKey::from_ptr(key)));
-        c_int::from(removed)
+        let key = WaitKey::from_ptr(key);
+        if let Some((_, live)) = locked(ctx) {
+            return c_int::from(live.remove(key));
+        }
+        let Some(removed) = of_rust(ctx).and_then(|ctx| ctx.lock().take(key)) else {
+            return 0;
+        };
+        if let Some(value) = removed {
+            match value.downcast::<OwnedByC>() {
+                Ok(owned) => mem::forget(*owned), // without its cleanup
+                Err(of_rust_code) => drop(of_rust_code),
+            }
+        }
+        1
     })
 }
 
@@ -219,9 +273,8 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_callback(
         return 1;
     }
     guarded(0, || {
-        let Some((_, mut live)) = locked(ctx) else { return 0 };
-        live.set_c_callback(new);
-        1
+        let changed = change(ctx, |live| live.set_c_callback(new, waker_of));
+        c_int::from(changed)
     })
 }
 
@@ -237,10 +290,16 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_callback(
     callback: *mut ASYNC_callback_fn,
     callback_arg: *mut *mut c_void,
 ) -> c_int {
-    let set = read(ctx, WaitCtx::c_callback).filter(|[function, _]| *function != 0);
-    let Some([function, argument]) = set else { return 0 };
+    let set = read(ctx, |ctx| (ctx.c_callback(), ctx.has_callback()));
+    let (function, argument) = match set {
+        Some(([function, argument], _)) if function != 0 => (function, argument),
+        // The driver is Rust code. The handle is good as an argument for as long as an engine may keep it.
+        Some((_, true)) => ((wake as *const ()).expose_provenance(), ctx.expose_provenance()),
+        _ => return 0,
+    };
     let function = ptr::with_exposed_provenance::<()>(function);
-    // SAFETY: `ASYNC_WAIT_CTX_set_callback` made the number of a function of this type. 0, for NULL, was left out.
+    // SAFETY: `ASYNC_WAIT_CTX_set_callback` made the number of a function of this type, or it is that of `wake`. 0, for
+    // NULL, was left out.
     let function = unsafe { mem::transmute::<*const (), ASYNC_callback_fn>(function) };
     // SAFETY: the caller's promise.
     unsafe { write(callback, function) };
@@ -257,9 +316,8 @@ pub extern "C" fn ASYNC_WAIT_CTX_set_status(ctx: *mut ASYNC_WAIT_CTX, status: c_
         return 1;
     }
     guarded(0, || {
-        let Some((_, mut live)) = locked(ctx) else { return 0 };
-        live.set_status(Status::from_raw(status));
-        1
+        let changed = change(ctx, |live| live.set_status(Status::from_raw(status)));
+        c_int::from(changed)
     })
 }
 
@@ -276,6 +334,8 @@ pub(crate) struct CtxRecord {
     ctx: WaitCtx,
     /// A call of [`ASYNC_WAIT_CTX_free`] is at the cleanups, and will free the ctx.
     is_being_freed: LockedFlag,
+    /// The program has the ctx: the slot is not free.
+    is_given_out: LockedFlag,
 }
 
 /// A flag that is used only under the lock of the ctx. The lock orders its uses.
@@ -283,6 +343,10 @@ pub(crate) struct CtxRecord {
 struct LockedFlag(AtomicBool);
 
 impl LockedFlag {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     fn swap_under_lock(&self, new: bool) -> bool {
         let old = self.0.load(Ordering::Relaxed);
         self.0.store(new, Ordering::Relaxed);
@@ -295,6 +359,17 @@ type CtxSlot = &'static Slot<CtxRecord>;
 static CTXS: Table<CtxRecord> = Table::new();
 /// The slots without a ctx, for any thread.
 static FREE: Mutex<Vec<CtxSlot>> = Mutex::new(Vec::new());
+/// The slots whose ctx the program has freed, and which a job or Rust code still has.
+static HELD: Mutex<Held> = Mutex::new(Held {
+    slots: Vec::new(),
+    look_at: CHUNK,
+});
+
+struct Held {
+    slots: Vec<CtxSlot>,
+    /// How many there are when they are next looked at. A look at all of them pays for as many frees.
+    look_at: usize,
+}
 /// A thread keeps at most this many slots without a ctx for itself.
 const KEPT: usize = 2 * CHUNK;
 
@@ -313,35 +388,113 @@ impl Drop for Kept {
 
 /// Returns `ctx`, or NULL if it was freed.
 pub(crate) fn if_alive(ctx: *mut ASYNC_WAIT_CTX) -> *mut ASYNC_WAIT_CTX {
-    if CTXS.live(Handle::from_c(ctx)).is_some() {
+    if of_program(ctx).is_some() || of_rust(ctx).is_some() {
         ctx
     } else {
         ptr::null_mut()
     }
 }
 
-/// A job with this ctx is resumed: its wait fds no longer count as changed (S42). Costs few loads if none was changed.
+/// The ctx of a C program that this handle names.
 #[inline]
-pub(crate) fn settle(ctx: *mut ASYNC_WAIT_CTX) {
-    if let Some(slot) = CTXS.live(Handle::from_c(ctx))
-        && slot.value().ctx.is_unsettled()
-    {
-        settle_changes(ctx);
-    }
+pub(crate) fn of_program(ctx: *mut ASYNC_WAIT_CTX) -> Option<&'static WaitCtx> {
+    CTXS.live(Handle::from_c(ctx)).map(|slot| &slot.value().ctx)
 }
 
+/// The ctx of Rust code that this handle names.
 #[cold]
-fn settle_changes(ctx: *mut ASYNC_WAIT_CTX) {
-    if let Some((_, mut live)) = locked(ctx) {
-        live.settle();
+fn of_rust(ctx: *mut ASYNC_WAIT_CTX) -> Option<WaitCtx> {
+    of_rust::find(Handle::of_rust_from_c(ctx)?)
+}
+
+/// The ctx of Rust code that this handle names, or a new one for a job without a ctx.
+#[cold]
+pub(crate) fn of_rust_or_new(ctx: *mut ASYNC_WAIT_CTX) -> WaitCtx {
+    of_rust(ctx).unwrap_or_default()
+}
+
+/// What is attached to a ctx of a C program: the slot in which it stays.
+struct OfProgram(CtxSlot);
+
+/// The handle of this ctx for C code. It is NULL if the ctx is that of a C program which has freed it.
+pub(crate) fn handle_of(ctx: &WaitCtx) -> *mut ASYNC_WAIT_CTX {
+    let mut live = ctx.lock();
+    let attachment = live.attachment();
+    match attachment {
+        Some(known) => {
+            if let Some(OfProgram(slot)) = known.downcast_ref() {
+                let is_given_out = slot.value().is_given_out.is_set();
+                return if is_given_out {
+                    slot.handle().to_c()
+                } else {
+                    ptr::null_mut()
+                };
+            }
+            let name = known.downcast_ref::<of_rust::Name>();
+            name.map_or(ptr::null_mut(), |name| name.handle().to_c_of_rust())
+        }
+        None => {
+            let Some(name) = of_rust::Name::new(ctx.downgrade()) else {
+                return ptr::null_mut();
+            };
+            let handle = name.handle().to_c_of_rust();
+            *attachment = Some(Box::new(name));
+            handle
+        }
     }
 }
 
-/// What `f` reads, without a lock. `None` if the handle names no ctx.
+/// A wait fd of C code in a ctx of Rust code. The drop calls its cleanup.
+struct OwnedByC {
+    ctx: usize,
+    wait_fd: WaitFd,
+    data: usize,
+    cleanup: ASYNC_cleanup_fn,
+}
+
+impl Drop for OwnedByC {
+    fn drop(&mut self) {
+        if let Some(cleanup) = self.cleanup {
+            let ctx = ptr::with_exposed_provenance_mut(self.ctx);
+            let key = ptr::with_exposed_provenance(self.wait_fd.key.to_addr());
+            let data = ptr::with_exposed_provenance_mut(self.data);
+            // SAFETY: the promise that `ASYNC_WAIT_CTX_set_wait_fd` was given.
+            unsafe { cleanup(ctx, key, self.wait_fd.fd, data) };
+        }
+    }
+}
+
+/// The callback of a ctx whose driver is Rust code: wakes the driver. `argument` is the handle of the ctx. An engine
+/// may call this at any time, on any thread.
+unsafe extern "C" fn wake(argument: *mut c_void) -> c_int {
+    guarded(0, || {
+        let ctx = argument.cast::<ASYNC_WAIT_CTX>();
+        let waker = read(ctx, WaitCtx::callback).flatten();
+        waker.map_or(0, |waker| {
+            waker.wake();
+            1
+        })
+    })
+}
+
+/// A waker that calls the callback of a C program, for the code of Rust in its jobs.
+fn waker_of([function, argument]: [usize; 2]) -> Waker {
+    waker_fn(move || {
+        let function = ptr::with_exposed_provenance::<()>(function);
+        // SAFETY: `ASYNC_WAIT_CTX_set_callback` made the number of a function of this type, or of NULL.
+        let function = unsafe { mem::transmute::<*const (), ASYNC_callback_fn>(function) };
+        if let Some(function) = function {
+            // SAFETY: the promise that `ASYNC_WAIT_CTX_set_callback` was given: any thread may call it.
+            unsafe { function(ptr::with_exposed_provenance_mut(argument)) };
+        }
+    })
+}
+
+/// What `f` reads, without a lock. `None` if the handle names no ctx of a C program.
 ///
 /// `f` only copies. The copy is thrown away if the handle has become stale meanwhile: it may be of the next ctx then.
 #[inline]
-fn read<R>(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(&WaitCtx) -> R) -> Option<R> {
+fn read_of_program<R>(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(&WaitCtx) -> R) -> Option<R> {
     let handle = Handle::from_c(ctx);
     let slot = CTXS.live(handle)?;
     let copied = f(&slot.value().ctx);
@@ -351,22 +504,49 @@ fn read<R>(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(&WaitCtx) -> R) -> Option<R>
     (slot.handle() == handle).then_some(copied)
 }
 
+/// What `f` reads, of a ctx of a C program or of Rust code.
+#[inline]
+fn read<R>(ctx: *mut ASYNC_WAIT_CTX, f: impl Fn(&WaitCtx) -> R) -> Option<R> {
+    read_of_program(ctx, &f).or_else(|| read_of_rust(ctx, f))
+}
+
+/// What `f` reads, if the handle names a ctx of Rust code.
+#[cold]
+#[inline(never)]
+fn read_of_rust<R>(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(&WaitCtx) -> R) -> Option<R> {
+    // The last handle may be dropped here, and with it values of Rust code.
+    guarded(None, || of_rust(ctx).map(|ctx| f(&ctx)))
+}
+
 /// Calls `write` with a copy of the records of the ctx, unless the handle names no ctx. Returns whether it names one.
 #[inline]
-fn read_into(ctx: *mut ASYNC_WAIT_CTX, write: impl FnOnce(&[Record])) -> bool {
+fn read_into(ctx: *mut ASYNC_WAIT_CTX, write: impl FnOnce(&WaitCtx, &[Record])) -> bool {
     let handle = Handle::from_c(ctx);
-    let Some(slot) = CTXS.live(handle) else { return false };
-    slot.value().ctx.with_records(|records| {
-        fence(Ordering::Acquire); // as in `read`
+    let Some(slot) = CTXS.live(handle) else {
+        return read_of_rust(ctx, |ctx| ctx.with_records(|records| write(ctx, records))).is_some();
+    };
+    let ctx = &slot.value().ctx;
+    ctx.with_records(|records| {
+        fence(Ordering::Acquire); // as in `read_of_program`
         let is_live = slot.handle() == handle;
         if is_live {
-            write(records);
+            write(ctx, records);
         }
         is_live
     })
 }
 
-/// Takes the lock of the ctx. `None` if the handle names no ctx.
+/// Changes a ctx under its lock. Returns whether the handle names one.
+#[inline]
+fn change(ctx: *mut ASYNC_WAIT_CTX, f: impl FnOnce(&mut Locked<'_>)) -> bool {
+    if let Some((_, mut live)) = locked(ctx) {
+        f(&mut live);
+        return true;
+    }
+    of_rust(ctx).map(|ctx| f(&mut ctx.lock())).is_some()
+}
+
+/// Takes the lock of the ctx. `None` if the handle names no ctx of a C program.
 #[inline]
 fn locked(ctx: *mut ASYNC_WAIT_CTX) -> Option<(CtxSlot, Locked<'static>)> {
     let handle = Handle::from_c(ctx);
@@ -387,6 +567,9 @@ fn take_shared_slot() -> Option<CtxSlot> {
     let free = FREE.lock().pop();
     free.or_else(|| {
         let chunk = CTXS.grow()?;
+        for slot in chunk {
+            *slot.value().ctx.lock().attachment() = Some(Box::new(OfProgram(slot)));
+        }
         let (first, others) = chunk.split_first()?;
         FREE.lock().extend(others);
         Some(first)
@@ -394,6 +577,10 @@ fn take_shared_slot() -> Option<CtxSlot> {
 }
 
 fn give_slot(slot: CtxSlot) {
+    let ctx = &slot.value().ctx;
+    if ctx.is_shared() || c_interface::runs_with(ctx) {
+        return hold(slot);
+    }
     let kept = KEPT_HERE.try_with(|kept| {
         let mut kept = kept.0.borrow_mut();
         let has_room = kept.len() < KEPT;
@@ -405,6 +592,26 @@ fn give_slot(slot: CtxSlot) {
     if !kept.unwrap_or(false) {
         FREE.lock().push(slot);
     }
+}
+
+/// Keeps a slot until nobody has its ctx any more, and looks for others that nobody has.
+#[cold]
+fn hold(slot: CtxSlot) {
+    let mut held = HELD.lock();
+    held.slots.push(slot);
+    if held.slots.len() < held.look_at {
+        return;
+    }
+    let let_go: Vec<_> = held
+        .slots
+        .extract_if(.., |slot| !slot.value().ctx.is_shared())
+        .collect();
+    held.look_at = (2 * held.slots.len()).max(CHUNK);
+    drop(held);
+    for slot in &let_go {
+        slot.value().ctx.lock().reset(); // who had it may have changed it
+    }
+    FREE.lock().extend(let_go);
 }
 
 /// Calls the cleanups, newest first. The lock is released during each, and held again at the end.

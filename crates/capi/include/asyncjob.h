@@ -118,12 +118,16 @@ int ASYNC_start_job(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int *ret, int (*func)(
  * `ASYNC_pause_job(3)`: pauses this job. Control returns to the caller that started or last resumed the job, and comes
  * back when the job is resumed.
  *
- * Outside a job, and in a job that is blocked, this function does nothing. It returns 1, and never 0.
+ * Outside a job, and in a job that is blocked, this function does nothing and returns 1. It returns 0 when the job is
+ * to end without the result that it waits for. Only Rust code cancels a job, so this happens in its jobs only. The
+ * caller then reports an error, and does not wait again: later calls return 0 at once.
  */
 int ASYNC_pause_job(void);
 
 /**
  * `ASYNC_get_current_job(3)`: returns the job that runs this code, or NULL outside a job.
+ *
+ * The job may be one of Rust code. Every function but `ASYNC_start_job` then works on it, and on its wait ctx.
  */
 ASYNC_JOB *ASYNC_get_current_job(void);
 
@@ -191,8 +195,8 @@ ASYNC_WAIT_CTX *ASYNC_WAIT_CTX_new(void);
  * `ASYNC_WAIT_CTX_free(3)`: calls the cleanups, newest first, and frees the ctx.
  *
  * A cleanup may read the ctx, and may clear its own key or another. A wait fd that a cleanup adds is forgotten. Jobs
- * that were started with this ctx have none from now on. Nothing happens if `ctx` is NULL or was freed before. See
- * S60, S61.
+ * that were started with this ctx have none from now on. Nothing happens if `ctx` is NULL or was freed before, and if
+ * it belongs to Rust code. See S60, S61.
  *
  * # Safety
  *
@@ -206,7 +210,9 @@ void ASYNC_WAIT_CTX_free(ASYNC_WAIT_CTX *ctx);
  *
  * # Safety
  *
- * `cleanup` must be NULL or a function that may be called with these values when the program frees the ctx.
+ * `cleanup` must be NULL or a function that may be called with these values when the program frees the ctx, or when
+ * Rust code drops it, on any thread. In a job of Rust code, `fd` must stay open until its key is cleared, or until its
+ * cleanup is called.
  */
 int ASYNC_WAIT_CTX_set_wait_fd(ASYNC_WAIT_CTX *ctx,
                                const void *key,

@@ -1,0 +1,88 @@
+//! What the C interface needs of a job, for `asyncjob-capi-lib`: hidden from the documentation, and no promise to
+//! others.
+//!
+//! The C interface knows a job by a number, its handle. A job that C code starts has its handle from the start. A job
+//! of Rust code gets one when C code in it first asks for the current job, together with an attachment: a value that is
+//! dropped when the job has ended, so that the handle becomes stale.
+
+use std::any::Any;
+
+use super::Step;
+use super::control_block::{ATTACHED, Attributes, BLOCKED, ControlBlock, start};
+use super::current::{CURRENT, with_current};
+use crate::pool;
+use crate::wait_ctx::WaitCtx;
+
+/// Starts a job of C code, as [`start_job`](crate::start_job) does. Returns `None` when there is no stack.
+#[inline]
+pub fn start_c_job<F, T>(ctx: &WaitCtx, handle: usize, f: F) -> Option<Step<T>>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    let stack = pool::take(None).ok()?;
+    let attributes = Attributes {
+        c_handle: handle,
+        ..Attributes::NONE
+    };
+    Some(start(stack, ctx, attributes, f))
+}
+
+/// The handle of the job that runs this code, or 0 if the job has none. Returns `None` outside a job.
+#[inline]
+pub fn current_handle() -> Option<usize> {
+    with_current(|control| control.c_handle.get())
+}
+
+/// Calls `f` with the wait ctx of the job that runs this code. Returns `None` outside a job.
+pub fn with_current_ctx<R>(f: impl FnOnce(&WaitCtx) -> R) -> Option<R> {
+    super::with_current_ctx(f)
+}
+
+/// Whether a job that runs on this thread was started with this ctx. Such a job need not have a count of the ctx.
+pub fn runs_with(ctx: &WaitCtx) -> bool {
+    let mut running = CURRENT.get();
+    while let Some(at) = running {
+        // SAFETY: every control block in the chain belongs to a job that is running, and so exists.
+        let control = unsafe { at.as_ref() };
+        if control.wait_ctx().ptr_eq(ctx) {
+            return true;
+        }
+        running = control.parent.get();
+    }
+    false
+}
+
+/// Gives a handle to the job that runs this code. The attachment is dropped when the job has ended, or is quarantined.
+pub fn attach(handle: usize, attachment: Box<dyn Any>) {
+    with_current(|control| {
+        control.c_handle.set(handle);
+        control.attachment.set(Some(attachment));
+        control.set_flag(ATTACHED);
+    });
+}
+
+/// Blocks the pauses of the job that runs this code, until [`unblock_pause`] was called as many times.
+pub fn block_pause() {
+    with_current(|control| {
+        control.blocked_by_c.set(control.blocked_by_c.get().saturating_add(1));
+        control.set_flag(BLOCKED);
+    });
+}
+
+/// Takes one call of [`block_pause`] back, if there is one. It leaves the guards of Rust code in force.
+pub fn unblock_pause() {
+    with_current(|control| {
+        control.blocked_by_c.set(control.blocked_by_c.get().saturating_sub(1));
+        control.unblock_if_free();
+    });
+}
+
+impl ControlBlock {
+    /// Lets the job pause again, if neither Rust code nor C code blocks it any more.
+    pub(super) fn unblock_if_free(&self) {
+        if self.blocked.get() == 0 && self.blocked_by_c.get() == 0 {
+            self.clear_flag(BLOCKED);
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::ffi::{c_int, c_void};
 use std::io::{Write, pipe};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -103,20 +104,25 @@ fn engine_with_callback(number: u32) -> Option<u32> {
     let ctx = ctx_of_engine();
     let callback = Portable(callback_of(ctx)?);
     assert_eq!(ASYNC_WAIT_CTX_set_status(ctx, ASYNC_STATUS_OK), 1);
-    let device = thread::spawn(move || {
-        let callback = callback;
-        thread::sleep(Duration::from_millis(1));
-        let Portable((function, argument)) = callback;
-        // SAFETY: the ctx gave it for this.
-        assert_eq!(unsafe { function(argument) }, 1, "the driver lives");
-        number * 3
+    let answer = Arc::new(AtomicUsize::new(0));
+    let device = thread::spawn({
+        let answer = Arc::clone(&answer);
+        move || {
+            let callback = callback;
+            thread::sleep(Duration::from_millis(1));
+            let Portable((function, argument)) = callback;
+            answer.store(number as usize * 3 + 1, Ordering::Release);
+            // SAFETY: the ctx gave it for this.
+            assert_eq!(unsafe { function(argument) }, 1, "the driver lives");
+        }
     });
     let mut paused = 1;
-    while paused == 1 && !device.is_finished() {
+    while paused == 1 && answer.load(Ordering::Acquire) == 0 {
         paused = ASYNC_pause_job();
     }
     ASYNC_WAIT_CTX_set_status(ctx, ASYNC_STATUS_UNSUPPORTED);
-    (paused == 1).then(|| device.join().unwrap())
+    device.join().unwrap();
+    (paused == 1).then(|| answer.load(Ordering::Acquire) as u32 - 1)
 }
 
 #[test]

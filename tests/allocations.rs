@@ -1,5 +1,5 @@
 //! Promise: a job on a cached stack makes no heap allocation, neither at its start nor at a pause, a resume or its end
-//! (S71).
+//! (S71). A job of a scheduler makes one.
 //!
 //! These tests have a file of their own, because they count in the global allocator. They count for each thread,
 //! because the test harness has threads of its own.
@@ -9,6 +9,7 @@ mod by_hand;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use asyncjob::scheduler::Scheduler;
 use asyncjob::stack::StackSize;
 use asyncjob::{JobBuilder, PauseError, Step, WaitCtx, block_pause, current_job_id, pause_job, start_job};
 use by_hand::{finished, paused_with, run};
@@ -124,6 +125,25 @@ fn only_a_closure_larger_than_a_page_allocates() {
         .wait_ctx(&ctx)
         .start(move || larger_than_its_stack.iter().filter(|&&byte| byte == 1).count());
     assert_eq!(finished(step.unwrap()), 20_000);
+}
+
+/// A spawned job shares one block with its handle. Everything else is used again: the stack, the wait ctx, its waker.
+#[test]
+fn a_spawn_allocates_once() {
+    let scheduler = Scheduler::new().unwrap();
+    let run = || {
+        let one_at_a_time = |n| scheduler.run_until(scheduler.spawn(move || n).unwrap()).unwrap();
+        assert_eq!((0..100u32).map(one_at_a_time).sum::<u32>(), 4950);
+    };
+    assert!(allocations(run) > 100, "the first job makes a stack");
+    assert_eq!(allocations(run), 100);
+
+    let paused = || {
+        let job = scheduler.spawn(|| pause_job().is_ok());
+        assert!(scheduler.run_until(job.unwrap()).unwrap());
+    };
+    paused();
+    assert_eq!(allocations(paused), 1);
 }
 
 /// Hooks, a wait ctx, and a name that is not static cost one allocation each.

@@ -110,5 +110,5 @@ pub(crate) fn begin() {
 /// Whether the budget of a job has run out on this thread since the last call.
 #[inline]
 pub(crate) fn has_run_out() -> bool {
-    RAN_OUT.replace(false)
+    RAN_OUT.get() && RAN_OUT.replace(false)
 }

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::control_block::{Attributes, start};
-use super::{HeapClosure, Step};
-use crate::error::{StartError, StartErrorKind};
+use super::{JobMain, Step};
+use crate::error::{SpawnErrorKind, StartError, StartErrorKind};
 use crate::hooks::SwitchHooks;
 use crate::pool::{self, NoStack};
 use crate::stack::StackSize;
@@ -144,12 +144,17 @@ impl<'c, H> JobBuilder<'c, H> {
         }
     }
 
-    /// Claims the wait ctx of the job for a driver. Returns `None` if the ctx belongs to another job that has not
-    /// ended.
-    pub(crate) fn claim_ctx(&self) -> Option<ClaimedCtx> {
-        match &self.wait_ctx {
-            Some(ctx) => ctx.claim(),
-            None => Some(ClaimedCtx::new()),
+    /// Claims the wait ctx that the builder has set, if it has set one, for a driver.
+    ///
+    /// # Errors
+    ///
+    /// The ctx belongs to another job that has not ended.
+    pub(crate) fn claim_ctx(&self) -> Result<Option<ClaimedCtx>, SpawnErrorKind> {
+        let claimed = self.wait_ctx.as_ref().map(|ctx| ctx.claim());
+        match claimed {
+            Some(None) => Err(SpawnErrorKind::WaitCtxInUse),
+            Some(claimed) => Ok(claimed),
+            None => Ok(None),
         }
     }
 
@@ -216,14 +221,14 @@ impl JobPlan {
     }
 
     /// Starts the job. If that fails, gives back the plan and the closure.
-    pub(crate) fn start<F, T>(self, ctx: &WaitCtx, f: Box<F>) -> Result<Step<T>, (Self, Box<F>, StartErrorKind)>
+    pub(crate) fn start<M, T>(self, ctx: &WaitCtx, main: M) -> Result<Step<T>, (Self, M, StartErrorKind)>
     where
-        F: HeapClosure<T> + ?Sized + 'static,
+        M: JobMain<T> + 'static,
         T: 'static,
     {
         match pool::take(self.stack_size) {
-            Ok(stack) => Ok(start(stack, ctx, self.attributes, move || f.call())),
-            Err(refusal) => Err((self, f, refusal.into())),
+            Ok(stack) => Ok(start(stack, ctx, self.attributes, move || main.call_main())),
+            Err(refusal) => Err((self, main, refusal.into())),
         }
     }
 }

@@ -26,6 +26,19 @@ pub(crate) trait HeapClosure<R> {
     fn call(self: Box<Self>) -> R;
 }
 
+/// What a job runs, from wherever it waits.
+pub(crate) trait JobMain<R> {
+    /// Moves the closure to the stack of the caller and calls it.
+    fn call_main(self) -> R;
+}
+
+impl<R, F: HeapClosure<R> + ?Sized> JobMain<R> for Box<F> {
+    #[inline]
+    fn call_main(self) -> R {
+        self.call()
+    }
+}
+
 /// A closure that is overwritten with zeros before its memory is freed, whether it was called or not.
 #[repr(transparent)]
 pub(crate) struct Wiped<F>(ManuallyDrop<F>);
@@ -98,11 +111,11 @@ impl<F> Drop for Wiped<F> {
 }
 
 /// Overwrites the memory of a value when it is dropped. The value must be gone then.
-struct Wipe<F>(*mut F);
+pub(super) struct Wipe<F>(pub(super) *mut F);
 
 impl<F> Drop for Wipe<F> {
     fn drop(&mut self) {
-        // SAFETY: each of the two places above owns the memory, has moved or dropped the value, and frees the memory
+        // SAFETY: each place that makes a `Wipe` owns the memory, has moved or dropped the value, and frees the memory
         // only after this.
         unsafe { self.0.write_bytes(0, 1) };
         // The compiler must not drop the write because it sees no read.

@@ -66,6 +66,7 @@ mod current;
 mod frames;
 mod id;
 mod info;
+mod shared_closure;
 
 use std::backtrace::Backtrace;
 use std::fmt;
@@ -86,7 +87,7 @@ use crate::wait_ctx::WaitCtx;
 
 pub use builder::JobBuilder;
 pub(crate) use builder::{JobPlan, boxed};
-pub(crate) use closure::{HeapClosure, LARGEST_CLOSURE_ON_STACK, Wiped};
+pub(crate) use closure::{HeapClosure, JobMain, LARGEST_CLOSURE_ON_STACK, Wiped};
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
 pub(crate) use current::{can_pause, is_cancelled, is_in_job, pauses_in, with_current_ctx};
 #[cfg(feature = "insight")]
@@ -94,6 +95,7 @@ pub(crate) use frames::{address_of_current, read_running};
 pub use id::JobId;
 pub(crate) use info::running_jobs;
 pub use info::{JobInfo, JobState};
+pub(crate) use shared_closure::{ErasedClosure, OwnedClosure, RunsClosure, SendClosure, SharedClosure};
 
 use control_block::{
     Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, ForcedUnwind, FramesReport,

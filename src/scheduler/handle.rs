@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 
 use super::JoinHandle;
 use super::current::Refused;
-use super::join::{JoinState, spawned_main};
+use super::join::{JoinState, block_of};
 use super::submit::{Submission, WorkerGroup};
 use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
-use crate::job::{HeapClosure, JobBuilder, LARGEST_CLOSURE_ON_STACK, Wiped, boxed};
+use crate::job::{HeapClosure, JobBuilder, LARGEST_CLOSURE_ON_STACK, SharedClosure, Wiped, boxed};
 use crate::sync::Waiter;
 
 /// Spawns jobs from any thread on a [`Scheduler`](super::Scheduler) or on [`Workers`](super::Workers).
@@ -96,15 +96,15 @@ impl Handle {
         };
         let state = JoinState::new(self.shared.process(), self.shared.thread.get().copied());
         let hooks = boxed(builder.hooks);
+        let (handle, main) = block_of!(new_send, F, state, f);
         self.shared.submit(Submission {
-            main: spawned_main!(F, Arc::clone(&state), f),
-            completion: state.clone(),
+            main,
             name: builder.name,
             stack_size: builder.stack_size,
             hooks: hooks.map(|hooks| hooks as Box<dyn SwitchHooks + Send>),
             ctx,
         });
-        Ok(JoinHandle::new(state))
+        Ok(handle)
     }
 }
 

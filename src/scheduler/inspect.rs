@@ -84,13 +84,20 @@ impl Inner {
                 Some(job) => Some(job.info(task.state, in_state)),
                 None => {
                     // The task of a job that runs has no handle. The chain of the running jobs of this thread has it.
-                    let index = running.iter().position(|(_, ctx)| ctx.ptr_eq(&task.ctx))?;
+                    let index = running.iter().position(|(_, ctx)| ctx.ptr_eq(&task.bound.ctx))?;
                     let (info, _) = running.swap_remove(index);
                     Some(JobInfo { in_state, ..info })
                 }
             }
         });
-        started.collect()
+        let mut jobs: Vec<_> = started.collect();
+        // A job that runs for the first time has no task.
+        if let Some(index) = running.iter().position(|(_, ctx)| ctx.address() == self.starting.get()) {
+            let (info, _) = running.swap_remove(index);
+            let in_state = Duration::from_nanos(now.saturating_sub(core.turn_began));
+            jobs.push(JobInfo { in_state, ..info });
+        }
+        jobs
     }
 }
 

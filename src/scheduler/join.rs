@@ -1,32 +1,38 @@
 //! The result of a spawned job, and the way to cancel the job.
 //!
-//! The result travels in a [`OneshotSlot`]. Beside it a job has a [`CancelState`]:
+//! One block of memory has everything that a job, its scheduler and its handle share ([`SharedClosure`]): the closure
+//! until the job starts, the result once it has ended, and between the two what a cancel needs.
 //!
 //! ```text
-//!   No ---- request_cancel, before the start ------> Requested      the job never starts
-//!    |                                                   ^
-//!    |  request_cancel after the start goes to the       | postponed: there was no stack for the start,
-//!    |  job's waker, which the scheduler reads           | and the waker had a request
-//!    |
-//!    '----- cancelling: the scheduler is about to cancel the job ---> Final(reason)
+//!   handle, any thread                         scheduler
+//!
+//!   request_cancel:  sets REQUESTED            starting:  REQUESTED? the job never starts
+//!                    `paused` has a place?     first pause: `paused` is set; REQUESTED? the job is cancelled now
+//!                      posts a cancel there    a posted cancel: the job is cancelled when it would be resumed next
+//!                                              cancelling: sets the reason
 //! ```
 //!
-//! After `Final` the reason is the result of the job, whatever the job returns. A panic of the job counts all the same.
+//! A request and the first pause both change the flags: whichever comes second sees the other. A job that never pauses
+//! takes no lock for it.
+//!
+//! Once there is a reason, it is the result of the job, whatever the job returns. A panic of the job counts all the
+//! same.
 
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread::{self, ThreadId};
 
 use parking_lot::Mutex;
 
-use super::wake::JobWaker;
+use super::wake::{Inbox, TaskId};
 use crate::error::{Interrupted, NO_WAKER, Panic, Quarantined};
-use crate::job::can_pause;
+use crate::job::{ErasedClosure, RunsClosure, SharedClosure, can_pause};
 use crate::sync::{Closed, OneshotSlot};
 use crate::sys::{Process, forked};
 
@@ -102,18 +108,22 @@ impl From<JoinError> for io::Error {
 /// `JoinHandle<T>` is `Send` and `Sync` if `T` is `Send`, whatever the closure of the job is.
 #[must_use = "dropping the handle cancels the job: `join` it, or `detach` it"]
 pub struct JoinHandle<T> {
-    pub(super) state: Arc<JoinState<T>>,
+    block: Arc<SharedClosure<JoinState<T>>>,
     detached: bool,
 }
 
 impl<T> JoinHandle<T> {
-    pub(super) fn new(state: Arc<JoinState<T>>) -> Self {
-        JoinHandle { state, detached: false }
+    pub(super) fn new(block: Arc<SharedClosure<JoinState<T>>>) -> Self {
+        JoinHandle { block, detached: false }
+    }
+
+    fn state(&self) -> &JoinState<T> {
+        &self.block.shared
     }
 
     /// Whether the job has ended, so that [`join`](Self::join) returns at once.
     pub fn is_finished(&self) -> bool {
-        self.state.result.is_finished()
+        self.state().result.is_finished()
     }
 
     /// Asks the job to end, and returns at once.
@@ -121,7 +131,7 @@ impl<T> JoinHandle<T> {
     /// The pause of the job fails with [`PauseError::Cancelled`](crate::PauseError::Cancelled), and the job returns
     /// through its own code. A job that has not started never starts.
     pub fn request_cancel(&self) {
-        self.state.request_cancel();
+        self.state().request_cancel();
     }
 
     /// Lets the job go on by itself. Its result is dropped. Only the panic hook reports a panic of the job.
@@ -131,7 +141,7 @@ impl<T> JoinHandle<T> {
 
     /// The result, if the job has ended.
     pub(super) fn take(&mut self) -> Option<Result<T, JoinError>> {
-        match self.state.result.try_take()? {
+        match self.state().result.try_take()? {
             Ok(result) => Some(result),
             Err(Closed) => panic!("a JoinHandle was used after it had given its result"),
         }
@@ -144,9 +154,9 @@ impl<T> JoinHandle<T> {
     /// If the wait for the job would block the only thread that can run the job.
     pub(crate) fn check_join(&self) {
         let blocks_its_thread = || {
-            !self.state.process.is_inherited()
+            !self.state().process.is_inherited()
                 && !self.is_finished()
-                && self.state.control.lock().thread == Some(thread::current().id())
+                && self.state().thread() == Some(thread::current().id())
         };
         assert!(
             can_pause() || !blocks_its_thread(),
@@ -158,7 +168,7 @@ impl<T> JoinHandle<T> {
 
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
-        if !self.detached && !self.state.process.is_inherited() && !self.is_finished() {
+        if !self.detached && !self.state().process.is_inherited() && !self.is_finished() {
             self.request_cancel();
         }
     }
@@ -171,10 +181,10 @@ impl<T> Future for JoinHandle<T> {
     ///
     /// When the handle is polled after it was ready.
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.state.process.is_inherited() {
+        if self.state().process.is_inherited() {
             return Poll::Ready(Err(JoinError::Scheduler(forked())));
         }
-        self.state.result.poll_take(task).map(|taken| match taken {
+        self.state().result.poll_take(task).map(|taken| match taken {
             Ok(result) => result,
             Err(Closed) => panic!("a JoinHandle was polled after it was ready"),
         })
@@ -189,51 +199,53 @@ impl<T> fmt::Debug for JoinHandle<T> {
     }
 }
 
-/// What a spawned job runs: the closure `$f` of type `$F`, whose result goes to `$state`. The box is `Send` if `$f` is,
-/// which a function could not say.
+/// Makes the block of a spawned job, with `$new` of [`SharedClosure`], from its state `$state` and its closure `$f` of
+/// type `$F`. (A function could not say that the owner of the closure is `Send` if `$f` is.)
 ///
 /// A large closure has a box of its own, and is called in it. Otherwise the job would copy it to its stack.
-macro_rules! spawned_main {
-    ($F:ty, $state:expr, $f:expr) => {{
-        let (state, f) = ($state, $f);
+macro_rules! block_of {
+    ($new:ident, $F:ty, $state:expr, $f:expr) => {{
         if const { size_of::<$F>() > LARGEST_CLOSURE_ON_STACK } {
-            let f = Wiped::boxed(f);
-            Wiped::boxed(move || state.run(move || f.call()))
+            let f = Wiped::boxed($f);
+            let (block, owned) = SharedClosure::$new($state, move || f.call(), |block| block as _);
+            (JoinHandle::new(block), owned)
         } else {
-            Wiped::boxed(move || state.run(f))
+            let (block, owned) = SharedClosure::$new($state, $f, |block| block as _);
+            (JoinHandle::new(block), owned)
         }
     }};
 }
-pub(super) use spawned_main;
+pub(super) use block_of;
 
 /// What a job, its scheduler and its handle share.
 pub(super) struct JoinState<T> {
     /// The first result that is stored counts.
     result: OneshotSlot<Result<T, JoinError>>,
-    control: Mutex<Control>,
+    /// The flags below.
+    cancel: AtomicU8,
+    /// The task of the job, once the job has paused.
+    paused: Mutex<Option<(Arc<Inbox>, TaskId)>>,
+    home: Home,
     /// The process of the scheduler. In a child of it the job neither runs nor ends.
     process: Process,
 }
 
-/// What is needed to cancel the job.
-struct Control {
-    /// The waker of the job, once the job has started.
-    job: Option<Arc<JobWaker>>,
-    /// The thread that runs the job, once it is known.
-    thread: Option<ThreadId>,
-    cancel: CancelState,
+/// The thread that runs the job.
+enum Home {
+    /// The only thread of the scheduler.
+    Thread(ThreadId),
+    /// One of several workers, once it has started the job.
+    Worker(OnceLock<ThreadId>),
 }
 
-/// Whether the job is to end without a result, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CancelState {
-    /// The job has not been cancelled, or the request is in its waker.
-    No,
-    /// The handle has asked for it before the job started.
-    Requested,
-    /// The scheduler cancels the job, or has done so.
-    Final(CancelReason),
-}
+/// The handle has asked the job to end.
+const REQUESTED: u8 = 1;
+/// The scheduler cancels the job because the handle or a shutdown has asked for it.
+const ASKED: u8 = 2;
+/// The scheduler cancels the job because its engine has failed.
+const ENGINE_FAILED: u8 = 4;
+/// The job has paused, so `paused` is set.
+const PAUSED: u8 = 8;
 
 /// What cancelled a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,45 +262,53 @@ pub(super) trait Completion {
     fn fail(&self, error: JoinError);
     /// The scheduler is about to cancel the job.
     fn cancelling(&self, reason: CancelReason);
-    /// The job is about to start on this thread, and has this waker. Returns `false` if the job was cancelled before.
-    fn starting(&self, job: &Arc<JobWaker>, thread: ThreadId) -> bool;
-    /// The job did not start after all, and will be started another time.
-    fn postponed(&self);
+    /// The job is about to start on this thread. Returns `false` if the job was cancelled before.
+    fn starting(&self, thread: ThreadId) -> bool;
+    /// The job has paused for the first time. Returns `false` if it was cancelled before: no cancel is posted then.
+    fn paused(&self, inbox: &Arc<Inbox>, id: TaskId) -> bool;
 }
 
+/// The block of a spawned job as its scheduler sees it, whatever the types of the closure and the result are.
+pub(super) trait SpawnedJob: Completion + ErasedClosure {}
+
+impl<B: Completion + ErasedClosure + ?Sized> SpawnedJob for B {}
+
 impl<T> JoinState<T> {
-    pub(super) fn new(process: Process, thread: Option<ThreadId>) -> Arc<Self> {
-        Arc::new(JoinState {
+    pub(super) fn new(process: Process, thread: Option<ThreadId>) -> Self {
+        JoinState {
             result: OneshotSlot::new(),
-            control: Mutex::new(Control {
-                job: None,
-                thread,
-                cancel: CancelState::No,
-            }),
+            cancel: AtomicU8::new(0),
+            paused: Mutex::new(None),
+            home: thread.map_or_else(|| Home::Worker(OnceLock::new()), Home::Thread),
             process,
-        })
+        }
     }
 
-    /// Calls the closure of a job, and stores its result. A panic of the closure is a result, too.
-    pub(super) fn run(&self, f: impl FnOnce() -> T) {
-        self.complete(catch_unwind(AssertUnwindSafe(f)));
+    fn thread(&self) -> Option<ThreadId> {
+        match &self.home {
+            Home::Thread(thread) => Some(*thread),
+            Home::Worker(worker) => worker.get().copied(),
+        }
     }
 
     /// Stores the result of a job that has returned or panicked.
     fn complete(&self, result: thread::Result<T>) {
-        let cancel = self.control.lock().cancel;
-        self.store(match (result, cancel) {
-            (Err(payload), _) => Err(JoinError::Panicked(Panic::new(payload))),
-            (Ok(_), CancelState::Final(CancelReason::Asked)) => Err(JoinError::Cancelled),
-            (Ok(_), CancelState::Final(CancelReason::EngineFailed)) => Err(JoinError::EngineFailed),
-            (Ok(value), _) => Ok(value),
+        // Relaxed: the thread that runs the job has set the reasons.
+        let flags = self.cancel.load(Ordering::Relaxed);
+        self.store(match result {
+            Err(payload) => Err(JoinError::Panicked(Panic::new(payload))),
+            Ok(_) if flags & ENGINE_FAILED != 0 => Err(JoinError::EngineFailed),
+            Ok(_) if flags & ASKED != 0 => Err(JoinError::Cancelled),
+            Ok(value) => Ok(value),
         });
     }
 
-    /// Stores the result, and lets go of the waker.
+    /// Stores the result, and lets go of the scheduler.
     fn store(&self, result: Result<T, JoinError>) {
-        let job = self.control.lock().job.take();
-        drop(job);
+        if self.cancel.load(Ordering::Relaxed) & PAUSED != 0 {
+            let task = self.paused.lock().take();
+            drop(task);
+        }
         drop(self.result.put(result));
     }
 
@@ -296,38 +316,51 @@ impl<T> JoinState<T> {
         if self.process.is_inherited() {
             return; // also because a thread of the parent may have held the lock
         }
-        let mut control = self.control.lock();
-        match (&control.job, control.cancel) {
-            (Some(job), _) => job.cancel(), // under the lock, so that `postponed` sees it
-            (None, CancelState::No) => control.cancel = CancelState::Requested,
-            (None, _) => {}
+        // AcqRel: the job sees what this thread did before the request. If the first pause has changed the flags
+        // before, this thread sees what it has put into `paused`. Otherwise the pause sees the request.
+        if self.cancel.fetch_or(REQUESTED, Ordering::AcqRel) & REQUESTED != 0 {
+            return;
+        }
+        let paused = self.paused.lock();
+        if let Some((inbox, id)) = &*paused {
+            inbox.post_cancel(*id);
         }
     }
 }
 
-impl<T> Completion for JoinState<T> {
+impl<T, F: FnOnce() -> T> RunsClosure<F> for JoinState<T> {
+    /// Calls the closure of the job, and stores its result. A panic of the closure is a result, too.
+    #[inline]
+    fn run(&self, f: F) {
+        self.complete(catch_unwind(AssertUnwindSafe(f)));
+    }
+}
+
+impl<T, C: ?Sized> Completion for SharedClosure<JoinState<T>, C> {
     fn fail(&self, error: JoinError) {
-        self.store(Err(error));
+        self.shared.store(Err(error));
     }
 
     fn cancelling(&self, reason: CancelReason) {
-        self.control.lock().cancel = CancelState::Final(reason);
+        let flag = match reason {
+            CancelReason::Asked => ASKED,
+            CancelReason::EngineFailed => ENGINE_FAILED,
+        };
+        self.shared.cancel.fetch_or(flag, Ordering::Relaxed);
     }
 
-    fn starting(&self, job: &Arc<JobWaker>, thread: ThreadId) -> bool {
-        let mut control = self.control.lock();
-        if control.cancel != CancelState::No {
+    fn starting(&self, thread: ThreadId) -> bool {
+        if self.shared.cancel.load(Ordering::Acquire) & REQUESTED != 0 {
             return false;
         }
-        control.job = Some(Arc::clone(job));
-        control.thread = Some(thread);
+        if let Home::Worker(worker) = &self.shared.home {
+            let _is_new = worker.set(thread);
+        }
         true
     }
 
-    fn postponed(&self) {
-        let mut control = self.control.lock();
-        if control.job.take().is_some_and(|job| job.is_cancelled()) {
-            control.cancel = CancelState::Requested;
-        }
+    fn paused(&self, inbox: &Arc<Inbox>, id: TaskId) -> bool {
+        *self.shared.paused.lock() = Some((Arc::clone(inbox), id));
+        self.shared.cancel.fetch_or(PAUSED, Ordering::AcqRel) & REQUESTED == 0
     }
 }

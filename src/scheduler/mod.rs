@@ -57,6 +57,7 @@
 //! it gives way after 128 operations in a row, and earlier if they take long. The turn ends then and asks the kernel.
 //! This holds for everything in this crate that may wait, and under every driver.
 
+mod bound_ctx;
 mod builder;
 mod current;
 mod handle;
@@ -77,6 +78,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
@@ -93,10 +95,10 @@ pub use crate::job::{JobInfo, JobState};
 
 use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
-use crate::job::{HeapClosure, JobBuilder, LARGEST_CLOSURE_ON_STACK, Wiped};
+use crate::job::{HeapClosure, JobBuilder, LARGEST_CLOSURE_ON_STACK, SharedClosure, Wiped};
 use current::Refused;
 use idle_memory::IdleMemory;
-use join::{JoinState, spawned_main};
+use join::{JoinState, block_of};
 use reactor::Reactor;
 use submit::WorkerGroup;
 use tasks::{Core, Pending};
@@ -139,6 +141,8 @@ struct Inner {
     inbox: Arc<Inbox>,
     shared: Arc<WorkerGroup>,
     thread: ThreadId,
+    /// The address of the ctx of the job that runs for the first time, and so has no task.
+    starting: Cell<*const ()>,
     /// Whether a turn is in progress.
     turning: Cell<bool>,
     /// Whether the last turn left the inbox parked, for a host that may sleep on the fd. A spawn then wakes the host.
@@ -292,6 +296,7 @@ impl Scheduler {
             inbox,
             shared,
             thread: thread::current().id(),
+            starting: Cell::new(ptr::null()),
             turning: Cell::new(false),
             parked: Cell::new(false),
             stop_at: Cell::new(None),
@@ -317,9 +322,9 @@ impl Inner {
         };
         let state = JoinState::new(self.inbox.process(), Some(self.thread));
         let plan = builder.plan();
+        let (handle, main) = block_of!(new, F, state, f);
         self.core.borrow_mut().pending.push_back(Pending {
-            main: spawned_main!(F, Arc::clone(&state), f),
-            completion: state.clone(),
+            main,
             plan,
             ctx,
             was_refused: false,
@@ -327,7 +332,7 @@ impl Inner {
         if self.parked.get() {
             self.inbox.notify_if_parked(); // wakes a host that sleeps on the fd
         }
-        Ok(JoinHandle::new(state))
+        Ok(handle)
     }
 
     /// Whether a host has asked for the fd. It may sleep on the fd between two turns.

@@ -19,13 +19,13 @@ use std::thread::ThreadId;
 
 use parking_lot::Mutex;
 
-use super::join::{Completion, JoinError};
+use super::join::{JoinError, SpawnedJob};
 use super::tasks::Pending;
 use super::turn::drop_contained;
 use super::wake::Inbox;
 use crate::error::SpawnErrorKind;
 use crate::hooks::SwitchHooks;
-use crate::job::{HeapClosure, JobBuilder, JobPlan};
+use crate::job::{JobBuilder, JobPlan, SendClosure};
 use crate::stack::StackSize;
 use crate::sync::{WaitQueue, Waiter};
 use crate::sys::Process;
@@ -33,20 +33,18 @@ use crate::wait_ctx::ClaimedCtx;
 
 /// A job that another thread has spawned and no scheduler has taken yet.
 pub(super) struct Submission {
-    pub(super) main: Box<dyn HeapClosure<()> + Send>,
-    pub(super) completion: Arc<dyn Completion + Send + Sync>,
+    pub(super) main: SendClosure<dyn SpawnedJob + Send + Sync>,
     pub(super) name: Option<Cow<'static, str>>,
     pub(super) stack_size: Option<StackSize>,
     pub(super) hooks: Option<Box<dyn SwitchHooks + Send>>,
-    pub(super) ctx: ClaimedCtx,
+    pub(super) ctx: Option<ClaimedCtx>,
 }
 
 impl From<Submission> for Pending {
     fn from(submission: Submission) -> Self {
         let hooks = submission.hooks.map(|hooks| hooks as Box<dyn SwitchHooks>);
         Pending {
-            main: submission.main,
-            completion: submission.completion,
+            main: submission.main.into_owned(|block| block as _),
             plan: JobPlan::new(submission.name, submission.stack_size, hooks),
             ctx: submission.ctx,
             was_refused: false,
@@ -110,7 +108,7 @@ impl WorkerGroup {
     }
 
     /// Counts another job and claims its wait ctx, if there may be another job and the ctx is free.
-    pub(super) fn admit<H>(&self, builder: &JobBuilder<'_, H>) -> Result<ClaimedCtx, SpawnErrorKind> {
+    pub(super) fn admit<H>(&self, builder: &JobBuilder<'_, H>) -> Result<Option<ClaimedCtx>, SpawnErrorKind> {
         if self.process().is_inherited() {
             return Err(SpawnErrorKind::Forked);
         }
@@ -122,10 +120,7 @@ impl WorkerGroup {
             let max_jobs = self.max_jobs;
             return Err(SpawnErrorKind::Full { max_jobs });
         }
-        builder.claim_ctx().ok_or_else(|| {
-            self.ended();
-            SpawnErrorKind::WaitCtxInUse
-        })
+        builder.claim_ctx().inspect_err(|_| self.ended())
     }
 
     /// Takes back the count of a job that was refused. If a job ended while both were counted, the waiter that it
@@ -204,7 +199,7 @@ impl WorkerGroup {
     #[cold]
     fn refuse(&self, submission: Submission) {
         self.ended();
-        submission.completion.fail(JoinError::Cancelled);
+        submission.main.block().fail(JoinError::Cancelled);
         drop_contained(submission);
     }
 

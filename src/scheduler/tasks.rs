@@ -1,19 +1,20 @@
 //! The jobs of one scheduler: which of them are ready, and what the others wait for.
 //!
 //! ```text
-//!   reserve ---> Running ---- park -----> Paused ---- make_ready: a wake -------> Ready
-//!      |          ^   |                     |-------- wait: a ready fd ---------->  |
-//!      |          |   |                     |-------- fire_timers: a timer ------>  |
-//!      |          |   |                     '-------- park: Wants::Again, Poll -->  |
-//!      |          |   |                                                             |
-//!      |          '---|---------------------- next_ready ---------------------------'
-//!      |              '--> retire: the job has ended
-//!      '-----------------> cancel_reservation: there was no stack, and the job is pending again
+//!   started ---- park_first --------------> Paused ---- make_ready: a wake -------> Ready
+//!      |                                      ^  |-------- wait: a ready fd ---------->  |
+//!      |                                      |  |-------- fire_timers: a timer ------>  |
+//!      |                                      |  '-------- park: Wants::Again, Poll -->  |
+//!      |                                    park                                         |
+//!      |                                      |                                          |
+//!      |                     retire <------ Running <--------------- next_ready ---------'
+//!      '---> end: the job has ended
 //! ```
 //!
-//! A ready task is in the queue of ready tasks once, because only a task that is Paused is put there. A task is found
-//! by its [`TaskId`], whose serial distinguishes it from earlier tasks at the same index. A shutdown takes the jobs out
-//! of tasks in every state, and retires these tasks.
+//! A job gets a task when it pauses for the first time: most jobs of some programs never do. A ready task is in the
+//! queue of ready tasks once, because only a task that is Paused is put there. A task is found by its [`TaskId`], whose
+//! serial distinguishes it from earlier tasks at the same index. A shutdown takes the jobs out of tasks in every state,
+//! and retires these tasks.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,23 +26,26 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::bound_ctx::{BoundCtx, MOST_SPARE};
 use super::idle_memory::IdleMemory;
-use super::join::{CancelReason, Completion};
+use super::join::{CancelReason, SpawnedJob};
 use super::reactor::{Reactor, Registration};
 use super::refused::RefusedJobs;
 use super::timer::Timers;
-use super::wake::{Inbox, JobWaker, TaskId};
+use super::wake::{Inbox, TaskId};
 use super::{JobState, Stats};
 use crate::error::StartErrorKind;
-use crate::job::{HeapClosure, Job, JobPlan};
+use crate::job::{Job, JobPlan, OwnedClosure};
 use crate::sys::clock_tick;
-use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, WaitFd, Wants};
+use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, Status, WaitFd, Wants};
 
 /// How many jobs are started, and how many are resumed, before the scheduler looks at what has happened meanwhile.
 pub(super) const BATCH: usize = 64;
 /// How many jobs ahead the memory of a job is fetched: early enough for the memory to arrive, and late enough for it to
 /// stay in the cache.
 const AHEAD: usize = 4;
+/// How many jobs are in the cache anyway: each touches about ten lines of it.
+const FIT_IN_CACHE: usize = 256;
 
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +57,10 @@ pub(super) enum EndKind {
 
 /// A job that has not started.
 pub(super) struct Pending {
-    pub(super) main: Box<dyn HeapClosure<()>>,
-    pub(super) completion: Arc<dyn Completion>,
+    pub(super) main: OwnedClosure<dyn SpawnedJob>,
     pub(super) plan: JobPlan,
-    pub(super) ctx: ClaimedCtx,
+    /// The ctx that the spawner has given the job.
+    pub(super) ctx: Option<ClaimedCtx>,
     /// Whether there was no memory for its stack at some time.
     pub(super) was_refused: bool,
 }
@@ -67,9 +71,10 @@ pub(super) struct Task {
     pub(super) state: JobState,
     /// The handle of the job. It is absent while the job runs.
     pub(super) job: Option<Job<()>>,
-    pub(super) ctx: ClaimedCtx,
-    pub(super) waker: Arc<JobWaker>,
-    pub(super) completion: Arc<dyn Completion>,
+    pub(super) bound: BoundCtx,
+    pub(super) completion: Arc<dyn SpawnedJob>,
+    /// Whether the job is to be cancelled when it would be resumed next.
+    is_cancelled: bool,
     /// The entries of the ctx that the reactor knows, newest first, as of `version` of the ctx.
     fds: Vec<KnownFd>,
     version: u32,
@@ -84,6 +89,11 @@ pub(super) struct Task {
     /// `since` of the pause in which the job was last trimmed.
     pub(super) trimmed: Option<u64>,
 }
+
+/// What is left of a job that has ended, for the caller to drop when the core is not borrowed: it may own what belongs
+/// to the user.
+#[allow(dead_code, reason = "what is dropped is not looked at")]
+pub(super) struct Retired(Arc<dyn SpawnedJob>, Option<BoundCtx>);
 
 /// An entry of a ctx that the reactor knows.
 struct KnownFd {
@@ -106,6 +116,8 @@ pub(super) struct Core {
     retry_at: Option<Instant>,
     reactor: Reactor,
     pub(super) timers: Timers,
+    /// The wait ctxs of ended jobs, for the next ones.
+    spare: Vec<BoundCtx>,
     /// An empty list, which keeps the memory of the last list of woken tasks.
     pub(super) woken: Vec<TaskId>,
     /// The kernel's clock when the kernel was last asked for ready fds.
@@ -131,6 +143,7 @@ impl Core {
             retry_at: None,
             reactor,
             timers: Timers::default(),
+            spare: Vec::new(),
             woken: Vec::new(),
             asked_at: clock_tick(),
             resumed_since: 0,
@@ -213,7 +226,7 @@ impl Core {
     }
 
     /// The place for the result of a started job.
-    pub(super) fn completion(&mut self, id: TaskId) -> Option<Arc<dyn Completion>> {
+    pub(super) fn completion(&mut self, id: TaskId) -> Option<Arc<dyn SpawnedJob>> {
         self.task(id).map(|task| Arc::clone(&task.completion))
     }
 
@@ -226,46 +239,40 @@ impl Core {
         self.tasks.iter().map(id).collect()
     }
 
-    /// Makes the task of a job that is about to start.
-    pub(super) fn reserve(
-        &mut self,
-        inbox: &Arc<Inbox>,
-        ctx: ClaimedCtx,
-        completion: &Arc<dyn Completion>,
-    ) -> (TaskId, Arc<JobWaker>) {
-        self.next_serial = self.next_serial.wrapping_add(1);
+    /// Counts a start. Returns a wait ctx that another job has left behind, unless the job has one.
+    #[inline]
+    pub(super) fn starting(&mut self, has_ctx: bool) -> Option<BoundCtx> {
+        self.stats.resumes += 1;
+        if has_ctx { None } else { self.spare.pop() }
+    }
+
+    /// Makes the task of a job that has paused for the first time.
+    fn insert(&mut self, bound: BoundCtx, completion: Arc<dyn SpawnedJob>) -> TaskId {
         let serial = self.next_serial;
-        let entry = self.tasks.vacant_entry();
-        let index = u32::try_from(entry.key()).expect("fewer than 2^32 jobs");
-        let id = TaskId { index, serial };
-        let waker = Arc::new(JobWaker::new(Arc::clone(inbox), id));
-        entry.insert(Task {
+        self.next_serial = if serial == TaskId::LAST_SERIAL { 0 } else { serial + 1 };
+        let version = bound.ctx.version().wrapping_sub(1); // this pause reads the entries that are there
+        let index = self.tasks.insert(Task {
             serial,
             state: JobState::Running,
             job: None,
-            waker: Arc::clone(&waker),
-            completion: Arc::clone(completion),
+            bound,
+            completion,
+            is_cancelled: false,
             fds: Vec::new(),
-            version: ctx.version().wrapping_sub(1), // the first pause reads the entries that are there
-            ctx,
+            version,
             timer: None,
             wake_at: None,
             polls: 0,
             since: self.turn_began,
             trimmed: None,
         });
-        self.stats.resumes += 1;
-        (id, waker)
+        let index = u32::try_from(index).ok().filter(|index| *index != u32::MAX);
+        let index = index.expect("fewer than 2^32 - 1 jobs");
+        TaskId { index, serial }
     }
 
-    /// Removes the task of a job that did not start after all. Returns its ctx.
-    pub(super) fn cancel_reservation(&mut self, id: TaskId) -> ClaimedCtx {
-        self.stats.resumes -= 1;
-        self.tasks.remove(id.index as usize).ctx
-    }
-
-    /// Removes the task of a job that has ended, and counts the job. Returns the task for the caller to drop.
-    pub(super) fn retire(&mut self, id: TaskId, end: EndKind) -> Option<Task> {
+    /// Removes the task of a job that has ended, and counts the job.
+    pub(super) fn retire(&mut self, id: TaskId, end: EndKind) -> Option<Retired> {
         self.task(id)?;
         let task = self.tasks.try_remove(id.index as usize)?;
         for fd in &task.fds {
@@ -274,10 +281,25 @@ impl Core {
         if let Some(at) = task.timer {
             self.timers.remove(at, id);
         }
+        Some(self.end(task.bound, task.completion, end))
+    }
+
+    /// Counts a job that has ended, and keeps its ctx for another one.
+    #[inline]
+    pub(super) fn end(&mut self, bound: BoundCtx, completion: Arc<dyn SpawnedJob>, end: EndKind) -> Retired {
         self.pool_is_full = false;
         self.refused.retry();
         self.count(end);
-        Some(task)
+        if self.spare.len() == MOST_SPARE {
+            return Retired(completion, Some(bound));
+        }
+        match bound.renew() {
+            Ok(spare) => {
+                self.spare.push(spare);
+                Retired(completion, None)
+            }
+            Err(bound) => Retired(completion, Some(bound)),
+        }
     }
 
     /// Counts a job that has ended.
@@ -297,6 +319,18 @@ impl Core {
         }
     }
 
+    /// Lets the scheduler cancel these tasks when it would resume them next, and lets one of the next turns resume
+    /// those that are paused.
+    #[cold]
+    pub(super) fn cancel_next(&mut self, ids: Vec<TaskId>) {
+        for id in ids {
+            if let Some(task) = self.task(id) {
+                task.is_cancelled = true;
+                self.make_ready(id);
+            }
+        }
+    }
+
     /// The next job to resume, and the reason to cancel it instead, if there is one.
     pub(super) fn next_ready(&mut self) -> Option<(TaskId, Job<()>, Option<CancelReason>)> {
         self.prefetch();
@@ -304,7 +338,8 @@ impl Core {
             let now = self.turn_began;
             let Some(task) = self.task(id) else { continue };
             let Some(job) = task.job.take() else { continue };
-            let cancel = task.waker.start_resume().then_some(CancelReason::Asked);
+            task.bound.waker.start_resume();
+            let cancel = task.is_cancelled.then_some(CancelReason::Asked);
             task.state = JobState::Running;
             task.since = now;
             self.stats.resumes += 1;
@@ -314,8 +349,12 @@ impl Core {
     }
 
     /// Lets the processor fetch the stack of a job that is resumed soon, while other jobs run. With 100,000 deep jobs
-    /// this saves a quarter of the round trip. With few jobs it makes no difference that can be measured.
+    /// this saves a quarter of the round trip. Few jobs stay in the cache by themselves.
+    #[inline]
     fn prefetch(&self) {
+        if self.tasks.len() < FIT_IN_CACHE {
+            return;
+        }
         let soon = self.ready.get(AHEAD).and_then(|id| self.tasks.get(id.index as usize));
         if let Some(job) = soon.and_then(|task| task.job.as_ref()) {
             job.prefetch();
@@ -335,26 +374,61 @@ impl Core {
         }
     }
 
-    /// Handles a job that has paused: finds out what the job waits for. Gives the job back if its engine has failed.
-    pub(super) fn park(&mut self, id: TaskId, job: Job<()>) -> Option<Job<()>> {
+    /// Handles a job that has paused for the first time: makes its task, and then does what [`park`](Self::park) does.
+    /// Returns the id of the task, too.
+    pub(super) fn park_first(
+        &mut self,
+        job: Job<()>,
+        bound: BoundCtx,
+        completion: Arc<dyn SpawnedJob>,
+        inbox: &Arc<Inbox>,
+    ) -> (TaskId, Option<(Job<()>, CancelReason)>) {
+        let id = self.insert(bound, completion);
+        let task = &self.tasks[id.index as usize];
+        let is_woken = task.bound.waker.set_task(id);
+        if !task.completion.paused(inbox, id) {
+            return (id, Some((job, CancelReason::Asked)));
+        }
+        let refused = self.park(id, job);
+        if is_woken && refused.is_none() {
+            self.make_ready(id);
+        }
+        (id, refused)
+    }
+
+    /// Handles a job that has paused: finds out what the job waits for. Gives the job back if there is a reason to
+    /// cancel it.
+    pub(super) fn park(&mut self, id: TaskId, job: Job<()>) -> Option<(Job<()>, CancelReason)> {
         let now = self.turn_began;
-        let Some(task) = self.task(id) else {
-            return Some(job);
+        let Some(task) = self.tasks.get_mut(id.index as usize) else {
+            return Some((job, CancelReason::Asked));
         };
-        let status = task.ctx.status();
-        if Wants::of(status, false, None) == Wants::Cancel {
-            return Some(job);
+        let status = task.bound.ctx.status();
+        let deadline = task.bound.ctx.deadline();
+        let wants = Wants::of(status, false, deadline);
+        if wants == Wants::Cancel {
+            return Some((job, CancelReason::EngineFailed));
         }
         task.job = Some(job);
         task.state = JobState::Paused;
         task.since = now;
         task.wake_at = None;
-        if task.ctx.version() != task.version {
-            self.sync_fds(id);
+        let has_no_fds = task.fds.is_empty() && task.bound.ctx.version() == task.version;
+        match wants {
+            Wants::Again if has_no_fds => {
+                task.state = JobState::Ready;
+                self.ready.push_back(id);
+            }
+            Wants::Callback if has_no_fds => {}
+            _ => self.park_watched(id, status, deadline),
         }
+        None
+    }
+
+    /// As [`park`](Self::park), for a job that waits for fds or a time, or has done so before.
+    fn park_watched(&mut self, id: TaskId, status: Status, deadline: Option<Instant>) {
+        self.sync_fds(id);
         let watched = self.watch(id);
-        let task = self.task(id)?;
-        let deadline = task.ctx.deadline();
         match (Wants::of(status, watched == Watched::Fds, deadline), deadline) {
             (Wants::Again, _) => self.resume_after_others(id),
             (Wants::Poll, _) => self.poll_later(id),
@@ -365,11 +439,10 @@ impl Core {
             (_, Some(at)) => self.set_timer(id, at),
             (_, None) => {}
         }
-        None
     }
 
-    /// Tells the reactor what has changed in the ctx. Removals come first, because an fd that was closed and opened
-    /// again has the same number.
+    /// Tells the reactor what has changed in the ctx, if anything has. Removals come first, because an fd that was
+    /// closed and opened again has the same number.
     ///
     /// Both lists are in the order of the serials, so one pass over the two finds the entries that have stayed.
     fn sync_fds(&mut self, id: TaskId) {
@@ -377,8 +450,11 @@ impl Core {
         let Some(task) = tasks.get_mut(id.index as usize) else {
             return;
         };
-        task.version = task.ctx.version();
-        let now = task.ctx.live_fds();
+        if task.version == task.bound.ctx.version() {
+            return;
+        }
+        task.version = task.bound.ctx.version();
+        let now = task.bound.ctx.live_fds();
         let mut known = mem::take(&mut task.fds).into_iter().peekable();
         let mut stayed = Vec::with_capacity(now.len());
         for entry in &now {
@@ -406,7 +482,7 @@ impl Core {
         let Some(task) = tasks.get(id.index as usize) else {
             return Watched::Nothing;
         };
-        let armed = task.ctx.armed();
+        let armed = task.bound.ctx.armed();
         let mut watched = Watched::Nothing;
         let registrations = task.fds.iter().map(|known| &known.registration);
         for registration in registrations.filter(|registration| registration.fd.counts(armed)) {
@@ -498,7 +574,7 @@ impl Core {
             if task.state != JobState::Paused {
                 return true; // the job runs, or will run
             }
-            let counts = fd.counts(task.ctx.armed());
+            let counts = fd.counts(task.bound.ctx.armed());
             if counts {
                 task.state = JobState::Ready;
                 task.polls = 0;

@@ -14,13 +14,14 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
+use super::bound_ctx::BoundCtx;
 use super::current::Turning;
-use super::join::CancelReason;
+use super::join::{CancelReason, SpawnedJob};
 use super::tasks::{BATCH, EndKind, Pending};
 use super::wake::TaskId;
 use super::{Inner, JoinError, Scheduler, Turn};
@@ -28,7 +29,6 @@ use crate::error::{Panic, Quarantined, StartErrorKind};
 use crate::job::{Job, Step, budget};
 use crate::sync::contain;
 use crate::sys::clock_tick;
-use crate::wait_ctx::{ClaimedCtx, WaitCtx};
 
 impl Scheduler {
     /// Does one round: takes what other threads have sent, starts up to 64 jobs, resumes up to 64 ready jobs, and looks
@@ -81,6 +81,7 @@ impl Scheduler {
                 contain(|| call(self));
             }
         }
+        inner.take_cancelled();
         if inner.shared.has_submissions() {
             inner.shared.take_share(&mut inner.core.borrow_mut().pending);
         }
@@ -115,63 +116,80 @@ impl Inner {
         has_run_out
     }
 
-    /// Runs a job for the first time. Returns `false` if there was no stack for it, and the job is pending again.
-    fn start(&self, pending: Pending) -> bool {
-        let ctx = pending.ctx.clone();
-        let started = self.start_with(pending, &ctx);
-        drop_contained(ctx); // may be the last handle, which drops what the user gave the ctx
-        started
+    /// Takes the requests to cancel, from this thread and from others.
+    #[inline]
+    fn take_cancelled(&self) {
+        if self.inbox.has_cancelled() {
+            self.core.borrow_mut().cancel_next(self.inbox.take_cancelled());
+        }
     }
 
-    fn start_with(&self, pending: Pending, for_job: &WaitCtx) -> bool {
+    /// Runs a job for the first time. Returns `false` if there was no stack for it, and the job is pending again.
+    fn start(&self, pending: Pending) -> bool {
         let Pending {
             main,
-            completion,
             plan,
             ctx,
             was_refused,
         } = pending;
-        let (id, waker) = self.core.borrow_mut().reserve(&self.inbox, ctx, &completion);
-        if !completion.starting(&waker, self.thread) {
-            drop_contained(main);
-            completion.fail(JoinError::Cancelled);
-            self.retire(id, EndKind::Cancelled);
+        let completion = Arc::clone(main.block());
+        if !completion.starting(self.thread) {
+            drop_contained((main, ctx));
+            self.never_started(&completion);
             return true;
         }
-        contain(|| for_job.set_callback(Some(Waker::from(waker)))); // drops a callback that the user may have set
+        let spare = self.core.borrow_mut().starting(ctx.is_some());
+        let bound = spare.unwrap_or_else(|| BoundCtx::new(ctx, &self.inbox));
+        self.starting.set(bound.ctx.address());
         budget::begin();
-        match catch_unwind(AssertUnwindSafe(|| plan.start(for_job, main))) {
-            Ok(Ok(step)) => self.after_run(id, step),
+        let started = catch_unwind(AssertUnwindSafe(|| plan.start(&bound.ctx, main)));
+        self.starting.set(ptr::null());
+        match started {
+            Ok(Ok(Step::Finished(()))) => self.end(bound, completion, EndKind::Finished),
+            Ok(Ok(Step::Paused(job))) => {
+                let (id, refused) = self.core.borrow_mut().park_first(job, bound, completion, &self.inbox);
+                if let Some((job, reason)) = refused {
+                    self.cancel(id, job, reason);
+                }
+            }
             Ok(Err((plan, main, refusal))) => {
-                let job = |ctx| Pending {
+                let job = Pending {
                     main,
-                    completion,
                     plan,
-                    ctx,
+                    ctx: bound.into_given(),
                     was_refused,
                 };
-                return self.put_back(id, job, refusal);
+                return self.put_back(job, completion, refusal);
             }
-            Err(payload) => self.hook_panicked(id, payload),
+            Err(payload) => {
+                completion.fail(JoinError::Panicked(Panic::new(payload)));
+                self.end(bound, completion, EndKind::Finished);
+            }
         }
         true
+    }
+
+    /// Counts a job that was cancelled before it started.
+    #[cold]
+    fn never_started(&self, completion: &Arc<dyn SpawnedJob>) {
+        completion.fail(JoinError::Cancelled);
+        self.core.borrow_mut().count(EndKind::Cancelled);
+        self.shared.ended();
     }
 
     /// Handles a job for which there was no stack. The job waits until another job has ended. If there is no other job,
     /// it fails.
     #[cold]
-    fn put_back(&self, id: TaskId, job: impl FnOnce(ClaimedCtx) -> Pending, refusal: StartErrorKind) -> bool {
+    fn put_back(&self, job: Pending, completion: Arc<dyn SpawnedJob>, refusal: StartErrorKind) -> bool {
         let mut core = self.core.borrow_mut();
-        let job = job(core.cancel_reservation(id));
+        core.stats.resumes -= 1;
         if core.tasks.is_empty() {
             drop(core);
-            let completion = Arc::clone(&job.completion);
             drop_contained(job);
             self.shared.ended();
             completion.fail(JoinError::NoStack(refusal.into()));
             return true;
         }
-        job.completion.postponed();
         core.wait_for_stack(job, &refusal);
         false
     }
@@ -184,6 +202,7 @@ impl Inner {
             if self.inbox.process().is_inherited() {
                 return resumed; // as above
             }
+            self.take_cancelled();
             let Some((id, job, cancel)) = self.core.borrow_mut().next_ready() else {
                 return resumed;
             };
@@ -213,8 +232,8 @@ impl Inner {
             Step::Finished(()) => self.retire(id, EndKind::Finished),
             Step::Paused(job) => {
                 let refused = self.core.borrow_mut().park(id, job);
-                if let Some(job) = refused {
-                    self.cancel(id, job, CancelReason::EngineFailed);
+                if let Some((job, reason)) = refused {
+                    self.cancel(id, job, reason);
                 }
             }
         }
@@ -250,9 +269,17 @@ impl Inner {
 
     /// Removes the task of a job that has ended.
     fn retire(&self, id: TaskId, end: EndKind) {
-        let task = self.core.borrow_mut().retire(id, end);
+        let retired = self.core.borrow_mut().retire(id, end);
         self.shared.ended();
-        drop_contained(task); // after the borrow has ended: the ctx may own values whose drop runs any code
+        drop_contained(retired); // after the borrow has ended: the ctx may own values whose drop runs any code
+    }
+
+    /// As [`retire`](Self::retire), for a job that has ended without a pause, and so has no task.
+    #[inline]
+    fn end(&self, bound: BoundCtx, completion: Arc<dyn SpawnedJob>, end: EndKind) {
+        let retired = self.core.borrow_mut().end(bound, completion, end);
+        self.shared.ended();
+        drop_contained(retired); // as above
     }
 
     /// Asks the kernel for ready fds when it is time to. Waits there if this turn had nothing to do.
@@ -296,10 +323,10 @@ impl Inner {
             let Some(pending) = self.core.borrow_mut().take_unstarted() else {
                 break;
             };
-            self.core.borrow_mut().count(EndKind::Cancelled);
-            self.shared.ended();
-            pending.completion.fail(JoinError::Cancelled);
+            let completion = Arc::clone(pending.main.block());
             drop_contained(pending);
+            self.never_started(&completion);
+            drop_contained(completion);
         }
         let ids = self.core.borrow().ids();
         for id in ids {

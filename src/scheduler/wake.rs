@@ -4,12 +4,15 @@
 //!   any thread                                            the scheduler's thread
 //!
 //!   JobWaker::wake                                        Inbox::take: takes all messages under one lock
-//!     LATCHED already? nothing to do      messages        JobWaker::start_resume: clears the flags
+//!     latched already? nothing to do      messages        JobWaker::start_resume: clears the latch
 //!     Inbox::post(id)  ----------------> [id][id] ---->   nothing left to run?
 //!     was the inbox parked? notify ----> eventfd  ---->     Inbox::park, epoll_wait
+//!
+//!   JoinHandle::request_cancel
+//!     Inbox::post_cancel(id)  ---------> [id]  ------->   Inbox::take_cancelled: looked at before each resume
 //! ```
 //!
-//! The first wake sets LATCHED, and the flag is cleared just before the job is resumed. So a wake that comes before the
+//! The first wake sets the latch, which is cleared just before the job is resumed. So a wake that comes before the
 //! pause (S64) is kept, and two wakes cost one resume. A wake that comes after the job has ended has the id of a task
 //! that does not exist any more.
 //!
@@ -23,11 +26,11 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 #[cfg(not(asyncjob_loom))]
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Wake;
 
 #[cfg(asyncjob_loom)]
-use loom::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::Scheduler;
@@ -50,6 +53,8 @@ pub(super) struct Inbox {
     /// Whether there may be messages, which saves the lock when there are none. A message that is not seen yet is seen
     /// at the next turn.
     has_messages: AtomicBool,
+    /// Whether there may be jobs to cancel among the messages.
+    has_cancelled: AtomicBool,
     notifier: EventFd,
 }
 
@@ -57,6 +62,7 @@ pub(super) struct Inbox {
 #[derive(Default)]
 pub(super) struct Messages {
     pub(super) woken: Vec<TaskId>,
+    pub(super) cancelled: Vec<TaskId>,
     pub(super) calls: Vec<RemoteCall>,
     /// Whether the scheduler waits in the kernel, or its host does. A message must notify it then.
     parked: bool,
@@ -69,6 +75,7 @@ impl Inbox {
         Ok(Inbox {
             messages: Mutex::default(),
             has_messages: AtomicBool::new(false),
+            has_cancelled: AtomicBool::new(false),
             notifier: EventFd::new()?,
         })
     }
@@ -76,6 +83,14 @@ impl Inbox {
     /// Lets the scheduler resume a task.
     fn post(&self, id: TaskId) {
         self.put(|messages| messages.woken.push(id));
+    }
+
+    /// Lets the scheduler cancel a task.
+    pub(super) fn post_cancel(&self, id: TaskId) {
+        self.put(|messages| {
+            messages.cancelled.push(id);
+            self.has_cancelled.store(true, Ordering::Release);
+        });
     }
 
     /// Lets the scheduler make a call. The call is dropped if the scheduler is gone.
@@ -154,10 +169,24 @@ impl Inbox {
         std::mem::take(&mut messages.calls)
     }
 
+    /// Whether there may be tasks to cancel.
+    #[inline]
+    pub(super) fn has_cancelled(&self) -> bool {
+        self.has_cancelled.load(Ordering::Acquire)
+    }
+
+    /// Takes the tasks to cancel.
+    #[cold]
+    pub(super) fn take_cancelled(&self) -> Vec<TaskId> {
+        let mut messages = self.messages.lock();
+        self.has_cancelled.store(false, Ordering::Relaxed);
+        std::mem::take(&mut messages.cancelled)
+    }
+
     /// Marks the scheduler as parked: from now on a message notifies it. Returns `false` if there is a message already.
     pub(super) fn park(&self) -> bool {
         let mut messages = self.messages.lock();
-        messages.parked = messages.woken.is_empty() && messages.calls.is_empty();
+        messages.parked = messages.woken.is_empty() && messages.cancelled.is_empty() && messages.calls.is_empty();
         messages.parked
     }
 
@@ -180,43 +209,61 @@ impl Inbox {
 /// The callback of the ctx of one job. What completes the wait of the job calls it.
 pub(super) struct JobWaker {
     inbox: Arc<Inbox>,
-    id: TaskId,
-    flags: AtomicU8,
+    /// The latch, and the id of the task. They are one word, so that a wake either sees the task or is seen when the
+    /// task is made.
+    state: AtomicU64,
 }
 
-/// A wake has been posted, and the job has not been resumed since.
-const LATCHED: u8 = 1;
-/// The job is to be cancelled when it would be resumed next.
-const CANCEL: u8 = 2;
+/// The latch: a wake has come, and the job has not been resumed since.
+const LATCHED: u64 = 1 << 63;
+/// The job has not paused yet, so it has no task.
+const NO_TASK: u64 = u32::MAX as u64;
 
 impl JobWaker {
-    pub(super) fn new(inbox: Arc<Inbox>, id: TaskId) -> Self {
+    /// Makes the waker of a job that starts.
+    pub(super) fn new(inbox: Arc<Inbox>) -> Self {
         JobWaker {
             inbox,
-            id,
-            flags: AtomicU8::new(0),
+            state: AtomicU64::new(NO_TASK),
         }
     }
 
-    /// Clears the flags when the job is about to run: a wake from now on is about its next pause. Returns whether the
-    /// job is to be cancelled instead.
-    pub(super) fn start_resume(&self) -> bool {
-        if self.flags.load(Ordering::Relaxed) == 0 {
-            return false;
+    /// Stores the task, which a wake is posted for from now on. Returns whether a wake has come already.
+    pub(super) fn set_task(&self, id: TaskId) -> bool {
+        let without_latch = NO_TASK ^ id.to_bits();
+        // AcqRel: what a thread did before its wake is visible to the job.
+        self.state.fetch_xor(without_latch, Ordering::AcqRel) & LATCHED != 0
+    }
+
+    /// Clears the latch when the job is about to run: a wake from now on is about its next pause.
+    pub(super) fn start_resume(&self) {
+        if self.state.load(Ordering::Relaxed) & LATCHED != 0 {
+            // Not a store: it makes what the waking thread did before its wake visible to the job.
+            self.state.fetch_and(!LATCHED, Ordering::AcqRel);
         }
-        // This is a swap and not a store: it makes what the waking thread did before its wake visible to the job.
-        self.flags.swap(0, Ordering::AcqRel) & CANCEL != 0
     }
 
-    /// Whether [`cancel`](Self::cancel) was called since the last resume.
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & CANCEL != 0
+    /// Makes the waker that of another job that starts.
+    ///
+    /// The caller makes sure that nobody else has the waker: a late call would wake a job that it is not about.
+    pub(super) fn renew(&self) {
+        // Relaxed: who calls the waker has got it after this.
+        self.state.store(NO_TASK, Ordering::Relaxed);
+    }
+}
+
+impl TaskId {
+    /// The highest serial: the bit above it is that of the latch.
+    pub(super) const LAST_SERIAL: u32 = u32::MAX >> 1;
+
+    fn to_bits(self) -> u64 {
+        u64::from(self.index) | u64::from(self.serial) << 32
     }
 
-    /// Lets the scheduler cancel the job.
-    pub(super) fn cancel(&self) {
-        if self.flags.fetch_or(LATCHED | CANCEL, Ordering::AcqRel) & LATCHED == 0 {
-            self.inbox.post(self.id);
+    fn from_bits(bits: u64) -> Self {
+        TaskId {
+            index: bits as u32,
+            serial: (bits >> 32) as u32,
         }
     }
 }
@@ -227,8 +274,9 @@ impl Wake for JobWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.flags.fetch_or(LATCHED, Ordering::AcqRel) & LATCHED == 0 {
-            self.inbox.post(self.id);
+        let before = self.state.fetch_or(LATCHED, Ordering::AcqRel);
+        if before & LATCHED == 0 && before != NO_TASK {
+            self.inbox.post(TaskId::from_bits(before));
         }
     }
 }

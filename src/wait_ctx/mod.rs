@@ -357,6 +357,8 @@ impl Drop for BorrowedValue<'_> {
 }
 
 const NO_DEADLINE: u64 = u64::MAX;
+/// [`Status::Unsupported`], as a new ctx has it.
+const NO_STATUS: i32 = 0;
 
 /// The time from which deadlines count: the first call. A deadline is stored as a number, so that reading it takes no
 /// lock.
@@ -382,7 +384,7 @@ impl WaitCtx {
             inner: Arc::new(Inner {
                 version: AtomicU32::new(0),
                 unsettled: AtomicBool::new(false),
-                status: AtomicI32::new(0),
+                status: AtomicI32::new(NO_STATUS),
                 deadline: AtomicU64::new(NO_DEADLINE),
                 armed: AtomicUsize::new(0),
                 claimed: AtomicBool::new(claimed),
@@ -397,6 +399,11 @@ impl WaitCtx {
     /// Whether both are handles to the same ctx.
     pub fn ptr_eq(&self, other: &WaitCtx) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// The address of the ctx, which no other ctx has while a handle exists.
+    pub(crate) fn address(&self) -> *const () {
+        Arc::as_ptr(&self.inner).cast()
     }
 
     /// Adds an entry: from now on the job waits for `value` to be readable, at every pause until the key is cleared.
@@ -711,6 +718,22 @@ impl ClaimedCtx {
     /// A new ctx that is claimed from the start.
     pub(crate) fn new() -> Self {
         ClaimedCtx(WaitCtx::with_claim(true))
+    }
+
+    /// Makes the ctx as good as new for another job, apart from its callback. Does nothing and returns `false` if there
+    /// is another handle to the ctx, if it has had a wait fd, or if its callback is not the waker with this data.
+    pub(crate) fn renew(&mut self, callback: *const ()) -> bool {
+        let Some(inner) = Arc::get_mut(&mut self.0.inner) else {
+            return false;
+        };
+        let is_same = |waker: &Arc<Waker>| waker.data() == callback;
+        if *inner.version.get_mut() != 0 || !inner.callback.get_mut().as_ref().is_some_and(is_same) {
+            return false;
+        }
+        *inner.status.get_mut() = NO_STATUS;
+        *inner.deadline.get_mut() = NO_DEADLINE;
+        *inner.armed.get_mut() = 0;
+        true
     }
 }
 

@@ -40,7 +40,8 @@ fn no_wake_is_slept_on() {
     builder.preemption_bound = Some(2);
     builder.check(|| {
         let inbox = Arc::new(Inbox::new().unwrap());
-        let job = Arc::new(JobWaker::new(inbox.clone(), JOB));
+        let job = Arc::new(JobWaker::new(inbox.clone()));
+        assert!(!job.set_task(JOB));
         let done = loom::sync::Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
         let others = [0, 1].map(|at| {
             let (done, waker) = (done.clone(), Waker::from(job.clone()));
@@ -56,28 +57,55 @@ fn no_wake_is_slept_on() {
     });
 }
 
+/// A wake that comes while the job pauses for the first time is either posted or seen by the scheduler, and not both.
+#[test]
+fn a_wake_beside_the_first_pause_is_one_wake() {
+    loom::model(|| {
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let job = Arc::new(JobWaker::new(inbox.clone()));
+        let done = loom::sync::Arc::new(AtomicBool::new(false));
+        let other = {
+            let (done, waker) = (done.clone(), Waker::from(job.clone()));
+            thread::spawn(move || {
+                done.store(true, Ordering::Relaxed); // the wake makes it visible
+                waker.wake();
+            })
+        };
+        let is_woken = job.set_task(JOB);
+        if is_woken {
+            assert!(done.load(Ordering::Relaxed));
+        }
+        other.join().unwrap();
+        let mut woken = Vec::new();
+        drop(inbox.take(&mut woken));
+        assert_eq!(woken, if is_woken { vec![] } else { vec![JOB] });
+    });
+}
+
 /// The scheduler hears of a request to cancel that comes at the same time as a wake.
 #[test]
 fn a_cancel_beside_a_wake_is_not_lost() {
     loom::model(|| {
         let inbox = Arc::new(Inbox::new().unwrap());
-        let job = Arc::new(JobWaker::new(inbox.clone(), JOB));
+        let job = Arc::new(JobWaker::new(inbox.clone()));
+        assert!(!job.set_task(JOB));
         let wakes = {
             let waker = Waker::from(job.clone());
             thread::spawn(move || waker.wake())
         };
         let cancels = {
-            let job = job.clone();
-            thread::spawn(move || job.cancel())
+            let inbox = inbox.clone();
+            thread::spawn(move || inbox.post_cancel(JOB))
         };
         let mut woken = Vec::new();
         loop {
             if inbox.has_messages() {
                 drop(inbox.take(&mut woken));
                 woken.clear();
-                if job.start_resume() {
-                    break;
-                }
+            }
+            if inbox.has_cancelled() {
+                assert_eq!(inbox.take_cancelled(), [JOB]);
+                break;
             }
             if inbox.park() {
                 inbox.clear_notifier();

@@ -1,0 +1,54 @@
+//! A wait ctx whose callback is the waker of a job, and which jobs use one after the other.
+//!
+//! A job whose spawner gave it no wait ctx gets one when it starts. Most such jobs leave the ctx as they got it, and
+//! nobody else keeps it, so that the next job can have it. That saves three allocations for each job.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::task::Waker;
+
+use super::wake::{Inbox, JobWaker};
+use crate::sync::contain;
+use crate::wait_ctx::ClaimedCtx;
+
+/// A wait ctx, and the waker that is its callback.
+pub(super) struct BoundCtx {
+    pub(super) ctx: ClaimedCtx,
+    pub(super) waker: Arc<JobWaker>,
+    /// Whether the spawner of the job has given the ctx.
+    is_given: bool,
+}
+
+/// How many a scheduler keeps. Jobs that run to their end without a pause use one after another.
+pub(super) const MOST_SPARE: usize = 256;
+
+impl BoundCtx {
+    /// Sets the callback of a ctx that the spawner has given, or of a new one. This drops a callback that the user may
+    /// have set before.
+    pub(super) fn new(given: Option<ClaimedCtx>, inbox: &Arc<Inbox>) -> Self {
+        let is_given = given.is_some();
+        let ctx = given.unwrap_or_else(ClaimedCtx::new);
+        let waker = Arc::new(JobWaker::new(Arc::clone(inbox)));
+        contain(|| ctx.set_callback(Some(Waker::from(Arc::clone(&waker)))));
+        BoundCtx { ctx, waker, is_given }
+    }
+
+    /// The ctx if the spawner has given it.
+    pub(super) fn into_given(self) -> Option<ClaimedCtx> {
+        self.is_given.then_some(self.ctx)
+    }
+
+    /// Makes the ctx and its waker as good as new for another job. Gives both back if they are the user's, if somebody
+    /// else has a handle to one of them, or if the ctx has had wait fds or another callback.
+    pub(super) fn renew(mut self) -> Result<Self, Self> {
+        let data = Arc::as_ptr(&self.waker).cast();
+        if self.is_given || !self.ctx.renew(data) || Arc::strong_count(&self.waker) != 2 {
+            return Err(self);
+        }
+        // One handle is here and one is the callback of the ctx, which nobody else has. So nobody else can make another
+        // one. The fence comes between the last call of a handle that was dropped on another thread and the reuse.
+        fence(Ordering::Acquire);
+        self.waker.renew();
+        Ok(self)
+    }
+}

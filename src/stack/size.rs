@@ -47,7 +47,7 @@ impl StackSize {
         Some(StackSize(bytes.next_power_of_two() as u32))
     }
 
-    /// The size in bytes. At most 704 of them, at the top, hold what the library knows of the job. The others are for
+    /// The size in bytes. At most 736 of them, at the top, hold what the library knows of the job. The others are for
     /// the job's code.
     #[inline]
     pub const fn bytes(self) -> usize {
@@ -55,7 +55,7 @@ impl StackSize {
     }
 
     /// The figure in the documentation of [`bytes`](Self::bytes). `job::control_block` asserts that it is true.
-    pub(crate) const MAX_RESERVED: usize = 704;
+    pub(crate) const MAX_RESERVED: usize = 736;
 }
 
 impl Default for StackSize {

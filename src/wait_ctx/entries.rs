@@ -296,6 +296,11 @@ impl Entries {
         Self::default()
     }
 
+    /// Whether there is nothing that another job could see: no wait fd has been added, and no C code has set anything.
+    pub(super) fn is_new(&self) -> bool {
+        self.last_serial == 0 && self.callback == [0; 2] && self.waker_of.is_none() && self.attachment.is_none()
+    }
+
     pub(super) fn add(&mut self, fd: WaitFd, value: Value) {
         self.push(fd, 0, Content::Value(Some(value)));
     }

@@ -721,13 +721,14 @@ impl ClaimedCtx {
     }
 
     /// Makes the ctx as good as new for another job, apart from its callback. Does nothing and returns `false` if there
-    /// is another handle to the ctx, if it has had a wait fd, or if its callback is not the waker with this data.
+    /// is another handle to the ctx, if its callback is not the waker with this data, or if it has had a wait fd or
+    /// anything of C code.
     pub(crate) fn renew(&mut self, callback: *const ()) -> bool {
         let Some(inner) = Arc::get_mut(&mut self.0.inner) else {
             return false;
         };
         let is_same = |waker: &Arc<Waker>| waker.data() == callback;
-        if *inner.version.get_mut() != 0 || !inner.callback.get_mut().as_ref().is_some_and(is_same) {
+        if !inner.entries.get_mut().is_new() || !inner.callback.get_mut().as_ref().is_some_and(is_same) {
             return false;
         }
         *inner.status.get_mut() = NO_STATUS;

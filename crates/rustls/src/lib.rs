@@ -26,6 +26,11 @@
 //! | by an `async fn`, during the handshake | [`AwaitedResolver`] |
 //! | with the whole configuration, after the `ClientHello` | [`LazyConfigAcceptor`] |
 //!
+//! # axum
+//!
+//! The acceptors go into a `tls_listener::TlsListener` (feature `tls-listener`), which `axum::serve` takes. The
+//! examples `axum_plain` and `axum_jobs` are the same server without jobs and with them.
+//!
 //! # Clients
 //!
 //! A client with a slow key of its own signs in its handshake, too. A connect that you await yourself goes into a job:
@@ -71,6 +76,8 @@ mod pinned;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 mod resolver;
+#[cfg(feature = "tls-listener")]
+mod tls_listener;
 
 pub use acceptor::{Accept, FallibleAccept, TlsAcceptor};
 pub use awaited::AwaitedKey;

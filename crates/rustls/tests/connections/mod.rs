@@ -234,6 +234,8 @@ pub(crate) fn client_hello(identity: &Identity) -> Vec<u8> {
 pub(crate) struct BlockingKey<K> {
     key: K,
     orders: Arc<Mutex<mpsc::Receiver<Order>>>,
+    /// Signatures that were begun.
+    begun: Arc<AtomicU32>,
 }
 
 pub(crate) enum Order {
@@ -241,10 +243,29 @@ pub(crate) enum Order {
     Panic,
 }
 
+impl BlockingKey<Arc<dyn SigningKey>> {
+    pub(crate) fn new(identity: &Identity) -> (Self, mpsc::Sender<Order>) {
+        let (sender, orders) = mpsc::channel();
+        let key = BlockingKey {
+            key: Arc::clone(&identity.key),
+            orders: Arc::new(Mutex::new(orders)),
+            begun: Arc::default(),
+        };
+        (key, sender)
+    }
+
+    pub(crate) fn begun(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.begun)
+    }
+}
+
 impl SigningKey for BlockingKey<Arc<dyn SigningKey>> {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        let (key, orders) = (self.key.choose_scheme(offered)?, Arc::clone(&self.orders));
-        Some(Box::new(BlockingKey { key, orders }))
+        Some(Box::new(BlockingKey {
+            key: self.key.choose_scheme(offered)?,
+            orders: Arc::clone(&self.orders),
+            begun: Arc::clone(&self.begun),
+        }))
     }
 
     fn algorithm(&self) -> SignatureAlgorithm {
@@ -254,6 +275,7 @@ impl SigningKey for BlockingKey<Arc<dyn SigningKey>> {
 
 impl Signer for BlockingKey<Box<dyn Signer>> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        self.begun.fetch_add(1, SeqCst);
         // The lock is released before the panic, so that the other signers still get their orders.
         let order = self.orders.lock().unwrap().recv().unwrap();
         match order {
@@ -268,14 +290,9 @@ impl Signer for BlockingKey<Box<dyn Signer>> {
 }
 
 pub(crate) fn offloaded(identity: &Identity, threads: usize) -> (OffloadedKey, Offload, mpsc::Sender<Order>) {
-    let (sender, orders) = mpsc::channel();
-    let orders = Arc::new(Mutex::new(orders));
-    let key = Arc::new(BlockingKey {
-        key: Arc::clone(&identity.key),
-        orders,
-    });
+    let (key, sender) = BlockingKey::new(identity);
     let pool = Offload::builder().threads(threads).build().unwrap();
-    (OffloadedKey::new(key, pool.clone()), pool, sender)
+    (OffloadedKey::new(Arc::new(key), pool.clone()), pool, sender)
 }
 
 /// Lets the other tasks run until `condition` holds.

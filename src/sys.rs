@@ -391,3 +391,76 @@ pub(crate) fn check(result: i32) -> io::Result<i32> {
     }
     Ok(result)
 }
+
+/// Copies memory of this process, which another thread may change or unmap meanwhile: the kernel reads it, so that a
+/// page that is gone is an error and not a fault.
+///
+/// # Errors
+///
+/// When the memory is not readable as a whole, and when the system refuses to read (a seccomp filter, and no `/proc`).
+#[cfg(feature = "insight")]
+pub(crate) fn read_memory(at: usize, bytes: &mut [u8]) -> io::Result<()> {
+    let len = bytes.len();
+    let to = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: len,
+    };
+    let from = libc::iovec {
+        iov_base: std::ptr::without_provenance_mut(at),
+        iov_len: len,
+    };
+    // SAFETY: the kernel writes to `bytes` only, which this call borrows. It does not trust the other address.
+    let read = unsafe { libc::process_vm_readv(std::process::id().cast_signed(), &to, 1, &from, 1, 0) };
+    match usize::try_from(read) {
+        Ok(read) if read == len => Ok(()),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT) => {
+            Err(io::Error::from_raw_os_error(libc::EFAULT))
+        }
+        Err(_) => std::os::unix::fs::FileExt::read_exact_at(&File::open("/proc/self/mem")?, bytes, at as u64),
+    }
+}
+
+/// Where a module of the process (the program, a shared object) is, and where its unwind tables are.
+#[cfg(feature = "insight")]
+#[derive(Debug)]
+pub(crate) struct LoadedModule {
+    /// What is added to the addresses of the file.
+    pub(crate) bias: u64,
+    /// The loaded segments, by the addresses of the file: start and end.
+    pub(crate) segments: Vec<(u64, u64)>,
+    /// The `.eh_frame_hdr`, by the addresses of the file: start and end.
+    pub(crate) eh_frame_hdr: (u64, u64),
+}
+
+/// The modules that have unwind tables. The call takes the lock of the dynamic linker.
+#[cfg(feature = "insight")]
+pub(crate) fn loaded_modules() -> Vec<LoadedModule> {
+    unsafe extern "C" fn add(info: *mut libc::dl_phdr_info, _: usize, modules: *mut libc::c_void) -> i32 {
+        // SAFETY: the linker gives a valid description for the time of this call.
+        let info = unsafe { &*info };
+        // SAFETY: `loaded_modules` passed this, and waits.
+        let modules = unsafe { &mut *modules.cast::<Vec<LoadedModule>>() };
+        if info.dlpi_phdr.is_null() {
+            return 0;
+        }
+        // SAFETY: the linker has so many program headers there.
+        let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+        let ranges = |kind| {
+            let found = headers.iter().filter(move |header| header.p_type == kind);
+            found.map(|header| (header.p_vaddr, header.p_vaddr + header.p_memsz))
+        };
+        if let Some(eh_frame_hdr) = ranges(libc::PT_GNU_EH_FRAME).next() {
+            modules.push(LoadedModule {
+                bias: info.dlpi_addr,
+                segments: ranges(libc::PT_LOAD).collect(),
+                eh_frame_hdr,
+            });
+        }
+        0
+    }
+    let mut modules = Vec::new();
+    // SAFETY: the callback treats its last argument as the pointer that it is, and does not unwind.
+    unsafe { libc::dl_iterate_phdr(Some(add), (&raw mut modules).cast()) };
+    modules
+}

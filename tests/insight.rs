@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use asyncjob::insight::{DriverDump, DriverKind, Dump, dump};
+use asyncjob::insight::{DriverDump, DriverKind, Dump, JobDump, dump, on_signal};
 use asyncjob::scheduler::{JobState, Scheduler, Workers};
 use asyncjob::waiting::await_or_block;
-use asyncjob::{JobBuilder, PauseError, Status, WaitCtx, WaitKey, current_job, pause_job};
+use asyncjob::{Job, JobBuilder, PauseError, Status, Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
 use asyncjob_testing::Watchdog;
 
 /// A limit that is not reached unless something is wrong.
@@ -200,4 +200,194 @@ fn jobs_come_and_go_during_a_dump() {
     }
     starts.join().unwrap();
     println!("{dumps} dumps");
+}
+
+/// The jobs of the list that no driver has told of, by name.
+fn unknown<'a>(dump: &'a Dump, name: &str) -> Vec<&'a JobDump> {
+    let unknown = dump.drivers.iter().filter(|driver| driver.kind == DriverKind::Unknown);
+    let jobs = unknown.flat_map(|driver| &driver.jobs);
+    jobs.filter(|job| job.info.name.as_deref() == Some(name)).collect()
+}
+
+fn has_frame(dump: &Dump, job: &JobDump, name: &str) -> bool {
+    let stack = job.stack.map(|stack| &dump.stacks[stack]);
+    stack.is_some_and(|stack| stack.iter().any(|frame| frame.contains(name)))
+}
+
+/// The thread of the job sleeps in a call of its own, and takes no part.
+#[test]
+fn a_job_that_is_driven_by_hand_is_shown_until_it_ends() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let (ready, is_ready) = channel();
+    let (go_on, may_go_on) = channel::<()>();
+    let hand = thread::spawn(move || {
+        let ctx = WaitCtx::new();
+        ctx.add_wait_fd(WaitKey::from_ptr(&ctx), std::io::pipe().unwrap().0);
+        ctx.set_deadline(Some(std::time::Instant::now() + LONG));
+        let steps = || {
+            let _peer = asyncjob::insight::tag("peer", format_args!("10.0.0.{}", 7));
+            wait_for_a_callback().unwrap();
+            drop(_peer);
+            pause_job().unwrap();
+        };
+        let mut step = JobBuilder::new().name("by hand").wait_ctx(&ctx).start(steps).unwrap();
+        while let Step::Paused(job) = step {
+            ready.send(Some(ctx.fds())).unwrap();
+            may_go_on.recv().unwrap();
+            step = job.resume();
+        }
+        ready.send(None).unwrap();
+        may_go_on.recv().unwrap();
+        let Ok(Step::Paused(lost)) = JobBuilder::new().name("by hand").start(pause_job) else {
+            panic!()
+        };
+        lost.quarantine();
+        ready.send(None).unwrap();
+        may_go_on.recv().unwrap();
+    });
+    let fds = is_ready.recv().unwrap().unwrap();
+    let found = dump(LONG);
+    let [job] = unknown(&found, "by hand")[..] else {
+        panic!("{found}")
+    };
+    assert_eq!((job.info.status, &job.info.fds), (Status::Ok, &fds), "{found}");
+    assert_eq!(job.tags, [("peer".to_string(), "10.0.0.7".to_string())]);
+    assert!(
+        job.info.deadline.is_some() && job.fd_kinds[0].starts_with("pipe:["),
+        "{found}"
+    );
+    assert!((4096..job.info.stack_size).contains(&job.info.high_water), "{found}");
+    assert!(
+        found
+            .to_string()
+            .contains(&format!("{} by hand peer=10.0.0.7, paused, waits for fd", job.info.id))
+    );
+    if cfg!(target_arch = "x86_64") {
+        assert!(has_frame(&found, job, "wait_for_a_callback"), "{found}");
+        assert!(has_frame(&found, job, "a_job_that_is_driven_by_hand"), "{found}");
+        let frames = &found.stacks[job.stack.unwrap()];
+        assert!(
+            frames.last().unwrap().contains("stack_init_trampoline"),
+            "frames of others: {found}"
+        );
+    }
+    go_on.send(()).unwrap();
+    is_ready.recv().unwrap().unwrap();
+    let found = dump(LONG);
+    let [job] = unknown(&found, "by hand")[..] else {
+        panic!("{found}")
+    };
+    assert!(
+        job.tags.is_empty() && !has_frame(&found, job, "wait_for_a_callback"),
+        "{found}"
+    );
+    for _ended_and_quarantined in 0..2 {
+        go_on.send(()).unwrap();
+        assert!(is_ready.recv().unwrap().is_none());
+        let found = dump(LONG);
+        assert!(unknown(&found, "by hand").is_empty(), "{found}");
+    }
+    go_on.send(()).unwrap();
+    hand.join().unwrap();
+}
+
+/// A job that keeps its thread does not hide what the other jobs of the thread wait for.
+#[test]
+fn the_parked_jobs_of_a_silent_worker_are_shown() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let workers = Workers::builder().threads(1).thread_name("silent").build().unwrap();
+    let parked = JobBuilder::new()
+        .name("parked")
+        .submit_to(&workers.handle(), wait_for_a_callback)
+        .unwrap();
+    dump_with("silent-0", 1);
+    let (stop, (started, is_started)) = (Arc::new(AtomicBool::new(false)), channel());
+    let stopped = Arc::clone(&stop);
+    let hog = workers.handle().spawn(move || {
+        started.send(()).unwrap();
+        while !stopped.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    });
+    is_started.recv().unwrap();
+    let found = dump(Duration::from_millis(50));
+    assert!(!driver(&found, "silent-0").answered, "{found}");
+    let [job] = unknown(&found, "parked")[..] else {
+        panic!("{found}")
+    };
+    assert_eq!(job.info.status, Status::Ok);
+    assert!(
+        has_frame(&found, job, "wait_for_a_callback") || cfg!(not(target_arch = "x86_64")),
+        "{found}"
+    );
+    stop.store(true, Ordering::Relaxed);
+    hog.unwrap().join().unwrap();
+    let found = dump_with("silent-0", 1);
+    assert!(unknown(&found, "parked").is_empty(), "its driver tells of it: {found}");
+    drop(parked);
+}
+
+/// Jobs run, pause and end on three threads without a driver, while another thread looks at their memory.
+#[test]
+fn jobs_without_a_driver_come_and_go_during_a_dump() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let is_enough = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&is_enough);
+    let hand = move || {
+        let mut paused = Vec::new();
+        for n in 0.. {
+            let pauses = move || (0..n % 5).for_each(|_| pause_job().unwrap());
+            if let Step::Paused(job) = start_job(&WaitCtx::new(), pauses).unwrap() {
+                paused.push(job);
+            }
+            while paused.len() > 50 || (stop.load(Ordering::Relaxed) && !paused.is_empty()) {
+                let steps = paused.drain(..).map(Job::resume);
+                let still = |step| match step {
+                    Step::Paused(job) => Some(job),
+                    Step::Finished(()) => None,
+                };
+                paused = steps.filter_map(still).collect();
+            }
+            if stop.load(Ordering::Relaxed) {
+                return n;
+            }
+        }
+        unreachable!()
+    };
+    let threads: Vec<_> = (0..3).map(|_| thread::spawn(hand.clone())).collect();
+    let mut seen = 0;
+    while seen < 200 {
+        let found = dump(LONG);
+        let jobs = found.drivers.iter().filter(|driver| driver.kind == DriverKind::Unknown);
+        seen += jobs.map(|driver| driver.jobs.len()).sum::<usize>();
+    }
+    is_enough.store(true, Ordering::Relaxed);
+    let started: i32 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    println!("{seen} of {started} jobs were seen");
+}
+
+#[test]
+fn a_signal_asks_for_a_dump_until_the_guard_is_dropped() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let signal = rustix::process::Signal::USR2;
+    let send = || rustix::process::kill_process(rustix::process::getpid(), signal).unwrap();
+    let (ctx, (dumps, dumped)) = (WaitCtx::new(), channel());
+    let Ok(Step::Paused(job)) = JobBuilder::new().name("asked for").wait_ctx(&ctx).start(pause_job) else {
+        panic!()
+    };
+    let mut is_first = true;
+    let guard = on_signal(signal.as_raw(), move |dump| {
+        dumps.send(dump).unwrap();
+        assert!(!std::mem::take(&mut is_first), "a report that panics ends nothing");
+    });
+    for _ in 0..2 {
+        send();
+        let found = dumped.recv().unwrap();
+        assert_eq!(unknown(&found, "asked for").len(), 1, "{found}");
+    }
+    drop(guard.unwrap());
+    send();
+    assert!(dumped.recv().is_err(), "the thread is gone, and its sender with it");
+    drop(job);
+    assert!(on_signal(9, |_| ()).is_err(), "SIGKILL cannot be handled");
 }

@@ -6,7 +6,7 @@
 //!     asks each of them by its notifier  ----------->   its next turn, or the next poll of its future:
 //!     waits until all have answered,                      the jobs, each with its own frames
 //!     or the limit has passed            <-----------   answers
-//!     reads the job of a silent thread from its memory
+//!     reads the job of a silent thread from its memory, and the jobs that no driver tells of
 //!     names the frames, each stack once
 //! ```
 //!
@@ -17,46 +17,43 @@
 //! * A thread that does not answer is one that runs a job all the time, or that is blocked in one: its
 //!   [`DriverDump::running`] says which job.
 //!
-//! # On a signal
+//! * [`tag`] attaches what the code of a job knows of it: the peer of its connection, say.
+//! * [`on_signal`] dumps each time the process gets a signal.
 //!
-//! A thread of the program waits for the signal and prints. Nothing runs in a signal handler.
-//!
-//! ```no_run
-//! use std::time::Duration;
-//!
-//! let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGUSR2])?;
-//! std::thread::spawn(move || {
-//!     for _ in signals.forever() {
-//!         eprintln!("{}", asyncjob::insight::dump(Duration::from_secs(1)));
-//!     }
-//! });
-//! # Ok::<(), std::io::Error>(())
-//! ```
+//! Jobs without a driver are in the dump, too: those that code drives by hand, and those of the C drop-in. Nothing asks
+//! for them. Their stacks are read from outside, as are those of a driver that does not answer.
 //!
 //! [`JobFuture`]: crate::job_future::JobFuture
 
+mod outside;
 mod registry;
+mod signal;
+mod tags;
 mod text;
 
-use std::collections::HashMap;
-use std::fs::File;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::RawFd;
-use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[doc(hidden)]
+pub use outside::other_ctxs;
 pub use registry::DriverKind;
 pub(crate) use registry::{Asked, Registration, Request};
+pub use signal::{OnSignal, on_signal};
+pub use tags::{Tag, tag};
 
 use crate::job::{JobInfo, read_running};
+use outside::{Outside, READ};
 use registry::Driver;
 
 /// Everything that [`dump`] has found.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Dump {
-    /// The schedulers, the workers and the threads that poll job futures.
+    /// The schedulers, the workers and the threads that poll job futures. Last comes one of the kind
+    /// [`DriverKind::Unknown`], if there are jobs that no other driver has told of.
     pub drivers: Vec<DriverDump>,
     /// The distinct stacks of the jobs: [`JobDump::stack`] is an index into this. A stack is a list of functions, with
     /// file and line where they are known, the innermost first.
@@ -71,7 +68,7 @@ pub struct Dump {
 pub struct DriverDump {
     /// What drives the jobs.
     pub kind: DriverKind,
-    /// The name of its thread, or the number that std gives it.
+    /// The name of its thread, or the number that std gives it. It is empty if the kind is unknown.
     pub thread: String,
     /// Whether the driver has answered within the limit. Its jobs are missing otherwise, or some of them.
     pub answered: bool,
@@ -85,8 +82,11 @@ pub struct DriverDump {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct JobDump {
-    /// What its driver knows of it.
+    /// What its driver knows of it. If the kind of the driver is unknown, [`JobInfo::in_state`] is 0: nothing keeps the
+    /// time at which such a job has paused.
     pub info: JobInfo,
+    /// What the code of the job has attached to it with [`tag`]: key and value.
+    pub tags: Vec<(String, String)>,
     /// What each fd of [`JobInfo::fds`] is, as `/proc/self/fd` has it: `socket:[4711]`, `anon_inode:[eventfd]`, a path.
     /// It is empty if the fd is closed.
     pub fd_kinds: Vec<String>,
@@ -95,8 +95,7 @@ pub struct JobDump {
     pub stack: Option<usize>,
 }
 
-/// Collects every job that a scheduler, a worker or a [`JobFuture`](crate::job_future::JobFuture) of this process has
-/// started.
+/// Collects every job of this process that has started and not ended.
 ///
 /// The call asks every driver and waits for the answers, for at most `within`. Each driver answers in its next turn, or
 /// when the runtime polls its future next. So the call takes as long as the longest piece of work between two pauses,
@@ -106,7 +105,10 @@ pub struct JobDump {
 /// looked at directly. The futures of that thread are missing, and their driver counts as one that has not answered: on
 /// an async runtime, call this from a blocking thread.
 ///
-/// Jobs that code drives by hand ([`start_job`](crate::start_job)) have no driver, and are missing.
+/// Jobs that code drives by hand ([`start_job`](crate::start_job)) have no driver, and nor have those of the C drop-in.
+/// Their stacks are read while their threads go on, so they are there only while they are paused. What they wait for is
+/// there but for a third fd and further ones, and since when is not. Their frames are found on x86-64 only. Jobs whose
+/// stacks the program provides (`ASYNC_set_mem_functions`) are missing.
 ///
 /// ```
 /// use asyncjob::scheduler::Workers;
@@ -130,12 +132,28 @@ pub struct JobDump {
 pub fn dump(within: Duration) -> Dump {
     let began = Instant::now();
     let until = began + within.min(Duration::from_secs(3600));
+    let outside = Outside::look();
     let asked: Vec<_> = registry::drivers(within)
         .into_iter()
         .map(|driver| ask(&driver))
         .collect();
     let mut folded = Folded::default();
-    let drivers = asked.into_iter().map(|one| one.collect(until, &mut folded)).collect();
+    let mut drivers: Vec<_> = asked.into_iter().map(|one| one.collect(until, &mut folded)).collect();
+    let told: HashSet<_> = drivers
+        .iter()
+        .flat_map(|driver| &driver.jobs)
+        .map(|job| job.info.id)
+        .collect();
+    let rest = outside.rest(|id| told.contains(&id));
+    if !rest.is_empty() {
+        drivers.push(DriverDump {
+            kind: DriverKind::Unknown,
+            thread: String::new(),
+            answered: true,
+            running: None,
+            jobs: rest.into_iter().map(|job| folded.add(job)).collect(),
+        });
+    }
     Dump {
         drivers,
         stacks: folded.named(),
@@ -204,10 +222,8 @@ impl Pending {
 /// The job that runs on the thread of a driver. The thread goes on meanwhile, so the kernel reads the memory: that
 /// fails where the memory is gone, and is no data race. What was read counts only if the same job runs afterwards.
 fn running_job(driver: &Driver) -> Option<(u64, Option<String>)> {
-    let memory = File::open("/proc/self/mem").ok()?;
-    let read = |at: usize, bytes: &mut [u8]| memory.read_exact_at(bytes, at as u64).ok();
-    let first = read_running(driver.current, &read)?;
-    let again = read_running(driver.current, &read)?;
+    let first = read_running(driver.current, &READ)?;
+    let again = read_running(driver.current, &READ)?;
     (first == again).then_some(first)
 }
 
@@ -229,6 +245,7 @@ impl Folded {
             })
         });
         JobDump {
+            tags: tags::of(job.info.id),
             info: job.info,
             fd_kinds,
             stack,

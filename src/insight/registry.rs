@@ -25,6 +25,8 @@ pub enum DriverKind {
     Scheduler,
     /// The [`JobFuture`](crate::job_future::JobFuture)s of one thread, under whatever runtime.
     Futures,
+    /// Code that resumes jobs by hand, the C drop-in, or a driver that has not answered.
+    Unknown,
 }
 
 impl fmt::Display for DriverKind {
@@ -32,6 +34,7 @@ impl fmt::Display for DriverKind {
         f.write_str(match self {
             DriverKind::Scheduler => "scheduler",
             DriverKind::Futures => "futures",
+            DriverKind::Unknown => "unknown",
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{DriverDump, Dump, JobDump};
+use super::{DriverDump, DriverKind, Dump, JobDump};
 use crate::job::{JobInfo, JobState};
 use crate::wait_ctx::Status;
 
@@ -25,7 +25,14 @@ impl Dump {
     /// A driver: its jobs by the stack that they have, the stack with the most jobs first.
     fn fmt_driver(&self, driver: &DriverDump, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, thread, count) = (driver.kind, &driver.thread, driver.jobs.len());
-        writeln!(f, "\n{kind} on thread {thread}: {count} jobs")?;
+        if kind == DriverKind::Unknown {
+            writeln!(
+                f,
+                "\nno driver tells of {count} jobs: they are driven by hand, by C code or by a silent driver"
+            )?;
+        } else {
+            writeln!(f, "\n{kind} on thread {thread}: {count} jobs")?;
+        }
         if !driver.answered {
             match &driver.running {
                 Some((id, name)) => {
@@ -54,7 +61,7 @@ impl Dump {
                 writeln!(f, "      {frame}")?;
             }
             for job in jobs {
-                writeln!(f, "    {}", Line(job))?;
+                writeln!(f, "    {}", Line(job, kind))?;
             }
         }
         Ok(())
@@ -77,11 +84,11 @@ fn driver_json(driver: &DriverDump) -> Value {
         "thread": driver.thread,
         "answered": driver.answered,
         "running": running,
-        "jobs": driver.jobs.iter().map(job_json).collect::<Vec<_>>(),
+        "jobs": driver.jobs.iter().map(|job| job_json(job, driver.kind)).collect::<Vec<_>>(),
     })
 }
 
-fn job_json(job: &JobDump) -> Value {
+fn job_json(job: &JobDump, kind: DriverKind) -> Value {
     let info = &job.info;
     let fd = |(fd, kind): (&crate::wait_ctx::WaitFd, &String)| {
         json!({
@@ -97,7 +104,8 @@ fn job_json(job: &JobDump) -> Value {
         "id": info.id.get(),
         "name": info.name,
         "state": state(info.state),
-        "in_state": info.in_state.as_secs_f64(),
+        "tags": job.tags,
+        "in_state": (kind != DriverKind::Unknown).then_some(info.in_state.as_secs_f64()),
         "fds": info.fds.iter().zip(&job.fd_kinds).map(fd).collect::<Vec<_>>(),
         "status": info.status.to_raw(),
         "deadline": info.deadline.map(seconds_until),
@@ -122,21 +130,25 @@ fn state(state: JobState) -> &'static str {
 }
 
 /// One job on one line.
-struct Line<'a>(&'a JobDump);
+struct Line<'a>(&'a JobDump, DriverKind);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let JobDump { info, fd_kinds, .. } = self.0;
+        let JobDump {
+            info, fd_kinds, tags, ..
+        } = self.0;
         write!(f, "{}", info.id)?;
         if let Some(name) = &info.name {
             write!(f, " {name}")?;
         }
-        let (state, in_state) = (state(info.state), info.in_state);
-        write!(
-            f,
-            ", {state} for {in_state:.1?}, waits for {}",
-            waits_for(info, fd_kinds)
-        )?;
+        for (key, value) in tags {
+            write!(f, " {key}={value}")?;
+        }
+        write!(f, ", {}", state(info.state))?;
+        if self.1 != DriverKind::Unknown {
+            write!(f, " for {:.1?}", info.in_state)?;
+        }
+        write!(f, ", waits for {}", waits_for(info, fd_kinds))?;
         write!(
             f,
             ", stack {} of {} KiB",

@@ -90,7 +90,7 @@ pub(super) struct ControlBlock {
     yielder: Cell<*const Yielder<(), ()>>,
     /// The job that was current when this one was last started or resumed.
     pub(super) parent: Cell<Option<NonNull<ControlBlock>>>,
-    ctx: ManuallyDrop<WaitCtx>,
+    pub(super) ctx: ManuallyDrop<WaitCtx>,
     pub(super) id: JobId,
     pub(super) stack: ManuallyDrop<Stack>,
     /// How many pauses a cancelled job may still try.
@@ -177,7 +177,7 @@ const ROOM_TO_REPORT: usize = 2048;
 #[repr(C)]
 pub(super) struct TypedBlock<T> {
     control: ControlBlock,
-    coroutine: ManuallyDrop<Coroutine<(), (), T, Bounds>>,
+    pub(super) coroutine: ManuallyDrop<Coroutine<(), (), T, Bounds>>,
 }
 
 const _: () = assert!(

@@ -25,6 +25,12 @@ impl JobId {
         self.0
     }
 
+    /// The id that this number stands for, unless it is 0.
+    #[cfg(feature = "insight")]
+    pub(super) fn from_outside(number: u64) -> Option<Self> {
+        (number != 0).then_some(JobId(number))
+    }
+
     /// An id that no other job of the process has.
     #[inline]
     pub(super) fn next() -> Self {

@@ -23,6 +23,8 @@ use super::fork::{self, lock};
 use super::header::{Slot, Stack, StackHeader};
 use super::idle::IdleMarks;
 use super::memory::{self, Range};
+#[cfg(feature = "insight")]
+use super::places::Place;
 use super::size::Spec;
 use super::slab::{Geometry, Slab};
 use super::slots::SlotBitmap;
@@ -213,6 +215,7 @@ impl Depot {
     /// Counts a stack whose slot stays in use for ever.
     pub(super) fn quarantine(&self, slot: &Slot) {
         self.note_depth(slot.high_water());
+        slot.disown();
         self.quarantined.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -243,6 +246,20 @@ impl Depot {
             quarantined: self.quarantined(),
             high_water: self.deepest.load(Ordering::Relaxed),
         }
+    }
+
+    /// The stacks of this depot, those of jobs and idle ones. Foreign stacks are not among them.
+    #[cfg(feature = "insight")]
+    pub(super) fn places(&self) -> Vec<Place> {
+        let state = lock(&self.state);
+        let places = state.bitmaps.iter().flat_map(|bitmap| {
+            bitmap.slots_in_use().map(|index| Place {
+                header: bitmap.slab.header(index).addr(),
+                whole: bitmap.slab.whole(index),
+                memory: bitmap.slab.stack(index),
+            })
+        });
+        places.collect()
     }
 
     /// Makes a stack of a claimed slot, or releases the slot.

@@ -111,8 +111,10 @@ impl StackHeader {
         self.id.store(id, Ordering::Relaxed);
     }
 
-    /// Where in a header the address of the name is, and its length: for `insight`, which reads the header of a job
-    /// that runs on another thread through the kernel.
+    /// Where in a header the id of the job is, the address of its name, and the length of the name: for what reads the
+    /// headers of other threads' jobs from outside.
+    #[cfg(feature = "insight")]
+    pub(crate) const ID_AT: usize = std::mem::offset_of!(StackHeader, id);
     #[cfg(feature = "insight")]
     pub(crate) const NAME_AT: [usize; 2] = [
         std::mem::offset_of!(StackHeader, name),
@@ -279,6 +281,12 @@ impl Slot {
     pub(super) fn order(&self) -> u64 {
         let header = self.header();
         header.slab.map_or(0, |slab| slab.order(header.index as usize))
+    }
+
+    /// Marks the stack as one without a job. What reads stacks from outside takes the job for a paused one otherwise,
+    /// because nothing changes the memory of a stack in quarantine.
+    pub(super) fn disown(&self) {
+        self.header().set_id(0);
     }
 
     /// The stack without its guard. `None` for foreign memory, of which the library knows nothing.

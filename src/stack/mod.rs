@@ -45,6 +45,8 @@ mod header;
 mod idle;
 pub(crate) mod memory;
 pub(crate) mod overflow;
+#[cfg(feature = "insight")]
+mod places;
 mod scrub;
 mod size;
 mod slab;
@@ -63,6 +65,8 @@ pub(crate) use header::StackHeader;
 pub use idle::set_idle_time;
 pub(crate) use idle::{IdleMarks, decay, idle_time};
 pub use overflow::install as install_overflow_handler;
+#[cfg(feature = "insight")]
+pub(crate) use places::{Place, places};
 pub(crate) use size::Spec;
 pub use size::{SecretPolicy, StackSize};
 pub(crate) use slab::MAX_ABOVE_TOP;

@@ -12,6 +12,8 @@
 
 use std::any::Any;
 use std::mem;
+#[cfg(feature = "insight")]
+use std::mem::offset_of;
 use std::os::fd::RawFd;
 use std::task::Waker;
 
@@ -260,6 +262,25 @@ impl View {
             Some((length, records)) if length <= INLINE => Ok(f(&records[..length])),
             _ => Err(f),
         }
+    }
+
+    /// The records of the view at this address, which another thread owns: see [`super::outside`]. The newest comes
+    /// first. `None` if the memory is gone or the words change. Only the first two records are published.
+    #[cfg(feature = "insight")]
+    pub(super) fn read_outside(at: usize, read: &impl Fn(usize, &mut [u8]) -> Option<()>) -> Option<Vec<Record>> {
+        let words = Published::<WORDS>::read_outside(at + offset_of!(View, 0), read)?;
+        let length = (words[LENGTH] as usize).min(INLINE);
+        let records = (0..length).map(move |i| {
+            let [key, fd_and_flags, data, serial] =
+                std::array::from_fn(|place| words[RECORDS + i * Record::WORDS + place]);
+            Record {
+                key,
+                fd_and_flags,
+                data,
+                serial,
+            }
+        });
+        Some(records.rev().collect())
     }
 
     /// The newest record under `key` that is not removed. `None` if it must be looked for under the lock.

@@ -33,6 +33,8 @@
 
 mod entries;
 mod locked;
+#[cfg(feature = "insight")]
+mod outside;
 mod published;
 mod wants;
 
@@ -55,6 +57,8 @@ pub use entries::Record;
 use entries::{Entries, Value, View};
 #[doc(hidden)]
 pub use locked::Locked;
+#[cfg(feature = "insight")]
+pub(crate) use outside::Waits;
 pub(crate) use wants::LONGEST_INTERVAL;
 pub use wants::Wants;
 

@@ -62,8 +62,8 @@ impl Word {
 
 /// `N` words, which are read as they were at one moment. They are 0 at first.
 pub(super) struct Published<const N: usize> {
-    sequence: AtomicU64,
-    words: [Word; N],
+    pub(super) sequence: AtomicU64,
+    pub(super) words: [Word; N],
 }
 
 impl<const N: usize> Published<N> {

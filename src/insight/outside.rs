@@ -1,0 +1,216 @@
+//! The jobs that no driver tells of: those that code drives by hand, those of the C drop-in, and those of a driver that
+//! does not answer.
+//!
+//! ```text
+//!   stacks of the process  --->  paused_jobs: copies of the frames  --->  drivers are asked  --->  still there, and
+//!                                                                                                  told of by none?
+//! ```
+//!
+//! Their threads take no part. A copy of each stack is made by the kernel, and the frames are found in the copy with
+//! the unwind tables of the process.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::registry::Asked;
+use crate::job::{JobId, JobInfo, JobState, Sight, Sighting, paused_jobs};
+use crate::sys::read_memory;
+use crate::wait_ctx::{WaitCtx, Waits};
+
+fn read(at: usize, bytes: &mut [u8]) -> Option<()> {
+    read_memory(at, bytes).ok()
+}
+
+/// Reads the memory of this process: see [`read_memory`].
+pub(super) const READ: fn(usize, &mut [u8]) -> Option<()> = read;
+
+/// The wait ctxs of jobs that have been started with another one: the address at which a `Job` is while it is paused,
+/// and the ctx.
+type OtherCtxs = fn() -> Vec<(usize, WaitCtx)>;
+
+static OTHER_CTXS: OnceLock<OtherCtxs> = OnceLock::new();
+
+/// Lets dumps show the wait ctxs that a C program has given its jobs. The drop-in starts its jobs with another ctx.
+#[doc(hidden)]
+pub fn other_ctxs(ctxs: OtherCtxs) {
+    let _ = OTHER_CTXS.set(ctxs);
+}
+
+/// The paused jobs of the process, before the drivers are asked. A job that a driver tells of later is paused now, or
+/// starts later.
+pub(super) struct Outside {
+    jobs: Vec<Sighting>,
+}
+
+impl Outside {
+    pub(super) fn look() -> Self {
+        Outside {
+            jobs: paused_jobs(&READ),
+        }
+    }
+
+    /// The jobs that are still paused, and that `is_told` says no of.
+    pub(super) fn rest(self, is_told: impl Fn(JobId) -> bool) -> Vec<Asked> {
+        let rest = self.jobs.into_iter().filter(|job| !is_told(job.id));
+        let mut rest: Vec<_> = rest
+            .filter_map(|job| job.look(&READ).map(|sight| (job, sight)))
+            .collect();
+        if rest.is_empty() {
+            return Vec::new();
+        }
+        give_other_ctxs(&mut rest);
+        let mut walker = frames::Walker::new();
+        let asked = rest.into_iter().map(|(job, sight)| Asked {
+            frames: walker.frames(job.pointer, &sight.stack),
+            info: JobInfo {
+                id: job.id,
+                name: sight.name,
+                state: JobState::Paused,
+                in_state: Duration::ZERO,
+                fds: sight.waits.fds,
+                status: sight.waits.status,
+                deadline: sight.waits.deadline,
+                high_water: sight.high_water,
+                stack_size: sight.stack_size,
+            },
+        });
+        asked.collect()
+    }
+}
+
+fn give_other_ctxs(jobs: &mut [(Sighting, Sight)]) {
+    let ctxs = OTHER_CTXS.get().map_or_else(Vec::new, |ctxs| ctxs());
+    let control_at = |(at, ctx): (usize, WaitCtx)| {
+        let mut word = [0; size_of::<usize>()];
+        READ(at, &mut word).map(|()| (usize::from_ne_bytes(word), ctx))
+    };
+    let mut ctxs: HashMap<_, _> = ctxs.into_iter().filter_map(control_at).collect();
+    for (_, sight) in jobs {
+        if let Some(ctx) = ctxs.remove(&sight.control) {
+            sight.waits = Waits::of(&ctx);
+        }
+    }
+}
+
+/// The copy of a stack, for what reads it word by word.
+struct Copied<'a> {
+    addresses: Range<u64>,
+    bytes: &'a [u8],
+}
+
+impl Copied<'_> {
+    fn word(&self, address: u64) -> Option<u64> {
+        let at = address.checked_sub(self.addresses.start)? as usize;
+        let bytes = self.bytes.get(at..at.checked_add(size_of::<u64>())?)?;
+        bytes.try_into().ok().map(u64::from_ne_bytes)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod frames {
+    use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
+    use framehop::{ExplicitModuleSectionInfo, Module, Unwinder};
+
+    use super::Copied;
+    use crate::sys::{LoadedModule, loaded_modules, read_memory};
+
+    /// How many frames are looked at. A stack that was copied while it changed may seem to have no end.
+    const MOST_FRAMES: usize = 1000;
+
+    /// Walks the frames of copied stacks.
+    pub(super) struct Walker {
+        unwinder: UnwinderX86_64<Vec<u8>>,
+        cache: CacheX86_64,
+    }
+
+    impl Walker {
+        pub(super) fn new() -> Self {
+            let mut unwinder = UnwinderX86_64::new();
+            let modules = loaded_modules();
+            modules
+                .iter()
+                .filter_map(module)
+                .for_each(|module| unwinder.add_module(module));
+            Walker {
+                unwinder,
+                cache: CacheX86_64::new(),
+            }
+        }
+
+        /// The addresses of the frames, the innermost first. `pointer` is the stack pointer with which corosensei has
+        /// suspended the job, and `bytes` are what lies from there to the end of the stack.
+        ///
+        /// There lie the address at which the job goes on, `rbx` and `rbp`. With the address goes the stack pointer
+        /// above these three.
+        pub(super) fn frames(&mut self, pointer: usize, bytes: &[u8]) -> Vec<usize> {
+            let start = pointer as u64;
+            let stack = Copied {
+                addresses: start..start + bytes.len() as u64,
+                bytes,
+            };
+            let (Some(rip), Some(rbp)) = (stack.word(start), stack.word(start + 16)) else {
+                return Vec::new();
+            };
+            let registers = UnwindRegsX86_64::new(rip, start + 24, rbp);
+            let mut read = |address| stack.word(address).ok_or(());
+            let mut walk = self.unwinder.iter_frames(rip, registers, &mut self.cache, &mut read);
+            let mut frames = Vec::new();
+            while let Ok(Some(frame)) = walk.next() {
+                frames.push(frame.address() as usize);
+                if frames.len() == MOST_FRAMES {
+                    break;
+                }
+            }
+            frames
+        }
+    }
+
+    /// The unwind tables of a module, copied.
+    fn module(found: &LoadedModule) -> Option<Module<Vec<u8>>> {
+        let copy = |(start, end): (u64, u64)| {
+            let mut bytes = vec![0; end.checked_sub(start)? as usize];
+            read_memory((found.bias + start) as usize, &mut bytes).ok()?;
+            Some(bytes)
+        };
+        let eh_frame_hdr = copy(found.eh_frame_hdr)?;
+        // Version 1, and then how the address of the tables is written. All linkers write the distance from the place
+        // of the distance itself, as an `i32` (the numbers are DW_EH_PE_pcrel and DW_EH_PE_sdata4 of the LSB).
+        let &[1, 0x1b, _, _, a, b, c, d, ..] = &eh_frame_hdr[..] else {
+            return None;
+        };
+        let distance = i64::from(i32::from_ne_bytes([a, b, c, d]));
+        let eh_frame_at = (found.eh_frame_hdr.0 + 4).checked_add_signed(distance)?;
+        let holds = |&&(start, end): &&(u64, u64)| (start..end).contains(&eh_frame_at);
+        let eh_frame_range = (eh_frame_at, found.segments.iter().find(holds)?.1);
+        let start = found.segments.iter().map(|(start, _)| start).min()?;
+        let end = found.segments.iter().map(|(_, end)| end).max()?;
+        let section_info = ExplicitModuleSectionInfo {
+            base_svma: 0,
+            eh_frame_svma: Some(eh_frame_range.0..eh_frame_range.1),
+            eh_frame: Some(copy(eh_frame_range)?),
+            eh_frame_hdr_svma: Some(found.eh_frame_hdr.0..found.eh_frame_hdr.1),
+            eh_frame_hdr: Some(eh_frame_hdr),
+            ..Default::default()
+        };
+        let addresses = found.bias + start..found.bias + end;
+        Some(Module::new(String::new(), addresses, found.bias, section_info))
+    }
+}
+
+/// The way in which corosensei suspends a job is known here for one architecture only.
+#[cfg(not(target_arch = "x86_64"))]
+mod frames {
+    pub(super) struct Walker;
+
+    impl Walker {
+        pub(super) fn new() -> Self {
+            Walker
+        }
+
+        pub(super) fn frames(&mut self, _pointer: usize, _bytes: &[u8]) -> Vec<usize> {
+            Vec::new()
+        }
+    }
+}

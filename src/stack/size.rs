@@ -67,8 +67,12 @@ impl Default for StackSize {
 /// What is done so that a job's data does not stay in memory after the job has ended.
 ///
 /// By default nothing is done: the next job gets a stack as the last job left it, and a core dump contains it. Each
-/// option has a price, which the part `options` of `crates/bench` measures. No option covers registers, or what a job
-/// copied elsewhere.
+/// option has a price, which the part `options` of `crates/bench` measures.
+///
+/// No option covers what a job copied elsewhere, nor what the compiler did. Optimised code moves values by vector
+/// registers, in which they stay until other code uses them, and a core dump contains the registers. It also copies the
+/// unused bytes of a value, such as those of an `Option` that is `None`, with what lies there: up to 96 bytes of a
+/// secret on the stack of the job that called `spawn` were found in the heap. Keep a key in a `Box` that clears itself.
 ///
 /// The closure of a job may wait on the heap: any that is spawned, and one of more than 4 KiB. It is overwritten there
 /// when it moves to the stack of its job, and when it is dropped. A closure that is larger than a quarter of the stack

@@ -1,13 +1,13 @@
 //! The examples do what they say, in every mode.
 //!
-//! The tests need OpenSSH's client and, with the feature `pkcs11`, SoftHSM.
+//! The tests need OpenSSH's client, moto (`.ci/moto`) and, with the feature `pkcs11`, SoftHSM.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 #[cfg(feature = "pkcs11")]
 use asyncjob_testing::tools::SOFTHSM;
-use asyncjob_testing::tools::{SSH_AGENT, missing};
+use asyncjob_testing::tools::{MOTO, SSH_AGENT, missing};
 
 /// The program of an example, which cargo builds with this test.
 fn example(name: &str) -> PathBuf {
@@ -54,6 +54,16 @@ fn a_server_with_its_key_in_an_agent_needs_no_thread_for_it() {
             let printed = serves("tls_agent", &["--driver", driver, "--key", key]);
             assert!(printed.contains(" 2 threads with the clients' one"), "{printed}");
         }
+    }
+}
+
+#[test]
+fn a_server_with_its_key_in_a_key_service_serves() {
+    if missing(&[MOTO]) {
+        return;
+    }
+    for key in ["ecdsa", "rsa"] {
+        serves("tls_kms", &["--key", key]);
     }
 }
 

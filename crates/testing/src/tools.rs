@@ -17,11 +17,12 @@ use crate::{name_of_test, say};
 /// Set to `1`, a missing tool is a failure.
 const REQUIRE: &str = "ASYNCJOB_REQUIRE_TOOLS";
 
-/// Something that a test needs of the system, and the Debian package that has it.
+/// Something that a test needs of the system, and the package that has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Tool {
     kind: Kind,
     name: &'static str,
+    /// Of Debian, unless it says otherwise.
     package: &'static str,
 }
 
@@ -29,6 +30,8 @@ pub struct Tool {
 enum Kind {
     /// A program, looked for in `PATH`.
     Program,
+    /// A program of a Python package, looked for in `PATH`.
+    Python,
     /// A header, which the C compiler finds.
     Header,
     /// A shared library, by the name that `dlopen` takes.
@@ -65,6 +68,8 @@ pub const PKG_CONFIG: Tool = program("pkg-config", "pkg-config");
 pub const SSH_AGENT: Tool = program("ssh-agent", "openssh-client");
 /// A token in software. This is its administration program; its library is in the same package.
 pub const SOFTHSM: Tool = program("softhsm2-util", "softhsm2");
+/// A server that speaks the protocols of AWS, key service included. `.ci/moto` installs it.
+pub const MOTO: Tool = python("moto_server", "moto, flask and flask-cors");
 /// OpenSSL's headers, and what a C program links with.
 pub const OPENSSL_HEADERS: Tool = header("openssl/async.h", "libssl-dev");
 /// OpenSSL's libcrypto.
@@ -73,6 +78,12 @@ pub const LIBCRYPTO: Tool = library("libcrypto.so.3", "libssl3");
 /// A program that is looked for in `PATH`.
 pub const fn program(name: &'static str, package: &'static str) -> Tool {
     let kind = Kind::Program;
+    Tool { kind, name, package }
+}
+
+/// A program of a Python package that is looked for in `PATH`.
+pub const fn python(name: &'static str, package: &'static str) -> Tool {
+    let kind = Kind::Python;
     Tool { kind, name, package }
 }
 
@@ -99,7 +110,7 @@ pub fn missing(tools: &[Tool]) -> bool {
     let missing: Vec<String> = tools
         .iter()
         .filter(|tool| !tool.is_installed())
-        .map(|tool| format!("{} is not installed (Debian package {})", tool.name, tool.package))
+        .map(|tool| format!("{} is not installed ({} {})", tool.name, tool.source(), tool.package))
         .collect();
     if missing.is_empty() {
         return false;
@@ -117,19 +128,33 @@ pub fn skipped(reason: &str) {
 }
 
 impl Tool {
+    /// Where the tool is in `PATH`.
+    pub fn path(self) -> Option<PathBuf> {
+        path_of(self.name)
+    }
+
+    fn source(self) -> &'static str {
+        match self.kind {
+            Kind::Python => "Python packages",
+            _ => "Debian package",
+        }
+    }
+
     fn is_installed(self) -> bool {
         match self.kind {
-            Kind::Program => in_path(self.name),
+            Kind::Program | Kind::Python => path_of(self.name).is_some(),
             Kind::Header => CC.is_installed() && is_preprocessed(self.name),
             Kind::Library => is_loadable(self.name),
         }
     }
 }
 
-fn in_path(program: &str) -> bool {
+fn path_of(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let executable = |path: PathBuf| fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o111 != 0);
-    env::split_paths(&path).any(|directory| executable(directory.join(program)))
+    let executable = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o111 != 0);
+    env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .find(executable)
 }
 
 fn is_preprocessed(header: &str) -> bool {

@@ -77,12 +77,16 @@ pub(crate) fn serve(
     }
 }
 
-/// TLS 1.3, and no tickets, so that every handshake is a full one.
+/// TLS 1.3, or TLS 1.2 for a key that makes no signatures of TLS 1.3. No tickets, so that every handshake is a full
+/// one.
 pub(crate) fn server_config(key: CertifiedKey) -> Arc<ServerConfig> {
+    let is_rsa = key.key.algorithm() == SignatureAlgorithm::RSA;
+    let version = match is_rsa && key.key.choose_scheme(&[SignatureScheme::RSA_PSS_SHA256]).is_none() {
+        true => &rustls::version::TLS12,
+        false => &rustls::version::TLS13,
+    };
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let builder = builder
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("ring has TLS 1.3");
+    let builder = builder.with_protocol_versions(&[version]).expect("ring has both");
     let mut config = builder
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));

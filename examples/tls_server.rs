@@ -7,6 +7,9 @@
 //!   curl -k https://127.0.0.1:8443/stats     the server's counters
 //! ```
 //!
+//! With `--features insight`, `/debug/jobs` shows to a client on the same machine where every job is and what it waits
+//! for, and `/debug/jobs.json` the same for a tool.
+//!
 //! ```text
 //!   listener ---> accept job ------> a job for each connection     all on one thread, or on --threads
 //!                  |  waits while       |  handshake, requests
@@ -19,6 +22,8 @@
 
 #[path = "tls_server/counters.rs"]
 mod counters;
+#[path = "tls_server/debug.rs"]
+mod debug;
 #[path = "tls_server/http.rs"]
 mod http;
 #[path = "tls_server/identity.rs"]

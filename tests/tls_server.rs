@@ -270,6 +270,34 @@ fn curl_is_served_whatever_the_key_the_mode_and_the_threads() {
     }
 }
 
+/// The stalled client is found by its address, and the job that asks is not in the way.
+#[cfg(feature = "insight")]
+#[test]
+fn the_page_of_the_jobs_shows_where_a_connection_stalls() {
+    if missing(&[CURL]) {
+        return;
+    }
+    let _watchdog = Watchdog::new();
+    for threads in ["1", "2"] {
+        let server = Server::start(&["--threads", threads]);
+        let stalled = server.connect(); // and sends nothing
+        let peer = format!("peer={}", stalled.local_addr().unwrap());
+        let ask = || server.curl(&[], "/debug/jobs");
+        let page = when("the connection is a job", ask, |page| page.contains(&peer));
+        let line = page.lines().find(|line| line.contains(&peer)).unwrap();
+        assert!(line.contains("paused for") && line.contains("(socket:["), "{page}");
+        assert!(page.contains("complete_io") && page.contains("accept_all"), "{page}");
+        assert!(!page.contains("DID NOT ANSWER"), "{page}");
+        let json = server.curl(&[], "/debug/jobs.json");
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let drivers = json["drivers"].as_array().unwrap();
+        let mut jobs = drivers.iter().flat_map(|driver| driver["jobs"].as_array().unwrap());
+        let is_stalled = |job: &serde_json::Value| job["tags"][0][1] == stalled.local_addr().unwrap().to_string();
+        assert!(jobs.any(is_stalled), "{json}");
+        assert!(server.curl(&[], "/debug/other").contains("The pages are"));
+    }
+}
+
 #[test]
 fn openssl_is_served_in_both_versions_on_a_connection_that_stays() {
     if missing(CLIENTS) {

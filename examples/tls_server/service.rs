@@ -20,6 +20,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::Options;
 use super::counters::Counters;
+use super::debug;
 use super::http::{self, Failure, Request};
 use super::identity::Identity;
 use super::signer::SlowKey;
@@ -58,6 +59,7 @@ impl Service {
     /// Serves a connection from its first byte to its last.
     fn serve(&self, id: u64, socket: Pausing<TcpStream>) {
         let _ = socket.get_ref().set_nodelay(true);
+        let _peer = debug::peer(&socket);
         let Some(mut stream) = self.handshake(socket) else {
             return;
         };
@@ -131,6 +133,7 @@ impl Service {
                 ("200 OK", body)
             }
             "/stats" => ("200 OK", self.counters.to_string()),
+            path if path.starts_with("/debug/") && debug::is_allowed(&stream.sock) => debug::page(path),
             _ => ("404 Not Found", "The pages are / and /stats.\n".to_owned()),
         }
     }

@@ -37,8 +37,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-#[doc(hidden)]
-pub use outside::other_ctxs;
 pub use registry::DriverKind;
 pub(crate) use registry::{Asked, Registration, Request};
 pub use signal::{OnSignal, on_signal};

@@ -9,15 +9,12 @@
 //! Their threads take no part. A copy of each stack is made by the kernel, and the frames are found in the copy with
 //! the unwind tables of the process.
 
-use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::registry::Asked;
-use crate::job::{JobId, JobInfo, JobState, Sight, Sighting, paused_jobs};
+use crate::job::{JobId, JobInfo, JobState, Sighting, paused_jobs};
 use crate::sys::read_memory;
-use crate::wait_ctx::{WaitCtx, Waits};
 
 fn read(at: usize, bytes: &mut [u8]) -> Option<()> {
     read_memory(at, bytes).ok()
@@ -25,18 +22,6 @@ fn read(at: usize, bytes: &mut [u8]) -> Option<()> {
 
 /// Reads the memory of this process: see [`read_memory`].
 pub(super) const READ: fn(usize, &mut [u8]) -> Option<()> = read;
-
-/// The wait ctxs of jobs that have been started with another one: the address at which a `Job` is while it is paused,
-/// and the ctx.
-type OtherCtxs = fn() -> Vec<(usize, WaitCtx)>;
-
-static OTHER_CTXS: OnceLock<OtherCtxs> = OnceLock::new();
-
-/// Lets dumps show the wait ctxs that a C program has given its jobs. The drop-in starts its jobs with another ctx.
-#[doc(hidden)]
-pub fn other_ctxs(ctxs: OtherCtxs) {
-    let _ = OTHER_CTXS.set(ctxs);
-}
 
 /// The paused jobs of the process, before the drivers are asked. A job that a driver tells of later is paused now, or
 /// starts later.
@@ -54,13 +39,12 @@ impl Outside {
     /// The jobs that are still paused, and that `is_told` says no of.
     pub(super) fn rest(self, is_told: impl Fn(JobId) -> bool) -> Vec<Asked> {
         let rest = self.jobs.into_iter().filter(|job| !is_told(job.id));
-        let mut rest: Vec<_> = rest
+        let rest: Vec<_> = rest
             .filter_map(|job| job.look(&READ).map(|sight| (job, sight)))
             .collect();
         if rest.is_empty() {
             return Vec::new();
         }
-        give_other_ctxs(&mut rest);
         let mut walker = frames::Walker::new();
         let asked = rest.into_iter().map(|(job, sight)| Asked {
             frames: walker.frames(job.pointer, &sight.stack),
@@ -77,20 +61,6 @@ impl Outside {
             },
         });
         asked.collect()
-    }
-}
-
-fn give_other_ctxs(jobs: &mut [(Sighting, Sight)]) {
-    let ctxs = OTHER_CTXS.get().map_or_else(Vec::new, |ctxs| ctxs());
-    let control_at = |(at, ctx): (usize, WaitCtx)| {
-        let mut word = [0; size_of::<usize>()];
-        READ(at, &mut word).map(|()| (usize::from_ne_bytes(word), ctx))
-    };
-    let mut ctxs: HashMap<_, _> = ctxs.into_iter().filter_map(control_at).collect();
-    for (_, sight) in jobs {
-        if let Some(ctx) = ctxs.remove(&sight.control) {
-            sight.waits = Waits::of(&ctx);
-        }
     }
 }
 

@@ -86,8 +86,6 @@ pub(crate) struct Sight {
     pub(crate) waits: Waits,
     pub(crate) high_water: usize,
     pub(crate) stack_size: usize,
-    /// The address of the control block, to which the `Job` points.
-    pub(crate) control: usize,
     /// A copy of what lies from the stack pointer to [`CALLER_BYTES`] below the control block: the frames.
     pub(crate) stack: Vec<u8>,
 }
@@ -121,7 +119,6 @@ impl Sighting {
             waits: Waits::read(ctx, read)?,
             high_water: self.place.high_water(),
             stack_size: control - self.place.limit(),
-            control,
             stack,
         };
         let is_same = suspended(&self.place, read) == Some((self.id, self.pointer));

@@ -43,15 +43,6 @@ impl Waits {
                 .flatten(),
         })
     }
-
-    /// What this ctx says.
-    pub(crate) fn of(ctx: &WaitCtx) -> Waits {
-        Waits {
-            fds: ctx.fds(),
-            status: ctx.status(),
-            deadline: ctx.deadline(),
-        }
-    }
 }
 
 impl<const N: usize> Published<N> {

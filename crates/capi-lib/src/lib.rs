@@ -71,6 +71,7 @@
 //! | `slots` | what is known of each job outside its stack, and which thread owns it |
 //! | `handle` | handles of jobs and wait ctxs, which may be stale without harm |
 //! | `library_context` | the default `OSSL_LIB_CTX` of each job |
+//! | `dump` | the paused jobs on a signal, with the feature `dump` |
 //! | `exceptions` | the C++ exceptions that each job handles |
 //! | `libcrypto` | the libcrypto of the process, found at run time |
 //! | `binding` | whether OpenSSL reaches these functions |
@@ -91,6 +92,9 @@
 
 mod binding;
 mod boundary;
+#[cfg(feature = "dump")]
+#[allow(unsafe_code, reason = "asks whether the program has more rights than its user")]
+mod dump;
 #[allow(unsafe_code, reason = "reaches the exception state of the C++ runtime")]
 mod exceptions;
 #[allow(unsafe_code, reason = "turns handles into references to memory that is never freed")]

@@ -135,6 +135,8 @@ impl Thread {
         self.exceptions.search();
         self.slots.add_chunk()?;
         call_at_exit();
+        #[cfg(feature = "dump")]
+        crate::dump::arrange();
         self.slots.pop()
     }
 }

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The environment is looked at once, when the process starts its first job. Without the first variable nothing is done
-//! then and nothing later. With it, a thread waits for the signal, reads the stacks of the jobs from outside and writes.
-//! The threads of the program take no part, and no code runs in a signal handler but that which wakes the thread.
+//! then and nothing later. With it, a thread waits for the signal, reads the stacks of the jobs from outside and
+//! writes. The threads of the program take no part, and no code runs in a signal handler but that which wakes the
+//! thread.
 
 use std::env;
 use std::ffi::c_int;

@@ -75,6 +75,7 @@
 //! * `asyncjob-capi` has OpenSSL's C interface, for `LD_PRELOAD`.
 //! * `asyncjob-tokio` runs jobs on tokio.
 //! * `asyncjob-rustls` makes TLS handshakes of rustls asynchronous in their private key.
+//! * `asyncjob-openssl` does so for OpenSSL, its engines and its providers; `asyncjob-capi-lib` is what it stands on.
 //! * `asyncjob-bench` measures what a switch costs, next to other libraries.
 //!
 //! # Features

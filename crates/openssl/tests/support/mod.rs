@@ -210,12 +210,8 @@ pub(crate) fn ask_for_certificate(ssl: &SslRef) {
     // SAFETY: the connection exists.
     unsafe { openssl_sys::SSL_set_verify(ssl.as_ptr(), mode, None) };
     // SAFETY: the connection exists, and no other call of it is in progress.
-    assert_eq!(
-        unsafe { ask.unwrap()(ssl.as_ptr()) },
-        1,
-        "{:?}",
-        openssl::error::ErrorStack::get()
-    );
+    let asked = unsafe { ask.unwrap()(ssl.as_ptr()) };
+    assert_eq!(asked, 1, "{:?}", openssl::error::ErrorStack::get());
 }
 
 /// Lets a server ask this client later.

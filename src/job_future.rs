@@ -88,6 +88,8 @@ pub struct JobFuture<T: 'static> {
     /// `None` if the ctx belongs to another job.
     claim: Option<ClaimedCtx>,
     forwarder: Arc<ForwardingWaker>,
+    /// The waker of the task that polled last, which the forwarder has, too.
+    task: Option<Arc<Waker>>,
     #[cfg(feature = "insight")]
     parked: parked::Parked,
     watch: Option<Box<Watch>>,
@@ -186,6 +188,7 @@ impl<T: 'static> JobFuture<T> {
             ctx,
             claim,
             forwarder,
+            task: None,
             #[cfg(feature = "insight")]
             parked: parked::Parked::default(),
             watch: None,
@@ -229,6 +232,7 @@ impl<T: 'static> JobFuture<T> {
         #[cfg(feature = "insight")]
         self.parked.end();
         self.forwarder.clear_task();
+        self.task = None;
         self.claim = None;
         Poll::Ready(output)
     }
@@ -271,7 +275,9 @@ impl<T: 'static> Future for JobFuture<T> {
             }
             ready!(Pin::new(free).poll(task));
         }
-        this.forwarder.set_task(task.waker());
+        if !this.task.as_ref().is_some_and(|last| last.will_wake(task.waker())) {
+            this.task = Some(this.forwarder.set_task(task.waker()));
+        }
         #[cfg(feature = "insight")]
         this.parked.poll(&this.forwarder, &mut this.state);
         budget::begin();
@@ -432,14 +438,12 @@ struct ForwardingWaker {
 }
 
 impl ForwardingWaker {
-    /// The poll that begins now is the one to wake.
-    fn set_task(&self, waker: &Waker) {
-        if self.task.lock().as_ref().is_some_and(|task| task.will_wake(waker)) {
-            return;
-        }
+    /// The task that polls now is the one to wake. Returns its waker.
+    fn set_task(&self, waker: &Waker) -> Arc<Waker> {
         let new = Arc::new(waker.clone());
-        let old = self.task.lock().replace(new);
+        let old = self.task.lock().replace(Arc::clone(&new));
         drop(old);
+        new
     }
 
     /// The job is about to be resumed. A wake from now on is about its next pause.

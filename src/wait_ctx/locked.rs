@@ -59,7 +59,7 @@ impl WaitCtx {
     /// Whether [`set_callback`](Self::set_callback) has set a callback.
     #[inline]
     pub fn has_callback(&self) -> bool {
-        self.inner.has_callback.load(Ordering::Relaxed)
+        self.inner.callback_state.load(Ordering::Relaxed) & 1 != 0 // who sees it takes the lock
     }
 
     /// The callback of a C program, for code that knows wakers only.
@@ -119,6 +119,7 @@ impl Locked<'_> {
     pub fn set_c_callback(&mut self, callback: [usize; 2], waker_of: fn([usize; 2]) -> Waker) {
         self.entries.set_callback(callback, waker_of);
         self.inner.view.publish_callback(&self.entries);
+        self.inner.callback_state.fetch_add(2, Ordering::Release);
     }
 
     /// What the C interface keeps with the ctx.
@@ -155,7 +156,7 @@ impl Locked<'_> {
         drop(self);
         drop(values); // after the lock is released, newest first
         // What only Rust code sets.
-        if inner.has_callback.load(Ordering::Relaxed) {
+        if inner.callback_state.load(Ordering::Relaxed) & 1 != 0 {
             inner.set_callback(None);
         }
         inner.deadline.store(NO_DEADLINE, Ordering::Relaxed);

@@ -337,8 +337,9 @@ struct Inner {
     /// What the entries are now, for readers. Whoever changes `entries` writes it, under the lock.
     view: View,
     entries: Mutex<Entries>,
-    /// Whether `callback` has been set. The C interface asks without the lock.
-    has_callback: AtomicBool,
+    /// Goes up by 2 at each change of the callback, of Rust code or of C code, so that who has a callback need not read
+    /// it again. The lowest bit says whether `callback` is set: the C interface asks without the lock.
+    callback_state: AtomicU32,
     /// The callback is behind an `Arc`, so that the clone and the drop of the user's `Waker` run after the lock is
     /// released.
     callback: Mutex<Option<Arc<Waker>>>,
@@ -394,7 +395,7 @@ impl WaitCtx {
                 claimed: AtomicBool::new(claimed),
                 view: View::new(),
                 entries: Mutex::new(Entries::new()),
-                has_callback: AtomicBool::new(false),
+                callback_state: AtomicU32::new(0),
                 callback: Mutex::new(None),
             }),
         }
@@ -570,11 +571,10 @@ impl WaitCtx {
         }
     }
 
-    /// Whether the callback wakes the same task as `waker`, so that the caller need not read the callback again.
-    pub(crate) fn callback_will_wake(&self, waker: &Waker) -> bool {
-        // This may run under the lock: `will_wake` compares two pointers and runs no code of the user.
-        let callback = self.inner.callback.lock();
-        callback.as_ref().is_some_and(|callback| callback.will_wake(waker))
+    /// A number that changes with every change of the callback.
+    #[inline]
+    pub(crate) fn callback_version(&self) -> u32 {
+        self.inner.callback_state.load(Ordering::Acquire)
     }
 
     /// Sets the status of the engine's request. It stays until it is set again
@@ -690,9 +690,13 @@ impl Inner {
 
     fn set_callback(&self, callback: Option<Waker>) {
         let new = callback.map(Arc::new);
+        let is_set = u32::from(new.is_some());
         let mut place = self.callback.lock();
-        self.has_callback.store(new.is_some(), Ordering::Relaxed); // who sees it takes the lock
         let old = std::mem::replace(&mut *place, new);
+        let was_set = u32::from(old.is_some());
+        // Release: who sees the new version reads this callback, or a later one. Both numbers may wrap around.
+        let change = (2 + is_set).wrapping_sub(was_set);
+        self.callback_state.fetch_add(change, Ordering::Release);
         drop(place);
         drop(old); // after the lock is released: the drop of a waker may run any code
     }

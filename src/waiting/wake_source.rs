@@ -1,5 +1,6 @@
 //! Wakers for code that waits, under every driver and outside jobs.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -39,8 +40,8 @@ pub struct WakeSource {
 
 /// The way that a wake takes to the code that waits.
 enum Route {
-    /// Through the callback of the driver.
-    Callback(WaitCtx),
+    /// Through the callback of the driver, of which the source has this version.
+    Callback(WaitCtx, Cell<u32>),
     /// Through a wait fd of the ctx, under this key.
     EventFd(WaitCtx, WaitKey, Arc<EventFd>),
     /// To the thread, which parks. The id is that of the job that made the source, if that job could not pause.
@@ -68,8 +69,9 @@ impl WakeSource {
 
     /// A source for the job of this ctx, which is the job that runs this code.
     pub(super) fn of_job(ctx: WaitCtx) -> io::Result<Self> {
+        let version = ctx.callback_version(); // before the callback: a change that comes between is seen later
         if let Some(waker) = ctx.callback() {
-            return Ok(Self::with(waker, Route::Callback(ctx)));
+            return Ok(Self::with(waker, Route::Callback(ctx, Cell::new(version))));
         }
         let fd = Arc::new(EventFd::new()?);
         let key = WaitKey::unique();
@@ -131,7 +133,7 @@ impl Route {
     /// Whether a wake reaches the code that calls this.
     fn leads_here(&self) -> bool {
         match self {
-            Route::Callback(ctx) | Route::EventFd(ctx, ..) => with_current_ctx(|own| own.ptr_eq(ctx)) == Some(true),
+            Route::Callback(ctx, _) | Route::EventFd(ctx, ..) => with_current_ctx(|own| own.ptr_eq(ctx)) == Some(true),
             Route::Thread(_, made_in) => current_job_id() == *made_in,
         }
     }
@@ -140,7 +142,7 @@ impl Route {
         match self {
             // If the job cannot pause after all, a wake reaches the driver and not the thread, so the thread looks by
             // itself.
-            Route::Callback(_) => WaitSpec::by(Status::Ok, Blocking::Retry),
+            Route::Callback(..) => WaitSpec::by(Status::Ok, Blocking::Retry),
             Route::EventFd(_, key, fd) => WaitSpec {
                 armed: Some(*key),
                 ..WaitSpec::by(Status::Unsupported, Blocking::Drain(fd))
@@ -155,11 +157,13 @@ impl PollWaker<'_> {
     /// task itself may have set another callback since the last poll.
     pub(super) fn refreshed(&mut self) -> &Waker {
         match self.route {
-            Route::Callback(ctx) => {
-                if !ctx.callback_will_wake(self.waker)
-                    && let Some(waker) = ctx.callback()
-                {
-                    *self.waker = waker;
+            Route::Callback(ctx, version) => {
+                let now = ctx.callback_version();
+                if now != version.get() {
+                    version.set(now);
+                    if let Some(waker) = ctx.callback() {
+                        *self.waker = waker;
+                    }
                 }
             }
             Route::EventFd(_, _, fd) => {
@@ -182,7 +186,7 @@ impl Drop for WakeSource {
 impl fmt::Debug for WakeSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let route = match &self.route {
-            Route::Callback(_) => "callback",
+            Route::Callback(..) => "callback",
             Route::EventFd(..) => "eventfd",
             Route::Thread(..) => "thread",
         };

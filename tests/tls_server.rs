@@ -758,7 +758,7 @@ fn a_wrong_option_is_explained() {
     for (args, sentence) in [
         (["--listen", "nowhere"], "invalid socket address"),
         (["--mode", "elsewhere"], "[possible values: inline, offload]"),
-        (["--signers", "0"], "at least one thread"),
+        (["--signers=0", "--listen=127.0.0.1:0"], "at least one thread"), // is seen after the listener was made
         (["--sign-latency=-1", "--threads=1"], "a finite number, 0 or more"),
         (["--handshake-timeout", "NaN"], "a finite number, 0 or more"),
         (["--idle-timeout", "inf"], "a finite number, 0 or more"),

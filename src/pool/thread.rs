@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{PoolConfig, PoolStats};
 use crate::stack::depot::{Depot, newest};
-use crate::stack::{IdleMarks, Spec, Stack, StackSize, overflow};
+use crate::stack::{self, IdleMarks, Spec, Stack, StackSize, overflow};
 use crate::sync::{WaitQueue, Waiter};
 
 /// Why [`take`] has no stack.
@@ -197,11 +197,14 @@ impl Pool {
             return Err(NoStack::Limit(limit));
         }
         self.prepare_thread();
-        let stack = if own {
-            self.own_depot().take()
-        } else {
-            self.take_other(size.unwrap_or_default())
+        let take = || {
+            if own {
+                self.own_depot().take()
+            } else {
+                self.take_other(size.unwrap_or_default())
+            }
         };
+        let stack = take().or_else(|refusal| if self.release_idle() { take() } else { Err(refusal) });
         let stack = stack.map_err(NoStack::Memory)?;
         self.total.set(self.total.get() + 1);
         Ok(stack)
@@ -323,6 +326,20 @@ impl Pool {
             depot.release_idle(unused.into_iter());
         }
         again
+    }
+
+    /// Gives the memory of all idle stacks back, those that threads share included: there is none for another stack.
+    /// Returns whether there was an idle stack.
+    #[cold]
+    fn release_idle(&self) -> bool {
+        let idle = self.idle.take();
+        self.total.set(self.total.get() - idle.len());
+        let has_any = !idle.is_empty();
+        if let Some(depot) = self.depot.get() {
+            depot.release_idle(idle.into_iter());
+        }
+        self.choose_way_back();
+        stack::release_cached() || has_any
     }
 
     pub(super) fn drop_idle(&self) {

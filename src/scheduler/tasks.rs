@@ -168,7 +168,9 @@ impl Core {
         if self.pool_is_full {
             return self.ready.len();
         }
-        self.ready.len() + self.refused.ready() + self.pending.len()
+        let may_start = self.refused.has_no_lines() || self.refused.may_others_start(self.tasks.len());
+        let pending = if may_start { self.pending.len() } else { 0 };
+        self.ready.len() + self.refused.ready() + pending
     }
 
     /// Whether some job has not started.
@@ -198,6 +200,9 @@ impl Core {
             return Some(refused);
         }
         loop {
+            if !self.refused.may_others_start(self.tasks.len()) {
+                return None;
+            }
             let next = self.refused.line_up(self.pending.pop_front()?);
             if next.is_some() {
                 return next;
@@ -280,6 +285,9 @@ impl Core {
         }
         if let Some(at) = task.timer {
             self.timers.remove(at, id);
+        }
+        if !self.refused.has_no_lines() {
+            self.refused.task_ended(self.tasks.len(), clock_tick());
         }
         Some(self.end(task.bound, task.completion, end))
     }
@@ -602,6 +610,7 @@ impl Core {
             self.retry_at = None;
             self.pool_is_full = false;
             self.refused.retry();
+            self.refused.give_up_places(clock_tick());
         }
         while let Some(id) = self.timers.pop_due(now) {
             let Some(task) = self.task(id) else { continue };

@@ -190,6 +190,14 @@ impl Depot {
         self.release_all(stacks.map(Stack::into_slot).collect());
     }
 
+    /// Gives the memory of all idle stacks back. Returns whether there was one.
+    pub(super) fn release_cached(&self) -> bool {
+        let cached = std::mem::take(&mut lock(&self.state).cached);
+        let has_any = !cached.is_empty();
+        self.release_all(cached);
+        has_any
+    }
+
     /// Gives the memory of the stacks back that have been idle here for the [`idle_time`](super::idle_time), by the
     /// time `now`. Returns how long it is until there may be more.
     pub(super) fn decay(&self, now: u64) -> Option<Duration> {

@@ -296,6 +296,7 @@ pub(crate) mod fault {
         static UNTIL: Cell<Option<usize>> = const { Cell::new(None) };
         static GUARD_ADVICE_FAILS: Cell<Option<i32>> = const { Cell::new(None) };
         static MAPPED: Cell<isize> = const { Cell::new(0) };
+        static IDLE_STACKS_STAY: Cell<bool> = const { Cell::new(false) };
     }
 
     pub(super) fn count(bytes: isize) {
@@ -305,6 +306,16 @@ pub(crate) mod fault {
     /// How many bytes this thread has mapped and not given back.
     pub(crate) fn mapped() -> isize {
         MAPPED.get()
+    }
+
+    /// Lets a stack without memory on this thread not take that of idle stacks, which may be those of other
+    /// tests.
+    pub(crate) fn keep_idle_stacks() {
+        IDLE_STACKS_STAY.set(true);
+    }
+
+    pub(crate) fn idle_stacks_stay() -> bool {
+        IDLE_STACKS_STAY.get()
     }
 
     /// Lets the `n`-th call from here on fail with `ENOMEM` (the next one for 0), and all later calls work. For `None`,

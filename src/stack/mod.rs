@@ -89,6 +89,15 @@ pub fn stats() -> Vec<StackStats> {
     depot::all().map(Depot::stats).collect()
 }
 
+/// Gives the memory of all stacks back that are idle in a depot. Returns whether there was one.
+pub(crate) fn release_cached() -> bool {
+    #[cfg(test)]
+    if memory::fault::idle_stacks_stay() {
+        return false;
+    }
+    depot::all().filter(|depot| depot.release_cached()).count() > 0
+}
+
 /// How many stacks of this process are in quarantine. No job gets such a stack again, because something outside the
 /// library may still write to it.
 pub fn quarantined() -> usize {

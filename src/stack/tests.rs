@@ -126,6 +126,7 @@ fn start_with_each_call_failing(guard: usize, secrets: SecretPolicy) -> usize {
         ..Spec::new(StackSize::MIN)
     });
     depot.cache_nothing();
+    fault::keep_idle_stacks();
     let config = PoolConfig::new()
         .stack_size(StackSize::MIN)
         .guard(guard)

@@ -1,4 +1,8 @@
 //! Longer texts about this crate: prose only, no code.
+//!
+//! [The guide] in the repository has a page for each question, with programs.
+//!
+//! [The guide]: https://github.com/asyncjob/asyncjob/tree/HEAD/docs/guide
 
 /// `docs/openssl-behaviour.md`, as it is in the repository.
 #[doc = include_str!("../../docs/openssl-behaviour.md")]

@@ -98,3 +98,8 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> rustls::Error
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// That of the guide compiles.
+#[cfg(all(doctest, feature = "pkcs11"))]
+#[doc = include_str!("../../../docs/guide/hsm.md")]
+struct Guide;

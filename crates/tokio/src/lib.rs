@@ -199,3 +199,8 @@ fn give_way(task: &mut Context<'_>) {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So do those of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide/tokio.md")]
+struct Guide;

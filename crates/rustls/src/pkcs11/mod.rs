@@ -21,6 +21,11 @@ mod kind;
 mod sessions;
 mod uri;
 
+// What a program needs to open a token, so that it need not depend on cryptoki itself.
+#[doc(no_inline)]
+pub use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+#[doc(no_inline)]
+pub use cryptoki::types::AuthPin;
 pub use error::KeyError;
 pub use sessions::SessionStats;
 pub use uri::UriError;
@@ -29,8 +34,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fmt, io};
 
-use cryptoki::context::Pkcs11;
-use cryptoki::types::AuthPin;
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use rustls::sign::{Signer, SigningKey, public_key_to_spki};
 use rustls::{Error, SignatureAlgorithm, SignatureScheme};

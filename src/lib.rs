@@ -49,6 +49,40 @@
 //! | limit the number of jobs, choose their stacks | [`pool`], [`stack`] |
 //! | have thread state travel with a job | [`hooks`] |
 //!
+//! # The guide
+//!
+//! | you ask | page |
+//! |---|---|
+//! | What is a job, and when do I use one? When not? | [jobs] |
+//! | How do I run blocking code on tokio? | [tokio] |
+//! | How do I serve TLS with a key in an HSM? | [hsm] |
+//! | How do I use an OpenSSL engine from tokio? | [openssl-engine] |
+//! | How do I put the scheduler into my own event loop? | [embed] |
+//! | How do I write an engine? | [engine] |
+//! | How do I bound the number of jobs, and wait when there are too many? | [bound] |
+//! | How do I cancel a job, or give it a time limit? | [cancel] |
+//! | How large must a stack be? | [stack-size] |
+//! | What must I not hold across a pause? | [across-a-pause] |
+//! | May my server fork its workers? | [fork] |
+//! | What do OpenSSL's functions correspond to in Rust? | [from-c] |
+//! | My server hangs. What now? | [hang] |
+//! | What do the benchmark's numbers mean for me? | [benchmark] |
+//!
+//! [jobs]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/jobs.md
+//! [tokio]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/tokio.md
+//! [hsm]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/hsm.md
+//! [openssl-engine]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/openssl-engine.md
+//! [embed]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/embed.md
+//! [engine]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/engine.md
+//! [bound]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/bound.md
+//! [cancel]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/cancel.md
+//! [stack-size]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/stack-size.md
+//! [across-a-pause]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/across-a-pause.md
+//! [fork]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/fork.md
+//! [from-c]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/from-c.md
+//! [hang]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/hang.md
+//! [benchmark]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/benchmark.md
+//!
 //! # How the parts fit together
 //!
 //! ```text
@@ -133,13 +167,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![doc(html_root_url = "https://docs.rs/asyncjob/latest")] // for the links of the other crates
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("asyncjob supports Linux only: stacks, waiting and overflow reports use system calls of Linux");
-#[cfg(not(target_pointer_width = "64"))]
-compile_error!("asyncjob supports 64-bit targets only: slabs of stacks and wait keys need a 64-bit address space");
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-compile_error!("asyncjob supports x86_64 and aarch64 only: overflow reports read registers of these processors");
-
+// build.rs refuses targets that are not supported.
 mod bridge;
 pub mod docs;
 mod error;
@@ -185,3 +213,28 @@ pub use wait_ctx::{Locked, Record, WeakWaitCtx};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The programs of the guide compile and run. Those of its other pages are tested in the crate that they use.
+#[cfg(doctest)]
+mod guide {
+    #[doc = include_str!("../docs/guide/across-a-pause.md")]
+    struct AcrossAPause;
+    #[doc = include_str!("../docs/guide/bound.md")]
+    struct Bound;
+    #[doc = include_str!("../docs/guide/cancel.md")]
+    struct Cancel;
+    #[doc = include_str!("../docs/guide/embed.md")]
+    struct Embed;
+    #[doc = include_str!("../docs/guide/engine.md")]
+    struct Engine;
+    #[doc = include_str!("../docs/guide/fork.md")]
+    struct Fork;
+    #[doc = include_str!("../docs/guide/from-c.md")]
+    struct FromC;
+    #[doc = include_str!("../docs/guide/hang.md")]
+    struct Hang;
+    #[doc = include_str!("../docs/guide/jobs.md")]
+    struct Jobs;
+    #[doc = include_str!("../docs/guide/stack-size.md")]
+    struct StackSize;
+}

@@ -19,7 +19,7 @@ use asyncjob_testing::Watchdog;
 use asyncjob_tokio::{JoinError, Workers};
 use connections::{
     Gate, Identity, Order, SCHEME, client_hello, connect, connect_to, localhost, of_handshake, of_signer, offloaded,
-    on_one_thread, until,
+    on_one_thread, resident_kib, until,
 };
 use rustls::SignatureAlgorithm;
 use rustls::sign::SigningKey;
@@ -248,12 +248,6 @@ fn nothing_leaks_when_clients_leave() {
             leaving_clients()
         );
     });
-}
-
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]

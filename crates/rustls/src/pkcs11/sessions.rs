@@ -125,6 +125,8 @@ pub(super) struct OpenSession {
     session: Option<Session>,
     /// Whether to log out first: this session has logged the process in, and may turn out not to be needed.
     pub(super) log_out: bool,
+    /// What the library said of the session when it was opened.
+    kind: Option<(Slot, SessionState)>,
 }
 
 impl Deref for OpenSession {
@@ -136,10 +138,20 @@ impl Deref for OpenSession {
 }
 
 impl OpenSession {
-    /// For a session that is gone already: another session may have its number.
-    fn leave_open(mut self) {
-        self.session = None;
+    /// For a session that the library may have forgotten. Another session may have its number then: after a restart of
+    /// the library its numbers begin anew, with nobody logged in. So the session is closed only if the library says of
+    /// that number what it said when the session was opened.
+    fn close_if_it_lives(mut self) {
+        let kind = self.session.as_ref().and_then(kind);
+        if kind.is_none() || kind != self.kind {
+            self.session = None;
+        }
     }
+}
+
+fn kind(session: &Session) -> Option<(Slot, SessionState)> {
+    let info = session.get_session_info().ok()?;
+    Some((info.slot_id(), info.session_state()))
 }
 
 impl Drop for OpenSession {
@@ -189,8 +201,10 @@ impl Token {
         let mut session = OpenSession {
             session: Some(self.pkcs11.open_ro_session_no_drop(slot)?),
             log_out: false,
+            kind: None,
         };
         session.log_out = self.log_in(&session, slot)?;
+        session.kind = kind(&session);
         Ok(session)
     }
 
@@ -501,25 +515,27 @@ impl Sessions {
         drop(idle);
     }
 
-    /// The library does not know `session` any more, as after its restart. It knows none of the others either, and may
-    /// give their numbers to new sessions, so they are not closed.
+    /// The library does not know `session` any more. After its restart it knows none of the others either, and may give
+    /// their numbers to new sessions. So none is used again, and those that live are closed.
     fn forget_all(&self, session: Option<KeySession>) {
         let mut state = self.state();
+        let mut gone = Vec::new();
         if session
             .as_ref()
             .is_none_or(|session| session.generation == state.generation)
         {
             state.generation += 1;
-            let idle = mem::take(&mut state.idle);
-            state.permits -= idle.len();
-            state.discarded += idle.len() as u64;
-            idle.into_iter().for_each(|session| session.session.leave_open());
-            self.serve_queue(&mut state);
+            gone = mem::take(&mut state.idle);
+            state.discarded += gone.len() as u64;
         }
         drop(state);
-        if let Some(session) = session {
-            session.session.leave_open();
-        }
+        let idle = gone.len();
+        let all = gone.into_iter().chain(session);
+        all.for_each(|session| session.session.close_if_it_lives());
+        // Only now: the next session that is opened finds their places.
+        let mut state = self.state();
+        state.permits -= idle;
+        self.serve_queue(&mut state);
     }
 
     pub(super) fn stats(&self) -> SessionStats {
@@ -595,7 +611,8 @@ impl Permit<'_> {
         let mut state = self.sessions.state();
         if session.generation != state.generation {
             // The drop of the permit frees it.
-            return session.session.leave_open();
+            drop(state);
+            return session.session.close_if_it_lives();
         }
         self.is_returned = true;
         state.idle.push(session);

@@ -305,3 +305,9 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
     }
     panic!("the condition never held");
 }
+
+pub(crate) fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}

@@ -1,6 +1,8 @@
 //! Tokens and keys of SoftHSM as a test wants them.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub(crate) mod shim;
+
 use asyncjob_testing::tools::{SOFTHSM, missing};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::mechanism::Mechanism;

@@ -6,6 +6,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::debugger;
+
 /// The number of a job. No other job of the process has the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(u64);
@@ -44,6 +46,7 @@ impl JobId {
 
     #[cold]
     fn of_new_block() -> Self {
+        debugger::keep_layout();
         static BLOCKS: AtomicU64 = AtomicU64::new(0);
         let first = BLOCKS.fetch_add(BLOCK, Ordering::Relaxed) + 1;
         NEXT.set(first + 1);

@@ -62,6 +62,7 @@ pub mod c_interface;
 mod closure;
 mod control_block;
 mod current;
+mod debugger;
 #[cfg(feature = "insight")]
 mod frames;
 mod id;

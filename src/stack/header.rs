@@ -11,7 +11,7 @@
 //! job has ended or will never run again.
 
 use std::io;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, offset_of};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
@@ -113,13 +113,9 @@ impl StackHeader {
 
     /// Where in a header the id of the job is, the address of its name, and the length of the name: for what reads the
     /// headers of other threads' jobs from outside.
-    #[cfg(feature = "insight")]
-    pub(crate) const ID_AT: usize = std::mem::offset_of!(StackHeader, id);
-    #[cfg(feature = "insight")]
-    pub(crate) const NAME_AT: [usize; 2] = [
-        std::mem::offset_of!(StackHeader, name),
-        std::mem::offset_of!(StackHeader, name_len),
-    ];
+    pub(crate) const ID_AT: usize = offset_of!(StackHeader, id);
+    pub(super) const LIMIT_AT: usize = offset_of!(StackHeader, limit);
+    pub(crate) const NAME_AT: [usize; 2] = [offset_of!(StackHeader, name), offset_of!(StackHeader, name_len)];
 
     /// Stores where the name of the job is, for an overflow report, which reads the name in a signal handler.
     ///

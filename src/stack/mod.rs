@@ -69,7 +69,7 @@ pub use overflow::install as install_overflow_handler;
 pub(crate) use places::{Place, places};
 pub(crate) use size::Spec;
 pub use size::{SecretPolicy, StackSize};
-pub(crate) use slab::MAX_ABOVE_TOP;
+pub(crate) use slab::{LAYOUT, MAX_ABOVE_TOP, SLABS, Slab};
 
 /// How many stacks this process has and how deep its jobs got, with one entry for each size and configuration in use.
 ///

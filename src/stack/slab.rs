@@ -14,6 +14,7 @@
 //! [`Slab`], which neither moves nor is freed, so it can do so in a signal handler.
 
 use std::io;
+use std::mem::offset_of;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -42,8 +43,10 @@ const MAX_SLAB_BYTES: usize = 1 << 40;
 /// of 266. Sixteen steps made it 233, at the cost of 512 more bytes of the page that a job may use. With 1,000 jobs and
 /// 1 MiB of L2 the steps made no difference.
 const STAGGER_STEPS: usize = 8;
+/// One of those steps, in bytes.
+const STAGGER: usize = 64;
 /// The most bytes from the top of a stack to the end of its slot.
-pub(crate) const MAX_ABOVE_TOP: usize = size_of::<StackHeader>() + 64 * (STAGGER_STEPS - 1);
+pub(crate) const MAX_ABOVE_TOP: usize = size_of::<StackHeader>() + STAGGER * (STAGGER_STEPS - 1);
 
 /// The shape of a slot: a [`Spec`] in whole pages of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,14 +66,14 @@ impl Geometry {
 
     /// The distance of the header of slot `index` from the start of the slab.
     fn header(self, index: usize) -> usize {
-        (index + 1) * self.stride - size_of::<StackHeader>() - 64 * (index % STAGGER_STEPS)
+        (index + 1) * self.stride - size_of::<StackHeader>() - STAGGER * (index % STAGGER_STEPS)
     }
 }
 
 /// One mapping, as the overflow handler sees it.
 ///
 /// A `Slab` is never freed. When its mapping is gone it is retired, and its depot uses it again for another mapping.
-pub(super) struct Slab {
+pub(crate) struct Slab {
     /// 0 when the slab is retired.
     base: AtomicUsize,
     len: AtomicUsize,
@@ -82,7 +85,26 @@ pub(super) struct Slab {
 }
 
 /// The list of all slabs of the process, newest first. Slabs are only added, at its front.
-static SLABS: AtomicPtr<Slab> = AtomicPtr::new(ptr::null_mut());
+pub(crate) static SLABS: &AtomicPtr<Slab> = {
+    static FIRST: AtomicPtr<Slab> = AtomicPtr::new(ptr::null_mut());
+    &FIRST
+};
+
+/// Where a debugger finds what in a slab and in the header of a stack: see `job::debugger`.
+pub(crate) const LAYOUT: [usize; 12] = [
+    offset_of!(Slab, base),
+    offset_of!(Slab, len),
+    offset_of!(Slab, next),
+    offset_of!(Slab, geometry) + offset_of!(Geometry, stride),
+    offset_of!(Slab, geometry) + offset_of!(Geometry, guard),
+    STAGGER_STEPS,
+    STAGGER,
+    size_of::<StackHeader>(),
+    StackHeader::ID_AT,
+    StackHeader::LIMIT_AT,
+    StackHeader::NAME_AT[0],
+    StackHeader::NAME_AT[1],
+];
 
 /// All slabs of the process, mapped and retired. Usable in a signal handler.
 pub(super) fn all() -> impl Iterator<Item = &'static Slab> {

@@ -11,9 +11,7 @@
 //! caller, who drops them after the lock is released.
 
 use std::any::Any;
-use std::mem;
-#[cfg(feature = "insight")]
-use std::mem::offset_of;
+use std::mem::{self, offset_of};
 use std::os::fd::RawFd;
 use std::task::Waker;
 
@@ -218,6 +216,9 @@ const WORDS: usize = RECORDS + INLINE * Record::WORDS;
 pub(super) struct View(Published<WORDS>);
 
 impl View {
+    /// Where the words are: the length, two of the callback, and then the records.
+    pub(super) const WORDS_AT: usize = offset_of!(View, 0) + offset_of!(Published<WORDS>, words);
+
     pub(super) fn new() -> Self {
         View(Published::new())
     }

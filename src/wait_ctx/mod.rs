@@ -40,6 +40,7 @@ mod wants;
 
 use std::any::Any;
 use std::fmt;
+use std::mem::offset_of;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -344,6 +345,18 @@ struct Inner {
     /// released.
     callback: Mutex<Option<Arc<Waker>>>,
 }
+
+/// Where a debugger finds what in a wait ctx, counted from what the handle points to: see `job::debugger`.
+pub(crate) const LAYOUT: [usize; 4] = [
+    VALUE_AT + offset_of!(Inner, status),
+    VALUE_AT + offset_of!(Inner, deadline),
+    VALUE_AT + offset_of!(Inner, armed),
+    VALUE_AT + offset_of!(Inner, view) + View::WORDS_AT,
+];
+
+/// How far the value of an `Arc` is behind the two counts to which the `Arc` points.
+const VALUE_AT: usize = (2 * size_of::<usize>()).next_multiple_of(align_of::<Inner>());
+const _: () = assert!(size_of::<WaitCtx>() == size_of::<usize>(), "a wait ctx is one pointer");
 
 /// A value that was taken out of its entry. The drop puts it back.
 struct BorrowedValue<'a> {

@@ -7,7 +7,7 @@ use std::mem::offset_of;
 use std::time::{Duration, Instant};
 
 use super::published::Published;
-use super::{Inner, NO_DEADLINE, Status, View, WaitCtx, WaitFd, WaitKey, epoch};
+use super::{Inner, NO_DEADLINE, Status, VALUE_AT, View, WaitFd, WaitKey, epoch};
 
 /// What a job waits for.
 pub(crate) struct Waits {
@@ -15,10 +15,6 @@ pub(crate) struct Waits {
     pub(crate) status: Status,
     pub(crate) deadline: Option<Instant>,
 }
-
-/// How far the value of an `Arc` is behind the two counts to which the `Arc` points.
-const VALUE_AT: usize = (2 * size_of::<usize>()).next_multiple_of(align_of::<Inner>());
-const _: () = assert!(size_of::<WaitCtx>() == size_of::<usize>(), "a wait ctx is one pointer");
 
 impl Waits {
     /// What the wait ctx says whose handle is this word. Of more than two fds it has the two oldest.
@@ -68,7 +64,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::wait_ctx::WaitFdOptions;
+    use crate::wait_ctx::{WaitCtx, WaitFdOptions};
 
     #[test]
     fn a_copy_says_what_the_ctx_says() {

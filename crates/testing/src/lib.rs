@@ -23,9 +23,11 @@
 //!
 //! A test that changes the whole process is ignored, and another test runs it in a process of its own: [`run_alone`].
 
+mod gdb;
 pub mod tools;
 mod watchdog;
 
+pub use gdb::{CoreFile, gdb};
 pub use watchdog::{Watchdog, within};
 
 use std::env;

@@ -56,6 +56,8 @@ pub const CC: Tool = program("cc", "gcc");
 pub const CXX: Tool = program("c++", "g++");
 /// Lists the symbols of a library.
 pub const NM: Tool = program("nm", "binutils");
+/// The debugger, with Python.
+pub const GDB: Tool = program("gdb", "gdb");
 /// Reads the parts of an object file.
 pub const READELF: Tool = program("readelf", "binutils");
 /// Installs the C library.

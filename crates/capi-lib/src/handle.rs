@@ -1,11 +1,11 @@
 //! Handles, which may be stale without harm.
 //!
 //! ```text
-//!   63   62                         24 23            0
-//!   +----+----------------------------+--------------+
-//!   | of |         generation         |    index     |     ASYNC_JOB *, ASYNC_WAIT_CTX *
-//!   |Rust|                            |              |
-//!   +----+----------------------------+--------------+
+//!   63   62   61                    24 23            0
+//!   +----+----+-----------------------+--------------+
+//!   | of | 0  |      generation       |    index     |     ASYNC_JOB *, ASYNC_WAIT_CTX *
+//!   |Rust|    |                       |              |
+//!   +----+----+-----------------------+--------------+
 //!                                            |
 //!              chunk pointers  [ . | . | . | ...          fixed, zeroed, 2 MiB of address space
 //!                                |   |
@@ -16,8 +16,9 @@
 //! A C program sees a handle as an opaque pointer, so a handle need not be an address. A lookup reads two words. It
 //! gives the slot if the generation of the handle is alive in it, and nothing otherwise. Any thread may look up any
 //! value: a handle that is stale, invented or NULL leads to no memory with another use, because a slot stays a slot for
-//! ever. One invented value is not told apart: the handle that a free slot will have next leads to the object that the
-//! slot keeps for it. A generation comes back after 500,000 million jobs in one slot.
+//! ever. A slot without an object holds a word that is no handle of it, as its index is that of the neighbour: a lookup
+//! needs no check of its own to refuse the handle that the slot will have next. A generation comes back after 250,000
+//! million jobs in one slot.
 
 use std::marker::PhantomData;
 use std::ptr;
@@ -34,6 +35,9 @@ const FIRST_CHUNK: usize = 1;
 /// The bit that tells the wait ctxs of Rust code, which are in a table of their own, from those of C programs. No
 /// generation has it.
 const OF_RUST: u64 = 1 << 63;
+/// The slot has no object. No handle has this bit, and the index beside it is that of the neighbour.
+const UNUSED: u64 = 1 << 62;
+const NEIGHBOUR: u64 = 1;
 
 /// A handle of an object of kind `T`.
 pub(crate) struct Handle<T> {
@@ -98,7 +102,7 @@ pub(crate) struct Slot<T> {
 }
 
 impl<T> Slot<T> {
-    /// The handle of the object that is in this slot now, or will be next.
+    /// The handle of the object that is in this slot now. Without an object it is one that leads to nothing.
     #[inline]
     pub(crate) fn handle(&self) -> Handle<T> {
         Handle::from_bits(self.live.load(Ordering::Relaxed))
@@ -109,15 +113,29 @@ impl<T> Slot<T> {
         &self.value
     }
 
-    /// Makes every copy of the handle stale. The next one that [`handle`](Self::handle) gives is new.
+    /// Gives the slot an object: from now on [`handle`](Self::handle) leads to it.
+    ///
+    /// As [`end`](Self::end), this is for one thread at a time.
+    #[inline]
+    pub(crate) fn begin(&self) {
+        let live = self.live.load(Ordering::Relaxed);
+        if live & UNUSED != 0 {
+            self.live.store((live ^ NEIGHBOUR) & !UNUSED, Ordering::Release);
+        }
+    }
+
+    /// Makes every copy of the handle stale. After the next [`begin`](Self::begin), the handle is a new one.
     ///
     /// Two threads must not end the same slot at the same time: a stale handle could become alive again. It would still
     /// lead to this slot, so this is a rule about handles and not about memory. For jobs only the owner of the slot
     /// makes this call, for wait ctxs only the thread that has marked the ctx.
     #[inline]
     pub(crate) fn end(&self) {
-        let next = self.live.load(Ordering::Relaxed).wrapping_add(1 << INDEX_BITS);
-        self.live.store(next & !OF_RUST, Ordering::Release);
+        let live = self.live.load(Ordering::Relaxed);
+        if live & UNUSED == 0 {
+            let next = live.wrapping_add(1 << INDEX_BITS) & !(OF_RUST | UNUSED);
+            self.live.store((next ^ NEIGHBOUR) | UNUSED, Ordering::Release);
+        }
     }
 }
 
@@ -153,7 +171,7 @@ impl<T: Default + Sync> Table<T> {
         let number = FIRST_CHUNK + self.made.fetch_add(1, Ordering::Relaxed);
         let chunk_pointer = self.chunks.get(number)?;
         let chunk = Box::leak(Box::new(std::array::from_fn(|i| Slot {
-            live: AtomicU64::new((1 << INDEX_BITS) | (number * CHUNK + i) as u64),
+            live: AtomicU64::new(UNUSED | (1 << INDEX_BITS) | ((number * CHUNK + i) as u64 ^ NEIGHBOUR)),
             value: T::default(),
         })));
         chunk_pointer.store(chunk, Ordering::Release);
@@ -177,12 +195,37 @@ mod tests {
     #[test]
     fn a_handle_becomes_stale_with_its_object_and_leads_to_no_other() {
         let chunk = TABLE.grow().unwrap();
+        chunk[3].begin();
         let first = chunk[3].handle();
         assert!(ptr::eq(TABLE.live(first).unwrap(), &chunk[3]));
         chunk[3].end();
         assert!(TABLE.live(first).is_none());
+        chunk[3].begin();
         let second = chunk[3].handle();
         assert!(second != first && TABLE.live(second).is_some());
+    }
+
+    /// The handle that a slot will have next, and every word that a slot holds.
+    #[test]
+    fn nothing_leads_to_a_slot_without_an_object() {
+        let chunk = TABLE.grow().unwrap();
+        for slot in &chunk[..8] {
+            slot.begin();
+            let first = slot.handle();
+            slot.end();
+            let next = Handle::<u32>::from_bits(first.bits + (1 << INDEX_BITS));
+            assert!(TABLE.live(next).is_none());
+            slot.begin();
+            assert!(slot.handle() == next && TABLE.live(next).is_some());
+            slot.end();
+        }
+        for slot in chunk {
+            assert!(TABLE.live(slot.handle()).is_none());
+            let unused = Handle::<u32>::from_bits(slot.handle().bits & !UNUSED);
+            assert!(TABLE.live(unused).is_none());
+            let first = Handle::<u32>::from_bits(unused.bits ^ NEIGHBOUR);
+            assert!(TABLE.live(first).is_none());
+        }
     }
 
     #[test]

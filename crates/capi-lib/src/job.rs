@@ -202,6 +202,7 @@ unsafe fn start(
     match step {
         Some(step) => outputs.report(thread, slot, step, jobs_default, exceptions),
         None => {
+            slot.end();
             thread.slots.push(slot);
             // SAFETY: the job did not start.
             unsafe { call.release() };

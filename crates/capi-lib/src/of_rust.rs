@@ -37,6 +37,7 @@ impl Name {
             Some(first)
         })?;
         *slot.value().0.lock() = Some(ctx);
+        slot.begin();
         Some(Name(slot))
     }
 

@@ -109,7 +109,7 @@ impl JobSlot {
         }
     }
 
-    /// The handle of the job that the slot has now, or will have next.
+    /// The handle of the job that the slot has now.
     #[inline]
     pub(crate) fn handle(self) -> Handle<Record> {
         self.slot.handle()
@@ -126,6 +126,7 @@ impl JobSlot {
         // After the generation of the job before: a thread that reads this ctx must not take the handle of that job for
         // good.
         self.slot.value().wait_ctx.store(ctx, Ordering::Release);
+        self.slot.begin();
     }
 
     /// The job has ended: its handle becomes stale.

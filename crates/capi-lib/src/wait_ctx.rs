@@ -85,6 +85,7 @@ pub extern "C" fn ASYNC_WAIT_CTX_new() -> *mut ASYNC_WAIT_CTX {
         };
         // No other thread has the ctx yet.
         slot.value().is_given_out.swap_under_lock(true);
+        slot.begin();
         slot.handle().to_c()
     })
 }

@@ -7,9 +7,9 @@
 
 use std::any::Any;
 
-use super::Step;
 use super::control_block::{ATTACHED, Attributes, BLOCKED, ControlBlock, start};
 use super::current::{CURRENT, with_current};
+use super::{Job, Step};
 use crate::pool;
 use crate::wait_ctx::WaitCtx;
 
@@ -60,6 +60,34 @@ pub fn attach(handle: usize, attachment: Box<dyn Any>) {
         control.attachment.set(Some(attachment));
         control.set_flag(ATTACHED);
     });
+}
+
+/// Gives up the jobs that run on this thread, innermost first: their stacks are in quarantine, and outside all jobs is
+/// where this thread is then.
+///
+/// # Safety
+///
+/// No code of these jobs may run after this call. The thread exits, for instance, and has left their stacks without
+/// unwinding them.
+pub unsafe fn abandon_running() {
+    while let Some(at) = CURRENT.get() {
+        // SAFETY: every control block in the chain belongs to a job that has not ended, and so exists.
+        CURRENT.set(unsafe { at.as_ref() }.parent.get());
+        // SAFETY: the caller's promise. The job is out of the chain, and the guard of its resumer is never dropped.
+        unsafe { ControlBlock::release(at, pool::quarantine) };
+    }
+}
+
+/// A paused job of this thread that is unlikely to be resumed: it gives back the memory below its stack pointer, and
+/// its place in the limit of the pool. Returns the bytes.
+pub fn set_aside<T>(job: &mut Job<T>) -> usize {
+    pool::uncount();
+    job.trim()
+}
+
+/// The job is resumed after all: it has its place in the limit again. Call this once for each [`set_aside`].
+pub fn take_back<T>(_job: &Job<T>) {
+    pool::count_again();
 }
 
 /// Blocks the pauses of the job that runs this code, until [`unblock_pause`] was called as many times.

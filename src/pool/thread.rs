@@ -52,6 +52,27 @@ pub(crate) fn quarantine(stack: Stack) {
     stack.quarantine();
 }
 
+/// A job of this thread does not count for the limit any more, although it keeps its stack.
+#[cold]
+pub(crate) fn uncount() {
+    THREAD.with(|pool| {
+        pool.total.set(pool.total.get() - 1);
+        if pool.queue.has_waiters() {
+            pool.queue.notify_one(); // no borrow is held: a waker may run anything
+        }
+        pool.choose_way_back();
+    });
+}
+
+/// The job counts again, perhaps above the limit. Its stack is then freed when it comes back.
+#[cold]
+pub(crate) fn count_again() {
+    THREAD.with(|pool| {
+        pool.total.set(pool.total.get() + 1);
+        pool.choose_way_back();
+    });
+}
+
 /// The pool of one thread. It needs no drop of its own, so that reaching it is one address computation: [`AtExit`]
 /// empties it.
 ///

@@ -19,6 +19,8 @@ use std::mem;
 use asyncjob::insight;
 use parking_lot::Mutex;
 
+use crate::slots;
+
 const SIGNAL: &str = "ASYNCJOB_DUMP_SIGNAL";
 const FILE: &str = "ASYNCJOB_DUMP_FILE";
 
@@ -57,7 +59,11 @@ fn dump_on(signal: &str) -> io::Result<()> {
 
 /// Writes the dump in one piece.
 fn write(dump: &insight::Dump, file: Option<&mut File>) -> io::Result<()> {
-    let text = format!("{dump}\n");
+    let mut text = format!("{dump}\n");
+    let forgotten = slots::forgotten_jobs();
+    if forgotten > 0 {
+        text += &format!("{forgotten} paused jobs have lost their wait ctx: ASYNC_WAIT_CTX_free was called for it\n");
+    }
     match file {
         Some(file) => file.write_all(text.as_bytes()),
         None => io::stderr().write_all(text.as_bytes()),

@@ -39,6 +39,17 @@ const OF_RUST: u64 = 1 << 63;
 const UNUSED: u64 = 1 << 62;
 const NEIGHBOUR: u64 = 1;
 
+/// A wait ctx, as C programs see it: an opaque handle.
+#[allow(non_camel_case_types, reason = "the C interface's name")]
+#[derive(Debug)]
+#[repr(C)]
+pub struct async_wait_ctx_st {
+    _opaque: [u8; 0],
+}
+
+/// `ASYNC_WAIT_CTX` of `<openssl/async.h>`.
+pub type ASYNC_WAIT_CTX = async_wait_ctx_st;
+
 /// A handle of an object of kind `T`.
 pub(crate) struct Handle<T> {
     bits: u64,
@@ -67,6 +78,10 @@ impl<T> Handle<T> {
 
     pub(crate) fn to_c<C>(self) -> *mut C {
         ptr::without_provenance_mut(self.bits as usize)
+    }
+
+    pub(crate) fn from_number(number: usize) -> Self {
+        Handle::from_bits(number as u64)
     }
 
     pub(crate) fn to_number(self) -> usize {

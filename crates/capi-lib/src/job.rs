@@ -183,7 +183,7 @@ unsafe fn start(
     };
     slot.begin(ctx);
     let not_from_c;
-    let ctx = match wait_ctx::of_program(ctx) {
+    let ctx = match wait_ctx::for_job(ctx, slot.handle()) {
         Some(ctx) => ctx,
         None => {
             not_from_c = wait_ctx::of_rust_or_new(ctx);
@@ -221,7 +221,7 @@ unsafe fn resume(thread: &Thread, handle: Handle<slots::Record>, outputs: Output
         Found::OnOtherThread => return refuse(),
         Found::Nothing => return outputs.nothing_to_run(),
     };
-    let Some(job) = slot.cells().paused.take() else {
+    let Some(job) = slot.cells().paused.take().or_else(|| slot.take_back()) else {
         return refuse(); // the job runs: it is this one, or one that started this one. Or it belongs to Rust code.
     };
     // SAFETY: it came from `exchange` when the job paused, and the caller promises that the program has not freed it.
@@ -355,7 +355,7 @@ impl Call {
         let Call { func, args, size } = unsafe { call.read() };
         match size {
             // SAFETY: the caller's promise.
-            0 => unsafe { func(ptr::null_mut()) },
+            0 => unsafe { call_without(func) },
             // SAFETY: passed on, and the size is within the limit.
             1..=64 => unsafe { call_with_copy::<64>(func, args, size) },
             // SAFETY: passed on, and the size is within the limit.
@@ -401,6 +401,7 @@ unsafe fn heap_copy(bytes: *const c_void, size: usize) -> Option<*mut c_void> {
 /// `func` must be a function that may be called with `copy`. `copy` must come from malloc, and this function frees it.
 #[inline(never)]
 unsafe fn call_and_free(func: Function, copy: *mut c_void) -> c_int {
+    end_of_stack();
     // SAFETY: the caller's promise.
     let value = unsafe { func(copy) };
     // SAFETY: the caller's promise.
@@ -421,8 +422,42 @@ unsafe fn call_with_copy<const N: usize>(func: Function, from: *const c_void, si
     let to = copy.0.as_mut_ptr().cast::<c_void>();
     // SAFETY: the caller's promise. The copy has room for `N` bytes.
     unsafe { ptr::copy_nonoverlapping(from.cast::<u8>(), to.cast(), size) };
+    end_of_stack();
     // SAFETY: the caller's promise.
     unsafe { func(to) }
+}
+
+/// # Safety
+///
+/// `func` must be a function that may be called with NULL.
+#[inline(never)]
+unsafe fn call_without(func: Function) -> c_int {
+    end_of_stack();
+    // SAFETY: the caller's promise.
+    let value = unsafe { func(ptr::null_mut()) };
+    end_of_stack(); // after the call, so that this function has a frame during it, and does not jump to `func`
+    value
+}
+
+/// Says in the unwind information of the function that this is inlined into: its caller is not known from here on.
+///
+/// `pthread_exit` and `pthread_cancel` unwind the stack to its end, and then jump to the first function of the thread.
+/// On the stack of a job they would meet the catch of panics that every job of Rust begins with, which ends the
+/// process. So a job ends for them where its C code does, as one of OpenSSL. The functions with this mark own nothing
+/// that would have to be dropped, and no panic passes through them, because C code calls no Rust code that lets one
+/// out.
+#[inline(always)]
+fn end_of_stack() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the directive describes the code, and is none itself.
+    unsafe {
+        std::arch::asm!(".cfi_undefined rip", options(nostack, preserves_flags));
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!(".cfi_undefined x30", options(nostack, preserves_flags));
+    }
 }
 
 /// The handle of a job of Rust code, which is attached to the job and dropped at its end.

@@ -125,3 +125,4 @@ pub mod thread;
 pub mod wait_ctx;
 
 pub use binding::{NotBound, check};
+pub use slots::forgotten_jobs;

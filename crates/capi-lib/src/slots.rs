@@ -24,13 +24,12 @@ use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use asyncjob::Job;
+use asyncjob::{Job, c_interface};
 use parking_lot::Mutex;
 
 use crate::exceptions::State;
-use crate::handle::{CHUNK, Handle, Slot, Table};
+use crate::handle::{ASYNC_WAIT_CTX, CHUNK, Handle, Slot, Table};
 use crate::libcrypto::LibCtx;
-use crate::wait_ctx::ASYNC_WAIT_CTX;
 
 static JOBS: Table<Record> = Table::new();
 /// The chunks that no thread has borrowed.
@@ -46,6 +45,18 @@ pub(crate) fn wait_ctx_of(handle: Handle<Record>) -> *mut ASYNC_WAIT_CTX {
     if slot.handle() == handle { ctx } else { ptr::null_mut() }
 }
 
+/// How many jobs are set aside.
+static SET_ASIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// How many paused jobs of this process have lost their wait ctx: the program has freed it, as `SSL_free` does, and has
+/// not resumed the job.
+///
+/// C programs cannot free such a job, and mostly forget it. It keeps the pages of its stack that are in use, until its
+/// thread ends. It does not count for the limit of `ASYNC_init_thread`.
+pub fn forgotten_jobs() -> usize {
+    SET_ASIDE.load(Ordering::Relaxed)
+}
+
 /// What a slot holds.
 pub(crate) struct Record {
     /// [`ThreadSlots::id`] of the owner; [`NO_THREAD`] while the chunk is in [`SPARE`].
@@ -59,6 +70,9 @@ pub(crate) struct OwnerCells {
     /// The job while it is paused. A `Job` that is dropped is cancelled, which C programs do not know: hence
     /// `ManuallyDrop`.
     pub(crate) paused: Cell<Option<ManuallyDrop<Job<c_int>>>>,
+    /// The job while it is paused, if the program has freed its wait ctx meanwhile. Such a job is mostly forgotten by
+    /// its program, as by `SSL_free` (S88). It gives back what it can do without ([`ThreadSlots::set_aside`]).
+    pub(crate) set_aside: Cell<Option<ManuallyDrop<Job<c_int>>>>,
     /// The default library context of the job while it is paused.
     pub(crate) default_ctx: Cell<LibCtx>,
     /// The C++ exceptions that the job handles, while it is paused.
@@ -81,6 +95,7 @@ impl Default for Record {
             wait_ctx: AtomicPtr::new(ptr::null_mut()),
             cells: OwnerCells {
                 paused: Cell::new(None),
+                set_aside: Cell::new(None),
                 default_ctx: Cell::new(ptr::null_mut()),
                 exceptions: Cell::new(State::NONE),
                 is_rust: Cell::new(false),
@@ -127,6 +142,15 @@ impl JobSlot {
         // good.
         self.slot.value().wait_ctx.store(ctx, Ordering::Release);
         self.slot.begin();
+    }
+
+    /// The job, if it is paused and set aside. It is not any more then.
+    #[cold]
+    pub(crate) fn take_back(self) -> Option<ManuallyDrop<Job<c_int>>> {
+        let job = self.cells().set_aside.take()?;
+        SET_ASIDE.fetch_sub(1, Ordering::Relaxed);
+        c_interface::take_back(&job);
+        Some(job)
     }
 
     /// The job has ended: its handle becomes stale.
@@ -187,6 +211,21 @@ impl ThreadSlots {
         Found::Own(unsafe { JobSlot::new(slot) })
     }
 
+    /// The program has freed this wait ctx. If this job of this thread is paused and was started with it, the job
+    /// gives back its place in the limit of the pool and the memory below its stack pointer.
+    #[cold]
+    pub(crate) fn set_aside(&self, handle: Handle<Record>, ctx: *mut ASYNC_WAIT_CTX) {
+        let Found::Own(slot) = self.find(handle) else { return };
+        if slot.slot.value().wait_ctx.load(Ordering::Relaxed) != ctx {
+            return;
+        }
+        if let Some(mut job) = slot.cells().paused.take() {
+            c_interface::set_aside(&mut job);
+            slot.cells().set_aside.set(Some(job));
+            SET_ASIDE.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// A free slot, if there is one.
     #[inline]
     pub(crate) fn pop(&self) -> Option<JobSlot> {
@@ -239,7 +278,11 @@ fn borrow_chunk() -> Option<JobChunk> {
 fn return_chunk(chunk: JobChunk) {
     for slot in chunk {
         let record = slot.value();
-        if let Some(job) = record.cells.paused.take() {
+        let forgotten = record.cells.set_aside.take();
+        if forgotten.is_some() {
+            SET_ASIDE.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(job) = record.cells.paused.take().or(forgotten) {
             slot.end();
             ManuallyDrop::into_inner(job).quarantine();
         }

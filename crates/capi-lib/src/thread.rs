@@ -18,6 +18,7 @@
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
+use asyncjob::c_interface;
 use asyncjob::pool::{self, PoolConfig};
 use parking_lot::Mutex;
 
@@ -166,6 +167,8 @@ fn exit_key() -> Option<libc::pthread_key_t> {
 /// The destructor of the key.
 unsafe extern "C" fn at_exit(_: *mut c_void) {
     guarded((), || {
+        // SAFETY: the thread has left all stacks of its jobs: `pthread_exit` in a job jumps to the end of its thread.
+        unsafe { c_interface::abandon_running() };
         with(|thread| {
             // SAFETY: the free list is empty after this call and the handles are stale, so no function of this library
             // that the thread still calls finds a slot of before. The calls that hold one are on the stacks of jobs

@@ -33,7 +33,7 @@ use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::task::Waker;
 
 use asyncjob::{Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, c_interface, waker_fn};
@@ -42,17 +42,10 @@ use parking_lot::Mutex;
 use crate::boundary::guarded;
 use crate::handle::{CHUNK, Handle, Slot, Table};
 use crate::of_rust;
+use crate::slots;
+use crate::thread;
 
-/// A wait ctx, as C programs see it: an opaque handle.
-#[allow(non_camel_case_types, reason = "the C interface's name")]
-#[derive(Debug)]
-#[repr(C)]
-pub struct async_wait_ctx_st {
-    _opaque: [u8; 0],
-}
-
-/// `ASYNC_WAIT_CTX` of `<openssl/async.h>`.
-pub type ASYNC_WAIT_CTX = async_wait_ctx_st;
+pub use crate::handle::{ASYNC_WAIT_CTX, async_wait_ctx_st};
 
 /// A descriptor that a program waits for.
 pub type OSSL_ASYNC_FD = c_int;
@@ -115,7 +108,10 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_free(ctx: *mut ASYNC_WAIT_CTX) {
         slot.value().is_given_out.swap_under_lock(false);
         slot.end();
         live.reset();
-        give_slot(slot);
+        let last_job = slot.value().last_job.load(Ordering::Relaxed);
+        if give_slot(slot) {
+            thread::with(|thread| thread.slots.set_aside(Handle::from_number(last_job), ctx));
+        }
     });
 }
 
@@ -337,6 +333,8 @@ pub(crate) struct CtxRecord {
     is_being_freed: LockedFlag,
     /// The program has the ctx: the slot is not free.
     is_given_out: LockedFlag,
+    /// The handle of the job that was started last with the ctx.
+    last_job: AtomicUsize,
 }
 
 /// A flag that is used only under the lock of the ctx. The lock orders its uses.
@@ -400,6 +398,14 @@ pub(crate) fn if_alive(ctx: *mut ASYNC_WAIT_CTX) -> *mut ASYNC_WAIT_CTX {
 #[inline]
 pub(crate) fn of_program(ctx: *mut ASYNC_WAIT_CTX) -> Option<&'static WaitCtx> {
     CTXS.live(Handle::from_c(ctx)).map(|slot| &slot.value().ctx)
+}
+
+/// The ctx of a C program that this handle names, for a job that starts with it.
+#[inline]
+pub(crate) fn for_job(ctx: *mut ASYNC_WAIT_CTX, job: Handle<slots::Record>) -> Option<&'static WaitCtx> {
+    let record = CTXS.live(Handle::from_c(ctx))?.value();
+    record.last_job.store(job.to_number(), Ordering::Relaxed);
+    Some(&record.ctx)
 }
 
 /// The ctx of Rust code that this handle names.
@@ -577,10 +583,12 @@ fn take_shared_slot() -> Option<CtxSlot> {
     })
 }
 
-fn give_slot(slot: CtxSlot) {
+/// Makes the slot free. Returns whether a job or Rust code still has its ctx, so that it has to wait.
+fn give_slot(slot: CtxSlot) -> bool {
     let ctx = &slot.value().ctx;
     if ctx.is_shared() || c_interface::runs_with(ctx) {
-        return hold(slot);
+        hold(slot);
+        return true;
     }
     let kept = KEPT_HERE.try_with(|kept| {
         let mut kept = kept.0.borrow_mut();
@@ -593,6 +601,7 @@ fn give_slot(slot: CtxSlot) {
     if !kept.unwrap_or(false) {
         FREE.lock().push(slot);
     }
+    false
 }
 
 /// Keeps a slot until nobody has its ctx any more, and looks for others that nobody has.

@@ -20,6 +20,7 @@ use asyncjob::{
     Job, JobBuilder, PauseError, Status, Step, WaitCtx, WaitFdOptions, WaitKey, Wants, block_pause, current_job,
     pause_job, start_job,
 };
+use asyncjob_capi::forgotten_jobs;
 use asyncjob_capi::job::*;
 use asyncjob_capi::wait_ctx::*;
 use asyncjob_testing::Watchdog;
@@ -530,13 +531,16 @@ fn a_freed_ctx_is_not_given_to_the_next_session_while_a_job_has_it() {
         0
     });
     assert_eq!(paused.0, ASYNC_PAUSE);
+    assert_eq!(forgotten_jobs(), 0);
     free(freed);
+    assert_eq!(forgotten_jobs(), 1);
     let later: Vec<_> = (0..300).map(|_| ASYNC_WAIT_CTX_new()).collect();
     for ctx in &later {
         assert_eq!(set_fd(*ctx, pipe_fd(), ptr::null()), 1);
         assert_eq!(ASYNC_WAIT_CTX_set_status(*ctx, 3), 1);
     }
     assert_eq!(job.resume(), (ASYNC_FINISH, 0));
+    assert_eq!(forgotten_jobs(), 0);
     for ctx in later {
         assert_eq!(ASYNC_WAIT_CTX_get_status(ctx), 3);
         free(ctx);

@@ -14,7 +14,7 @@ fn programs() -> Vec<String> {
         .map(|file| file.unwrap().file_name().into_string().unwrap())
         .collect();
     programs.sort();
-    assert_eq!(programs.len(), 9);
+    assert_eq!(programs.len(), 10);
     programs
 }
 

@@ -2,12 +2,15 @@
 
 mod by_hand;
 
-use std::time::Duration;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use asyncjob::pool::{self, PoolConfig, decay, init_thread};
 use asyncjob::scheduler::Scheduler;
 use asyncjob::stack::{self, StackSize, set_idle_time};
-use asyncjob::{Step, WaitCtx, pause_job, start_job};
+use asyncjob::{Status, Step, WaitCtx, current_job, pause_job, start_job};
 use asyncjob_testing::Watchdog;
 use by_hand::{finished, paused};
 
@@ -38,6 +41,8 @@ fn idle_stacks_decay() {
     what_threads_share_goes_too();
     a_scheduler_gives_idle_stacks_back();
     before_the_time_nothing_goes();
+    a_crowd_keeps_its_stacks_for_a_moment();
+    a_run_that_ends_leaves_no_crowd_behind();
 }
 
 fn what_is_not_used_between_two_calls_goes() {
@@ -108,4 +113,68 @@ fn before_the_time_nothing_goes() {
         }
         assert_eq!(idle(), 3);
     }
+}
+
+/// Jobs that wait for a wake. Returns when all of them are paused.
+fn crowd(scheduler: &Scheduler, count: usize) -> Vec<Waker> {
+    let wakers = Rc::new(RefCell::new(Vec::new()));
+    for _ in 0..count {
+        let mine = Rc::clone(&wakers);
+        let job = scheduler.spawn(move || {
+            let ctx = current_job().unwrap().wait_ctx().clone();
+            ctx.set_status(Status::Ok);
+            mine.borrow_mut().push(ctx.callback().unwrap());
+            pause_job().unwrap();
+        });
+        job.unwrap().detach();
+    }
+    while wakers.borrow().len() < count {
+        scheduler.turn(Some(Duration::ZERO)).unwrap();
+    }
+    wakers.take()
+}
+
+/// The idle stacks that no bound covers: this thread keeps none, and the depot none.
+fn a_crowd_keeps_its_stacks_for_a_moment() {
+    const CROWD: usize = 1000;
+    set_idle_time(Duration::MAX); // the moment does not depend on it
+    init_thread(PoolConfig::new().max_idle(1)).unwrap();
+    while decay().is_some() {}
+    let scheduler = Scheduler::new().unwrap();
+    for _ in 0..2 {
+        crowd(&scheduler, CROWD).into_iter().for_each(Waker::wake);
+        while scheduler.live_jobs() != 0 {
+            scheduler.turn(Some(Duration::ZERO)).unwrap();
+        }
+        let (stacks, in_depot) = in_process();
+        assert!(stacks >= CROWD && stacks == in_depot + idle(), "{stacks} {in_depot}");
+    }
+    let ended = Instant::now();
+    let mut pieces = 0;
+    while in_process().0 > idle() {
+        let at = scheduler
+            .next_deadline()
+            .expect("the scheduler has to give the memory back");
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        let before = in_process().0;
+        scheduler.turn(Some(Duration::ZERO)).unwrap();
+        pieces += usize::from(in_process().0 < before);
+    }
+    assert!(ended.elapsed() >= Duration::from_millis(900), "{:?}", ended.elapsed());
+    assert!(pieces >= 4, "at most 256 at once: {pieces}");
+    assert_eq!(scheduler.next_deadline(), None);
+}
+
+fn a_run_that_ends_leaves_no_crowd_behind() {
+    let scheduler = Scheduler::new().unwrap();
+    crowd(&scheduler, 100).into_iter().for_each(Waker::wake);
+    scheduler.run().unwrap();
+    assert_eq!(in_process().0, idle());
+    crowd(&scheduler, 100).into_iter().for_each(Waker::wake);
+    while scheduler.live_jobs() != 0 {
+        scheduler.turn(Some(Duration::ZERO)).unwrap();
+    }
+    assert!(in_process().0 >= 100);
+    drop(scheduler);
+    assert_eq!(in_process().0, idle());
 }

@@ -7,8 +7,8 @@
 //!
 //! Taking a stack is a pop and giving it back is a push: no lock, no system call. Only an empty or a full pool goes to
 //! the depot. The depot keeps some stacks with their memory for the next thread that needs one, and gives the memory of
-//! the others back to the kernel at once. The memory of a burst of jobs is therefore free again when the jobs have
-//! ended.
+//! the others back to the kernel: at once, or about a second later where a scheduler runs the jobs. The memory of a
+//! burst of jobs is therefore free again soon after the jobs have ended.
 //!
 //! The limit counts every stack that the pool has made and not yet destroyed: idle, running, paused and quarantined
 //! ones. The stack that was used last is used first, because its memory is in the cache. A thread that never calls
@@ -32,7 +32,7 @@ use crate::sys::clock_tick;
 
 pub use available::{Available, available};
 use thread::THREAD;
-pub(crate) use thread::{CURRENT, NoStack, count_again, give, quarantine, take, uncount};
+pub(crate) use thread::{CURRENT, NoStack, count_again, give, quarantine, set_surplus, take, uncount};
 
 /// What [`init_thread`] sets up: how many jobs, on which stacks.
 ///

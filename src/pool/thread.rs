@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::{PoolConfig, PoolStats};
-use crate::stack::depot::{Depot, newest};
+use crate::stack::depot::{Depot, Surplus, newest};
 use crate::stack::{self, IdleMarks, Spec, Stack, StackSize, overflow};
 use crate::sync::{WaitQueue, Waiter};
 
@@ -73,6 +73,11 @@ pub(crate) fn count_again() {
     });
 }
 
+/// Says when the memory of surplus stacks of this thread goes back. Returns what was said before.
+pub(crate) fn set_surplus(surplus: Surplus) -> Surplus {
+    THREAD.with(|pool| pool.surplus.replace(surplus))
+}
+
 /// The pool of one thread. It needs no drop of its own, so that reaching it is one address computation: [`AtExit`]
 /// empties it.
 ///
@@ -97,6 +102,8 @@ pub(super) struct Pool {
     closed: Cell<bool>,
     /// The tasks that wait for a stack.
     queue: ManuallyDrop<WaitQueue>,
+    /// When the memory of stacks goes back that the depot has no use for.
+    surplus: Cell<Surplus>,
     /// Which idle stacks have not been used since when.
     marks: Cell<IdleMarks>,
     /// How many idle stacks stay, however long they are not used: those that were to be made in advance.
@@ -116,6 +123,7 @@ thread_local! {
             prepared: Cell::new(false),
             closed: Cell::new(false),
             queue: ManuallyDrop::new(WaitQueue::new()),
+            surplus: Cell::new(Surplus::Now),
             marks: Cell::new(IdleMarks::NONE),
             precreated: Cell::new(0),
         }
@@ -175,7 +183,7 @@ impl Pool {
         let leaving = self.total.get().saturating_sub(self.limit.get()).min(idle.len());
         self.total.set(self.total.get() - leaving);
         if let Some(depot) = self.depot.get() {
-            depot.give_all(idle.drain(..leaving));
+            depot.give_all(idle.drain(..leaving), self.surplus.get());
         }
         self.choose_way_back();
     }
@@ -278,7 +286,7 @@ impl Pool {
             self.idle.borrow_mut().push(stack);
         } else {
             self.total.set(self.total.get() - 1);
-            self.own_depot().give_all(std::iter::once(stack));
+            self.own_depot().give_all(std::iter::once(stack), self.surplus.get());
         }
         if above_limit {
             self.choose_way_back();
@@ -294,7 +302,7 @@ impl Pool {
             let leaving = idle.len().div_ceil(2);
             self.total.set(self.total.get() - leaving);
             self.own_depot()
-                .give_all(newest(&mut idle, leaving, Stack::order).into_iter());
+                .give_all(newest(&mut idle, leaving, Stack::order).into_iter(), self.surplus.get());
         } else if idle.len() == idle.capacity() {
             let wanted = (2 * idle.len()).max(FIRST_CAPACITY).min(max_idle);
             let more = wanted - idle.len();
@@ -367,7 +375,7 @@ impl Pool {
         let idle = self.idle.take();
         self.total.set(self.total.get() - idle.len());
         if let Some(depot) = self.depot.get() {
-            depot.give_all(idle.into_iter());
+            depot.give_all(idle.into_iter(), self.surplus.get());
         }
     }
 }

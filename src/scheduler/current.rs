@@ -11,6 +11,8 @@ use super::{Inner, JoinHandle, Scheduler};
 use crate::error::{SpawnError, SpawnErrorKind};
 use crate::hooks::SwitchHooks;
 use crate::job::{JobBuilder, is_in_job};
+use crate::pool;
+use crate::stack::depot::Surplus;
 
 /// Spawns jobs on a [`Scheduler`] of this thread. It does not keep the scheduler, so that the scheduler's own jobs can
 /// have it: see [`current`].
@@ -183,6 +185,7 @@ thread_local! {
 /// Marks a turn of a scheduler as in progress for as long as this value exists.
 pub(super) struct Turning<'a> {
     inner: &'a Inner,
+    outer_surplus: Surplus,
     outer: Option<Weak<Inner>>,
 }
 
@@ -195,6 +198,7 @@ impl<'a> Turning<'a> {
         let outer = RUNNING.try_with(|running| running.replace(Some(Rc::downgrade(inner))));
         Turning {
             inner,
+            outer_surplus: pool::set_surplus(Surplus::Later), // `IdleMemory` sees to it
             outer: outer.ok().flatten(),
         }
     }
@@ -202,6 +206,7 @@ impl<'a> Turning<'a> {
 
 impl Drop for Turning<'_> {
     fn drop(&mut self) {
+        pool::set_surplus(self.outer_surplus);
         let _ = RUNNING.try_with(|running| running.set(self.outer.take()));
         self.inner.turning.set(false);
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::JobState;
 use super::tasks::Core;
 use crate::pool;
+use crate::stack::depot::{LEAVE_AFTER, has_surplus};
 use crate::stack::idle_time;
 use crate::sys::clock_tick;
 
@@ -82,7 +83,10 @@ impl IdleMemory {
         let now = clock_tick();
         // A time that the clock does not reach is never.
         let after = |time: u64| now.checked_add(time);
-        self.decay_at = self.decay_at.or_else(|| after(nanoseconds(idle_time())));
+        let idle_time = nanoseconds(idle_time());
+        if self.decay_at.is_none() && (idle_time != u64::MAX || has_surplus()) {
+            self.decay_at = after(idle_time.min(LEAVE_AFTER));
+        }
         self.trim_at = self.trim_at.or_else(|| after(self.trim_after?));
     }
 }
@@ -92,7 +96,8 @@ impl Core {
     #[inline]
     pub(super) fn give_memory_back(&mut self, now: u64) {
         if self.idle_memory.decay_at.is_some_and(|at| at <= now) {
-            let again = pool::decay();
+            // A crowd may end before the idle time is over.
+            let again = pool::decay().map(|again| again.min(Duration::from_nanos(LEAVE_AFTER)));
             self.idle_memory.decay_at = again.and_then(|again| now.checked_add(nanoseconds(again)));
         }
         if self.idle_memory.trim_at.is_some_and(|at| at <= now) {

@@ -96,6 +96,7 @@ pub use crate::job::{JobInfo, JobState};
 use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
 use crate::job::{HeapClosure, JobBuilder, LARGEST_CLOSURE_ON_STACK, SharedClosure, Wiped};
+use crate::stack::depot::release_surplus;
 use current::Refused;
 use idle_memory::IdleMemory;
 use join::{JoinState, block_of};
@@ -200,6 +201,7 @@ impl Scheduler {
         while self.live_jobs() != 0 {
             self.turn(None)?;
         }
+        let _ = release_surplus(); // no turn may come to do it
         Ok(())
     }
 
@@ -400,6 +402,7 @@ impl Drop for Scheduler {
         self.inner.shared.close_one();
         self.inner.cancel_all();
         self.inner.inbox.close();
+        let _ = release_surplus();
     }
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //!   pool of thread 1 --+                      +-- cached: stacks as their last jobs left them, a bounded number
 //!   pool of thread 2 --+-- take / give_all -- |
-//!   pool of thread 3 --+   (one lock)         +-- slabs: free slots, without memory (`slots`)
+//!   pool of thread 3 --+   (one lock)         |-- leaving: above that number, for a moment (`Surplus::Later`)
+//!                                             +-- slabs: free slots, without memory (`slots`)
 //! ```
 //!
 //! The pools of the threads and the depot are the magazines and the depot of Bonwick and Adams, "Magazines and Vmem:
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use super::fork::{self, lock};
 use super::header::{Slot, Stack, StackHeader};
-use super::idle::IdleMarks;
+use super::idle::{IdleMarks, idle_time};
 use super::memory::{self, Range};
 #[cfg(feature = "insight")]
 use super::places::Place;
@@ -29,6 +30,7 @@ use super::size::Spec;
 use super::slab::{Geometry, Slab};
 use super::slots::SlotBitmap;
 use super::{depth, foreign};
+use crate::sys::clock_tick;
 
 /// The stacks of one [`Spec`].
 pub(crate) struct Depot {
@@ -44,6 +46,10 @@ pub(crate) struct Depot {
 
 struct DepotState {
     cached: Vec<Slot>,
+    /// Stacks above the maximum that still have their memory.
+    leaving: Vec<Slot>,
+    /// When a stack came to `leaving` last, by the kernel's clock.
+    last_left: u64,
     idle: IdleMarks,
     /// The mapped slabs, oldest first. Slots are claimed from the oldest slab that has one.
     bitmaps: Vec<SlotBitmap>,
@@ -77,6 +83,23 @@ pub struct StackStats {
     pub high_water: usize,
 }
 
+/// When the memory of stacks above the maximum goes back to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Surplus {
+    /// Before the call returns.
+    Now,
+    /// Some time after the last of them came, by calls of [`decay`](super::decay), which the caller sees to. Until then
+    /// new jobs can have them.
+    Later,
+}
+
+/// How long stacks above the maximum keep their memory after the last of them came, in nanoseconds.
+pub(crate) const LEAVE_AFTER: u64 = 1_000_000_000;
+/// How many of them one call of [`decay`](super::decay) gives back: it takes half a millisecond.
+const LEAVE_AT_ONCE: usize = 256;
+/// How long it is until the next of them go.
+const LEAVE_AGAIN: Duration = Duration::from_millis(1);
+
 /// Held while a depot is made.
 static MAKING: Mutex<()> = Mutex::new(());
 
@@ -97,8 +120,10 @@ static MAX_CACHED: AtomicUsize = AtomicUsize::new(512);
 
 /// Sets how many idle stacks of each size and configuration stay in memory for all threads: 512 unless you set it.
 ///
-/// A stack that exceeds the number gives its memory back to the kernel. Stacks that a thread keeps for itself do not
-/// count: [`PoolConfig::max_idle`](crate::pool::PoolConfig::max_idle) bounds those.
+/// A stack that exceeds the number gives its memory back to the kernel: at once, or if its job was one of a
+/// [`Scheduler`](crate::scheduler::Scheduler), about a second after the last such job has ended, so that a crowd of
+/// jobs ends quickly and the next one starts quickly. Stacks that a thread keeps for itself do not count:
+/// [`PoolConfig::max_idle`](crate::pool::PoolConfig::max_idle) bounds those.
 pub fn set_max_cached(stacks: usize) {
     MAX_CACHED.store(stacks, Ordering::Relaxed);
 }
@@ -113,6 +138,20 @@ pub(super) fn all() -> impl Iterator<Item = &'static Depot> {
         next = unsafe { depot.next.load(Ordering::Acquire).as_ref() };
         Some(depot)
     })
+}
+
+/// How many stacks are `leaving`, in all depots. Changed under the lock of the depot.
+static LEAVING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether there are stacks above the maximum that still have their memory.
+pub(crate) fn has_surplus() -> bool {
+    LEAVING.load(Ordering::Relaxed) != 0
+}
+
+/// Gives the memory of all stacks back that threads share and that exceed [`set_max_cached`]. Returns whether there
+/// were any.
+pub(crate) fn release_surplus() -> bool {
+    has_surplus() && all().filter(|depot| depot.release_surplus()).count() != 0
 }
 
 impl Depot {
@@ -130,6 +169,8 @@ impl Depot {
             spec,
             state: Mutex::new(DepotState {
                 cached: Vec::new(),
+                leaving: Vec::new(),
+                last_left: 0,
                 idle: IdleMarks::NONE,
                 bitmaps: Vec::new(),
                 mappings: 0,
@@ -164,7 +205,12 @@ impl Depot {
             return unsafe { StackHeader::write_foreign(self, allocate, free) }.map(Stack);
         }
         let mut state = lock(&self.state);
-        if let Some(slot) = state.cached.pop() {
+        let DepotState { cached, leaving, .. } = &mut *state;
+        if let Some(slot) = cached.pop() {
+            return Ok(Stack(slot));
+        }
+        if let Some(slot) = leaving.pop() {
+            LEAVING.fetch_sub(1, Ordering::Relaxed);
             return Ok(Stack(slot));
         }
         let (slab, index) = state.claim(self)?;
@@ -174,15 +220,26 @@ impl Depot {
     }
 
     /// Takes back stacks that need no wiping. The depot keeps up to its maximum, and gives the memory of the others
-    /// back to the kernel before this call returns.
-    pub(crate) fn give_all(&'static self, stacks: impl Iterator<Item = Stack>) {
+    /// back to the kernel.
+    pub(crate) fn give_all(&'static self, stacks: impl Iterator<Item = Stack>, surplus: Surplus) {
         let mut slots: Vec<Slot> = stacks.map(Stack::into_slot).collect();
         for foreign in slots.extract_if(.., |slot| slot.memory().is_none()) {
             // SAFETY: the slot was a `Stack`. Code that uses a stack keeps its handle.
             unsafe { foreign.release_memory() };
         }
-        self.keep_cached(&mut slots);
+        self.keep_cached(&mut slots, surplus);
         self.release_all(slots);
+    }
+
+    /// Gives the memory of all stacks above the maximum back. Returns whether there were any.
+    fn release_surplus(&self) -> bool {
+        let mut state = lock(&self.state);
+        let leaving = std::mem::take(&mut state.leaving);
+        let had_some = !leaving.is_empty();
+        LEAVING.fetch_sub(leaving.len(), Ordering::Relaxed);
+        drop(state);
+        self.release_all(leaving);
+        had_some
     }
 
     /// Takes back stacks that need no wiping, and gives their memory back to the kernel.
@@ -195,18 +252,31 @@ impl Depot {
         let cached = std::mem::take(&mut lock(&self.state).cached);
         let has_any = !cached.is_empty();
         self.release_all(cached);
-        has_any
+        self.release_surplus() || has_any
     }
 
     /// Gives the memory of the stacks back that have been idle here for the [`idle_time`](super::idle_time), by the
-    /// time `now`. Returns how long it is until there may be more.
+    /// time `now`, and of some stacks above the maximum if it is time. Returns how long it is until there may be more.
     pub(super) fn decay(&self, now: u64) -> Option<Duration> {
         let mut state = lock(&self.state);
-        let DepotState { cached, idle, .. } = &mut *state;
-        let (unused, again) = idle.take_unused(now, cached, 0);
+        let DepotState {
+            cached,
+            leaving,
+            last_left,
+            idle,
+            ..
+        } = &mut *state;
+        let (mut unused, again) = idle.take_unused(now, cached, 0);
+        let left = leave_after().saturating_sub(now.saturating_sub(*last_left));
+        if left == 0 {
+            let piece = leaving.drain(leaving.len().saturating_sub(LEAVE_AT_ONCE)..);
+            LEAVING.fetch_sub(piece.len(), Ordering::Relaxed);
+            unused.extend(piece);
+        }
+        let leave = (!leaving.is_empty()).then(|| Duration::from_nanos(left).max(LEAVE_AGAIN));
         drop(state);
         self.release_all(unused);
-        again
+        again.into_iter().chain(leave).min()
     }
 
     /// Takes back one stack, and wipes it if the `Spec` asks for it.
@@ -217,7 +287,7 @@ impl Depot {
     pub(super) unsafe fn give(&'static self, mut slot: Slot) {
         // SAFETY: the caller's promise.
         unsafe { slot.wipe() };
-        self.give_all(std::iter::once(Stack(slot)));
+        self.give_all(std::iter::once(Stack(slot)), Surplus::Now);
     }
 
     /// Counts a stack whose slot stays in use for ever.
@@ -250,7 +320,7 @@ impl Depot {
             slabs: state.bitmaps.len(),
             reserved: state.bitmaps.iter().map(|bitmap| bitmap.slab.bytes()).sum(),
             stacks: state.bitmaps.iter().map(SlotBitmap::in_use_count).sum(),
-            in_depot: state.cached.len(),
+            in_depot: state.cached.len() + state.leaving.len(),
             quarantined: self.quarantined(),
             high_water: self.deepest.load(Ordering::Relaxed),
         }
@@ -291,14 +361,20 @@ impl Depot {
         Ok(Stack(unsafe { StackHeader::write(slab, index) }))
     }
 
-    /// Caches `slots` and takes the surplus out again, which is then in `slots`. Stacks from the oldest slabs stay
-    /// cached.
-    fn keep_cached(&self, slots: &mut Vec<Slot>) {
+    /// Caches `slots` and takes the surplus out again. What is to leave now is in `slots` then. Stacks from the oldest
+    /// slabs stay cached.
+    fn keep_cached(&self, slots: &mut Vec<Slot>, when: Surplus) {
         let mut state = lock(&self.state);
         state.cached.append(slots);
         let surplus = state.cached.len().saturating_sub(self.max_cached());
-        if surplus > 0 {
-            *slots = newest(&mut state.cached, surplus, Slot::order);
+        if surplus == 0 {
+            return;
+        }
+        *slots = newest(&mut state.cached, surplus, Slot::order);
+        if when == Surplus::Later {
+            LEAVING.fetch_add(slots.len(), Ordering::Relaxed);
+            state.leaving.append(slots);
+            state.last_left = clock_tick();
         }
     }
 
@@ -405,6 +481,12 @@ impl DepotState {
             self.retired.push(unsafe { bitmap.unmap() });
         }
     }
+}
+
+/// [`LEAVE_AFTER`], or the idle time if that is shorter.
+fn leave_after() -> u64 {
+    let idle_time = u64::try_from(idle_time().as_nanos()).unwrap_or(u64::MAX);
+    idle_time.min(LEAVE_AFTER)
 }
 
 /// Takes out the `count` items that come last in `order`, and leaves the others as they stand.

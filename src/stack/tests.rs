@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::depot::Surplus;
 use super::header::StackHeader;
 use super::memory::fault;
 use super::*;
@@ -74,17 +75,17 @@ fn slots_are_taken_lowest_first_and_empty_slabs_are_unmapped() {
     assert_eq!((stats.slabs, stats.stacks), (3, 1000));
     assert_eq!(stats.reserved, 1344 * ((16 << 10) + (5 << 12)));
     let tenth = stacks[10].limit();
-    depot.give_all(std::iter::once(stacks.remove(10)));
+    depot.give_all(std::iter::once(stacks.remove(10)), Surplus::Now);
     let again = take(depot);
     assert_eq!(again.limit(), tenth, "the lowest free slot is the one given back");
     stacks.push(again);
-    depot.give_all(stacks.drain(320..));
+    depot.give_all(stacks.drain(320..), Surplus::Now);
     assert_eq!(
         depot.stats().slabs,
         3,
         "slot 320, the first of the third slab, is still in use"
     );
-    depot.give_all(stacks.drain(..));
+    depot.give_all(stacks.drain(..), Surplus::Now);
     let stats = depot.stats();
     assert_eq!((stats.slabs, stats.stacks, stats.reserved), (0, 0, 0));
     assert!(mappings(depot).is_empty());
@@ -230,7 +231,7 @@ fn every_stack_has_a_guard_whatever_fails(guard_pages: u32) {
             }
             let unguarded = stacks.iter().filter(|stack| !faults(stack.limit().as_ptr() as usize));
             assert_eq!(unguarded.count(), 0, "call {n} failed");
-            depot.give_all(stacks.drain(1..));
+            depot.give_all(stacks.drain(1..), Surplus::Now);
         }
         let reached = !fault::is_pending();
         fault::fail_at(None);
@@ -281,7 +282,7 @@ fn a_slab_whose_guard_advice_is_refused_later_goes_on_with_mprotect() {
         stacks.extend((0..500).map(|_| take(depot)));
         let guarded = stacks.iter().filter(|stack| faults(stack.limit().as_ptr() as usize));
         assert_eq!(guarded.count(), stacks.len());
-        depot.give_all(stacks.drain(10..));
+        depot.give_all(stacks.drain(10..), Surplus::Now);
     }
     fault::guard_advice_fails_with(None);
 }

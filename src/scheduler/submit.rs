@@ -12,11 +12,14 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+#[cfg(not(asyncjob_loom))]
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread::ThreadId;
 
+#[cfg(asyncjob_loom)]
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::join::{JoinError, SpawnedJob};
@@ -229,7 +232,7 @@ impl WorkerGroup {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(asyncjob_loom)))]
 mod tests {
     use std::future::{Future, poll_fn};
     use std::pin::pin;

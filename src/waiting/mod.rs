@@ -26,6 +26,7 @@
 //! reason, so the loop calls `ready` after every pause.
 
 mod future;
+mod unpark;
 mod wake_source;
 
 use std::cell::Cell;
@@ -40,7 +41,7 @@ use crate::wait_ctx::{Interest, LONGEST_INTERVAL, Status, WaitCtx, WaitKey, Want
 
 pub use crate::error::AwaitError;
 pub use future::{await_future, await_or_block};
-use wake_source::Unpark;
+use unpark::Unpark;
 pub use wake_source::WakeSource;
 
 /// What a wait waits for, and until when: see [`pause_until`].

@@ -5,11 +5,9 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::Duration;
 
+use super::unpark::Unpark;
 use super::{Blocking, WaitSpec};
 use crate::job::{JobId, can_pause, current_job_id, with_current_ctx};
 use crate::sys::EventFd;
@@ -83,10 +81,7 @@ impl WakeSource {
 
     /// A source for this thread, which blocks while it waits.
     pub(super) fn of_thread() -> Self {
-        let unpark = Arc::new(Unpark {
-            thread: thread::current(),
-            woken: AtomicBool::new(false),
-        });
+        let unpark = Arc::new(Unpark::of_this_thread());
         Self::with(
             Waker::from(Arc::clone(&unpark)),
             Route::Thread(unpark, current_job_id()),
@@ -203,40 +198,5 @@ impl Wake for EventFdWaker {
     }
     fn wake_by_ref(self: &Arc<Self>) {
         self.0.notify();
-    }
-}
-
-/// Wakes by unparking a thread.
-///
-/// The flag keeps a wake for the wait that it is for. Other code on the thread may park, too, in the middle of a poll,
-/// say, and take the token of [`Thread::unpark`].
-#[derive(Debug)]
-pub(super) struct Unpark {
-    thread: Thread,
-    woken: AtomicBool,
-}
-
-impl Unpark {
-    /// Parks this thread, which is that of the source, unless a wake has come since the last call.
-    pub(super) fn park(&self, at_most: Option<Duration>) {
-        if self.woken.load(Ordering::Relaxed) {
-            self.woken.swap(false, Ordering::Acquire);
-            return;
-        }
-        match at_most {
-            Some(at_most) => thread::park_timeout(at_most),
-            None => thread::park(),
-        }
-        self.woken.swap(false, Ordering::Acquire);
-    }
-}
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::Release);
-        self.thread.unpark();
     }
 }

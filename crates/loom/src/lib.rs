@@ -11,16 +11,21 @@
 //! | the slot for one value | `slots` | lose the value, the end, or the wake of the task that waits |
 //! | the line of tasks that wait for capacity | `lines` | leave a task in the line while there is capacity |
 //! | the inbox of a scheduler and the waker of a job | `scheduler::inboxes` | let the scheduler sleep on a wake |
+//! | the queue of submissions | `scheduler::submissions` | leave a job in the queue while the workers sleep, or lose it |
+//! | the closures that wait for a thread | `offload` | lose a closure or its value, run it twice, or keep a thread |
+//! | the wake of a thread that blocks | `waiting` | let the thread sleep on a wake |
 
 #[cfg(test)]
 extern crate self as parking_lot;
 
 /// What `asyncjob` has of `parking_lot`.
 #[cfg(test)]
-pub use stand_ins::Mutex;
+pub use stand_ins::{Condvar, Mutex, MutexGuard};
 
 #[cfg(test)]
 mod lines;
+#[cfg(test)]
+mod offload;
 #[cfg(test)]
 mod slots;
 #[cfg(test)]
@@ -40,3 +45,9 @@ use stand_ins::sys;
 
 #[cfg(test)]
 mod scheduler;
+#[cfg(test)]
+mod waiting;
+
+/// What the submissions of a scheduler name of other modules.
+#[cfg(test)]
+use scheduler::named::{error, hooks, job, stack, wait_ctx};

@@ -1,5 +1,6 @@
 //! What the sources of `asyncjob` name, in a form that loom controls.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -9,6 +10,49 @@ use loom::thread::{self, Thread};
 #[derive(Default)]
 pub struct Mutex<T>(loom::sync::Mutex<T>);
 
+/// `parking_lot::MutexGuard`. It is empty only while its thread waits for a [`Condvar`].
+pub struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+
+/// `parking_lot::Condvar`.
+#[derive(Default)]
+pub struct Condvar(loom::sync::Condvar);
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("the thread does not wait")
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("the thread does not wait")
+    }
+}
+
+impl Condvar {
+    /// As in `parking_lot`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// As in `parking_lot`.
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        let held = guard.0.take().expect("the thread does not wait");
+        guard.0 = Some(self.0.wait(held).expect("no thread panics"));
+    }
+
+    /// As in `parking_lot`.
+    pub fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    /// As in `parking_lot`.
+    pub fn notify_all(&self) {
+        self.0.notify_all();
+    }
+}
+
 impl<T> Mutex<T> {
     /// As in `parking_lot`.
     pub fn new(value: T) -> Self {
@@ -16,8 +60,8 @@ impl<T> Mutex<T> {
     }
 
     /// As in `parking_lot`.
-    pub fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
-        self.0.lock().expect("no thread panics")
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard(Some(self.0.lock().expect("no thread panics")))
     }
 }
 

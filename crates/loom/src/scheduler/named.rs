@@ -1,0 +1,101 @@
+//! What the queue of submissions names, as far as it uses it: a job is an object that is told that it fails.
+
+pub(crate) mod error {
+    /// As in `asyncjob`.
+    #[derive(Debug)]
+    #[allow(dead_code, reason = "no test looks at it")]
+    pub(crate) enum SpawnErrorKind {
+        Forked,
+        ShuttingDown,
+        Full { max_jobs: usize },
+    }
+}
+
+pub(crate) mod hooks {
+    /// No job has hooks here.
+    pub(crate) trait SwitchHooks {}
+}
+
+pub(crate) mod stack {
+    /// No job has a size of its own here.
+    pub(crate) struct StackSize;
+}
+
+pub(crate) mod wait_ctx {
+    /// No job has a ctx of its own here.
+    pub(crate) struct ClaimedCtx;
+}
+
+pub(crate) mod job {
+    use std::borrow::Cow;
+    use std::marker::PhantomData;
+    use std::sync::Arc;
+
+    use super::error::SpawnErrorKind;
+    use super::hooks::SwitchHooks;
+    use super::stack::StackSize;
+    use super::wait_ctx::ClaimedCtx;
+
+    /// A builder that sets nothing.
+    pub(crate) struct JobBuilder<'a, H>(pub(crate) PhantomData<(&'a (), H)>);
+
+    impl<H> JobBuilder<'_, H> {
+        pub(crate) fn claim_ctx(&self) -> Result<Option<ClaimedCtx>, SpawnErrorKind> {
+            Ok(None)
+        }
+    }
+
+    /// What a builder has set: nothing.
+    pub(crate) struct JobPlan;
+
+    impl JobPlan {
+        pub(crate) fn new(_: Option<Cow<'_, str>>, _: Option<StackSize>, _: Option<Box<dyn SwitchHooks>>) -> Self {
+            JobPlan
+        }
+    }
+
+    /// The job itself.
+    pub(crate) struct SendClosure<B: ?Sized>(pub(crate) Arc<B>);
+
+    impl<B: ?Sized> SendClosure<B> {
+        pub(crate) fn block(&self) -> &Arc<B> {
+            &self.0
+        }
+
+        pub(crate) fn into_owned<C: ?Sized>(self, cast: impl FnOnce(Arc<B>) -> Arc<C>) -> SendClosure<C> {
+            SendClosure(cast(self.0))
+        }
+    }
+}
+
+pub(super) mod join {
+    /// As in `asyncjob`.
+    pub(crate) enum JoinError {
+        Cancelled,
+    }
+
+    /// A job that was spawned.
+    pub(crate) trait SpawnedJob {
+        /// Ends the job without a result.
+        fn fail(&self, error: JoinError);
+    }
+}
+
+pub(super) mod tasks {
+    use super::job::{JobPlan, SendClosure};
+    use super::join::SpawnedJob;
+    use super::wait_ctx::ClaimedCtx;
+
+    /// A job that a worker has taken.
+    #[allow(dead_code, reason = "no test looks at all of it")]
+    pub(crate) struct Pending {
+        pub(crate) main: SendClosure<dyn SpawnedJob>,
+        pub(crate) plan: JobPlan,
+        pub(crate) ctx: Option<ClaimedCtx>,
+        pub(crate) was_refused: bool,
+    }
+}
+
+pub(super) mod turn {
+    pub(crate) use std::mem::drop as drop_contained;
+}

@@ -20,16 +20,20 @@
 //! * [`tag`] attaches what the code of a job knows of it: the peer of its connection, say.
 //! * [`on_signal`] dumps each time the process gets a signal.
 //!
+//! * [`Recorder`] measures how long jobs run and are paused, names a job that keeps its thread, and has a [`Timeline`].
+//!
 //! Jobs without a driver are in the dump, too: those that code drives by hand, and those of the C drop-in. Nothing asks
 //! for them. Their stacks are read from outside, as are those of a driver that does not answer.
 //!
 //! [`JobFuture`]: crate::job_future::JobFuture
 
 mod outside;
+mod recorder;
 mod registry;
 mod signal;
 mod tags;
 mod text;
+mod timeline;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::RawFd;
@@ -37,10 +41,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use recorder::{Hog, Numbers, Recorded, Recorder, RecorderBuilder, Times};
 pub use registry::DriverKind;
 pub(crate) use registry::{Asked, Registration, Request};
 pub use signal::{OnSignal, on_signal};
 pub use tags::{Tag, tag};
+pub use timeline::{Run, Timeline, Track};
 
 use crate::job::{JobInfo, read_running};
 use outside::{Outside, READ};

@@ -611,3 +611,30 @@ fn a_driver_reads_the_ctx_of_the_job() {
     assert_eq!(ctx.fds().len(), 1);
     finished(job.resume());
 }
+
+/// The time that a change takes does not grow with the number of wait fds. If it did, this would take an hour.
+#[test]
+fn a_hundred_thousand_wait_fds_are_cleared_one_by_one() {
+    const COUNT: usize = 100_000;
+    let _watchdog = asyncjob_testing::Watchdog::new();
+    for (settled, newest_first) in [(false, false), (false, true), (true, false), (true, true)] {
+        let ctx = WaitCtx::new();
+        let fd = Arc::new(std::fs::File::open("/dev/null").unwrap());
+        let mut keys: Vec<_> = (0..COUNT).map(|_| WaitKey::unique()).collect();
+        for key in &keys {
+            ctx.add_wait_fd(*key, Arc::clone(&fd));
+        }
+        if settled {
+            ctx.settle();
+        }
+        if newest_first {
+            keys.reverse();
+        }
+        for key in &keys {
+            assert!(ctx.fd(*key).is_some() && ctx.clear_fd(*key).is_some());
+        }
+        let removed = if settled { COUNT } else { 0 };
+        assert_eq!((ctx.fds().len(), ctx.changes().removed.len()), (0, removed));
+        assert_eq!(Arc::strong_count(&fd), 1);
+    }
+}

@@ -11,6 +11,7 @@
 //! caller, who drops them after the lock is released.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::mem::{self, offset_of};
 use std::os::fd::RawFd;
 use std::task::Waker;
@@ -27,10 +28,17 @@ pub(super) type Value = Box<dyn Any + Send>;
 /// its socket has two.
 const INLINE: usize = 2;
 
+/// From this many entries on, an entry is found by its key in a table, and an entry that is gone stays in the list
+/// until as many are gone as are left. So each change of a long list takes the same time, and that of a short one does
+/// not pay for it.
+const LONG: usize = 32;
+
 /// The entries of a ctx, oldest first.
 #[derive(Default)]
 pub(super) struct Entries {
     list: SmallVec<[Entry; INLINE]>,
+    /// Only of a long list.
+    long: Option<Box<Long>>,
     /// The serial of the entry that was added last.
     last_serial: u64,
     /// The callback of a C program, and its argument. The function is 0 if there is none.
@@ -43,6 +51,19 @@ pub(super) struct Entries {
 
 /// Makes a waker of the callback of a C program.
 pub(super) type WakerOfC = fn([usize; 2]) -> Waker;
+
+/// What is known of a long list.
+#[derive(Default)]
+struct Long {
+    /// The places of the entries under each key that are not removed, oldest first.
+    places: HashMap<u64, SmallVec<[usize; 1]>>,
+    /// How many entries of the list are gone.
+    gone: usize,
+    /// Whether something has changed since the last resume. A short list is looked through instead.
+    is_unsettled: bool,
+    /// `set_interest` has put an old serial behind newer ones.
+    is_out_of_order: bool,
+}
 
 struct Entry {
     record: Record,
@@ -167,6 +188,13 @@ impl Record {
     #[inline]
     pub fn counts(&self, armed: Option<WaitKey>) -> bool {
         !self.has(ONLY_WHEN_ARMED) || armed.is_some_and(|armed| armed.0 as u64 == self.key)
+    }
+
+    /// Whether the entry was added and removed since the last resume. It is in no list of changes. A short list does
+    /// not have such entries.
+    #[inline]
+    fn is_gone(&self) -> bool {
+        self.fd_and_flags & (ADDED | REMOVED) == ADDED | REMOVED
     }
 
     /// Whether [`Changes::added`] reports the entry.
@@ -342,6 +370,49 @@ impl Entries {
         self.last_serial += 1;
         let record = Record::new(fd, data, self.last_serial);
         self.list.push(Entry { record, content });
+        if let Some(long) = &mut self.long {
+            long.is_unsettled = true;
+            long.places.entry(record.key).or_default().push(self.list.len() - 1);
+        } else if self.list.len() > LONG {
+            self.make_long();
+        }
+    }
+
+    /// Prepares a list that has become long, or whose entries have other places now.
+    #[cold]
+    #[inline(never)]
+    fn make_long(&mut self) {
+        let long = self.long.get_or_insert_default();
+        long.places.clear();
+        long.gone = 0;
+        long.is_unsettled = true;
+        long.is_out_of_order = !self.list.is_sorted_by_key(|entry| entry.record.serial);
+        for (at, entry) in self.list.iter().enumerate() {
+            if !entry.record.is_removed() {
+                long.places.entry(entry.record.key).or_default().push(at);
+            }
+        }
+    }
+
+    /// Takes out the entries that are gone.
+    #[cold]
+    #[inline(never)]
+    fn compact(&mut self) {
+        self.list.retain(|entry| !entry.record.is_gone());
+        if self.list.len() > LONG {
+            self.make_long();
+        } else {
+            self.long = None;
+        }
+    }
+
+    /// The place of the newest entry under `key` that is not removed.
+    #[inline]
+    fn newest_place(&self, key: WaitKey) -> Option<usize> {
+        match &self.long {
+            None => self.list.iter().rposition(|entry| entry.record.is_live(key)),
+            Some(long) => long.places.get(&(key.0 as u64))?.last().copied(),
+        }
     }
 
     /// The records of all entries, oldest first.
@@ -353,7 +424,10 @@ impl Entries {
     #[inline]
     pub(super) fn is_unsettled(&self) -> bool {
         let is_changed = |entry: &Entry| entry.record.fd_and_flags & (ADDED | REMOVED) != 0;
-        self.list.iter().any(is_changed)
+        match &self.long {
+            None => self.list.iter().any(is_changed),
+            Some(long) => long.is_unsettled,
+        }
     }
 
     /// Sets the interest of the newest entry under `key`. Returns `None` if there is no entry, and otherwise whether
@@ -372,6 +446,12 @@ impl Entries {
             };
             let content = Content::Value(None);
             self.list.push(Entry { record, content });
+            if let Some(long) = &mut self.long {
+                long.is_out_of_order = true;
+            }
+        }
+        if let Some(long) = &mut self.long {
+            long.is_unsettled = true;
         }
         Some(true)
     }
@@ -382,7 +462,10 @@ impl Entries {
     /// The entries before the place that is returned are as they were.
     #[inline]
     pub(super) fn remove(&mut self, key: WaitKey) -> Option<(usize, Option<Value>)> {
-        let at = self.list.iter().rposition(|entry| entry.record.is_live(key))?;
+        if self.long.is_some() {
+            return self.remove_from_long(key);
+        }
+        let at = self.newest_place(key)?;
         let entry = &mut self.list[at];
         let content = mem::replace(&mut entry.content, Content::Value(None));
         if !entry.record.is_added() {
@@ -393,6 +476,33 @@ impl Entries {
             self.list.remove(at);
         }
         Some((at, content.into_value()))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn remove_from_long(&mut self, key: WaitKey) -> Option<(usize, Option<Value>)> {
+        let long = self.long.as_mut()?;
+        let places = long.places.get_mut(&(key.0 as u64))?;
+        let at = places.pop()?;
+        if places.is_empty() {
+            long.places.remove(&(key.0 as u64));
+        }
+        long.is_unsettled = true;
+        let entry = &mut self.list[at];
+        let content = mem::replace(&mut entry.content, Content::Value(None));
+        entry.record.fd_and_flags |= REMOVED;
+        let first_changed = if entry.record.is_gone() {
+            long.gone += 1;
+            if 2 * long.gone > self.list.len() {
+                self.compact();
+                0
+            } else {
+                at
+            }
+        } else {
+            at
+        };
+        Some((first_changed, content.into_value()))
     }
 
     /// Takes the value out of the newest entry under `key`, if it is a `V`. Returns the value with the fd of the entry.
@@ -413,7 +523,16 @@ impl Entries {
             let is_lent = matches!(entry.content, Content::Value(None));
             is_lent && entry.record.is_live(fd.key) && entry.record.raw_fd() == fd.fd
         };
-        match self.list.iter_mut().rev().find(is_owner) {
+        let list = &mut self.list;
+        let entry = match &self.long {
+            None => list.iter_mut().rev().find(is_owner),
+            Some(long) => {
+                let places = long.places.get(&(fd.key.0 as u64)).into_iter().flatten();
+                let at = places.rev().find(|at| is_owner(&&mut list[**at])).copied();
+                at.map(|at| &mut list[at])
+            }
+        };
+        match entry {
             Some(entry) => mem::replace(&mut entry.content, Content::Value(Some(value))).into_value(),
             None => Some(value),
         }
@@ -421,7 +540,12 @@ impl Entries {
 
     /// The newest entry with a cleanup routine that is older than `serial` and not removed, with its routine.
     pub(super) fn cleanup_before(&self, serial: u64) -> Option<(Record, usize)> {
-        let live = self.list.iter().rev().filter(|entry| !entry.record.is_removed());
+        let newer = match &self.long {
+            Some(long) if !long.is_out_of_order => self.list.partition_point(|entry| entry.record.serial < serial),
+            _ => self.list.len(),
+        };
+        let older = self.list[..newer].iter().rev();
+        let live = older.filter(|entry| !entry.record.is_removed());
         live.filter(|entry| entry.record.serial < serial)
             .find_map(|entry| match entry.content {
                 Content::Cleanup(cleanup) if cleanup != 0 => Some((entry.record, cleanup)),
@@ -454,14 +578,24 @@ impl Entries {
     /// Settles the entries when the job is resumed: added entries are settled, and removed ones are gone.
     pub(super) fn settle(&mut self) {
         // A removed entry has no value, so this drops nothing of the user.
+        let before = self.list.len();
         self.list.retain(|entry| !entry.record.is_removed());
         self.list
             .iter_mut()
             .for_each(|entry| entry.record.fd_and_flags &= !ADDED);
+        if self.list.len() <= LONG {
+            self.long = None;
+        } else if self.list.len() < before {
+            self.make_long();
+        }
+        if let Some(long) = &mut self.long {
+            long.is_unsettled = false;
+        }
     }
 
     /// Takes the newest entry out and hands out its value. The drop of the ctx uses this.
     pub(super) fn pop(&mut self) -> Option<Option<Value>> {
+        self.long = None; // all are taken out
         self.list.pop().map(|entry| entry.content.into_value())
     }
 
@@ -471,12 +605,13 @@ impl Entries {
 
     /// The record of the newest entry under `key` that is not removed.
     pub(super) fn newest(&self, key: WaitKey) -> Option<Record> {
-        let records = self.list.iter().rev().map(|entry| entry.record);
-        records.into_iter().find(|record| record.is_live(key))
+        let at = self.newest_place(key)?;
+        Some(self.list[at].record)
     }
 
     fn newest_mut(&mut self, key: WaitKey) -> Option<&mut Entry> {
-        self.list.iter_mut().rev().find(|entry| entry.record.is_live(key))
+        let at = self.newest_place(key)?;
+        Some(&mut self.list[at])
     }
 }
 
@@ -488,5 +623,100 @@ impl Content {
             Content::Value(value) => value,
             Content::Cleanup(_) => None,
         }
+    }
+}
+
+#[cfg(all(test, not(asyncjob_loom)))]
+mod tests {
+    use super::*;
+
+    /// The entries, without any table: key, fd, and whether it was added and whether it was removed since the resume.
+    #[derive(Default)]
+    struct Model(Vec<(usize, RawFd, bool, bool)>);
+
+    impl Model {
+        fn remove(&mut self, key: usize) -> bool {
+            let Some(at) = self.0.iter().rposition(|entry| entry.0 == key && !entry.3) else {
+                return false;
+            };
+            if self.0[at].2 {
+                self.0.remove(at);
+            } else {
+                self.0[at].3 = true;
+            }
+            true
+        }
+
+        fn settle(&mut self) {
+            self.0.retain(|entry| !entry.3);
+            self.0.iter_mut().for_each(|entry| entry.2 = false);
+        }
+
+        fn picked(&self, pick: fn(&(usize, RawFd, bool, bool)) -> bool) -> Vec<RawFd> {
+            self.0
+                .iter()
+                .rev()
+                .filter(|entry| pick(entry))
+                .map(|entry| entry.1)
+                .collect()
+        }
+    }
+
+    /// A list that grows past `LONG` and shrinks again answers as one that is searched from end to end.
+    #[test]
+    fn a_long_list_is_what_a_short_one_would_be() {
+        let (mut entries, mut model) = (Entries::new(), Model::default());
+        let mut random = 1u64;
+        let mut below = |limit: u64| {
+            random = random
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (random >> 33) % limit
+        };
+        let (mut longest, mut compacted) = (0, false);
+        for step in 0..8_000 {
+            let growing = step / 500 % 2 == 0;
+            let key = below(50) as usize;
+            let gone = entries.long.as_ref().map_or(0, |long| long.gone);
+            match below(100) {
+                0 => {
+                    entries.settle();
+                    model.settle();
+                }
+                act if (act < 60) == growing => {
+                    let fd = step as RawFd;
+                    entries.add_words(WaitFd::new(WaitKey(key), fd, WaitFdOptions::new()), 0, key);
+                    model.0.push((key, fd, true, false));
+                }
+                _ => assert_eq!(entries.remove(WaitKey(key)).is_some(), model.remove(key)),
+            }
+            longest = longest.max(entries.list.len());
+            compacted |= gone > 0 && entries.long.as_ref().is_some_and(|long| long.gone == 0);
+            let records = entries.records();
+            let fds = |records: Vec<WaitFd>| records.iter().map(|fd| fd.fd).collect::<Vec<_>>();
+            let changes = changes(&records);
+            assert_eq!(
+                fds(changes.added),
+                model.picked(|entry| entry.2 && !entry.3),
+                "step {step}"
+            );
+            assert_eq!(fds(changes.removed), model.picked(|entry| entry.3), "step {step}");
+            assert_eq!(
+                fds(live(&records).map(Record::fd).collect()),
+                model.picked(|entry| !entry.3)
+            );
+            let newest = model.0.iter().rfind(|entry| entry.0 == key && !entry.3);
+            assert_eq!(
+                entries.newest(WaitKey(key)).map(|record| record.raw_fd()),
+                newest.map(|entry| entry.1)
+            );
+            // Key 0 has no cleanup.
+            let serial = below(entries.last_serial + 2);
+            let counts = |record: &&Record| !record.is_removed() && record.serial < serial && record.key != 0;
+            let expected = records.iter().rev().find(counts).map(Record::serial);
+            let found = entries.cleanup_before(serial).map(|(record, _)| record.serial);
+            assert_eq!(found, expected, "step {step}");
+        }
+        assert!(longest > 4 * LONG && compacted, "{longest}");
     }
 }

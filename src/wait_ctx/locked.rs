@@ -30,6 +30,7 @@ impl fmt::Debug for Locked<'_> {
 
 #[doc(hidden)]
 impl WaitCtx {
+    #[inline]
     pub fn lock(&self) -> Locked<'_> {
         Locked {
             inner: &self.inner,
@@ -105,11 +106,13 @@ impl Locked<'_> {
     }
 
     /// Removes the newest entry under `key`. Returns whether there was one.
+    #[inline]
     pub fn remove(self, key: WaitKey) -> bool {
         self.take(key).is_some()
     }
 
     /// Removes the newest entry under `key`, and returns its value, if it has one. Returns `None` if there is no entry.
+    #[inline]
     pub fn take(mut self, key: WaitKey) -> Option<Option<Box<dyn Any + Send>>> {
         let (at, value) = self.entries.remove(key)?;
         self.inner.changed(&self.entries, at);

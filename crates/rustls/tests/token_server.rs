@@ -108,9 +108,8 @@ const MOST_SESSIONS: u64 = 6;
 
 #[test]
 fn a_soak_with_random_faults_loses_and_leaks_nothing() {
-    shim::alone("a_soak_with_random_faults_loses_and_leaks_nothing", |shim| {
-        let limit = if signatures() > 10_000 { 1200 } else { 60 };
-        let _watchdog = Watchdog::after(Duration::from_secs(limit));
+    let limit = Duration::from_secs(if signatures() > 10_000 { 1200 } else { 180 });
+    shim::alone_within("a_soak_with_random_faults_loses_and_leaks_nothing", limit, |shim| {
         let shim = Arc::new(shim);
         let key = shim.key();
         let pool = Offload::builder().threads(THREADS).build().unwrap();

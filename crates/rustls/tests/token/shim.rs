@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Barrier};
 use std::thread;
+use std::time::Duration;
 
 use asyncjob_rustls::pkcs11::{KeyError, TokenKey};
 use asyncjob_testing::Watchdog;
@@ -125,10 +126,15 @@ impl Shim {
 }
 
 pub(crate) fn alone(name: &str, test: impl FnOnce(Shim)) {
+    alone_within(name, Duration::from_secs(60), test);
+}
+
+/// As [`alone`], for a test that takes longer.
+pub(crate) fn alone_within(name: &str, limit: Duration, test: impl FnOnce(Shim)) {
     if missing(&[CC]) {
         return;
     }
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::after(limit);
     token::alone(name, || test(Shim::new()));
 }
 

@@ -1,8 +1,8 @@
 //! Benchmarks of the wait ctx: each call alone, and all calls that an engine makes for one operation.
 //!
 //! ```text
-//!   cargo bench --bench wait_ctx            # measures times
-//!   cargo bench --bench wait_ctx -- --test  # runs each benchmark once
+//!   cargo bench -p asyncjob-bench --bench wait_ctx            # measures times
+//!   cargo bench -p asyncjob-bench --bench wait_ctx -- --test  # runs each benchmark once
 //! ```
 //!
 //! No fd is opened or closed, and no driver reads the ctx. `cargo run --release -p asyncjob-bench -- --part wake`

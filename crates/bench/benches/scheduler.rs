@@ -1,8 +1,8 @@
 //! Benchmarks of the scheduler: spawn to join, alone and beside many paused jobs, and a wake by callback.
 //!
 //! ```text
-//!   cargo bench --bench scheduler            # measures times
-//!   cargo bench --bench scheduler -- --test  # runs each benchmark once
+//!   cargo bench -p asyncjob-bench --bench scheduler            # measures times
+//!   cargo bench -p asyncjob-bench --bench scheduler -- --test  # runs each benchmark once
 //! ```
 //!
 //! The floor of a spawn is a job without a scheduler, started and ended. `cargo run --release -p asyncjob-bench --

@@ -2,8 +2,8 @@
 //! is reused.
 //!
 //! ```text
-//!   cargo bench --bench switch            # measures times
-//!   cargo bench --bench switch -- --test  # runs each benchmark once
+//!   cargo bench -p asyncjob-bench --bench switch            # measures times
+//!   cargo bench -p asyncjob-bench --bench switch -- --test  # runs each benchmark once
 //! ```
 //!
 //! Compare ratios, not nanoseconds. `cargo run --release -p asyncjob-bench` interleaves the same candidates with every

@@ -90,3 +90,8 @@ pub fn job() -> JobBuilder<'static, ErrorQueue> {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The program of the guide compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide/openssl-engine.md")]
+struct Guide;

@@ -6,14 +6,16 @@ use crate::peers::generator::Gen;
 use crate::peers::libcrypto::Async;
 use crate::peers::ours::{Built, Inlined, Ours, OutOfLine};
 use crate::peers::ucontext::Ucontext;
-use crate::peers::{boost, may, scheduled, threads, tokio};
+use crate::peers::{boost, may, scheduled, smol, threads, tokio};
 use crate::progress::Progress;
 use crate::report::{Section, Table};
 use crate::setup::{Group, Setup};
 
 const TEXT: &str = "\
 A job that does nothing, from its start to its end, one after another. *Warm*: each job runs on the stack of the one
-before.";
+before. *At once*: so many are spawned before the first one is joined, and the figure is the share of one.";
+
+const AT_ONCE: usize = 1000;
 
 /// Measures every peer.
 pub(crate) fn run(setup: &Setup) -> Section {
@@ -45,6 +47,10 @@ pub(crate) fn group(setup: &Setup) -> Group<'_> {
     group.add("asyncjob, spawn and join", |name| scheduled::spawn_join(name, 0));
     group.add("may, spawn and join", may::life);
     group.add("tokio::spawn", tokio::spawn);
+    group.add("smol, LocalExecutor", smol::spawn);
+    group.add("asyncjob, 1,000 at once", |name| scheduled::spawn_many(name, AT_ONCE));
+    group.add("tokio::spawn, 1,000 at once", |name| tokio::spawn_many(name, AT_ONCE));
+    group.add("smol, 1,000 at once", |name| smol::spawn_many(name, AT_ONCE));
     group.add("tokio, spawn_blocking", tokio::spawn_blocking);
     group.add("std::thread", threads::life);
     group

@@ -16,6 +16,7 @@ pub(crate) mod ours;
 #[allow(unsafe_code, reason = "raw mappings instead of stacks")]
 pub(crate) mod pages;
 pub(crate) mod scheduled;
+pub(crate) mod smol;
 #[allow(unsafe_code, reason = "a bare system call, a futex")]
 pub(crate) mod threads;
 #[allow(unsafe_code, reason = "AsyncFd::register")]

@@ -34,6 +34,23 @@ pub(crate) fn spawn_join(name: &str, live: usize) -> Candidate {
     })
 }
 
+/// Spawn to join of empty jobs, so many at once. Measures the share of one job.
+pub(crate) fn spawn_many(name: &str, batch: usize) -> Candidate {
+    let scheduler = scheduler();
+    Candidate::new(name, move |n| {
+        let mut jobs = Vec::with_capacity(batch);
+        let clock = Instant::now();
+        for _ in 0..rounds(n, batch) {
+            let spawned = (0..batch).map(|_| scheduler.spawn(|| ()).unwrap_or_else(|e| panic!("{e}")));
+            jobs.extend(spawned);
+            for job in jobs.drain(..) {
+                scheduler.run_until(job).expect("it does not panic");
+            }
+        }
+        per_wake(clock.elapsed(), n, batch)
+    })
+}
+
 /// A batch of jobs that wait for their callbacks, which another job on the same thread calls. Measures the share of one
 /// wake.
 pub(crate) fn callbacks(name: &str, batch: usize) -> Candidate {

@@ -41,16 +41,25 @@ pub(crate) fn switch(name: &str) -> Candidate {
     })
 }
 
-/// Spawn to join of an empty task, on the same thread.
+/// Spawn to join of an empty task, on the same thread, one after another.
 pub(crate) fn spawn(name: &str) -> Candidate {
+    spawn_many(name, 1)
+}
+
+/// As [`spawn`], with so many tasks at once. Measures the share of one task.
+pub(crate) fn spawn_many(name: &str, batch: usize) -> Candidate {
     let runtime = current_thread();
     Candidate::new(name, move |n| {
         runtime.block_on(async {
+            let mut tasks = Vec::with_capacity(batch);
             let clock = Instant::now();
-            for _ in 0..n {
-                task::spawn(async {}).await.expect("it does not panic");
+            for _ in 0..rounds(n, batch) {
+                tasks.extend((0..batch).map(|_| task::spawn(async {})));
+                for task in tasks.drain(..) {
+                    task.await.expect("it does not panic");
+                }
             }
-            clock.elapsed()
+            per_wake(clock.elapsed(), n, batch)
         })
     })
 }

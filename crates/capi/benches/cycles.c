@@ -118,6 +118,143 @@ static void pause_outside(ASYNC_WAIT_CTX *ctx)
             abort();
 }
 
+static const char key;
+
+static void cleanup(ASYNC_WAIT_CTX *ctx, const void *by, OSSL_ASYNC_FD fd, void *data)
+{
+    (void)ctx, (void)by, (void)fd, (void)data;
+}
+
+static int callback(void *arg)
+{
+    (void)arg;
+    return 1;
+}
+
+static void get_fd(ASYNC_WAIT_CTX *ctx)
+{
+    OSSL_ASYNC_FD fd;
+    void *data;
+
+    ASYNC_WAIT_CTX_set_wait_fd(ctx, &key, 5, NULL, cleanup);
+    for (int i = 0; i < OPERATIONS; i++)
+        if (!ASYNC_WAIT_CTX_get_fd(ctx, &key, &fd, &data))
+            abort();
+    ASYNC_WAIT_CTX_clear_fd(ctx, &key);
+}
+
+static void get_all_fds(ASYNC_WAIT_CTX *ctx)
+{
+    OSSL_ASYNC_FD fds[4];
+    size_t count;
+
+    ASYNC_WAIT_CTX_set_wait_fd(ctx, &key, 5, NULL, cleanup);
+    for (int i = 0; i < OPERATIONS; i++)
+        if (!ASYNC_WAIT_CTX_get_all_fds(ctx, fds, &count))
+            abort();
+    ASYNC_WAIT_CTX_clear_fd(ctx, &key);
+}
+
+static void set_and_clear_fd(ASYNC_WAIT_CTX *ctx)
+{
+    for (int i = 0; i < OPERATIONS; i++)
+        if (!ASYNC_WAIT_CTX_set_wait_fd(ctx, &key, 5, NULL, cleanup) || !ASYNC_WAIT_CTX_clear_fd(ctx, &key))
+            abort();
+}
+
+static void new_and_free_ctx(ASYNC_WAIT_CTX *unused)
+{
+    (void)unused;
+    for (int i = 0; i < OPERATIONS; i++)
+        ASYNC_WAIT_CTX_free(ASYNC_WAIT_CTX_new());
+}
+
+/* An engine that looks for a callback and then for its wait fd, which it sets once. */
+static int engine(void *arg)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(ASYNC_get_current_job());
+    ASYNC_callback_fn function;
+    OSSL_ASYNC_FD fd;
+    void *data;
+
+    (void)arg;
+    if (ASYNC_WAIT_CTX_get_callback(ctx, &function, &data))
+        ASYNC_WAIT_CTX_set_status(ctx, ASYNC_STATUS_OK);
+    else if (!ASYNC_WAIT_CTX_get_fd(ctx, &key, &fd, &data))
+        ASYNC_WAIT_CTX_set_wait_fd(ctx, &key, 5, NULL, cleanup);
+    ASYNC_pause_job();
+    return 7;
+}
+
+/* An engine that sets and clears its wait fd for each operation. */
+static int engine_that_clears(void *arg)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(ASYNC_get_current_job());
+
+    (void)arg;
+    ASYNC_WAIT_CTX_set_wait_fd(ctx, &key, 5, NULL, cleanup);
+    ASYNC_pause_job();
+    ASYNC_WAIT_CTX_clear_fd(ctx, &key);
+    return 7;
+}
+
+/* What an application does for one operation of an engine, but for the kernel's part. */
+static void operation(ASYNC_WAIT_CTX *ctx, int (*body)(void *))
+{
+    ASYNC_JOB *job = NULL;
+    OSSL_ASYNC_FD fds[4], removed[4];
+    size_t added_count, removed_count, count;
+    int ret;
+
+    if (ASYNC_start_job(&job, ctx, &ret, body, NULL, 0) != ASYNC_PAUSE)
+        abort();
+    ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &added_count, NULL, &removed_count);
+    if (added_count + removed_count > 0)
+        ASYNC_WAIT_CTX_get_changed_fds(ctx, fds, &added_count, removed, &removed_count);
+    ASYNC_WAIT_CTX_get_all_fds(ctx, NULL, &count);
+    if (count > 0)
+        ASYNC_WAIT_CTX_get_all_fds(ctx, fds, &count);
+    if (ASYNC_start_job(&job, ctx, &ret, body, NULL, 0) != ASYNC_FINISH || ret != 7)
+        abort();
+}
+
+static void operation_with_fd(ASYNC_WAIT_CTX *unused)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+
+    (void)unused;
+    for (int i = 0; i < OPERATIONS; i++)
+        operation(ctx, engine);
+    ASYNC_WAIT_CTX_free(ctx);
+}
+
+static void operation_with_callback(ASYNC_WAIT_CTX *unused)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+
+    (void)unused;
+    ASYNC_WAIT_CTX_set_callback(ctx, callback, NULL);
+    for (int i = 0; i < OPERATIONS; i++)
+        operation(ctx, engine);
+    ASYNC_WAIT_CTX_free(ctx);
+}
+
+static void operation_that_clears(ASYNC_WAIT_CTX *ctx)
+{
+    for (int i = 0; i < OPERATIONS; i++)
+        operation(ctx, engine_that_clears);
+}
+
+static void operation_with_new_ctx(ASYNC_WAIT_CTX *unused)
+{
+    (void)unused;
+    for (int i = 0; i < OPERATIONS; i++) {
+        ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+        operation(ctx, engine);
+        ASYNC_WAIT_CTX_free(ctx);
+    }
+}
+
 static double fastest(void (*batch)(ASYNC_WAIT_CTX *), ASYNC_WAIT_CTX *ctx)
 {
     double best = 1e18;
@@ -154,6 +291,14 @@ int main(void)
         { "start_pause_finish", start_pause_finish },
         { "get_current_job", get_current_job },
         { "pause_outside", pause_outside },
+        { "get_fd", get_fd },
+        { "get_all_fds", get_all_fds },
+        { "set_and_clear_fd", set_and_clear_fd },
+        { "new_and_free_ctx", new_and_free_ctx },
+        { "operation_with_fd", operation_with_fd },
+        { "operation_with_callback", operation_with_callback },
+        { "operation_that_clears", operation_that_clears },
+        { "operation_with_new_ctx", operation_with_new_ctx },
     };
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
 

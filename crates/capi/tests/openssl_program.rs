@@ -83,6 +83,37 @@ fn speed_runs_with_async_jobs() {
     );
 }
 
+/// Every job of the engine of the benchmark pauses for each update.
+#[test]
+fn an_engine_that_pauses_works_under_speed() {
+    if missing(&[OPENSSL]) || missing(support::C_WITH_OPENSSL) {
+        return;
+    }
+    let engine = support::compile("benches/engine.c", &["-shared", "-fPIC", "-lcrypto"]);
+    for jobs in ["1", "8", "64"] {
+        let mut command = On::Ours.command("openssl");
+        command.args(["speed", "-elapsed", "-seconds", "1", "-bytes", "64", "-engine"]);
+        let output = command
+            .arg(&engine)
+            .args(["-async_jobs", jobs, "sha1"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let after = |words: &str| said.split(words).nth(1).and_then(|text| text.split_whitespace().next());
+        let pauses = after("the engine has paused ")
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0u64);
+        let digests = after("64 size blocks: ")
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(u64::MAX);
+        assert!(
+            output.status.success() && pauses >= digests && digests > 0,
+            "{jobs}: {}",
+            describe(&output)
+        );
+    }
+}
+
 #[test]
 fn s_server_and_s_client_over_tls_1_2() {
     if missing(&[OPENSSL]) {

@@ -201,8 +201,8 @@ pub use error::{
 #[doc(hidden)] // for asyncjob-capi-lib
 pub use job::c_interface;
 pub use job::{
-    BlockPause, CurrentJob, Job, JobBuilder, JobId, Step, block_pause, current_job, current_job_id, is_capable,
-    pause_job, start_job,
+    BlockPause, CurrentJob, ForbiddenPause, Job, JobBuilder, JobId, NoPause, Step, block_pause, capture_backtraces,
+    current_job, current_job_id, is_capable, no_pause, on_forbidden_pause, pause_job, start_job,
 };
 pub use returned::Returned;
 pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, Wants, waker_fn};

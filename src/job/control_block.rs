@@ -31,11 +31,13 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::closure::LARGEST_CLOSURE_ON_STACK;
 use super::current::CURRENT;
+use super::no_pause::report_forbidden_pause;
 use super::{HeapClosure, Job, JobId, Step, Wiped};
 use crate::error::PauseError;
 use crate::hooks::SwitchHooks;
 use crate::pool;
-use crate::stack::{MAX_ABOVE_TOP, Stack, StackSize};
+use crate::stack::depot::Depot;
+use crate::stack::{MAX_ABOVE_TOP, Spec, Stack, StackSize};
 use crate::sync::contain;
 use crate::wait_ctx::WaitCtx;
 
@@ -161,6 +163,21 @@ impl FramesReport {
             Backtrace::disabled()
         });
     }
+}
+
+/// Calls `f` on a stack of its own, which is as large as that of most jobs. Returns `None` if there is no memory for
+/// it, and if `f` panics: the panic hook has reported that.
+pub(super) fn on_spare_stack<R>(f: impl FnOnce() -> R) -> Option<R> {
+    let stack = Depot::of(Spec::new(StackSize::DEFAULT)).take().ok()?;
+    let bounds = Bounds {
+        base: stack.top().addr(),
+        limit: stack.limit().addr(),
+    };
+    let mut returned = None;
+    corosensei::on_stack(bounds, || {
+        contain(|| returned = Some(f()));
+    });
+    returned
 }
 
 pub(super) const PAUSES_AGAIN: &str = "a job that reports pauses again";
@@ -691,6 +708,7 @@ impl ControlBlock {
             return unsafe { self.cancelled_pause() };
         }
         if self.flags.get() & BLOCKED != 0 {
+            report_forbidden_pause();
             return Err(PauseError::Blocked);
         }
         if thread::panicking() {

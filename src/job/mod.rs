@@ -67,6 +67,7 @@ mod debugger;
 mod frames;
 mod id;
 mod info;
+mod no_pause;
 mod shared_closure;
 
 use std::backtrace::Backtrace;
@@ -96,6 +97,8 @@ pub(crate) use frames::{Sighting, address_of_current, paused_jobs, read_running}
 pub use id::JobId;
 pub(crate) use info::running_jobs;
 pub use info::{JobInfo, JobState};
+pub(crate) use no_pause::report_forbidden_pause;
+pub use no_pause::{ForbiddenPause, NoPause, capture_backtraces, no_pause, on_forbidden_pause};
 pub(crate) use shared_closure::{ErasedClosure, OwnedClosure, RunsClosure, SendClosure, SharedClosure};
 
 use control_block::{
@@ -199,9 +202,9 @@ where
 ///
 /// While this job is paused, other code runs on the thread. Do not pause while you hold what that code needs: a
 /// reference that `LocalKey::with` gave out, a `RefCell` borrow, a lock guard, or one of tokio's `enter` guards.
-/// [`block_pause`] keeps code that you do not control from pausing there. [`SwitchHooks`](crate::hooks::SwitchHooks)
-/// swap state that should travel with the job. [`docs::soundness`](crate::docs::soundness) says what safe code could
-/// still do.
+/// [`no_pause`] reports code that does. [`block_pause`] keeps code that you do not control from pausing there.
+/// [`SwitchHooks`](crate::hooks::SwitchHooks) swap state that should travel with the job.
+/// [`docs::soundness`](crate::docs::soundness) says what safe code could still do.
 #[inline]
 pub fn pause_job() -> Result<(), PauseError> {
     let Some(control) = CURRENT.get() else {

@@ -35,7 +35,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Interrupted, PauseError};
-use crate::job::{budget, can_pause, is_cancelled, pause_job, pauses_in, with_current_ctx};
+use crate::job::{budget, can_pause, is_cancelled, pause_job, pauses_in, report_forbidden_pause, with_current_ctx};
 use crate::sys::{self, EventFd};
 use crate::wait_ctx::{Interest, LONGEST_INTERVAL, Status, WaitCtx, WaitKey, Wants};
 
@@ -246,7 +246,10 @@ fn wait_until<T>(
         }
         let pause = match blocking {
             Blocking::Park(_) if is_cancelled() => Err(PauseError::Cancelled),
-            Blocking::Park(_) => Err(PauseError::Blocked),
+            Blocking::Park(_) => {
+                report_forbidden_pause();
+                Err(PauseError::Blocked)
+            }
             _ => pause_job(),
         };
         match pause {

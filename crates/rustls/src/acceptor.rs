@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use asyncjob::JobBuilder;
-use asyncjob::job_future::JobFuture;
+use asyncjob::job_future::{JobError, JobFuture};
 use asyncjob::stack::StackSize;
 use asyncjob_tokio::Handle;
 use rustls::{ServerConfig, ServerConnection};
@@ -133,8 +133,21 @@ impl TlsAcceptor {
 /// With the panic of a signer, or of another callback in the handshake.
 #[must_use = "futures do nothing unless polled"]
 pub struct Accept<IO: 'static> {
-    job: JobFuture<Handshake<IO>>,
+    // A trait object has one reason not to be `Send`, where the job itself has six. So the compiler gives one error.
+    job: Pin<Box<dyn HandshakeNeedsPinnedOrSpawnLocal<IO>>>,
 }
+
+/// Names the ways out when the compiler says that a handshake cannot be sent between threads.
+///
+/// A job stays on the thread that started it, and so does the handshake in it. Use one of these:
+///
+/// * `tokio::task::spawn_local` instead of `tokio::spawn`, on a `LocalSet` or a current-thread runtime;
+/// * [`TlsAcceptor::pinned`], whose handshakes run on workers, for `tokio::spawn` and for servers that call it.
+///
+/// It is a trait because the compiler names a trait object that is not `Send`.
+pub trait HandshakeNeedsPinnedOrSpawnLocal<IO>: Future<Output = Result<Handshake<IO>, JobError>> + fmt::Debug {}
+
+impl<IO> HandshakeNeedsPinnedOrSpawnLocal<IO> for JobFuture<Handshake<IO>> {}
 
 impl<IO> Accept<IO> {
     /// Polls `handshake` in a job.
@@ -147,7 +160,7 @@ impl<IO> Accept<IO> {
             builder = builder.stack_size(size);
         }
         Accept {
-            job: asyncjob_tokio::watched(builder.in_job(handshake)),
+            job: Box::pin(asyncjob_tokio::watched(builder.in_job(handshake))),
         }
     }
 
@@ -161,7 +174,7 @@ impl<IO> Future for Accept<IO> {
     type Output = io::Result<TlsStream<IO>>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        let done = Pin::new(&mut self.job).poll(task);
+        let done = self.job.as_mut().poll(task);
         done.map(|outcome| outcome?.map_err(|(error, _)| error))
     }
 }
@@ -180,7 +193,7 @@ impl<IO> Future for FallibleAccept<IO> {
     type Output = Result<TlsStream<IO>, (io::Error, Option<IO>)>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        let done = Pin::new(&mut self.accept.job).poll(task);
+        let done = self.accept.job.as_mut().poll(task);
         done.map(|outcome| match outcome {
             Ok(handshake) => handshake.map_err(|(error, connection)| (error, Some(connection))),
             Err(error) => Err((error.into(), None)),

@@ -38,7 +38,7 @@
 //! on its own account, so a request in a job is not enough. Its connector goes through `PinnedConnectorLayer` (feature
 //! `tower`), which puts each connect into a job.
 //!
-//! # If the compiler says that `JobStaysOnItsThread` cannot be sent
+//! # If the compiler says that `HandshakeNeedsPinnedOrSpawnLocal` cannot be sent
 //!
 //! A job never changes its thread once it has started. So [`Accept`] is not `Send`, and `tokio::spawn` does not take
 //! it:
@@ -79,7 +79,7 @@ mod resolver;
 #[cfg(feature = "tls-listener")]
 mod tls_listener;
 
-pub use acceptor::{Accept, FallibleAccept, TlsAcceptor};
+pub use acceptor::{Accept, FallibleAccept, HandshakeNeedsPinnedOrSpawnLocal, TlsAcceptor};
 pub use awaited::AwaitedKey;
 #[cfg(feature = "tower")]
 pub use connector::{PinnedConnect, PinnedConnector, PinnedConnectorLayer};

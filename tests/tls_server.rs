@@ -295,6 +295,19 @@ fn the_page_of_the_jobs_shows_where_a_connection_stalls() {
         let is_stalled = |job: &serde_json::Value| job["tags"][0][1] == stalled.local_addr().unwrap().to_string();
         assert!(jobs.any(is_stalled), "{json}");
         assert!(server.curl(&[], "/debug/other").contains("The pages are"));
+        let numbers = server.curl(&[], "/debug/numbers");
+        let line = numbers.lines().find(|line| line.starts_with("connection")).unwrap();
+        let started: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert!(started >= 4, "{numbers}");
+        let timeline = server.curl(&[], "/debug/timeline.json");
+        let timeline: serde_json::Value = serde_json::from_str(&timeline).unwrap();
+        let events = timeline["traceEvents"].as_array().unwrap();
+        assert!(
+            events
+                .iter()
+                .any(|event| event["ph"] == "X" && event["name"] == "connection")
+        );
+        assert!(server.curl(&[], "/debug/timeline.svg").starts_with("<svg"));
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::net::TcpStream;
 
+use asyncjob::JobBuilder;
 use asyncjob::io::Pausing;
 
 /// Whether the client is on this machine.
@@ -24,6 +25,29 @@ pub(crate) fn peer(_socket: &Pausing<TcpStream>) -> Option<()> {
     None
 }
 
+/// Measures how long connections run and are paused, and keeps the last 10,000 runs of each thread. A handshake that
+/// signs on the serving thread, with `--mode inline`, is a hog.
+#[cfg(feature = "insight")]
+static RECORDER: std::sync::LazyLock<asyncjob::insight::Recorder> = std::sync::LazyLock::new(|| {
+    let threshold = std::time::Duration::from_millis(100);
+    let builder = asyncjob::insight::Recorder::builder().timeline(10_000);
+    let builder = builder.hog(threshold, |hog| {
+        eprintln!("a {} kept its thread for {:.1?}", hog.name, hog.ran)
+    });
+    builder.build()
+});
+
+/// Describes the job of a connection.
+#[cfg(feature = "insight")]
+pub(crate) fn job() -> JobBuilder<'static, asyncjob::insight::Recorded> {
+    JobBuilder::new().hooks(RECORDER.job("connection"))
+}
+
+#[cfg(not(feature = "insight"))]
+pub(crate) fn job() -> JobBuilder<'static> {
+    JobBuilder::new()
+}
+
 /// The page at this path. The dump is made on another thread while this job pauses: its own scheduler has to answer.
 #[cfg(feature = "insight")]
 pub(crate) fn page(path: &str) -> (&'static str, String) {
@@ -39,11 +63,12 @@ pub(crate) fn page(path: &str) -> (&'static str, String) {
     let print: fn(&Dump) -> String = match path {
         "/debug/jobs" => ToString::to_string,
         "/debug/jobs.json" => Dump::to_json,
+        "/debug/numbers" => return ("200 OK", RECORDER.numbers().to_string()),
+        "/debug/timeline.json" => return ("200 OK", RECORDER.timeline().to_chrome_json()),
+        "/debug/timeline.svg" => return ("200 OK", RECORDER.timeline().to_svg()),
         _ => {
-            return (
-                "404 Not Found",
-                "The pages are /debug/jobs and /debug/jobs.json.\n".to_owned(),
-            );
+            let pages = "The pages are /debug/jobs, jobs.json, numbers, timeline.json and timeline.svg.\n";
+            return ("404 Not Found", pages.to_owned());
         }
     };
     let made = DUMPS

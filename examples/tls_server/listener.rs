@@ -12,6 +12,7 @@ use asyncjob::time::{sleep, with_timeout};
 use asyncjob::waiting::{AwaitError, await_future};
 use asyncjob::{Interrupted, SpawnErrorKind};
 
+use super::debug;
 use super::service::Service;
 
 /// The longest wait for a free fd. Other parts of the process may close fds too, so the loop tries again after it.
@@ -53,7 +54,7 @@ fn serve(stream: Pausing<std::net::TcpStream>, service: &Arc<Service>, jobs: &Ha
     service.counters.accepted.add(1);
     let slot = service.connections.add(service);
     let id = slot.id();
-    match jobs.spawn(move || slot.serve(stream)) {
+    match debug::job().submit_to(jobs, move || slot.serve(stream)) {
         Ok(handle) => {
             service.connections.started(id, handle);
             true

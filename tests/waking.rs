@@ -827,3 +827,35 @@ fn a_hundred_thousand_futures_may_wait_for_capacity() {
     assert!(ready >= 1);
     assert!(scheduler.spawn(|| ()).is_ok());
 }
+
+/// A wake on the scheduler's own thread needs no lock: it stays in a list of the thread until the turn ends. A turn of
+/// another scheduler inside it has a list of its own.
+#[test]
+fn wakes_on_the_thread_reach_their_own_scheduler() {
+    let _watchdog = Watchdog::new();
+    let (outer, inner) = (Scheduler::new().unwrap(), Rc::new(Scheduler::new().unwrap()));
+    let waiting = |scheduler: &Scheduler| {
+        let waker = Rc::new(Cell::new(None));
+        let mine = Rc::clone(&waker);
+        let job = scheduler.spawn(move || {
+            ctx().set_status(Status::Ok);
+            mine.set(ctx().callback());
+            pause_job().unwrap();
+        });
+        run_ready(scheduler);
+        (job.unwrap(), waker.take().unwrap())
+    };
+    let ((in_outer, wake_outer), (in_inner, wake_inner)) = (waiting(&outer), waiting(&inner));
+    let turns = Rc::clone(&inner);
+    let both = outer.spawn(move || {
+        // In a job of `outer`, and then in a job of `inner` inside it.
+        wake_inner.wake();
+        let from_inside = turns.spawn(move || wake_outer.wake()).unwrap();
+        run_until(&turns, from_inside);
+        run_until(&turns, in_inner);
+    });
+    run_until(&outer, both.unwrap());
+    run_until(&outer, in_outer);
+    assert_no_resume(&outer);
+    assert_no_resume(&inner);
+}

@@ -5,8 +5,11 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::ptr;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
+use super::wake::{LocalWakes, OuterWakes};
 use super::{Inner, JoinHandle, Scheduler};
 use crate::error::{SpawnError, SpawnErrorKind};
 use crate::hooks::SwitchHooks;
@@ -187,6 +190,7 @@ pub(super) struct Turning<'a> {
     inner: &'a Inner,
     outer_surplus: Surplus,
     outer: Option<Weak<Inner>>,
+    outer_wakes: OuterWakes,
 }
 
 impl<'a> Turning<'a> {
@@ -200,12 +204,17 @@ impl<'a> Turning<'a> {
             inner,
             outer_surplus: pool::set_surplus(Surplus::Later), // `IdleMemory` sees to it
             outer: outer.ok().flatten(),
+            outer_wakes: LocalWakes::enter(Arc::as_ptr(&inner.inbox), inner.local_wakes.take()),
         }
     }
 }
 
 impl Drop for Turning<'_> {
     fn drop(&mut self) {
+        let (inbox, woken) = std::mem::replace(&mut self.outer_wakes, (ptr::null(), Vec::new()));
+        let (_, mut late) = LocalWakes::enter(inbox, woken);
+        late.drain(..).for_each(|id| self.inner.inbox.post(id)); // for the next turn
+        self.inner.local_wakes.set(late);
         pool::set_surplus(self.outer_surplus);
         let _ = RUNNING.try_with(|running| running.set(self.outer.take()));
         self.inner.turning.set(false);

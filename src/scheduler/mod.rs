@@ -103,7 +103,7 @@ use join::{JoinState, block_of};
 use reactor::Reactor;
 use submit::WorkerGroup;
 use tasks::{Core, Pending};
-use wake::Inbox;
+use wake::{Inbox, TaskId};
 
 /// Runs jobs on this thread, and resumes each job when what it waits for has happened.
 ///
@@ -144,6 +144,8 @@ struct Inner {
     thread: ThreadId,
     /// The address of the ctx of the job that runs for the first time, and so has no task.
     starting: Cell<*const ()>,
+    /// An empty list, which keeps its memory for the [`LocalWakes`](wake::LocalWakes) of the next turn.
+    local_wakes: Cell<Vec<TaskId>>,
     /// Whether a turn is in progress.
     turning: Cell<bool>,
     /// Whether the last turn left the inbox parked, for a host that may sleep on the fd. A spawn then wakes the host.
@@ -299,6 +301,7 @@ impl Scheduler {
             shared,
             thread: thread::current().id(),
             starting: Cell::new(ptr::null()),
+            local_wakes: Cell::default(),
             turning: Cell::new(false),
             parked: Cell::new(false),
             stop_at: Cell::new(None),

@@ -4,6 +4,7 @@
 //!   turn:  take_inbox      wakes, calls and jobs from other threads
 //!          start_pending   each job for the first time: start -> after_run
 //!          resume_ready    each ready job once:         resume -> after_run
+//!          take_local_wakes  wakes on this thread meanwhile
 //!          look_at_kernel  fds, deadlines; waits there if nothing ran
 //!
 //!   after_run:  the job has ended? retire      it has paused? Core::park; an engine that failed: cancel
@@ -13,6 +14,7 @@
 
 use std::any::Any;
 use std::io;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::rc::Rc;
@@ -23,7 +25,7 @@ use super::bound_ctx::BoundCtx;
 use super::current::Turning;
 use super::join::{CancelReason, SpawnedJob};
 use super::tasks::{BATCH, EndKind, Pending};
-use super::wake::TaskId;
+use super::wake::{LocalWakes, TaskId};
 use super::{Inner, JoinError, Scheduler, Turn};
 use crate::error::{Panic, Quarantined, StartErrorKind};
 use crate::job::{Job, Step, budget};
@@ -58,6 +60,7 @@ impl Scheduler {
         inner.core.borrow_mut().turn_began = clock_tick();
         let calls = self.take_inbox();
         let resumed = inner.start_pending() + inner.resume_ready();
+        inner.take_local_wakes();
         inner.look_at_kernel(timeout, resumed + calls)?;
         Ok(Turn {
             resumed,
@@ -70,7 +73,7 @@ impl Scheduler {
         let inner = &self.inner;
         let mut done = 0;
         if inner.inbox.has_messages() {
-            let mut woken = std::mem::take(&mut inner.core.borrow_mut().woken);
+            let mut woken = mem::take(&mut inner.core.borrow_mut().woken);
             let calls = inner.inbox.take(&mut woken);
             let mut core = inner.core.borrow_mut();
             woken.drain(..).for_each(|id| core.make_ready(id));
@@ -114,6 +117,15 @@ impl Inner {
             self.core.borrow_mut().ask_kernel_soon();
         }
         has_run_out
+    }
+
+    /// Makes the jobs ready that were woken on this thread since the turn began.
+    fn take_local_wakes(&self) {
+        let mut core = self.core.borrow_mut();
+        let mut woken = mem::take(&mut core.woken);
+        LocalWakes::swap(&mut woken);
+        woken.drain(..).for_each(|id| core.make_ready(id));
+        core.woken = woken;
     }
 
     /// Takes the requests to cancel, from this thread and from others.

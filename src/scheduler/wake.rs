@@ -19,11 +19,17 @@
 //! `parked` is set only under the lock of the messages, together with the check that there are none. A message is
 //! therefore either seen by that check, or its sender sees `parked` and notifies.
 //!
+//! A wake on the scheduler's own thread during a turn goes to a list of the thread ([`LocalWakes`]), which needs no
+//! lock: nothing else looks at the list, and the scheduler does so before its turn ends.
+//!
 //! A scheduler parks before it sleeps, and is unparked when it has slept. Between two turns it is parked only if a host
 //! has asked for its fd, because nothing else can sleep there. So a wake or a spawn costs no system call while the
 //! scheduler is awake.
 
+use std::cell::{Cell, RefCell};
+use std::mem::{self, ManuallyDrop};
 use std::os::fd::RawFd;
+use std::ptr;
 use std::sync::Arc;
 #[cfg(not(asyncjob_loom))]
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -81,7 +87,7 @@ impl Inbox {
     }
 
     /// Lets the scheduler resume a task.
-    fn post(&self, id: TaskId) {
+    pub(super) fn post(&self, id: TaskId) {
         self.put(|messages| messages.woken.push(id));
     }
 
@@ -252,6 +258,51 @@ impl JobWaker {
     }
 }
 
+/// The wakes of one turn that come on the thread of the scheduler.
+pub(super) struct LocalWakes {
+    /// The inbox of the scheduler that takes the turn, or null.
+    inbox: Cell<*const Inbox>,
+    /// Empty, without memory, between turns: it need not be dropped.
+    woken: ManuallyDrop<RefCell<Vec<TaskId>>>,
+}
+
+thread_local! {
+    static LOCAL: LocalWakes = const {
+        LocalWakes {
+            inbox: Cell::new(ptr::null()),
+            woken: ManuallyDrop::new(RefCell::new(Vec::new())),
+        }
+    };
+}
+
+/// The list of the turn around another turn, and the inbox.
+pub(super) type OuterWakes = (*const Inbox, Vec<TaskId>);
+
+impl LocalWakes {
+    /// Adds a wake, if the scheduler of this inbox takes a turn on this thread.
+    #[inline]
+    fn take(inbox: &Arc<Inbox>, id: TaskId) -> bool {
+        LOCAL.with(|local| {
+            let is_here = local.inbox.get() == Arc::as_ptr(inbox);
+            if is_here {
+                local.woken.borrow_mut().push(id);
+            }
+            is_here
+        })
+    }
+
+    /// A turn begins, with this list, which is empty, or goes on with what it had.
+    pub(super) fn enter(inbox: *const Inbox, woken: Vec<TaskId>) -> OuterWakes {
+        LOCAL.with(|local| (local.inbox.replace(inbox), local.woken.replace(woken)))
+    }
+
+    /// Takes the list of the turn in exchange for `woken`, which is empty.
+    #[inline]
+    pub(super) fn swap(woken: &mut Vec<TaskId>) {
+        LOCAL.with(|local| mem::swap(&mut *local.woken.borrow_mut(), woken));
+    }
+}
+
 impl TaskId {
     /// The highest serial: the bit above it is that of the latch.
     pub(super) const LAST_SERIAL: u32 = u32::MAX >> 1;
@@ -276,7 +327,10 @@ impl Wake for JobWaker {
     fn wake_by_ref(self: &Arc<Self>) {
         let before = self.state.fetch_or(LATCHED, Ordering::AcqRel);
         if before & LATCHED == 0 && before != NO_TASK {
-            self.inbox.post(TaskId::from_bits(before));
+            let id = TaskId::from_bits(before);
+            if !LocalWakes::take(&self.inbox, id) {
+                self.inbox.post(id);
+            }
         }
     }
 }

@@ -6,12 +6,18 @@
 //! dropped when the job has ended, so that the handle becomes stale.
 
 use std::any::Any;
+use std::sync::{Mutex, MutexGuard};
 
 use super::control_block::{ATTACHED, Attributes, BLOCKED, ControlBlock, start};
 use super::current::{CURRENT, with_current};
 use super::{Job, Step};
 use crate::pool;
 use crate::wait_ctx::WaitCtx;
+
+/// Locks a mutex that is held while the process forks, in a way that ThreadSanitizer sees.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    crate::stack::lock(mutex)
+}
 
 /// Starts a job of C code, as [`start_job`](crate::start_job) does. Returns `None` when there is no stack.
 #[inline]

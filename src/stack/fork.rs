@@ -24,7 +24,7 @@ use super::{depot, foreign, guard};
 /// The lock is always taken by `try_lock`, which is compiled into this crate. `lock` only waits here. A contended
 /// `lock` acquires inside `std`, which is not compiled for ThreadSanitizer: the tool would miss that step, and would
 /// report all that the lock guards as races.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     loop {
         match mutex.try_lock() {
             Ok(guard) => return guard,

@@ -97,6 +97,8 @@ mod boundary;
 mod dump;
 #[allow(unsafe_code, reason = "reaches the exception state of the C++ runtime")]
 mod exceptions;
+#[allow(unsafe_code, reason = "pthread_atfork")]
+mod fork;
 #[allow(unsafe_code, reason = "turns handles into references to memory that is never freed")]
 mod handle;
 #[allow(

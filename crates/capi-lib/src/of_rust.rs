@@ -10,19 +10,22 @@
 //! handle becomes stale when Rust code drops the ctx. A call of C code keeps the ctx until it returns. This way takes
 //! two locks, where a ctx of a C program is read without one.
 
-use parking_lot::Mutex;
+use std::sync::Mutex;
 
 use asyncjob::{WaitCtx, WeakWaitCtx};
 
+use crate::fork::{self, lock};
 use crate::handle::{Handle, Slot, Table};
 
 /// What a slot for a ctx of Rust code holds.
 #[derive(Default)]
-pub(crate) struct Record(Mutex<Option<WeakWaitCtx>>);
+pub(crate) struct Record(parking_lot::Mutex<Option<WeakWaitCtx>>);
 
 static CTXS: Table<Record> = Table::new();
-/// The slots without a ctx.
-static FREE: Mutex<Vec<&'static Slot<Record>>> = Mutex::new(Vec::new());
+pub(crate) type Free = Vec<&'static Slot<Record>>;
+
+/// The slots without a ctx. See [`crate::fork`] for the lock.
+pub(crate) static FREE: Mutex<Free> = Mutex::new(Vec::new());
 
 /// The handle of a ctx. It is attached to the ctx, and dropped with it.
 pub(crate) struct Name(&'static Slot<Record>);
@@ -30,10 +33,11 @@ pub(crate) struct Name(&'static Slot<Record>);
 impl Name {
     /// A handle for a ctx that has none. `None` when the process has 16 million.
     pub(crate) fn new(ctx: WeakWaitCtx) -> Option<Self> {
-        let free = FREE.lock().pop();
+        fork::prepare();
+        let free = lock(&FREE).pop();
         let slot = free.or_else(|| {
             let (first, others) = CTXS.grow()?.split_first()?;
-            FREE.lock().extend(others);
+            lock(&FREE).extend(others);
             Some(first)
         })?;
         *slot.value().0.lock() = Some(ctx);
@@ -51,7 +55,7 @@ impl Drop for Name {
         let name = self.0.value().0.lock().take();
         self.0.end();
         drop(name);
-        FREE.lock().push(self.0);
+        lock(&FREE).push(self.0);
     }
 }
 

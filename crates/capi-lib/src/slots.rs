@@ -22,18 +22,21 @@ use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use asyncjob::{Job, c_interface};
-use parking_lot::Mutex;
 
 use crate::exceptions::State;
+use crate::fork::{self, lock};
 use crate::handle::{ASYNC_WAIT_CTX, CHUNK, Handle, Slot, Table};
 use crate::libcrypto::LibCtx;
 
 static JOBS: Table<Record> = Table::new();
-/// The chunks that no thread has borrowed.
-static SPARE: Mutex<Vec<JobChunk>> = Mutex::new(Vec::new());
+pub(crate) type Spare = Vec<JobChunk>;
+
+/// The chunks that no thread has borrowed. See [`crate::fork`] for the lock.
+pub(crate) static SPARE: Mutex<Spare> = Mutex::new(Vec::new());
 
 /// The wait ctx that the job with this handle was started with; NULL if the handle is stale. Any thread may ask.
 pub(crate) fn wait_ctx_of(handle: Handle<Record>) -> *mut ASYNC_WAIT_CTX {
@@ -178,7 +181,7 @@ const NO_THREAD: usize = 0;
 const NOT_NUMBERED: usize = usize::MAX;
 
 /// Slots that are borrowed together.
-type JobChunk = &'static [Slot<Record>; CHUNK];
+pub(crate) type JobChunk = &'static [Slot<Record>; CHUNK];
 
 /// What a handle leads to.
 pub(crate) enum Found {
@@ -271,7 +274,8 @@ impl ThreadSlots {
 }
 
 fn borrow_chunk() -> Option<JobChunk> {
-    let spare = SPARE.lock().pop();
+    fork::prepare();
+    let spare = lock(&SPARE).pop();
     spare.or_else(|| JOBS.grow())
 }
 
@@ -291,5 +295,5 @@ fn return_chunk(chunk: JobChunk) {
         }
         record.owner.store(NO_THREAD, Ordering::Relaxed);
     }
-    SPARE.lock().push(chunk);
+    lock(&SPARE).push(chunk);
 }

@@ -17,13 +17,14 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
+use std::sync::Mutex;
 
 use asyncjob::c_interface;
 use asyncjob::pool::{self, PoolConfig};
-use parking_lot::Mutex;
 
 use crate::boundary::guarded;
 use crate::exceptions::ThreadExceptions;
+use crate::fork::lock;
 use crate::libcrypto::{self, LibCtx, OurExports, Reason};
 use crate::library_context::ThreadDefault;
 use crate::slots::{JobSlot, ThreadSlots};
@@ -151,10 +152,14 @@ fn call_at_exit() {
     }
 }
 
+pub(crate) type Key = Option<libc::pthread_key_t>;
+
+/// The key of [`call_at_exit`], once a thread has made it. See [`crate::fork`] for the lock. (A `OnceLock` would do,
+/// but ThreadSanitizer does not see the half of it that is in the compiled standard library.)
+pub(crate) static KEY: Mutex<Key> = Mutex::new(None);
+
 fn exit_key() -> Option<libc::pthread_key_t> {
-    // A `OnceLock` would do, but ThreadSanitizer does not see the half of it that is in the compiled standard library.
-    static KEY: Mutex<Option<libc::pthread_key_t>> = Mutex::new(None);
-    let mut key = KEY.lock();
+    let mut key = lock(&KEY);
     if key.is_none() {
         let mut new = 0;
         // SAFETY: stores a new key. The destructor outlives every thread: build.rs links this object as one that the

@@ -33,13 +33,14 @@ use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr::{self, NonNull};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::task::Waker;
 
 use asyncjob::{Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, c_interface, waker_fn};
-use parking_lot::Mutex;
 
 use crate::boundary::guarded;
+use crate::fork::{self, lock};
 use crate::handle::{CHUNK, Handle, Slot, Table};
 use crate::of_rust;
 use crate::slots;
@@ -353,18 +354,20 @@ impl LockedFlag {
     }
 }
 
-type CtxSlot = &'static Slot<CtxRecord>;
+pub(crate) type CtxSlot = &'static Slot<CtxRecord>;
 
 static CTXS: Table<CtxRecord> = Table::new();
-/// The slots without a ctx, for any thread.
-static FREE: Mutex<Vec<CtxSlot>> = Mutex::new(Vec::new());
+pub(crate) type Free = Vec<CtxSlot>;
+
+/// The slots without a ctx, for any thread. See [`crate::fork`] for the lock.
+pub(crate) static FREE: Mutex<Free> = Mutex::new(Vec::new());
 /// The slots whose ctx the program has freed, and which a job or Rust code still has.
-static HELD: Mutex<Held> = Mutex::new(Held {
+pub(crate) static HELD: Mutex<Held> = Mutex::new(Held {
     slots: Vec::new(),
     look_at: CHUNK,
 });
 
-struct Held {
+pub(crate) struct Held {
     slots: Vec<CtxSlot>,
     /// How many there are when they are next looked at. A look at all of them pays for as many frees.
     look_at: usize,
@@ -381,7 +384,7 @@ thread_local! {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        FREE.lock().append(self.0.get_mut());
+        lock(&FREE).append(self.0.get_mut());
     }
 }
 
@@ -571,14 +574,15 @@ fn take_slot() -> Option<CtxSlot> {
 
 #[cold]
 fn take_shared_slot() -> Option<CtxSlot> {
-    let free = FREE.lock().pop();
+    fork::prepare();
+    let free = lock(&FREE).pop();
     free.or_else(|| {
         let chunk = CTXS.grow()?;
         for slot in chunk {
             *slot.value().ctx.lock().attachment() = Some(Box::new(OfProgram(slot)));
         }
         let (first, others) = chunk.split_first()?;
-        FREE.lock().extend(others);
+        lock(&FREE).extend(others);
         Some(first)
     })
 }
@@ -599,7 +603,7 @@ fn give_slot(slot: CtxSlot) -> bool {
         has_room
     });
     if !kept.unwrap_or(false) {
-        FREE.lock().push(slot);
+        lock(&FREE).push(slot);
     }
     false
 }
@@ -607,7 +611,7 @@ fn give_slot(slot: CtxSlot) -> bool {
 /// Keeps a slot until nobody has its ctx any more, and looks for others that nobody has.
 #[cold]
 fn hold(slot: CtxSlot) {
-    let mut held = HELD.lock();
+    let mut held = lock(&HELD);
     held.slots.push(slot);
     if held.slots.len() < held.look_at {
         return;
@@ -621,7 +625,7 @@ fn hold(slot: CtxSlot) {
     for slot in &let_go {
         slot.value().ctx.lock().reset(); // who had it may have changed it
     }
-    FREE.lock().extend(let_go);
+    lock(&FREE).extend(let_go);
 }
 
 /// Calls the cleanups, newest first. The lock is released during each, and held again at the end.

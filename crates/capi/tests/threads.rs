@@ -30,6 +30,17 @@ fn every_job_returns_its_own_result() {
     );
 }
 
+/// A child has one thread. Without `asyncjob_capi`'s fork handlers about one of 400 children hangs.
+#[test]
+fn a_child_of_a_program_with_threads_has_every_lock() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
+    let program = compile("tests/c/forked_threads.c", OPENSSL);
+    let output = printed(On::Ours.command(&program));
+    assert_eq!(output, "600 children: 0 hung, 0 failed\n");
+}
+
 #[test]
 fn memcheck_finds_no_error() {
     if missing(VALGRIND_WITH_OPENSSL) {

@@ -11,6 +11,7 @@
 
 mod support;
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -60,7 +61,7 @@ fn thread_sanitizer_finds_no_race_and_would_find_one() {
     }
     let directory = build_sanitized();
     let (search, find) = (format!("-L{directory}"), support::find_in(&directory));
-    let ours = ["-fsanitize=thread", "-rdynamic", &search, "-lasyncjob", &find];
+    let ours = ["-fsanitize=thread", "-rdynamic", &search, "-lasyncjob-preload", &find];
     let arguments = [&ours, OPENSSL].concat();
 
     let program = compile("tests/c/threads_sanitized.c", &arguments);
@@ -102,5 +103,12 @@ fn build_sanitized() -> String {
         .status()
         .unwrap();
     assert!(status.success());
-    target.join(host).join("release").display().to_string()
+    let directory = target.join(host).join("release");
+    // As the installation does: the program looks for the library by its soname.
+    fs::copy(
+        directory.join("libasyncjob.so"),
+        directory.join("libasyncjob-preload.so"),
+    )
+    .unwrap();
+    directory.display().to_string()
 }

@@ -30,6 +30,7 @@
 //! There is one exception to the row of `Watch`: without a watch, a job whose status is `Ok` and whose ctx has no
 //! deadline waits for its callback.
 
+mod forwarder;
 #[cfg(feature = "insight")]
 mod parked;
 
@@ -39,16 +40,14 @@ use std::io;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker, ready};
-
-use parking_lot::Mutex;
+use std::task::{Context, Poll, Waker, ready};
 
 use crate::error::{AwaitError, StartErrorKind, WAIT_CTX_IN_USE};
 use crate::hooks::SwitchHooks;
 use crate::job::{HeapClosure, Job, JobBuilder, JobPlan, LARGEST_CLOSURE_ON_STACK, Step, Wiped, budget};
 use crate::pool::{Available, available};
 use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, Wants};
+use forwarder::ForwardingWaker;
 
 /// Runs synchronous code as a job, on any async runtime. The output is what the code returns.
 ///
@@ -207,7 +206,7 @@ impl<T: 'static> JobFuture<T> {
         };
         match wants {
             Wants::Cancel => return NextStep::End(JobError::EngineFailed),
-            _ if self.forwarder.called.load(Ordering::Acquire) => return NextStep::Resume,
+            _ if self.forwarder.was_called() => return NextStep::Resume,
             Wants::Again if had_turn => return NextStep::Resume,
             Wants::Again => return NextStep::Yield,
             Wants::Callback if never_had_fds => return NextStep::Wait,
@@ -422,63 +421,5 @@ impl From<JobError> for io::Error {
             JobError::Await(error) => error.into(),
             other => io::Error::other(other),
         }
-    }
-}
-
-/// The waker that a job sees. It wakes the task that polled the job last.
-#[derive(Default)]
-struct ForwardingWaker {
-    /// Whether the waker was called since the last resume. A wake may come before the job has paused (S64).
-    called: AtomicBool,
-    /// The waker is in an `Arc` of its own, so that it is neither cloned nor dropped under the lock: both may run any
-    /// code.
-    task: Mutex<Option<Arc<Waker>>>,
-    #[cfg(feature = "insight")]
-    asked: parked::Requests,
-}
-
-impl ForwardingWaker {
-    /// The task that polls now is the one to wake. Returns its waker.
-    fn set_task(&self, waker: &Waker) -> Arc<Waker> {
-        let new = Arc::new(waker.clone());
-        let old = self.task.lock().replace(Arc::clone(&new));
-        drop(old);
-        new
-    }
-
-    /// The job is about to be resumed. A wake from now on is about its next pause.
-    fn start_resume(&self) {
-        // This is a swap and not a store. A wake that came since the check is acted on as well, so what its thread did
-        // before the wake must be visible to the job. Otherwise the wake is lost.
-        if self.called.load(Ordering::Relaxed) {
-            self.called.swap(false, Ordering::AcqRel);
-        }
-    }
-
-    /// Wakes the task that polled last, so that the runtime polls the future, whether its job was woken or not.
-    fn wake_task(&self) {
-        let task = self.task.lock().clone();
-        if let Some(task) = task {
-            task.wake_by_ref();
-        }
-    }
-
-    /// There is no task to wake any more.
-    fn clear_task(&self) {
-        let old = self.task.lock().take();
-        drop(old);
-    }
-}
-
-impl Wake for ForwardingWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // The flag is set before the wake, because the poll that follows the wake must see it. This is a swap again: if
-        // two threads wake at the same time, what both did before must be visible to the resume.
-        self.called.swap(true, Ordering::AcqRel);
-        self.wake_task();
     }
 }

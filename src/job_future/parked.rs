@@ -18,7 +18,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::{ForwardingWaker, Progress};
+use super::Progress;
+use super::forwarder::ForwardingWaker;
 use crate::insight::{Asked, DriverKind, Registration, Request};
 use crate::job::JobState;
 use crate::sys::clock_tick;

@@ -1,35 +1,21 @@
 //! The result of a spawned job, and the way to cancel the job.
 //!
 //! One block of memory has everything that a job, its scheduler and its handle share ([`SharedClosure`]): the closure
-//! until the job starts, the result once it has ended, and between the two what a cancel needs.
+//! until the job starts, the result once it has ended, and between the two what a [`Cancel`] needs.
 //!
-//! ```text
-//!   handle, any thread                         scheduler
-//!
-//!   request_cancel:  sets REQUESTED            starting:  REQUESTED? the job never starts
-//!                    `paused` has a place?     first pause: `paused` is set; REQUESTED? the job is cancelled now
-//!                      posts a cancel there    a posted cancel: the job is cancelled when it would be resumed next
-//!                                              cancelling: sets the reason
-//! ```
-//!
-//! A request and the first pause both change the flags: whichever comes second sees the other. A job that never pauses
-//! takes no lock for it.
-//!
-//! Once there is a reason, it is the result of the job, whatever the job returns. A panic of the job counts all the
-//! same.
+//! Once there is a reason for a cancel, it is the result of the job, whatever the job returns. A panic of the job
+//! counts all the same.
 
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread::{self, ThreadId};
 
-use parking_lot::Mutex;
-
+use super::cancel::{Cancel, CancelReason};
 use super::wake::{Inbox, TaskId};
 use crate::error::{Interrupted, NO_WAKER, Panic, Quarantined};
 use crate::job::{ErasedClosure, RunsClosure, SharedClosure, can_pause};
@@ -221,10 +207,7 @@ pub(super) use block_of;
 pub(super) struct JoinState<T> {
     /// The first result that is stored counts.
     result: OneshotSlot<Result<T, JoinError>>,
-    /// The flags below.
-    cancel: AtomicU8,
-    /// The task of the job, once the job has paused.
-    paused: Mutex<Option<(Arc<Inbox>, TaskId)>>,
+    cancel: Cancel,
     home: Home,
     /// The process of the scheduler. In a child of it the job neither runs nor ends.
     process: Process,
@@ -236,24 +219,6 @@ enum Home {
     Thread(ThreadId),
     /// One of several workers, once it has started the job.
     Worker(OnceLock<ThreadId>),
-}
-
-/// The handle has asked the job to end.
-const REQUESTED: u8 = 1;
-/// The scheduler cancels the job because the handle or a shutdown has asked for it.
-const ASKED: u8 = 2;
-/// The scheduler cancels the job because its engine has failed.
-const ENGINE_FAILED: u8 = 4;
-/// The job has paused, so `paused` is set.
-const PAUSED: u8 = 8;
-
-/// What cancelled a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CancelReason {
-    /// The handle of the job, or a shutdown.
-    Asked,
-    /// The status [`Status::Err`](crate::Status::Err) of its ctx.
-    EngineFailed,
 }
 
 /// A [`JoinState`] as the scheduler sees it, whatever the type of the result is.
@@ -277,8 +242,7 @@ impl<T> JoinState<T> {
     pub(super) fn new(process: Process, thread: Option<ThreadId>) -> Self {
         JoinState {
             result: OneshotSlot::new(),
-            cancel: AtomicU8::new(0),
-            paused: Mutex::new(None),
+            cancel: Cancel::new(),
             home: thread.map_or_else(|| Home::Worker(OnceLock::new()), Home::Thread),
             process,
         }
@@ -293,22 +257,17 @@ impl<T> JoinState<T> {
 
     /// Stores the result of a job that has returned or panicked.
     fn complete(&self, result: thread::Result<T>) {
-        // Relaxed: the thread that runs the job has set the reasons.
-        let flags = self.cancel.load(Ordering::Relaxed);
-        self.store(match result {
-            Err(payload) => Err(JoinError::Panicked(Panic::new(payload))),
-            Ok(_) if flags & ENGINE_FAILED != 0 => Err(JoinError::EngineFailed),
-            Ok(_) if flags & ASKED != 0 => Err(JoinError::Cancelled),
-            Ok(value) => Ok(value),
+        self.store(match (result, self.cancel.reason()) {
+            (Err(payload), _) => Err(JoinError::Panicked(Panic::new(payload))),
+            (Ok(_), Some(CancelReason::EngineFailed)) => Err(JoinError::EngineFailed),
+            (Ok(_), Some(CancelReason::Asked)) => Err(JoinError::Cancelled),
+            (Ok(value), None) => Ok(value),
         });
     }
 
     /// Stores the result, and lets go of the scheduler.
     fn store(&self, result: Result<T, JoinError>) {
-        if self.cancel.load(Ordering::Relaxed) & PAUSED != 0 {
-            let task = self.paused.lock().take();
-            drop(task);
-        }
+        self.cancel.end();
         drop(self.result.put(result));
     }
 
@@ -316,15 +275,7 @@ impl<T> JoinState<T> {
         if self.process.is_inherited() {
             return; // also because a thread of the parent may have held the lock
         }
-        // AcqRel: the job sees what this thread did before the request. If the first pause has changed the flags
-        // before, this thread sees what it has put into `paused`. Otherwise the pause sees the request.
-        if self.cancel.fetch_or(REQUESTED, Ordering::AcqRel) & REQUESTED != 0 {
-            return;
-        }
-        let paused = self.paused.lock();
-        if let Some((inbox, id)) = &*paused {
-            inbox.post_cancel(*id);
-        }
+        self.cancel.request();
     }
 }
 
@@ -342,15 +293,11 @@ impl<T, C: ?Sized> Completion for SharedClosure<JoinState<T>, C> {
     }
 
     fn cancelling(&self, reason: CancelReason) {
-        let flag = match reason {
-            CancelReason::Asked => ASKED,
-            CancelReason::EngineFailed => ENGINE_FAILED,
-        };
-        self.shared.cancel.fetch_or(flag, Ordering::Relaxed);
+        self.shared.cancel.set_reason(reason);
     }
 
     fn starting(&self, thread: ThreadId) -> bool {
-        if self.shared.cancel.load(Ordering::Acquire) & REQUESTED != 0 {
+        if self.shared.cancel.is_requested() {
             return false;
         }
         if let Home::Worker(worker) = &self.shared.home {
@@ -360,7 +307,6 @@ impl<T, C: ?Sized> Completion for SharedClosure<JoinState<T>, C> {
     }
 
     fn paused(&self, inbox: &Arc<Inbox>, id: TaskId) -> bool {
-        *self.shared.paused.lock() = Some((Arc::clone(inbox), id));
-        self.shared.cancel.fetch_or(PAUSED, Ordering::AcqRel) & REQUESTED == 0
+        !self.shared.cancel.first_pause(inbox, id)
     }
 }

@@ -59,6 +59,7 @@
 
 mod bound_ctx;
 mod builder;
+mod cancel;
 mod current;
 mod handle;
 mod idle_memory;

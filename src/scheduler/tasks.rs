@@ -27,8 +27,9 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::bound_ctx::{BoundCtx, MOST_SPARE};
+use super::cancel::CancelReason;
 use super::idle_memory::IdleMemory;
-use super::join::{CancelReason, SpawnedJob};
+use super::join::SpawnedJob;
 use super::reactor::{Reactor, Registration};
 use super::refused::RefusedJobs;
 use super::timer::Timers;

@@ -22,8 +22,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bound_ctx::BoundCtx;
+use super::cancel::CancelReason;
 use super::current::Turning;
-use super::join::{CancelReason, SpawnedJob};
+use super::join::SpawnedJob;
 use super::tasks::{BATCH, EndKind, Pending};
 use super::wake::{LocalWakes, TaskId};
 use super::{Inner, JoinError, Scheduler, Turn};

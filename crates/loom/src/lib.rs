@@ -11,6 +11,8 @@
 //! | the slot for one value | `slots` | lose the value, the end, or the wake of the task that waits |
 //! | the line of tasks that wait for capacity | `lines` | leave a task in the line while there is capacity |
 //! | the inbox of a scheduler and the waker of a job | `scheduler::inboxes` | let the scheduler sleep on a wake |
+//! | a request to cancel | `scheduler::cancels` | lose the request beside the first pause of the job |
+//! | the waker that the job of a future sees | `forwarding` | lose a wake while the task becomes another one |
 //! | the queue of submissions | `scheduler::submissions` | leave a job in the queue while the workers sleep, or lose it |
 //! | the closures that wait for a thread | `offload` | lose a closure or its value, run it twice, or keep a thread |
 //! | the wake of a thread that blocks | `waiting` | let the thread sleep on a wake |
@@ -22,6 +24,8 @@ extern crate self as parking_lot;
 #[cfg(test)]
 pub use stand_ins::{Condvar, Mutex, MutexGuard};
 
+#[cfg(test)]
+mod forwarding;
 #[cfg(test)]
 mod lines;
 #[cfg(test)]

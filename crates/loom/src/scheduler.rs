@@ -1,10 +1,16 @@
-//! What the inbox of a scheduler, and the queue of submissions, name of the module that they are in.
+//! What the inbox of a scheduler, the queue of submissions and the requests to cancel name of the module that they are
+//! in.
 
+mod cancels;
 mod inboxes;
 pub(crate) mod named;
 mod submissions;
 
 use named::{join, tasks, turn};
+
+#[allow(dead_code, reason = "not all of it is run here")]
+#[path = "../../../src/scheduler/cancel.rs"]
+mod cancel;
 
 #[allow(dead_code, reason = "not all of it is run here")]
 #[path = "../../../src/scheduler/submit.rs"]

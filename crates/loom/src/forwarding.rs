@@ -1,0 +1,98 @@
+//! The waker that a job sees, beside the polls of its task.
+
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use loom::thread;
+
+#[allow(
+    dead_code,
+    unexpected_cfgs,
+    reason = "not all of it is run here, and nothing with the feature `insight`"
+)]
+#[path = "../../../src/job_future/forwarder.rs"]
+mod forwarder;
+
+use forwarder::ForwardingWaker;
+
+/// Counts the wakes of a task.
+struct Task(AtomicUsize);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// One poll of the task: resumes the job if its waker was called. Returns whether it resumed it.
+fn poll(forwarder: &ForwardingWaker, task: &Waker) -> bool {
+    drop(forwarder.set_task(task));
+    let was_called = forwarder.was_called();
+    if was_called {
+        forwarder.start_resume();
+    }
+    was_called
+}
+
+/// A wake that comes around a poll, from a task that may have become another one, resumes the job in that poll, or
+/// wakes the task that polled last. What was done before the wake is visible to the job.
+#[test]
+fn no_wake_is_lost_between_two_tasks() {
+    loom::model(|| {
+        let forwarder = Arc::new(ForwardingWaker::default());
+        let (first, second) = (Arc::new(Task(AtomicUsize::new(0))), Arc::new(Task(AtomicUsize::new(0))));
+        assert!(!poll(&forwarder, &Waker::from(first)));
+        let done = loom::sync::Arc::new(AtomicBool::new(false));
+        let other = {
+            let (done, waker) = (done.clone(), Waker::from(forwarder.clone()));
+            thread::spawn(move || {
+                done.store(true, Ordering::Relaxed); // the wake makes it visible
+                waker.wake();
+            })
+        };
+        let resumed = poll(&forwarder, &Waker::from(second.clone()));
+        if resumed {
+            assert!(done.load(Ordering::Relaxed));
+        }
+        other.join().unwrap();
+        let was_woken = second.0.load(Ordering::SeqCst) != 0;
+        assert!(resumed || was_woken, "the task sleeps on the wake");
+        if !resumed {
+            assert!(
+                poll(&forwarder, &Waker::from(second)),
+                "the task is polled and does not see why"
+            );
+            assert!(done.load(Ordering::Relaxed));
+        }
+    });
+}
+
+/// Two wakes at once: each is acted on by the resume that follows it, or by another one.
+#[test]
+fn of_two_wakes_none_is_lost() {
+    loom::model(|| {
+        let forwarder = Arc::new(ForwardingWaker::default());
+        let task = Arc::new(Task(AtomicUsize::new(0)));
+        let waker = Waker::from(task.clone());
+        assert!(!poll(&forwarder, &waker));
+        let done = loom::sync::Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+        let others = [0, 1].map(|at| {
+            let (done, waker) = (done.clone(), Waker::from(forwarder.clone()));
+            thread::spawn(move || {
+                done[at].store(true, Ordering::Relaxed);
+                waker.wake();
+            })
+        });
+        let polled = poll(&forwarder, &waker);
+        for other in others {
+            other.join().unwrap();
+        }
+        let seen = || done.iter().all(|done| done.load(Ordering::Relaxed));
+        assert!(seen() || polled);
+        // A last poll, for which the task was woken if the first one has not seen both.
+        if !polled {
+            assert!(task.0.load(Ordering::SeqCst) != 0 && poll(&forwarder, &waker));
+        }
+    });
+}

@@ -1,54 +1,84 @@
-//! The locks of this library that threads share, and `fork(2)`.
+//! What threads share in this library, under locks that are held while the process forks.
 //!
 //! A child of a process has one thread. A lock that another thread held at the moment of the fork would stay locked in
-//! the child for ever. So the thread that forks takes them all before, and parent and child let go of them after.
-//! Nothing takes one of them while it holds another, so their order does not matter. The locks are those of `std`,
-//! which consist of one word: `parking_lot` has a table for the whole process, with locks of its own.
+//! the child for ever. So the thread that forks takes each [`Shared`] before, and parent and child let go of them
+//! after. Code that has one of them must not ask for another: their order is that of their first uses.
 //!
-//! The lock of a single wait ctx is not among them: in a child nothing uses the ctxs of the threads that are not there.
+//! The locks are those of `std`, which consist of one word: `parking_lot` has a table for the whole process, with locks
+//! of its own. The lock of a single wait ctx is not held: in a child nothing uses the ctxs of the threads that are not
+//! there.
 
+use std::any::Any;
 use std::cell::RefCell;
-use std::sync::{MutexGuard, Once};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
-pub(crate) use asyncjob::c_interface::lock;
+use asyncjob::c_interface::lock;
 
-use crate::{of_rust, slots, thread, wait_ctx};
+/// A value of the process.
+pub(crate) struct Shared<T> {
+    value: Mutex<T>,
+    /// Whether it is in [`ALL`].
+    is_known: AtomicBool,
+}
 
-/// The locks, while the process forks.
-#[allow(dead_code, reason = "what is held is not looked at")]
-struct Held(
-    MutexGuard<'static, slots::Spare>,
-    MutexGuard<'static, wait_ctx::Free>,
-    MutexGuard<'static, wait_ctx::Held>,
-    MutexGuard<'static, of_rust::Free>,
-    MutexGuard<'static, thread::Key>,
-);
+/// A [`Shared`], whatever its value is.
+trait Hold: Sync {
+    /// Takes the lock. Dropping what this returns lets go of it.
+    fn hold(&'static self) -> Box<dyn Any>;
+}
+
+/// What the thread that forks takes.
+static ALL: Mutex<Vec<&'static dyn Hold>> = Mutex::new(Vec::new());
 
 thread_local! {
-    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+    /// What this thread holds while it forks.
+    static HELD: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<T: Send + 'static> Shared<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Shared {
+            value: Mutex::new(value),
+            is_known: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn lock(&'static self) -> MutexGuard<'static, T> {
+        if !self.is_known.load(Ordering::Acquire) {
+            self.hold_from_now_on();
+        }
+        lock(&self.value)
+    }
+
+    #[cold]
+    fn hold_from_now_on(&'static self) {
+        let mut all = lock(&ALL);
+        if all.is_empty() {
+            // A failure has no effect but the danger that this averts.
+            // SAFETY: the handlers take and release locks. The loader never unloads this object (build.rs).
+            unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
+        }
+        if !self.is_known.swap(true, Ordering::Release) {
+            all.push(self);
+        }
+    }
+}
+
+impl<T: Send + 'static> Hold for Shared<T> {
+    fn hold(&'static self) -> Box<dyn Any> {
+        Box::new(lock(&self.value))
+    }
 }
 
 extern "C" fn before_fork() {
-    let held = Held(
-        lock(&slots::SPARE),
-        lock(&wait_ctx::FREE),
-        lock(&wait_ctx::HELD),
-        lock(&of_rust::FREE),
-        lock(&thread::KEY),
-    );
+    let all = lock(&ALL);
+    let mut held: Vec<_> = all.iter().map(|shared| shared.hold()).collect();
+    held.push(Box::new(all));
     // A thread whose locals are gone forks without the locks.
-    let _ = HELD.try_with(|kept| *kept.borrow_mut() = Some(held));
+    let _ = HELD.try_with(|kept| *kept.borrow_mut() = held);
 }
 
 extern "C" fn after_fork() {
     drop(HELD.try_with(RefCell::take));
-}
-
-/// Makes forks safe from now on. A failure has no effect but the old danger.
-pub(crate) fn prepare() {
-    static PREPARED: Once = Once::new();
-    PREPARED.call_once(|| {
-        // SAFETY: the handlers take and release locks. The loader never unloads this object (build.rs).
-        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
-    });
 }

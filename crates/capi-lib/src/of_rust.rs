@@ -10,11 +10,9 @@
 //! handle becomes stale when Rust code drops the ctx. A call of C code keeps the ctx until it returns. This way takes
 //! two locks, where a ctx of a C program is read without one.
 
-use std::sync::Mutex;
-
 use asyncjob::{WaitCtx, WeakWaitCtx};
 
-use crate::fork::{self, lock};
+use crate::fork::Shared;
 use crate::handle::{Handle, Slot, Table};
 
 /// What a slot for a ctx of Rust code holds.
@@ -22,10 +20,8 @@ use crate::handle::{Handle, Slot, Table};
 pub(crate) struct Record(parking_lot::Mutex<Option<WeakWaitCtx>>);
 
 static CTXS: Table<Record> = Table::new();
-pub(crate) type Free = Vec<&'static Slot<Record>>;
-
-/// The slots without a ctx. See [`crate::fork`] for the lock.
-pub(crate) static FREE: Mutex<Free> = Mutex::new(Vec::new());
+/// The slots without a ctx.
+static FREE: Shared<Vec<&'static Slot<Record>>> = Shared::new(Vec::new());
 
 /// The handle of a ctx. It is attached to the ctx, and dropped with it.
 pub(crate) struct Name(&'static Slot<Record>);
@@ -33,11 +29,10 @@ pub(crate) struct Name(&'static Slot<Record>);
 impl Name {
     /// A handle for a ctx that has none. `None` when the process has 16 million.
     pub(crate) fn new(ctx: WeakWaitCtx) -> Option<Self> {
-        fork::prepare();
-        let free = lock(&FREE).pop();
+        let free = FREE.lock().pop();
         let slot = free.or_else(|| {
             let (first, others) = CTXS.grow()?.split_first()?;
-            lock(&FREE).extend(others);
+            FREE.lock().extend(others);
             Some(first)
         })?;
         *slot.value().0.lock() = Some(ctx);
@@ -55,7 +50,7 @@ impl Drop for Name {
         let name = self.0.value().0.lock().take();
         self.0.end();
         drop(name);
-        lock(&FREE).push(self.0);
+        FREE.lock().push(self.0);
     }
 }
 

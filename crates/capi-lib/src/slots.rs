@@ -22,21 +22,18 @@ use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ptr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use asyncjob::{Job, c_interface};
 
 use crate::exceptions::State;
-use crate::fork::{self, lock};
+use crate::fork::Shared;
 use crate::handle::{ASYNC_WAIT_CTX, CHUNK, Handle, Slot, Table};
 use crate::libcrypto::LibCtx;
 
 static JOBS: Table<Record> = Table::new();
-pub(crate) type Spare = Vec<JobChunk>;
-
-/// The chunks that no thread has borrowed. See [`crate::fork`] for the lock.
-pub(crate) static SPARE: Mutex<Spare> = Mutex::new(Vec::new());
+/// The chunks that no thread has borrowed.
+static SPARE: Shared<Vec<JobChunk>> = Shared::new(Vec::new());
 
 /// The wait ctx that the job with this handle was started with; NULL if the handle is stale. Any thread may ask.
 pub(crate) fn wait_ctx_of(handle: Handle<Record>) -> *mut ASYNC_WAIT_CTX {
@@ -181,7 +178,7 @@ const NO_THREAD: usize = 0;
 const NOT_NUMBERED: usize = usize::MAX;
 
 /// Slots that are borrowed together.
-pub(crate) type JobChunk = &'static [Slot<Record>; CHUNK];
+type JobChunk = &'static [Slot<Record>; CHUNK];
 
 /// What a handle leads to.
 pub(crate) enum Found {
@@ -274,8 +271,7 @@ impl ThreadSlots {
 }
 
 fn borrow_chunk() -> Option<JobChunk> {
-    fork::prepare();
-    let spare = lock(&SPARE).pop();
+    let spare = SPARE.lock().pop();
     spare.or_else(|| JOBS.grow())
 }
 
@@ -295,5 +291,5 @@ fn return_chunk(chunk: JobChunk) {
         }
         record.owner.store(NO_THREAD, Ordering::Relaxed);
     }
-    lock(&SPARE).push(chunk);
+    SPARE.lock().push(chunk);
 }

@@ -17,14 +17,13 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
-use std::sync::Mutex;
 
 use asyncjob::c_interface;
 use asyncjob::pool::{self, PoolConfig};
 
 use crate::boundary::guarded;
 use crate::exceptions::ThreadExceptions;
-use crate::fork::lock;
+use crate::fork::Shared;
 use crate::libcrypto::{self, LibCtx, OurExports, Reason};
 use crate::library_context::ThreadDefault;
 use crate::slots::{JobSlot, ThreadSlots};
@@ -152,14 +151,12 @@ fn call_at_exit() {
     }
 }
 
-pub(crate) type Key = Option<libc::pthread_key_t>;
-
-/// The key of [`call_at_exit`], once a thread has made it. See [`crate::fork`] for the lock. (A `OnceLock` would do,
+/// The key of [`call_at_exit`], once a thread has made it. (A `OnceLock` would do,
 /// but ThreadSanitizer does not see the half of it that is in the compiled standard library.)
-pub(crate) static KEY: Mutex<Key> = Mutex::new(None);
+static KEY: Shared<Option<libc::pthread_key_t>> = Shared::new(None);
 
 fn exit_key() -> Option<libc::pthread_key_t> {
-    let mut key = lock(&KEY);
+    let mut key = KEY.lock();
     if key.is_none() {
         let mut new = 0;
         // SAFETY: stores a new key. The destructor outlives every thread: build.rs links this object as one that the

@@ -33,14 +33,13 @@ use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr::{self, NonNull};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::task::Waker;
 
 use asyncjob::{Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, c_interface, waker_fn};
 
 use crate::boundary::guarded;
-use crate::fork::{self, lock};
+use crate::fork::Shared;
 use crate::handle::{CHUNK, Handle, Slot, Table};
 use crate::of_rust;
 use crate::slots;
@@ -354,20 +353,18 @@ impl LockedFlag {
     }
 }
 
-pub(crate) type CtxSlot = &'static Slot<CtxRecord>;
+type CtxSlot = &'static Slot<CtxRecord>;
 
 static CTXS: Table<CtxRecord> = Table::new();
-pub(crate) type Free = Vec<CtxSlot>;
-
-/// The slots without a ctx, for any thread. See [`crate::fork`] for the lock.
-pub(crate) static FREE: Mutex<Free> = Mutex::new(Vec::new());
+/// The slots without a ctx, for any thread.
+static FREE: Shared<Vec<CtxSlot>> = Shared::new(Vec::new());
 /// The slots whose ctx the program has freed, and which a job or Rust code still has.
-pub(crate) static HELD: Mutex<Held> = Mutex::new(Held {
+static HELD: Shared<Held> = Shared::new(Held {
     slots: Vec::new(),
     look_at: CHUNK,
 });
 
-pub(crate) struct Held {
+struct Held {
     slots: Vec<CtxSlot>,
     /// How many there are when they are next looked at. A look at all of them pays for as many frees.
     look_at: usize,
@@ -384,7 +381,7 @@ thread_local! {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        lock(&FREE).append(self.0.get_mut());
+        FREE.lock().append(self.0.get_mut());
     }
 }
 
@@ -574,15 +571,14 @@ fn take_slot() -> Option<CtxSlot> {
 
 #[cold]
 fn take_shared_slot() -> Option<CtxSlot> {
-    fork::prepare();
-    let free = lock(&FREE).pop();
+    let free = FREE.lock().pop();
     free.or_else(|| {
         let chunk = CTXS.grow()?;
         for slot in chunk {
             *slot.value().ctx.lock().attachment() = Some(Box::new(OfProgram(slot)));
         }
         let (first, others) = chunk.split_first()?;
-        lock(&FREE).extend(others);
+        FREE.lock().extend(others);
         Some(first)
     })
 }
@@ -603,7 +599,7 @@ fn give_slot(slot: CtxSlot) -> bool {
         has_room
     });
     if !kept.unwrap_or(false) {
-        lock(&FREE).push(slot);
+        FREE.lock().push(slot);
     }
     false
 }
@@ -611,7 +607,7 @@ fn give_slot(slot: CtxSlot) -> bool {
 /// Keeps a slot until nobody has its ctx any more, and looks for others that nobody has.
 #[cold]
 fn hold(slot: CtxSlot) {
-    let mut held = lock(&HELD);
+    let mut held = HELD.lock();
     held.slots.push(slot);
     if held.slots.len() < held.look_at {
         return;
@@ -625,7 +621,7 @@ fn hold(slot: CtxSlot) {
     for slot in &let_go {
         slot.value().ctx.lock().reset(); // who had it may have changed it
     }
-    lock(&FREE).extend(let_go);
+    FREE.lock().extend(let_go);
 }
 
 /// Calls the cleanups, newest first. The lock is released during each, and held again at the end.

@@ -83,7 +83,7 @@ impl IdleMemory {
         let now = clock_tick();
         // A time that the clock does not reach is never.
         let after = |time: u64| now.checked_add(time);
-        let idle_time = nanoseconds(idle_time());
+        let idle_time = idle_time();
         if self.decay_at.is_none() && (idle_time != u64::MAX || has_surplus()) {
             self.decay_at = after(idle_time.min(LEAVE_AFTER));
         }

@@ -267,7 +267,9 @@ impl Depot {
             ..
         } = &mut *state;
         let (mut unused, again) = idle.take_unused(now, cached, 0);
-        let left = leave_after().saturating_sub(now.saturating_sub(*last_left));
+        let left = idle_time()
+            .min(LEAVE_AFTER)
+            .saturating_sub(now.saturating_sub(*last_left));
         if left == 0 {
             let piece = leaving.drain(leaving.len().saturating_sub(LEAVE_AT_ONCE)..);
             LEAVING.fetch_sub(piece.len(), Ordering::Relaxed);
@@ -481,12 +483,6 @@ impl DepotState {
             self.retired.push(unsafe { bitmap.unmap() });
         }
     }
-}
-
-/// [`LEAVE_AFTER`], or the idle time if that is shorter.
-fn leave_after() -> u64 {
-    let idle_time = u64::try_from(idle_time().as_nanos()).unwrap_or(u64::MAX);
-    idle_time.min(LEAVE_AFTER)
 }
 
 /// Takes out the `count` items that come last in `order`, and leaves the others as they stand.

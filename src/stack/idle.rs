@@ -30,8 +30,9 @@ pub fn set_idle_time(time: Duration) {
     IDLE_TIME.store(nanoseconds, Ordering::Relaxed);
 }
 
-pub(crate) fn idle_time() -> Duration {
-    Duration::from_nanos(IDLE_TIME.load(Ordering::Relaxed))
+/// In nanoseconds. `u64::MAX` is for ever.
+pub(crate) fn idle_time() -> u64 {
+    IDLE_TIME.load(Ordering::Relaxed)
 }
 
 /// Gives the memory of the stacks back that threads share and that have been idle for the idle time, by the time `now`.
@@ -74,7 +75,7 @@ impl IdleMarks {
         stacks: &mut Vec<T>,
         keep: usize,
     ) -> (Vec<T>, Option<Duration>) {
-        let idle_time = IDLE_TIME.load(Ordering::Relaxed);
+        let idle_time = idle_time();
         let mut unused = Vec::new();
         if self.age(now).is_none_or(|age| age >= idle_time) {
             let spare = stacks.len().saturating_sub(keep);

@@ -674,8 +674,10 @@ mod tests {
             (random >> 33) % limit
         };
         let (mut longest, mut compacted) = (0, false);
-        for step in 0..8_000 {
-            let growing = step / 500 % 2 == 0;
+        // Miri takes a quarter of a second for a step and its checks.
+        let (steps, phase) = if cfg!(miri) { (400, 200) } else { (8_000, 500) };
+        for step in 0..steps {
+            let growing = step / phase % 2 == 0;
             let key = below(50) as usize;
             let gone = entries.long.as_ref().map_or(0, |long| long.gone);
             match below(100) {
@@ -692,6 +694,9 @@ mod tests {
             }
             longest = longest.max(entries.list.len());
             compacted |= gone > 0 && entries.long.as_ref().is_some_and(|long| long.gone == 0);
+            if cfg!(miri) && step % 8 != 0 {
+                continue;
+            }
             let records = entries.records();
             let fds = |records: Vec<WaitFd>| records.iter().map(|fd| fd.fd).collect::<Vec<_>>();
             let changes = changes(&records);
@@ -717,6 +722,7 @@ mod tests {
             let found = entries.cleanup_before(serial).map(|(record, _)| record.serial);
             assert_eq!(found, expected, "step {step}");
         }
-        assert!(longest > 4 * LONG && compacted, "{longest}");
+        assert!(longest > 4 * LONG || cfg!(miri) && longest > LONG, "{longest}");
+        assert!(compacted);
     }
 }

@@ -23,9 +23,9 @@ pub(crate) fn run(setup: &Setup) -> Section {
     let progress = Progress::new("life", group.ticks() + at_once.ticks());
     let measured = vec![("warm".to_string(), group.run(&progress))];
     let (warm, skipped) = Table::from_groups("warm", "An empty job, warm", measured);
-    let measured = vec![("at once".to_string(), at_once.run(&progress))];
+    let measured = vec![("at-once".to_string(), at_once.run(&progress))];
     let (at_once, _) = Table::from_groups(
-        "at once",
+        "at-once",
         "A thousand empty jobs, spawned at once and joined: each",
         measured,
     );

@@ -137,7 +137,7 @@ pub struct Scheduler {
 /// What a scheduler shares with its [`LocalHandle`]s.
 struct Inner {
     core: RefCell<Core>,
-    epoll: Rc<OwnedFd>,
+    poller: Rc<OwnedFd>,
     /// What a host watches, once it has asked for it.
     fd_for_host: OnceCell<Rc<OwnedFd>>,
     inbox: Arc<Inbox>,
@@ -295,7 +295,7 @@ impl Scheduler {
             let _is_new = shared.thread.set(thread::current().id());
         }
         let inner = Rc::new(Inner {
-            epoll: reactor.fd(),
+            poller: reactor.fd(),
             fd_for_host: OnceCell::new(),
             core: RefCell::new(Core::new(reactor, IdleMemory::new(trim_after))),
             inbox,
@@ -388,7 +388,7 @@ impl AsFd for Scheduler {
         let is_first = !inner.is_hosted();
         let fd = inner
             .fd_for_host
-            .get_or_init(|| for_host().unwrap_or_else(|_| Rc::clone(&inner.epoll)));
+            .get_or_init(|| for_host().unwrap_or_else(|_| Rc::clone(&inner.poller)));
         if is_first {
             inner.serve_host();
         }

@@ -43,13 +43,13 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::wake::TaskId;
-use crate::sys::{Epoll, Readiness};
+use crate::sys::{Poller, Readiness};
 use crate::wait_ctx::{Interest, WaitFd};
 
 /// The epoll instance of a scheduler, and the tasks that wait for each fd.
 #[derive(Debug)]
 pub(super) struct Reactor {
-    epoll: Epoll,
+    poller: Poller,
     /// What is known of each fd that some task waits for.
     fds: Slab<FdState>,
     /// Where an fd is in `fds`, by its number.
@@ -107,10 +107,10 @@ fn token(place: usize, generation: u32) -> u64 {
 
 impl Reactor {
     pub(super) fn new(notifier: RawFd) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
-        epoll.add(notifier, NOTIFIER, true, false)?;
+        let poller = Poller::new()?;
+        poller.add(notifier, NOTIFIER, true, false)?;
         Ok(Reactor {
-            epoll,
+            poller,
             fds: Slab::new(),
             places: HashMap::default(),
             notifier,
@@ -121,12 +121,12 @@ impl Reactor {
 
     /// The fd of the instance. It is ready when an fd of a task is.
     pub(super) fn fd(&self) -> Rc<OwnedFd> {
-        self.epoll.fd()
+        self.poller.fd()
     }
 
     /// The fd that a host polls, or watches, instead of waiting here.
     pub(super) fn fd_for_host(&mut self) -> io::Result<Rc<OwnedFd>> {
-        self.epoll.for_host()
+        self.poller.for_host()
     }
 
     /// Adds an entry of a task.
@@ -161,7 +161,7 @@ impl Reactor {
             let state = self.fds.remove(place);
             self.places.remove(&state.number);
             if state.watched != Watch::NOTHING {
-                let _ = self.epoll.delete(state.number);
+                let _ = self.poller.delete(state.number);
             }
         }
     }
@@ -179,9 +179,9 @@ impl Reactor {
         self.last_generation = self.last_generation.wrapping_add(1);
         state.generation = self.last_generation;
         let (token, all) = (token(place as usize, state.generation), state.waiting.interests());
-        let watched = match self.epoll.add(state.number, token, all.readable, all.writable) {
+        let watched = match self.poller.add(state.number, token, all.readable, all.writable) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                self.epoll.modify(state.number, token, all.readable, all.writable)
+                self.poller.modify(state.number, token, all.readable, all.writable)
             }
             other => other,
         };
@@ -199,7 +199,7 @@ impl Reactor {
     ) -> io::Result<()> {
         let fds = &self.fds;
         let (mut unwanted, mut unknown) = (Vec::new(), false);
-        self.epoll.wait(timeout, |event| {
+        self.poller.wait(timeout, |event| {
             if event.token == NOTIFIER {
                 return notified();
             }
@@ -213,7 +213,7 @@ impl Reactor {
             unknown |= self.forget(event).is_err();
         }
         if unknown {
-            self.replace_epoll(ready)?;
+            self.replace_poller(ready)?;
         }
         Ok(())
     }
@@ -229,9 +229,9 @@ impl Reactor {
         };
         state.watched = left;
         if left == Watch::NOTHING {
-            return self.epoll.delete(state.number);
+            return self.poller.delete(state.number);
         }
-        self.epoll
+        self.poller
             .modify(state.number, event.token, left.readable, left.writable)
     }
 
@@ -240,16 +240,16 @@ impl Reactor {
     ///
     /// The fd that a host watches stays as it is.
     #[cold]
-    fn replace_epoll(&mut self, mut ready: impl FnMut(TaskId, &WaitFd) -> bool) -> io::Result<()> {
-        self.epoll.replace()?;
-        self.epoll.add(self.notifier, NOTIFIER, true, false)?;
+    fn replace_poller(&mut self, mut ready: impl FnMut(TaskId, &WaitFd) -> bool) -> io::Result<()> {
+        self.poller.replace()?;
+        self.poller.add(self.notifier, NOTIFIER, true, false)?;
         for (place, state) in &mut self.fds {
             let (watch, token) = (state.watched, token(place, state.generation));
             if watch == Watch::NOTHING {
                 continue;
             }
             if self
-                .epoll
+                .poller
                 .add(state.number, token, watch.readable, watch.writable)
                 .is_err()
             {

@@ -41,7 +41,7 @@ use parking_lot::Mutex;
 
 use super::Scheduler;
 use crate::sync::contain;
-use crate::sys::{EventFd, Process};
+use crate::sys::{Notifier, Process};
 
 /// Identifies a task of one scheduler: its index, and a serial that distinguishes the tasks that have had this index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +61,7 @@ pub(super) struct Inbox {
     has_messages: AtomicBool,
     /// Whether there may be jobs to cancel among the messages.
     has_cancelled: AtomicBool,
-    notifier: EventFd,
+    notifier: Notifier,
 }
 
 /// The messages of an inbox, and whether the scheduler sleeps.
@@ -82,7 +82,7 @@ impl Inbox {
             messages: Mutex::default(),
             has_messages: AtomicBool::new(false),
             has_cancelled: AtomicBool::new(false),
-            notifier: EventFd::new()?,
+            notifier: Notifier::new()?,
         })
     }
 

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Interrupted, PauseError};
 use crate::job::{budget, can_pause, is_cancelled, pause_job, pauses_in, report_forbidden_pause, with_current_ctx};
-use crate::sys::{self, EventFd};
+use crate::sys::{self, Notifier};
 use crate::wait_ctx::{Interest, LONGEST_INTERVAL, Status, WaitCtx, WaitKey, Wants};
 
 pub use crate::error::AwaitError;
@@ -76,8 +76,8 @@ enum Blocking<'a> {
     Park(&'a Unpark),
     /// The thread polls the fd.
     Poll(BorrowedFd<'a>, Interest),
-    /// The thread polls the eventfd of a wake source. The eventfd is drained before each call of `ready`.
-    Drain(&'a EventFd),
+    /// The thread polls the notifier of a wake source. The notifier is drained before each call of `ready`.
+    Drain(&'a Notifier),
     /// The thread yields a few times, and then sleeps for growing intervals.
     Retry,
     /// The thread sleeps until the deadline.
@@ -226,8 +226,8 @@ fn wait_until<T>(
     let blocking = spec.blocking;
     let mut waits = 0;
     loop {
-        if let Blocking::Drain(eventfd) = blocking {
-            eventfd.drain(); // before `ready`: a wake that comes after the drain is kept
+        if let Blocking::Drain(notifier) = blocking {
+            notifier.drain(); // before `ready`: a wake that comes after the drain is kept
         }
         // A pause takes every wake of the callback that came before its end. If `ready` itself pauses, as the poll of a
         // handshake does in which a key signs, the wake for this wait may be among them.
@@ -269,7 +269,7 @@ fn block(blocking: Blocking<'_>, deadline: Option<Instant>, times_before: u32) -
         Blocking::Refused => return Err(Stop::CannotPause),
         Blocking::Park(unpark) => unpark.park(left),
         Blocking::Poll(fd, interest) => poll(fd, interest, left),
-        Blocking::Drain(eventfd) => poll(eventfd.as_fd(), Interest::Readable, left),
+        Blocking::Drain(notifier) => poll(notifier.as_fd(), Interest::Readable, left),
         Blocking::Retry => match Wants::poll_interval(times_before) {
             None => thread::yield_now(),
             Some(interval) => thread::sleep(interval.min(left.unwrap_or(interval))),

@@ -10,7 +10,7 @@ use std::task::{Wake, Waker};
 use super::unpark::Unpark;
 use super::{Blocking, WaitSpec};
 use crate::job::{JobId, can_pause, current_job_id, with_current_ctx};
-use crate::sys::EventFd;
+use crate::sys::Notifier;
 use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey};
 
 /// Makes a waker that wakes the code which made the source, from any thread: see [`pause_until`](super::pause_until).
@@ -41,7 +41,7 @@ enum Route {
     /// Through the callback of the driver, of which the source has this version.
     Callback(WaitCtx, Cell<u32>),
     /// Through a wait fd of the ctx, under this key.
-    EventFd(WaitCtx, WaitKey, Arc<EventFd>),
+    Notifier(WaitCtx, WaitKey, Arc<Notifier>),
     /// To the thread, which parks. The id is that of the job that made the source, if that job could not pause.
     Thread(Arc<Unpark>, Option<JobId>),
 }
@@ -71,12 +71,12 @@ impl WakeSource {
         if let Some(waker) = ctx.callback() {
             return Ok(Self::with(waker, Route::Callback(ctx, Cell::new(version))));
         }
-        let fd = Arc::new(EventFd::new()?);
+        let fd = Arc::new(Notifier::new()?);
         let key = WaitKey::unique();
         let entry = WaitFd::new(key, fd.raw(), WaitFdOptions::new().only_when_armed());
         ctx.add_entry(entry, Box::new(Arc::clone(&fd)));
-        let waker = Waker::from(Arc::new(EventFdWaker(Arc::clone(&fd))));
-        Ok(Self::with(waker, Route::EventFd(ctx, key, fd)))
+        let waker = Waker::from(Arc::new(NotifierWaker(Arc::clone(&fd))));
+        Ok(Self::with(waker, Route::Notifier(ctx, key, fd)))
     }
 
     /// A source for this thread, which blocks while it waits.
@@ -128,7 +128,7 @@ impl Route {
     /// Whether a wake reaches the code that calls this.
     fn leads_here(&self) -> bool {
         match self {
-            Route::Callback(ctx, _) | Route::EventFd(ctx, ..) => with_current_ctx(|own| own.ptr_eq(ctx)) == Some(true),
+            Route::Callback(ctx, _) | Route::Notifier(ctx, ..) => with_current_ctx(|own| own.ptr_eq(ctx)) == Some(true),
             Route::Thread(_, made_in) => current_job_id() == *made_in,
         }
     }
@@ -138,7 +138,7 @@ impl Route {
             // If the job cannot pause after all, a wake reaches the driver and not the thread, so the thread looks by
             // itself.
             Route::Callback(..) => WaitSpec::by(Status::Ok, Blocking::Retry),
-            Route::EventFd(_, key, fd) => WaitSpec {
+            Route::Notifier(_, key, fd) => WaitSpec {
                 armed: Some(*key),
                 ..WaitSpec::by(Status::Unsupported, Blocking::Drain(fd))
             },
@@ -161,7 +161,7 @@ impl PollWaker<'_> {
                     }
                 }
             }
-            Route::EventFd(_, _, fd) => {
+            Route::Notifier(_, _, fd) => {
                 fd.drain();
             }
             Route::Thread(..) => {}
@@ -172,7 +172,7 @@ impl PollWaker<'_> {
 
 impl Drop for WakeSource {
     fn drop(&mut self) {
-        if let Route::EventFd(ctx, key, _) = &self.route {
+        if let Route::Notifier(ctx, key, _) = &self.route {
             ctx.clear_fd(*key);
         }
     }
@@ -182,7 +182,7 @@ impl fmt::Debug for WakeSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let route = match &self.route {
             Route::Callback(..) => "callback",
-            Route::EventFd(..) => "eventfd",
+            Route::Notifier(..) => "eventfd",
             Route::Thread(..) => "thread",
         };
         f.debug_tuple("WakeSource").field(&route).finish()
@@ -190,9 +190,9 @@ impl fmt::Debug for WakeSource {
 }
 
 /// Wakes by making an eventfd readable.
-struct EventFdWaker(Arc<EventFd>);
+struct NotifierWaker(Arc<Notifier>);
 
-impl Wake for EventFdWaker {
+impl Wake for NotifierWaker {
     fn wake(self: Arc<Self>) {
         self.0.notify();
     }

@@ -102,14 +102,14 @@ pub(crate) mod sys {
     }
 
     /// An eventfd: a flag that a thread can sleep on.
-    pub(crate) struct EventFd {
+    pub(crate) struct Notifier {
         readable: Mutex<bool>,
         changed: Condvar,
     }
 
-    impl EventFd {
+    impl Notifier {
         pub(crate) fn new() -> io::Result<Self> {
-            Ok(EventFd {
+            Ok(Notifier {
                 readable: Mutex::new(false),
                 changed: Condvar::new(),
             })

@@ -1,7 +1,4 @@
-//! System calls on file descriptors and clocks, as safe functions.
-//!
-//! Each function takes and returns types of std, so that its callers need neither `unsafe` nor a raw `errno`. The
-//! system calls on memory and signals are in `stack`.
+//! The system calls of Linux: epoll, eventfd.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,79 +8,25 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// The process that made something. A child of `fork(2)` has a copy of it, with fds that lead to the parent's own
-/// files, and without the threads that it had.
-///
-/// A child is told by a counter that a handler of `pthread_atfork(3)` raises in it, so that to ask costs one load. A
-/// child that is made without the C library (`clone(2)` called by number) is not noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Process(u32);
-
-/// How many forks lie between this process and its first ancestor that used the crate.
-static FORKS: AtomicU32 = AtomicU32::new(0);
-
-extern "C" fn count_fork() {
-    // Relaxed: a new process has one thread, and a later thread of it begins after this.
-    FORKS.fetch_add(1, Ordering::Relaxed);
-}
-
-impl Process {
-    /// This process. From the first call on, forks are counted.
-    pub(crate) fn current() -> io::Result<Self> {
-        static REGISTERED: OnceLock<i32> = OnceLock::new();
-        // SAFETY: the handler may run in any child: it changes an atomic number and does nothing else.
-        let error = *REGISTERED.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(count_fork)) });
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        Ok(Process(FORKS.load(Ordering::Relaxed)))
-    }
-
-    /// Whether this is a child of the process that made the value.
-    #[inline]
-    pub(crate) fn is_inherited(self) -> bool {
-        self.0 != FORKS.load(Ordering::Relaxed)
-    }
-
-    /// Fails in a child of the process.
-    #[inline]
-    pub(crate) fn check(self) -> io::Result<()> {
-        if self.is_inherited() {
-            return Err(forked());
-        }
-        Ok(())
-    }
-}
-
-/// The error of what a child has inherited.
-#[cold]
-pub(crate) fn forked() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, FORKED)
-}
-
-/// What to do about it.
-pub(crate) const FORKED: &str =
-    "this was made before the process was forked, and belongs to the parent process: make a new one in the child";
+use super::{Process, Readiness, check, milliseconds};
 
 /// An eventfd: readable after [`notify`](Self::notify) until [`drain`](Self::drain). In a child of the process that
 /// made it both do nothing, because the file is the parent's.
 #[derive(Debug)]
-pub(crate) struct EventFd {
+pub(crate) struct Notifier {
     file: File,
     process: Process,
 }
 
-impl EventFd {
+impl Notifier {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the call takes no pointers.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: the fd is new, so nothing else owns it.
         let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        Ok(EventFd {
+        Ok(Notifier {
             file,
             process: Process::current()?,
         })
@@ -111,19 +54,10 @@ impl EventFd {
     }
 }
 
-impl AsFd for EventFd {
+impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
-}
-
-/// What an fd is ready for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Readiness {
-    /// What the fd was registered with.
-    pub(crate) token: u64,
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
 }
 
 /// A level-triggered epoll instance. An event carries the token that its fd was registered with last.
@@ -131,7 +65,7 @@ pub(crate) struct Readiness {
 /// In a child of the process that made it every call fails: the instance is the parent's, which would lose its
 /// registrations and its events.
 #[derive(Debug)]
-pub(crate) struct Epoll {
+pub(crate) struct Poller {
     process: Process,
     fd: Rc<OwnedFd>,
     /// Another instance, which watches this one for a host. It stays when this one is replaced.
@@ -139,11 +73,11 @@ pub(crate) struct Epoll {
     buffer: Vec<libc::epoll_event>,
 }
 
-impl Epoll {
+impl Poller {
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the call takes no pointers.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        Ok(Epoll {
+        Ok(Poller {
             process: Process::current()?,
             // SAFETY: the fd is new, so nothing else owns it.
             fd: Rc::new(unsafe { OwnedFd::from_raw_fd(fd) }),
@@ -167,7 +101,7 @@ impl Epoll {
             return Ok(Rc::clone(fd));
         }
         self.process.check()?;
-        let outer = Epoll::new()?;
+        let outer = Poller::new()?;
         outer.add(self.fd.as_raw_fd(), 0, true, false)?;
         Ok(Rc::clone(self.for_host.insert(outer.fd)))
     }
@@ -176,7 +110,7 @@ impl Epoll {
     /// not watch the new one, but for a [host](Self::for_host).
     pub(crate) fn replace(&mut self) -> io::Result<()> {
         self.process.check()?;
-        let new = Epoll::new()?;
+        let new = Poller::new()?;
         // SAFETY: this value owns both fds. The call closes the old instance, which has no other fd.
         check(unsafe { libc::dup3(new.fd.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) })?;
         if let Some(outer) = &self.for_host {
@@ -249,42 +183,6 @@ fn control(epoll: &OwnedFd, op: i32, fd: RawFd, token: u64, events: i32) -> io::
     };
     // SAFETY: the event is valid during the call.
     check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), op, fd, &mut event) })?;
-    Ok(())
-}
-
-/// Blocks the thread until `fd` is ready or `timeout` (`None`: no limit) has passed. Returns whether `fd` is ready. A
-/// signal ends the wait with `false`.
-pub(crate) fn poll_one(
-    fd: BorrowedFd<'_>,
-    readable: bool,
-    writable: bool,
-    timeout: Option<Duration>,
-) -> io::Result<bool> {
-    let mut events = 0;
-    if readable {
-        events |= libc::POLLIN;
-    }
-    if writable {
-        events |= libc::POLLOUT;
-    }
-    let mut poll = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events,
-        revents: 0,
-    };
-    // SAFETY: the pollfd is valid during the call, and the count is one.
-    match check(unsafe { libc::poll(&mut poll, 1, timeout.map_or(-1, milliseconds)) }) {
-        Ok(ready) => Ok(ready > 0),
-        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-/// Makes the file of `fd` non-blocking, in one system call. `fcntl` would need two.
-pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let mut yes: libc::c_int = 1;
-    // SAFETY: FIONBIO reads one int, which is valid during the call.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &mut yes) })?;
     Ok(())
 }
 
@@ -375,21 +273,6 @@ pub(crate) fn clock_tick() -> u64 {
     // SAFETY: the timespec may be written to during the call.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
-/// The time-out in whole milliseconds, rounded up. A time-out that is rounded down ends just before its deadline, and
-/// the caller would wait again and again until the deadline has passed.
-fn milliseconds(timeout: Duration) -> i32 {
-    let rounded = timeout.as_nanos().div_ceil(1_000_000);
-    i32::try_from(rounded).unwrap_or(i32::MAX)
-}
-
-/// The result of a system call that returns -1 and sets `errno` when it fails.
-pub(crate) fn check(result: i32) -> io::Result<i32> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(result)
 }
 
 /// Copies memory of this process, which another thread may change or unmap meanwhile: the kernel reads it, so that a

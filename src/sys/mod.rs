@@ -1,0 +1,130 @@
+//! System calls on file descriptors and clocks, as safe functions.
+//!
+//! Each function takes and returns types of std, so that its callers need neither `unsafe` nor a raw `errno`. The
+//! system calls on memory and signals are in `stack`.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+mod linux;
+
+#[cfg(feature = "insight")]
+pub(crate) use linux::{LoadedModule, loaded_modules, read_memory};
+pub(crate) use linux::{Notifier, Poller, clock_tick, connect_unix, start_connect};
+
+/// The process that made something. A child of `fork(2)` has a copy of it, with fds that lead to the parent's own
+/// files, and without the threads that it had.
+///
+/// A child is told by a counter that a handler of `pthread_atfork(3)` raises in it, so that to ask costs one load. A
+/// child that is made without the C library (`clone(2)` called by number) is not noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process(u32);
+
+/// How many forks lie between this process and its first ancestor that used the crate.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count_fork() {
+    // Relaxed: a new process has one thread, and a later thread of it begins after this.
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Process {
+    /// This process. From the first call on, forks are counted.
+    pub(crate) fn current() -> io::Result<Self> {
+        static REGISTERED: OnceLock<i32> = OnceLock::new();
+        // SAFETY: the handler may run in any child: it changes an atomic number and does nothing else.
+        let error = *REGISTERED.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(count_fork)) });
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        Ok(Process(FORKS.load(Ordering::Relaxed)))
+    }
+
+    /// Whether this is a child of the process that made the value.
+    #[inline]
+    pub(crate) fn is_inherited(self) -> bool {
+        self.0 != FORKS.load(Ordering::Relaxed)
+    }
+
+    /// Fails in a child of the process.
+    #[inline]
+    pub(crate) fn check(self) -> io::Result<()> {
+        if self.is_inherited() {
+            return Err(forked());
+        }
+        Ok(())
+    }
+}
+
+/// The error of what a child has inherited.
+#[cold]
+pub(crate) fn forked() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, FORKED)
+}
+
+/// What to do about it.
+pub(crate) const FORKED: &str =
+    "this was made before the process was forked, and belongs to the parent process: make a new one in the child";
+
+/// What an fd is ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    /// What the fd was registered with.
+    pub(crate) token: u64,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+}
+
+/// Blocks the thread until `fd` is ready or `timeout` (`None`: no limit) has passed. Returns whether `fd` is ready. A
+/// signal ends the wait with `false`.
+pub(crate) fn poll_one(
+    fd: BorrowedFd<'_>,
+    readable: bool,
+    writable: bool,
+    timeout: Option<Duration>,
+) -> io::Result<bool> {
+    let mut events = 0;
+    if readable {
+        events |= libc::POLLIN;
+    }
+    if writable {
+        events |= libc::POLLOUT;
+    }
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: the pollfd is valid during the call, and the count is one.
+    match check(unsafe { libc::poll(&mut poll, 1, timeout.map_or(-1, milliseconds)) }) {
+        Ok(ready) => Ok(ready > 0),
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes the file of `fd` non-blocking, in one system call. `fcntl` would need two.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut yes: libc::c_int = 1;
+    // SAFETY: FIONBIO reads one int, which is valid during the call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &mut yes) })?;
+    Ok(())
+}
+
+/// The time-out in whole milliseconds, rounded up. A time-out that is rounded down ends just before its deadline, and
+/// the caller would wait again and again until the deadline has passed.
+fn milliseconds(timeout: Duration) -> i32 {
+    let rounded = timeout.as_nanos().div_ceil(1_000_000);
+    i32::try_from(rounded).unwrap_or(i32::MAX)
+}
+
+/// The result of a system call that returns -1 and sets `errno` when it fails.
+pub(crate) fn check(result: i32) -> io::Result<i32> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use asyncjob::insight::{DriverDump, DriverKind, Dump, JobDump, dump, on_signal};
 use asyncjob::scheduler::{JobState, Scheduler, Workers};
@@ -200,6 +200,31 @@ fn jobs_come_and_go_during_a_dump() {
     }
     starts.join().unwrap();
     println!("{dumps} dumps");
+}
+
+/// A turn may take long, because a job in it does. Only the time after the pause is that of the pause.
+#[test]
+fn the_time_in_a_pause_begins_with_the_pause() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let scheduler = Scheduler::new().unwrap();
+    let runs_first = |after: Duration| {
+        let (paused, has_paused) = channel();
+        let job = scheduler.spawn(move || {
+            thread::sleep(after); // in the job, as one that computes
+            paused.send(Instant::now()).unwrap();
+            wait_for_a_callback()
+        });
+        (job.unwrap(), has_paused)
+    };
+    let jobs = [runs_first(Duration::from_secs(1)), runs_first(Duration::ZERO)];
+    scheduler.turn(Some(Duration::ZERO)).unwrap();
+    let list = scheduler.jobs();
+    for (info, (_, has_paused)) in list.iter().zip(&jobs) {
+        let coarse = Duration::from_millis(20); // the clock ticks every few milliseconds
+        let paused = has_paused.recv().unwrap().elapsed();
+        assert!(info.in_state <= paused + coarse, "{:?}, {paused:?}", info.in_state);
+    }
+    assert_eq!(list.len(), 2);
 }
 
 /// The jobs of the list that no driver has told of, by name.

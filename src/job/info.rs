@@ -20,8 +20,9 @@ pub struct JobInfo {
     pub state: JobState,
     /// How long ago the job paused, or was resumed if it runs.
     ///
-    /// The figure is measured from the start of the turn in which that happened, to a few milliseconds: a scheduler
-    /// reads the clock once a turn.
+    /// The figure is good to a few milliseconds with the feature `insight`, where a scheduler reads the clock at each
+    /// pause. Without the feature it reads the clock once a turn, and the figure is measured from the start of the turn
+    /// in which that happened: a job that paused after it had run for a second counts as paused for that second, too.
     pub in_state: Duration,
     /// The wait fds that count at the pause of the job.
     pub fds: Vec<WaitFd>,

@@ -105,20 +105,26 @@ impl fmt::Display for PauseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             PauseError::Cancelled => return Cancelled.fmt(f),
-            PauseError::NotInJob => {
+            PauseError::NotInJob => concat!(
                 "pause_job was called outside a job: run this code in one (start_job, Scheduler::spawn), or wait with \
-                 waiting::pause_until, which blocks the thread there"
-            }
-            PauseError::Blocked => {
+                 waiting::pause_until, which blocks the thread there",
+                guide_page!("jobs")
+            ),
+            PauseError::Blocked => concat!(
                 "pause_job was called under block_pause: drop the guard first, or wait with waiting::pause_until, \
-                 which blocks the thread there"
-            }
-            PauseError::Panicking => "pause_job was called while the thread panics: a job cannot pause there",
-            PauseError::OffStack => {
+                 which blocks the thread there",
+                guide_page!("across-a-pause")
+            ),
+            PauseError::Panicking => concat!(
+                "pause_job was called while the thread panics: a job cannot pause there",
+                guide_page!("across-a-pause")
+            ),
+            PauseError::OffStack => concat!(
                 "pause_job was called on another stack than the job's own (in stacker::grow, in an ASYNC_JOB that \
                  libcrypto runs, or in a coroutine of another library): pause outside of it, or wait with \
-                 waiting::pause_until, which blocks the thread there"
-            }
+                 waiting::pause_until, which blocks the thread there",
+                guide_page!("across-a-pause")
+            ),
         })
     }
 }
@@ -142,7 +148,10 @@ pub struct Quarantined;
 
 impl fmt::Display for Quarantined {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the job was cancelled and did not end: its stack is quarantined")
+        f.write_str(concat!(
+            "the job was cancelled and did not end: its stack is quarantined",
+            guide_page!("cancel")
+        ))
     }
 }
 
@@ -167,14 +176,16 @@ pub enum AwaitError {
 impl fmt::Display for AwaitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AwaitError::NotInJob => f.write_str(
+            AwaitError::NotInJob => f.write_str(concat!(
                 "a future was awaited outside a job: run this code in one (Scheduler::spawn, start_job), or use \
                  await_or_block, which blocks the thread there",
-            ),
-            AwaitError::CannotPause => f.write_str(
+                guide_page!("jobs")
+            )),
+            AwaitError::CannotPause => f.write_str(concat!(
                 "a future was awaited where the job cannot pause: drop the block_pause guard first, or use \
                  await_or_block, which blocks the thread there",
-            ),
+                guide_page!("across-a-pause")
+            )),
             AwaitError::Interrupted(interrupted) => interrupted.fmt(f),
             AwaitError::NoWaker(_) => f.write_str(NO_WAKER),
         }
@@ -306,15 +317,22 @@ pub enum StartErrorKind {
     NoStack(io::Error),
 }
 
+/// The text of every error about a stack that the system has no memory for.
+pub(crate) const NO_STACK: &str = concat!(
+    "there is no memory for the stack of another job: allow fewer jobs, or choose smaller stacks",
+    guide_page!("bound")
+);
+
 impl fmt::Display for StartErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartErrorKind::NoJobs { limit } => write!(
                 f,
                 "all {limit} jobs of this thread's pool are in use: finish one, or raise the limit with \
-                 pool::init_thread"
+                 pool::init_thread{}",
+                guide_page!("bound")
             ),
-            StartErrorKind::NoStack(_) => f.write_str("there is no memory for the stack of another job"),
+            StartErrorKind::NoStack(_) => f.write_str(NO_STACK),
         }
     }
 }
@@ -376,13 +394,15 @@ impl fmt::Display for SpawnErrorKind {
         match self {
             SpawnErrorKind::Full { max_jobs } => write!(
                 f,
-                "all {max_jobs} jobs of the scheduler are in use: wait for Handle::capacity, or raise max_jobs"
+                "all {max_jobs} jobs of the scheduler are in use: wait for Handle::capacity, or raise max_jobs{}",
+                guide_page!("bound")
             ),
             SpawnErrorKind::ShuttingDown => f.write_str("the scheduler is shutting down and accepts no more jobs"),
             SpawnErrorKind::WaitCtxInUse => f.write_str(WAIT_CTX_IN_USE),
-            SpawnErrorKind::NoScheduler => {
-                f.write_str("no scheduler runs this code: call scheduler::spawn inside a job, or Scheduler::spawn")
-            }
+            SpawnErrorKind::NoScheduler => f.write_str(concat!(
+                "no scheduler runs this code: call scheduler::spawn inside a job, or Scheduler::spawn",
+                guide_page!("jobs")
+            )),
             SpawnErrorKind::Forked => f.write_str(FORKED),
         }
     }

@@ -42,7 +42,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use crate::error::{AwaitError, StartErrorKind, WAIT_CTX_IN_USE};
+use crate::error::{AwaitError, NO_STACK, StartErrorKind, WAIT_CTX_IN_USE};
 use crate::hooks::SwitchHooks;
 use crate::job::{HeapClosure, Job, JobBuilder, JobPlan, LARGEST_CLOSURE_ON_STACK, Step, Wiped, budget};
 use crate::pool::{Available, available};
@@ -392,12 +392,13 @@ pub enum JobError {
 impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            JobError::NoStack(_) => f.write_str("there is no memory for the stack of another job"),
+            JobError::NoStack(_) => f.write_str(NO_STACK),
             JobError::EngineFailed => f.write_str("the engine that the job waited for failed: end its session"),
-            JobError::Unwatched => f.write_str(
+            JobError::Unwatched => f.write_str(concat!(
                 "the job waits for an fd or a deadline, and its future has no watch for these: use the function of the \
                  same name of asyncjob-tokio, or JobFuture::watch",
-            ),
+                guide_page!("tokio")
+            )),
             JobError::WaitCtxInUse => f.write_str(WAIT_CTX_IN_USE),
             JobError::Await(error) => error.fmt(f),
         }

@@ -168,6 +168,9 @@
 #![doc(html_root_url = "https://docs.rs/asyncjob/latest")] // for the links of the other crates
 
 // build.rs refuses targets that are not supported.
+#[macro_use]
+mod guide;
+
 mod bridge;
 pub mod docs;
 mod error;
@@ -216,7 +219,7 @@ struct Readme;
 
 /// The programs of the guide compile and run. Those of its other pages are tested in the crate that they use.
 #[cfg(doctest)]
-mod guide {
+mod guide_programs {
     #[doc = include_str!("../docs/guide/across-a-pause.md")]
     struct AcrossAPause;
     #[doc = include_str!("../docs/guide/bound.md")]

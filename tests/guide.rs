@@ -47,3 +47,78 @@ fn each_page_is_found_asks_a_question_and_is_tested() {
     }
     assert!(pages >= 14, "{pages}");
 }
+
+/// The address of a page, as the front page of the documentation has it.
+fn address(page: &str) -> String {
+    let front = file("src/lib.rs");
+    let end = format!("/docs/guide/{page}.md");
+    let line = front.lines().find(|line| line.ends_with(&end));
+    let line = line.unwrap_or_else(|| panic!("the front page has no link to {page}.md"));
+    line.rsplit(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn each_page_that_an_error_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders: Vec<_> = fs::read_dir(root.join("crates"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    folders.push(root.to_owned());
+    let mut named = 0;
+    while let Some(folder) = folders.pop() {
+        let inside = folder.join("src");
+        let folder = if inside.is_dir() { inside } else { folder };
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                for call in fs::read_to_string(&path).unwrap().split("guide_page!(\"").skip(1) {
+                    let page = call.split('"').next().unwrap();
+                    assert!(
+                        root.join(format!("docs/guide/{page}.md")).is_file(),
+                        "{}: {page}",
+                        path.display()
+                    );
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named >= 20, "{named}");
+}
+
+#[test]
+fn an_error_of_misuse_ends_with_the_address_of_the_page_that_helps() {
+    use asyncjob::job_future::JobError;
+    use asyncjob::offload::OffloadError;
+    use asyncjob::scheduler::JoinError;
+    use asyncjob::waiting::AwaitError;
+    use asyncjob::{PauseError, Quarantined, SpawnErrorKind, StartErrorKind};
+
+    let no_stack = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+    let errors: [(Box<dyn std::error::Error>, &str); 17] = [
+        (Box::new(PauseError::NotInJob), "jobs"),
+        (Box::new(PauseError::Blocked), "across-a-pause"),
+        (Box::new(PauseError::Panicking), "across-a-pause"),
+        (Box::new(PauseError::OffStack), "across-a-pause"),
+        (Box::new(AwaitError::NotInJob), "jobs"),
+        (Box::new(AwaitError::CannotPause), "across-a-pause"),
+        (Box::new(OffloadError::NotInJob), "jobs"),
+        (Box::new(OffloadError::CannotPause), "across-a-pause"),
+        (Box::new(OffloadError::Forked), "fork"),
+        (Box::new(StartErrorKind::NoJobs { limit: 1 }), "bound"),
+        (Box::new(StartErrorKind::NoStack(no_stack())), "bound"),
+        (Box::new(JoinError::NoStack(no_stack())), "bound"),
+        (Box::new(JobError::Unwatched), "tokio"),
+        (Box::new(SpawnErrorKind::Full { max_jobs: 1 }), "bound"),
+        (Box::new(SpawnErrorKind::NoScheduler), "jobs"),
+        (Box::new(SpawnErrorKind::Forked), "fork"),
+        (Box::new(Quarantined), "cancel"),
+    ];
+    for (error, page) in errors {
+        let (text, end) = (error.to_string(), format!(" [{}]", address(page)));
+        assert!(text.ends_with(&end), "{text:?} does not end with {end:?}");
+    }
+}

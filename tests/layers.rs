@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 /// The modules that each module may name, from bottom to top. A module names only modules that are above it in this
 /// list.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("docs", &[]), // prose only
+    ("docs", &[]),  // prose only
+    ("guide", &[]), // addresses only
     ("sys", &[]),
     ("sync", &[]),
     ("hooks", &[]),

@@ -134,7 +134,11 @@ impl fmt::Display for ForbiddenPause<'_> {
             ..
         } = self;
         let name = self.name.map(|name| format!(" ({name})")).unwrap_or_default();
-        writeln!(f, "the job {job}{name} pauses while it holds {what}, since {held_at}")?;
+        writeln!(
+            f,
+            "the job {job}{name} pauses while it holds {what}, since {held_at}{}",
+            guide_page!("across-a-pause")
+        )?;
         writeln!(f, "held by:\n{held}")?;
         writeln!(f, "paused by:\n{paused}")
     }

@@ -34,14 +34,16 @@ impl fmt::Display for OffloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OffloadError::Panicked(panic) => write!(f, "the offloaded closure panicked: {panic}"),
-            OffloadError::NotInJob => f.write_str(
+            OffloadError::NotInJob => f.write_str(concat!(
                 "Offload::run was called outside a job: run this code in one (Scheduler::spawn, start_job), or use \
                  run_or_block, which blocks the thread there",
-            ),
-            OffloadError::CannotPause => f.write_str(
+                guide_page!("jobs")
+            )),
+            OffloadError::CannotPause => f.write_str(concat!(
                 "Offload::run was called where the job cannot pause: drop the block_pause guard first, or use \
                  run_or_block, which blocks the thread there",
-            ),
+                guide_page!("across-a-pause")
+            )),
             OffloadError::Interrupted(interrupted) => interrupted.fmt(f),
             OffloadError::ShutDown => f.write_str("the Offload was shut down before the closure ran"),
             OffloadError::Forked => f.write_str(FORKED),
@@ -108,9 +110,10 @@ impl<F> From<OffloadError> for TryRunError<F> {
 impl<F> fmt::Display for TryRunError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TryRunError::Full(_) => {
-                f.write_str("the queue of the Offload is full: try again later, or use run, which waits")
-            }
+            TryRunError::Full(_) => f.write_str(concat!(
+                "the queue of the Offload is full: try again later, or use run, which waits",
+                guide_page!("bound")
+            )),
             TryRunError::Failed(error) => error.fmt(f),
         }
     }

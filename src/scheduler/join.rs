@@ -17,7 +17,7 @@ use std::thread::{self, ThreadId};
 
 use super::cancel::{Cancel, CancelReason};
 use super::wake::{Inbox, TaskId};
-use crate::error::{Interrupted, NO_WAKER, Panic, Quarantined};
+use crate::error::{Interrupted, NO_STACK, NO_WAKER, Panic, Quarantined};
 use crate::job::{ErasedClosure, RunsClosure, SharedClosure, can_pause};
 use crate::sync::{Closed, OneshotSlot};
 use crate::sys::{Process, forked};
@@ -59,7 +59,7 @@ impl fmt::Display for JoinError {
             JoinError::Cancelled => f.write_str("the job was cancelled"),
             JoinError::EngineFailed => f.write_str("the engine that the job waited for failed: end its session"),
             JoinError::Quarantined => Quarantined.fmt(f),
-            JoinError::NoStack(_) => f.write_str("there is no stack to start the job on"),
+            JoinError::NoStack(_) => f.write_str(NO_STACK),
             JoinError::Interrupted(interrupted) => write!(f, "the wait for a job was interrupted: {interrupted}"),
             JoinError::NoWaker(_) => f.write_str(NO_WAKER),
             JoinError::Scheduler(_) => f.write_str("the scheduler could not wait for events"),

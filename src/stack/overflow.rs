@@ -246,9 +246,10 @@ impl Hit {
         writeln!(
             text,
             "has overflowed its stack of {size} bytes (thread \"{}\"). Other jobs on stacks of this size have used at \
-             most {} bytes. Give it a larger StackSize.",
+             most {} bytes. Give it a larger StackSize.{}",
             ThreadName::current(),
             self.deepest_peer(),
+            guide_page!("stack-size"),
         )
     }
 

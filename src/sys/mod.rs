@@ -66,8 +66,10 @@ pub(crate) fn forked() -> io::Error {
 }
 
 /// What to do about it.
-pub(crate) const FORKED: &str =
-    "this was made before the process was forked, and belongs to the parent process: make a new one in the child";
+pub(crate) const FORKED: &str = concat!(
+    "this was made before the process was forked, and belongs to the parent process: make a new one in the child",
+    guide_page!("fork")
+);
 
 /// What an fd is ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! Whether OpenSSL, and the engines and providers in this process, reach the functions of this library.
 
+use asyncjob::guide_page;
 use std::error::Error;
 use std::ffi::{CStr, c_void};
 use std::fmt;
@@ -71,19 +72,22 @@ impl fmt::Display for NotBound {
                 write!(
                     f,
                     ": the program's build script must print the line that the documentation of asyncjob_capi gives, \
-                     which exports ASYNC_* from the executable"
+                     which exports ASYNC_* from the executable{}",
+                    guide_page!("openssl-engine")
                 )
             }
             NotBound::NoLibcrypto => write!(
                 f,
                 "no libcrypto of OpenSSL 3.0 or later is loaded in this process: if the program has OpenSSL linked \
                  statically, its engines and providers cannot pause; link it dynamically (OPENSSL_STATIC=0, without \
-                 the feature `vendored`)"
+                 the feature `vendored`){}",
+                guide_page!("openssl-engine")
             ),
             NotBound::Static => write!(
                 f,
                 "OpenSSL is linked statically into the object of asyncjob_capi, where its engines and providers cannot \
-                 pause: link it dynamically (OPENSSL_STATIC=0, without the feature `vendored`)"
+                 pause: link it dynamically (OPENSSL_STATIC=0, without the feature `vendored`){}",
+                guide_page!("openssl-engine")
             ),
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Weak;
 use std::task::{Context, Poll};
 
 use asyncjob::Panic;
+use asyncjob::guide_page;
 use asyncjob::job_future::JobError;
 use tokio::sync::{Notify, oneshot};
 
@@ -101,9 +102,10 @@ impl fmt::Display for JoinError {
             JoinError::Job(error) => error.fmt(f),
             JoinError::Panicked(panic) => write!(f, "the work panicked: {panic}"),
             JoinError::Cancelled => f.write_str("the work was cancelled"),
-            JoinError::WorkersEnded => {
-                f.write_str("the workers ended before the work: keep `Workers` until it is done")
-            }
+            JoinError::WorkersEnded => f.write_str(concat!(
+                "the workers ended before the work: keep `Workers` until it is done",
+                guide_page!("tokio")
+            )),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with a key in a token.
 
+use asyncjob::guide_page;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -98,6 +99,17 @@ pub enum KeyError {
 
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.sentence(f)?;
+        match self {
+            // The source says more than a page can.
+            KeyError::Uri(_) | KeyError::PinSource(_) | KeyError::Token(_) => Ok(()),
+            _ => f.write_str(guide_page!("hsm")),
+        }
+    }
+}
+
+impl KeyError {
+    fn sentence(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             KeyError::Uri(_) => f.write_str("the PKCS#11 URI cannot be used"),
             KeyError::NoToken { wanted, present } => {

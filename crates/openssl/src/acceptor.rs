@@ -105,6 +105,8 @@ impl std::fmt::Debug for TlsAcceptor {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// [`tokio_openssl`]: https://docs.rs/tokio-openssl/latest/tokio_openssl/
 pub async fn connect<S>(configuration: ConnectConfiguration, domain: &str, stream: S) -> Result<SslStream<S>, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,

@@ -29,6 +29,8 @@ const RECORD: usize = 16 * 1024;
 ///
 /// A write of which the caller has seen `Pending` has taken its bytes. As with other streams of TLS, the caller then
 /// writes the same bytes again, and not others.
+///
+/// [`tokio_openssl::SslStream`]: https://docs.rs/tokio-openssl/latest/tokio_openssl/struct.SslStream.html
 pub struct SslStream<S: 'static> {
     operations: Operations<S>,
 }

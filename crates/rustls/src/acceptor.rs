@@ -44,6 +44,8 @@ use crate::pinned::PinnedTlsAcceptor;
 /// }
 /// # }
 /// ```
+///
+/// [`tokio_rustls::TlsAcceptor`]: https://docs.rs/tokio-rustls/0.26/tokio_rustls/struct.TlsAcceptor.html
 #[derive(Clone)]
 pub struct TlsAcceptor {
     config: Arc<ServerConfig>,

@@ -36,6 +36,8 @@ use crate::other;
 /// let key: Arc<dyn rustls::sign::SigningKey> = Arc::new(key);
 /// # let _ = key;
 /// ```
+///
+/// [`SigningKey`]: https://docs.rs/rustls/0.23/rustls/sign/trait.SigningKey.html
 #[derive(Clone)]
 pub struct AwaitedKey(Arc<Key>);
 

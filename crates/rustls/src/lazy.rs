@@ -40,6 +40,8 @@ use crate::pinned::PinnedStartHandshake;
 /// # Ok(drop(stream))
 /// # }
 /// ```
+///
+/// [`tokio_rustls::LazyConfigAcceptor`]: https://docs.rs/tokio-rustls/0.26/tokio_rustls/struct.LazyConfigAcceptor.html
 pub struct LazyConfigAcceptor<IO> {
     inner: tokio_rustls::LazyConfigAcceptor<IO>,
 }

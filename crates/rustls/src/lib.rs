@@ -1,6 +1,6 @@
 //! Private keys for rustls that pause instead of blocking.
 //!
-//! `rustls` calls [`Signer::sign`](rustls::sign::Signer::sign) synchronously, in the middle of a handshake. If the key
+//! `rustls` calls [`Signer::sign`] synchronously, in the middle of a handshake. If the key
 //! is slow to reach, because it is in an HSM, in a key service or at a remote signer, that call stalls every connection
 //! of its thread. With each handshake in a job it stalls none. `rustls`, `tokio-rustls` and `hyper` stay as they are:
 //!
@@ -17,12 +17,12 @@
 //! | the key is | use |
 //! |---|---|
 //! | in a PKCS#11 token | `pkcs11::TokenKey` (feature `pkcs11`) in an [`OffloadedKey`] |
-//! | behind a library that blocks | its [`SigningKey`](rustls::sign::SigningKey) in an [`OffloadedKey`] |
+//! | behind a library that blocks | its [`SigningKey`] in an [`OffloadedKey`] |
 //! | behind an `async fn` | [`AwaitedKey`] |
 //!
 //! | the certificate is chosen | use |
 //! |---|---|
-//! | by rustls, or by synchronous code | the resolver of the [`ServerConfig`](rustls::ServerConfig), as always |
+//! | by rustls, or by synchronous code | the resolver of the [`ServerConfig`], as always |
 //! | by an `async fn`, during the handshake | [`AwaitedResolver`] |
 //! | with the whole configuration, after the `ClientHello` | [`LazyConfigAcceptor`] |
 //!
@@ -61,6 +61,10 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`ServerConfig`]: https://docs.rs/rustls/0.23/rustls/struct.ServerConfig.html
+//! [`Signer::sign`]: https://docs.rs/rustls/0.23/rustls/sign/trait.Signer.html#tymethod.sign
+//! [`SigningKey`]: https://docs.rs/rustls/0.23/rustls/sign/trait.SigningKey.html
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -47,6 +47,8 @@ use crate::other;
 /// # let _ = acceptor;
 /// # Ok::<(), rustls::Error>(())
 /// ```
+///
+/// [`ResolvesServerCert`]: https://docs.rs/rustls/0.23/rustls/server/trait.ResolvesServerCert.html
 pub struct AwaitedResolver {
     resolve: Box<Resolve>,
 }

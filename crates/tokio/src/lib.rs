@@ -1,4 +1,4 @@
-//! Drives [`asyncjob`] jobs on tokio: wait fds through [`AsyncFd`](tokio::io::unix::AsyncFd), deadlines through tokio's
+//! Drives [`asyncjob`] jobs on tokio: wait fds through [`AsyncFd`], deadlines through tokio's
 //! timer.
 //!
 //! ```text
@@ -81,6 +81,9 @@
 //!
 //! `tokio::time::pause()` stops tokio's clock. The code in jobs looks at the system's clock, which goes on. So a job
 //! that sleeps for an hour takes an hour, and keeps a runtime whose clock is paused busy meanwhile.
+//!
+//! [`AsyncFd`]: https://docs.rs/tokio/latest/tokio/io/unix/struct.AsyncFd.html
+//! [`tokio::task::spawn_local`]: https://docs.rs/tokio/latest/tokio/task/fn.spawn_local.html
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![doc(html_root_url = "https://docs.rs/asyncjob-tokio/latest")] // for the links of asyncjob-rustls
@@ -127,6 +130,8 @@ pub use workers::{Workers, WorkersBuilder};
 /// # })?;
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
+///
+/// [`tokio::task::spawn_local`]: https://docs.rs/tokio/latest/tokio/task/fn.spawn_local.html
 pub fn spawn_local<T: 'static>(f: impl FnOnce() -> T + 'static) -> tokio::task::JoinHandle<Result<T, JobError>> {
     tokio::task::spawn_local(job(f))
 }

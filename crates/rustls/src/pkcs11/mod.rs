@@ -14,6 +14,8 @@
 //!
 //! `TokenKey` is an ordinary synchronous [`SigningKey`]. In an [`OffloadedKey`](crate::OffloadedKey) it pauses the job.
 //! Without one it blocks the thread.
+//!
+//! [`SigningKey`]: https://docs.rs/rustls/0.23/rustls/sign/trait.SigningKey.html
 
 mod error;
 mod find;

@@ -146,7 +146,7 @@ impl<T: 'static> JobFuture<T> {
     /// Otherwise it returns `Pending` and arranges that the task is woken.
     ///
     /// When the job waits for its callback only and its ctx has had wait fds, the function is called, too, so that it
-    /// lets go of those that were removed. What it returns does not count then.
+    /// lets go of those that were removed. What it returns does not count then. It is dropped when the job has ended.
     pub fn watch(mut self, watch: impl FnMut(&WaitCtx, &mut Context<'_>) -> Poll<()> + 'static) -> Self {
         self.watch = Some(Box::new(watch));
         self
@@ -226,13 +226,15 @@ impl<T: 'static> JobFuture<T> {
         }
     }
 
-    /// Lets go of the task and the ctx.
+    /// Lets go of the task and the ctx, and of what the watch holds: duplicates of fds, for example, which the other
+    /// side of a connection would see as open. A future may be kept after it was ready.
     fn end(&mut self, output: JobOutput<T>) -> Poll<JobOutput<T>> {
         #[cfg(feature = "insight")]
         self.parked.end();
         self.forwarder.clear_task();
         self.task = None;
         self.claim = None;
+        self.watch = None;
         Poll::Ready(output)
     }
 }

@@ -228,6 +228,27 @@ fn a_job_that_closes_its_fd_closes_it_for_the_other_side_too() {
     });
 }
 
+/// A future may be kept after it was ready: `select!`, `join!` and `&mut` do so.
+#[test]
+fn a_future_that_is_kept_after_its_end_keeps_no_fd_open() {
+    on_one_thread(async {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut job = job(move || {
+            let mut ours = Pausing::new(ours).unwrap();
+            ours.read(&mut [0; 1]).unwrap() // pauses, and drops its end of the connection
+        });
+        let write = async {
+            many_turns().await;
+            theirs.write_all(b"x").unwrap();
+        };
+        let (read, ()) = tokio::join!(&mut job, write);
+        assert_eq!(read.unwrap(), 1);
+        theirs.set_nonblocking(true).unwrap();
+        assert_eq!(theirs.read(&mut [0]).unwrap(), 0, "the end of the connection");
+        drop(job);
+    });
+}
+
 #[test]
 fn an_fd_may_be_waited_for_as_writable() {
     on_one_thread(async {

@@ -10,8 +10,8 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
-use asyncjob::hooks::SwitchHooks;
-use asyncjob::{Job, JobBuilder, PauseError, Step, block_pause, current_job_id, pause_job};
+use asyncjob::hooks::{HookedJob, SwitchHooks};
+use asyncjob::{Job, JobBuilder, PauseError, Status, Step, block_pause, current_job_id, pause_job};
 use by_hand::{Log, finished, in_use, paused, run, still_paused};
 
 /// Counts how often each hook was called: (enter, leave).
@@ -125,13 +125,14 @@ fn hooks_run_around_a_panic() {
 }
 
 #[test]
-fn hooks_run_around_a_backtrace() {
+fn hooks_do_not_run_when_a_paused_job_is_looked_at() {
     let calls = Calls::default();
     let mut job = still_paused(start(&calls, || pause_job().unwrap()));
     let _ = job.backtrace();
-    calls.expect(2, 2);
+    let _ = job.trim();
+    calls.expect(1, 1);
     finished(job.resume());
-    calls.expect(3, 3);
+    calls.expect(2, 2);
 }
 
 /// Panics in the calls of `enter` with these numbers.
@@ -269,67 +270,6 @@ fn a_job_that_pauses_on_while_its_hook_panics_is_quarantined() {
     assert_eq!(in_use() - before, 1, "a quarantined stack stays in use");
 }
 
-/// A hook that panics in a backtrace leaves the job paused, and the job can be resumed afterwards.
-#[test]
-fn a_panic_in_a_backtrace_leaves_the_job_paused() {
-    struct Panics {
-        calls_left: [u32; 2],
-    }
-    impl Panics {
-        fn call(&mut self, hook: usize) {
-            self.calls_left[hook] = self.calls_left[hook].wrapping_sub(1);
-            if self.calls_left[hook] == 0 {
-                resume_unwind(Box::new("in a hook"));
-            }
-        }
-    }
-    impl SwitchHooks for Panics {
-        fn enter(&mut self) {
-            self.call(0);
-        }
-        fn leave(&mut self) {
-            self.call(1);
-        }
-    }
-    for calls_left in [[2, 0], [0, 2]] {
-        let hooks = JobBuilder::new().hooks(Panics { calls_left });
-        let mut job = still_paused(hooks.start(|| pause_job().unwrap()).unwrap());
-        assert!(catch_unwind(AssertUnwindSafe(|| job.backtrace())).is_err());
-        finished(job.resume());
-    }
-}
-
-struct PanicsWhenTold(Rc<Cell<bool>>);
-
-impl SwitchHooks for PanicsWhenTold {
-    fn enter(&mut self) {
-        if self.0.take() {
-            resume_unwind(Box::new("told to"));
-        }
-    }
-    fn leave(&mut self) {}
-}
-
-/// A hook that panics in a backtrace does not take the job from its scheduler.
-#[test]
-fn a_panic_in_a_backtrace_leaves_the_job_to_its_scheduler() {
-    let _watchdog = asyncjob_testing::Watchdog::new();
-    let scheduler = asyncjob::scheduler::Scheduler::new().unwrap();
-    let told = Rc::new(Cell::new(false));
-    let hooks = JobBuilder::new().hooks(PanicsWhenTold(told.clone()));
-    let handle = hooks
-        .spawn_on(&scheduler, || {
-            asyncjob::time::sleep(std::time::Duration::from_millis(50))
-        })
-        .unwrap();
-    scheduler.turn(Some(std::time::Duration::ZERO)).unwrap();
-    let id = scheduler.jobs()[0].id;
-    told.set(true);
-    assert!(catch_unwind(AssertUnwindSafe(|| scheduler.backtrace(id))).is_err());
-    assert!(scheduler.backtrace(id).is_some());
-    assert_eq!(scheduler.run_until(handle).unwrap(), Ok(()));
-}
-
 /// A switch of an inner job calls only the inner job's hooks.
 #[test]
 fn each_job_has_its_own_hooks() {
@@ -462,4 +402,70 @@ fn the_signal_mask_and_errno_belong_to_the_thread() {
     assert!(block(libc::SIGUSR1), "still blocked outside");
     assert!(block(libc::SIGUSR2), "what the job blocks is blocked in the thread");
     assert!(finished(job.resume()), "blocked inside too");
+}
+
+/// A hook is told of its job before the first enter, and at each pause what the job waits for, before the leave. Of a
+/// pair, the second hook is the inner one.
+#[test]
+fn a_hook_is_told_of_the_start_and_of_each_pause() {
+    struct Told(&'static str, Log);
+    impl SwitchHooks for Told {
+        fn enter(&mut self) {
+            self.1.say(format!("{} enter", self.0));
+        }
+        fn leave(&mut self) {
+            self.1.say(format!("{} leave", self.0));
+        }
+        fn starting(&mut self, job: HookedJob<'_>) {
+            assert_eq!((job.name, job.wait_ctx.status()), (Some("told"), Status::Unsupported));
+            self.1.say(format!("{} starting", self.0));
+            self.1.say(format!("#{}", job.id));
+        }
+        fn pausing(&mut self, job: HookedJob<'_>) {
+            assert_eq!(job.name, Some("told"));
+            self.1.say(format!("{} pausing: {:?}", self.0, job.wait_ctx.status()));
+        }
+    }
+    let log = Log::default();
+    let hooks = (Told("outer", log.clone()), Told("inner", log.clone()));
+    let job = JobBuilder::new().name("told").hooks(hooks).start(|| {
+        asyncjob::current_job().unwrap().wait_ctx().set_status(Status::Ok);
+        pause_job().unwrap();
+    });
+    let job = still_paused(job.unwrap());
+    let id = format!("#{}", job.id().get());
+    let entered = ["outer enter", "inner enter"];
+    let started = [&["outer starting", &id, "inner starting", &id], &entered[..]].concat();
+    let paused = ["inner pausing: Ok", "outer pausing: Ok", "inner leave", "outer leave"];
+    assert_eq!(log.take(), [&started[..], &paused].concat());
+    finished(job.resume());
+    assert_eq!(log.take(), [&entered[..], &["inner leave", "outer leave"]].concat());
+}
+
+/// The state of the job goes away, and the job is cancelled, when a hook panics that is told of a pause.
+#[test]
+fn a_panic_in_pausing_leaves_and_cancels() {
+    struct Panics(Calls);
+    impl SwitchHooks for Panics {
+        fn enter(&mut self) {
+            self.0.enter();
+        }
+        fn leave(&mut self) {
+            self.0.leave();
+        }
+        fn pausing(&mut self, _: HookedJob<'_>) {
+            resume_unwind(Box::new("in pausing"));
+        }
+    }
+    let (before, calls, log) = (in_use(), Calls::default(), Log::default());
+    let (hooks, inside) = (Panics(calls.clone()), log.clone());
+    let started = catch_unwind(AssertUnwindSafe(|| {
+        JobBuilder::new()
+            .hooks(hooks)
+            .start(move || inside.say(format!("{:?}", pause_job())))
+    }));
+    assert!(started.is_err());
+    assert_eq!(log.take(), ["Err(Cancelled)"]);
+    calls.expect(2, 2);
+    assert_eq!(in_use(), before);
 }

@@ -14,10 +14,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("guide", &[]), // addresses only
     ("sys", &[]),
     ("sync", &[]),
-    ("hooks", &[]),
     ("returned", &[]),
     ("error", &["returned", "sys"]),
     ("wait_ctx", &["sync"]),
+    ("hooks", &["wait_ctx"]),
     ("stack", &["sys"]),
     ("pool", &["stack", "sync", "sys"]),
     ("job", &["error", "hooks", "pool", "stack", "sync", "wait_ctx"]),

@@ -17,10 +17,13 @@
 #[cfg(feature = "tracing")]
 mod spans;
 
+use crate::wait_ctx::WaitCtx;
+
 #[cfg(feature = "tracing")]
 pub use spans::Spans;
 
-/// Two functions that are called around every switch into a job and out of it.
+/// Two functions that are called around every switch into a job and out of it. Two more are called at events that a
+/// hook may want to know of.
 ///
 /// [`JobBuilder::hooks`](crate::JobBuilder::hooks) gives a job its hooks. The hooks stay on the thread of the job, so
 /// they need not be `Send`, unless the job is [submitted](crate::JobBuilder::submit_to) from another thread. A pair
@@ -32,15 +35,17 @@ pub use spans::Spans;
 ///
 /// | the hook panics in | the job |
 /// |---|---|
-/// | the first `enter` | has not begun: its closure is dropped |
+/// | `starting`, or the first `enter` | has not begun: its closure is dropped |
 /// | `enter` of a resume | is [cancelled](crate::Job::cancel), as if its `Job` was dropped |
 /// | `enter` of a cancelled job | is [quarantined](crate::Job::quarantine) |
-/// | `leave` after a pause | is cancelled, as above |
+/// | `pausing`, or `leave` after a pause | is cancelled, as above |
 /// | `leave` after a pause of a cancelled job | is quarantined |
 /// | `leave` after the end | has ended |
 ///
-/// In a [`backtrace`](crate::Job::backtrace) the job stays paused. When the job itself has panicked, or is unwound, a
-/// panic of `leave` is reported by the panic hook and goes no further.
+/// When the job itself has panicked, or is unwound, a panic of `leave` is reported by the panic hook and goes no further.
+///
+/// No hook is called when a paused job is looked at ([`Job::backtrace`](crate::Job::backtrace),
+/// [`Job::trim`](crate::Job::trim)).
 ///
 /// ```
 /// use asyncjob::hooks::SwitchHooks;
@@ -70,6 +75,37 @@ pub trait SwitchHooks {
     fn enter(&mut self);
     /// The job has paused or ended. The hook saves the job's state and puts the resumer's state back.
     fn leave(&mut self);
+
+    /// The job is about to start: the first [`enter`](Self::enter) follows. A hook that wants to know its job keeps
+    /// what it needs of it. The default does nothing.
+    fn starting(&mut self, job: HookedJob<'_>) {
+        let _ = job;
+    }
+
+    /// The job has paused, and its wait ctx says what it waits for: [`leave`](Self::leave) follows. Until then the
+    /// job's state is in place. The default does nothing.
+    fn pausing(&mut self, job: HookedJob<'_>) {
+        let _ = job;
+    }
+}
+
+/// The job whose hook is called.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct HookedJob<'a> {
+    /// The number of its [`JobId`](crate::JobId::get).
+    pub id: u64,
+    /// Its name, if it has one.
+    pub name: Option<&'a str>,
+    /// What it waits for while it is paused.
+    pub wait_ctx: &'a WaitCtx,
+}
+
+/// The job has paused: calls `pausing` and then `leave`, also when `pausing` panics.
+pub(crate) fn pause(hooks: &mut dyn SwitchHooks, job: HookedJob<'_>) {
+    let last = LeaveAtDrop(hooks);
+    last.0.pausing(job);
+    drop(last);
 }
 
 /// The hooks of a job without hooks: they do nothing.
@@ -92,12 +128,22 @@ impl<A: SwitchHooks, B: SwitchHooks> SwitchHooks for (A, B) {
         self.1.leave();
         drop(last);
     }
+
+    fn starting(&mut self, job: HookedJob<'_>) {
+        self.0.starting(job);
+        self.1.starting(job);
+    }
+
+    fn pausing(&mut self, job: HookedJob<'_>) {
+        self.1.pausing(job);
+        self.0.pausing(job);
+    }
 }
 
 /// Leaves a hook, also when another one panics.
-struct LeaveAtDrop<'a, A: SwitchHooks>(&'a mut A);
+struct LeaveAtDrop<'a, A: SwitchHooks + ?Sized>(&'a mut A);
 
-impl<A: SwitchHooks> Drop for LeaveAtDrop<'_, A> {
+impl<A: SwitchHooks + ?Sized> Drop for LeaveAtDrop<'_, A> {
     fn drop(&mut self) {
         self.0.leave();
     }

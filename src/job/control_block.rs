@@ -34,7 +34,7 @@ use super::current::CURRENT;
 use super::no_pause::report_forbidden_pause;
 use super::{HeapClosure, Job, JobId, Step, Wiped};
 use crate::error::PauseError;
-use crate::hooks::SwitchHooks;
+use crate::hooks::{self, HookedJob, SwitchHooks};
 use crate::pool;
 use crate::stack::depot::Depot;
 use crate::stack::{MAX_ABOVE_TOP, Spec, Stack, StackSize};
@@ -180,7 +180,7 @@ pub(super) fn on_spare_stack<R>(f: impl FnOnce() -> R) -> Option<R> {
     returned
 }
 
-pub(super) const PAUSES_AGAIN: &str = "a job that reports pauses again";
+const PAUSES_AGAIN: &str = "a job that reports pauses again";
 
 /// How far below the [`StackPointer`](Report::StackPointer) of a paused job its stack may be in use: the call frames of
 /// the pause in which it waits, of a build without optimization, and 128 bytes that code may use below its pointer.
@@ -275,11 +275,18 @@ where
     };
 
     let mut attributes = attributes;
+    let id = JobId::next();
     let stack = match &mut attributes.hooks {
-        Some(hooks) => enter_first(stack, hooks.as_mut()),
+        Some(hooks) => {
+            let job = HookedJob {
+                id: id.get(),
+                name: attributes.name.as_deref(),
+                wait_ctx: ctx,
+            };
+            enter_first(stack, hooks.as_mut(), job)
+        }
         None => stack,
     };
-    let id = JobId::next();
     let mut flags = 0;
     stack.header().set_id(id.get());
     if attributes.hooks.is_some() {
@@ -339,7 +346,7 @@ where
 /// Calls the hook of a job that is about to start. If the hook panics, there is no job yet: the pool gets the stack
 /// back, and the closure is dropped.
 #[cold]
-fn enter_first(stack: Stack, hooks: &mut dyn SwitchHooks) -> Stack {
+fn enter_first(stack: Stack, hooks: &mut dyn SwitchHooks, job: HookedJob<'_>) -> Stack {
     struct GiveBack(Option<Stack>);
     impl Drop for GiveBack {
         fn drop(&mut self) {
@@ -347,6 +354,7 @@ fn enter_first(stack: Stack, hooks: &mut dyn SwitchHooks) -> Stack {
         }
     }
     let mut kept = GiveBack(Some(stack));
+    hooks.starting(job);
     hooks.enter();
     kept.0.take().expect("the stack was put there above")
 }
@@ -412,38 +420,20 @@ unsafe fn switch<T>(mut running: Running<T>) -> Step<T> {
 /// Every switch goes through this guard. It puts the job into the chain of [`CURRENT`] and takes it out again, and
 /// calls the hooks. When the job has ended, by return, panic or unwinding, the guard releases its control block.
 ///
-/// From [`enter`](Self::enter) to [`finish`](Self::finish), `block` points to a block that exists.
+/// From [`begin`](Self::begin) to [`finish`](Self::finish), `block` points to a block that exists.
 pub(super) struct Running<T> {
     block: NonNull<TypedBlock<T>>,
 }
 
 impl<T> Running<T> {
-    /// Makes the job the current one. A panic of the hooks leaves the job as it was.
+    /// Makes the job the current one. If a hook panics, the job is cancelled, as a dropped one. If it is cancelled
+    /// already, it is quarantined: the hook may panic each time.
     ///
     /// # Safety
     ///
-    /// `block` must belong to a job that is paused or has not run yet. As long as the guard exists, the caller must not
-    /// use a [`Job`] of it. When the coroutine has ended, the guard releases the block, and the caller must not use a
-    /// `Job` of it ever again.
-    #[inline]
-    pub(super) unsafe fn enter(block: NonNull<TypedBlock<T>>) -> Self {
-        let at = block.cast::<ControlBlock>();
-        // SAFETY: the caller's promise: a job that has not ended has a control block.
-        let control = unsafe { at.as_ref() };
-        if control.flags.get() & HOOKS != 0 {
-            // SAFETY: this is the job's guard, or will be.
-            unsafe { control.call_hooks(|hooks| hooks.enter()) };
-        }
-        // SAFETY: the caller's promise, and the hooks have been called.
-        unsafe { Running::begin(block) }
-    }
-
-    /// As [`enter`](Self::enter), for a caller whose `Job` is gone. If a hook panics, the job is cancelled, as a
-    /// dropped one. If it is cancelled already, it is quarantined: the hook may panic each time.
-    ///
-    /// # Safety
-    ///
-    /// As [`enter`](Self::enter). The caller must own the job.
+    /// `block` must belong to a job that is paused or has not run yet. The caller must own the job, and must not use a
+    /// [`Job`] of it as long as the guard exists. When the coroutine has ended, the guard releases the block, and the
+    /// caller must not use a `Job` of it ever again.
     #[inline(always)]
     pub(super) unsafe fn enter_owned(block: NonNull<TypedBlock<T>>) -> Self {
         // SAFETY: the caller's promise: a job that has not ended has a control block.
@@ -460,7 +450,7 @@ impl<T> Running<T> {
     }
 
     /// Lets a paused job fill in the report that it was asked for. Its hooks are not called, so nothing of the user's
-    /// runs, and nothing panics.
+    /// runs (an allocator may), and nothing panics.
     ///
     /// # Safety
     ///
@@ -472,11 +462,11 @@ impl<T> Running<T> {
         debug_assert!(matches!(result, CoroutineResult::Yield(())), "{PAUSES_AGAIN}");
     }
 
-    /// As [`enter`](Self::enter), without a call of the hooks.
+    /// As [`enter_owned`](Self::enter_owned), without a call of the hooks.
     ///
     /// # Safety
     ///
-    /// As [`enter`](Self::enter). The caller must have called the hooks.
+    /// As [`enter_owned`](Self::enter_owned). The caller must have called the hooks.
     #[inline(always)]
     unsafe fn begin(block: NonNull<TypedBlock<T>>) -> Self {
         let at = block.cast::<ControlBlock>();
@@ -508,7 +498,7 @@ impl<T> Running<T> {
             _not_send: PhantomData,
         }));
         // SAFETY: the guard that entered is forgotten, and this one takes its place for one call.
-        unsafe { ManuallyDrop::new(Running { block }).leave() };
+        unsafe { ManuallyDrop::new(Running { block }).leave_paused() };
         let mut hooked = ManuallyDrop::new(hooked);
         // SAFETY: `hooked` is not used after this, and not dropped.
         unsafe { ManuallyDrop::take(&mut hooked.0) }
@@ -564,6 +554,22 @@ impl<T> Running<T> {
         if control.flags.get() & HOOKS != 0 {
             // SAFETY: this is the job's guard.
             unsafe { control.call_hooks(|hooks| hooks.leave()) };
+        }
+    }
+
+    /// As [`leave`](Self::leave), of a job that has paused.
+    ///
+    /// # Safety
+    ///
+    /// As [`leave`](Self::leave).
+    #[inline(always)]
+    unsafe fn leave_paused(&self) {
+        // SAFETY: the block exists until `finish`.
+        let control = unsafe { self.block.cast::<ControlBlock>().as_ref() };
+        CURRENT.set(control.parent.get());
+        if control.flags.get() & HOOKS != 0 {
+            // SAFETY: this is the job's guard.
+            unsafe { control.call_hooks(|hooks| hooks::pause(hooks, control.hooked())) };
         }
     }
 
@@ -673,6 +679,16 @@ impl ControlBlock {
         // SAFETY: `job_main` stored the yielder, which exists until the coroutine has ended. The caller is code of that
         // coroutine, so the coroutine has not ended.
         unsafe { &*yielder }.suspend(());
+    }
+
+    /// The job as its hooks see it.
+    fn hooked(&self) -> HookedJob<'_> {
+        HookedJob {
+            id: self.id.get(),
+            // SAFETY: the name is written only at the start and at the end of the job, and the job is paused or runs.
+            name: unsafe { &*self.name.get() }.as_deref(),
+            wait_ctx: self.wait_ctx(),
+        }
     }
 
     /// Calls a hook of the job.

@@ -15,10 +15,6 @@ use crate::wait_ctx::Waits;
 impl<T> Job<T> {
     /// The return addresses of the frames of this job, the innermost first. There are none when there is no memory for
     /// a stack to walk them on, and when the job's own stack is nearly full: see [`backtrace`](Self::backtrace).
-    ///
-    /// # Panics
-    ///
-    /// As [`backtrace`](Self::backtrace).
     pub(crate) fn frames(&mut self) -> Vec<usize> {
         let Ok(stack) = Depot::of(Spec::new(StackSize::DEFAULT)).take() else {
             return Vec::new();

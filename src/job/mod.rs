@@ -78,8 +78,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 use std::thread;
 
-use corosensei::CoroutineResult;
-
 use crate::error::{PauseError, Quarantined, StartError};
 use crate::pool;
 use crate::stack::depot::Depot;
@@ -103,7 +101,7 @@ pub(crate) use shared_closure::{ErasedClosure, OwnedClosure, RunsClosure, SendCl
 
 use control_block::{
     Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, ForcedUnwind, FramesReport,
-    PAUSES_AGAIN, REPORT, Report, Running, TypedBlock, UNPAUSED, UNWIND, USED_BELOW_POINTER, start, switch_to,
+    REPORT, Report, Running, TypedBlock, UNPAUSED, UNWIND, USED_BELOW_POINTER, start, switch_to,
 };
 use current::CURRENT;
 
@@ -475,14 +473,10 @@ impl<T> Job<T> {
     /// The backtrace of the pause in which the job is. The frames of this call follow below those of the job.
     ///
     /// The job captures the backtrace itself: it is resumed inside its pause, captures on another stack, and pauses
-    /// again. The code of the job does not notice, and the job's own stack may be nearly full.
+    /// again. Its hooks are not called, and its code does not notice. The job's own stack may be nearly full.
     ///
     /// The backtrace is [`Disabled`](std::backtrace::BacktraceStatus::Disabled) when there is no memory for the other
     /// stack, and when fewer than 2 KiB of the job's own stack are left: it would overflow on the way.
-    ///
-    /// # Panics
-    ///
-    /// When a hook of the job panics, the panic leaves this call. The job stays paused.
     ///
     /// ```
     /// use asyncjob::{Step, WaitCtx, pause_job, start_job};
@@ -503,14 +497,9 @@ impl<T> Job<T> {
     fn report_frames(&mut self, report: FramesReport) -> FramesReport {
         let mut report = Report::Frames(report);
         let request = ReportRequest::new(self.control(), &mut report);
-        // A panic that leaves these lines comes from a hook, because the job catches its own panics while it reports.
-        // On a panic the guard marks the job as not running, and the request is withdrawn. The job is then paused as
-        // before.
-        // SAFETY: the block belongs to a paused job. `self` is its only handle, and is borrowed during this call.
-        let mut running = unsafe { Running::enter(self.block) };
-        let result = running.coroutine().resume(());
-        debug_assert!(matches!(result, CoroutineResult::Yield(())), "{PAUSES_AGAIN}");
-        drop(running);
+        // SAFETY: the block belongs to a paused job, and the request has set the flag. `self` is the only handle of the
+        // job, and is borrowed during this call.
+        unsafe { Running::report_unhooked(self.block) };
         drop(request);
         let Report::Frames(report) = report else {
             unreachable!("a job fills a report in")

@@ -10,7 +10,6 @@
 //! The wake is not one of the job's: the forwarder's `called` stays as it is, so the job is not resumed for it.
 
 use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -88,8 +87,8 @@ impl Parked {
         };
         for request in forwarder.asked.take() {
             let in_state = Duration::from_nanos(clock_tick().saturating_sub(self.since));
-            let frames = catch_unwind(AssertUnwindSafe(|| job.frames())).unwrap_or_default();
             let info = job.info(JobState::Paused, in_state);
+            let frames = job.frames();
             let _ = request.send(vec![Asked { info, frames }]);
         }
     }

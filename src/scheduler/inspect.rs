@@ -3,7 +3,6 @@
 use std::backtrace::Backtrace;
 #[cfg(feature = "insight")]
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 #[cfg(feature = "insight")]
 use std::rc::Rc;
 #[cfg(feature = "insight")]
@@ -54,7 +53,7 @@ impl Scheduler {
     ///
     /// # Panics
     ///
-    /// Inside a job of this scheduler, and when a hook of the job panics.
+    /// Inside a job of this scheduler.
     pub fn backtrace(&self, id: JobId) -> Option<Backtrace> {
         let _turning = Turning::enter(&self.inner);
         let (index, mut job) = {
@@ -63,13 +62,11 @@ impl Scheduler {
             let (index, task) = core.tasks.iter_mut().find(|(_, t)| t.job.as_ref().is_some_and(is_it))?;
             (index, task.job.take()?)
         };
-        // The core is not borrowed here, because the job runs for a moment, and its hooks run, too.
-        // If one of them panics, the job is still paused, and the scheduler goes on with it.
-        let backtrace = catch_unwind(AssertUnwindSafe(|| job.backtrace()));
+        let backtrace = job.backtrace(); // without a borrow, because the job runs for a moment
         if let Some(task) = self.inner.core.borrow_mut().tasks.get_mut(index) {
             task.job = Some(job);
         }
-        Some(backtrace.unwrap_or_else(|payload| resume_unwind(payload)))
+        Some(backtrace)
     }
 }
 
@@ -117,16 +114,14 @@ pub(super) fn register(inner: &Rc<Inner>) -> Registration {
 
 #[cfg(feature = "insight")]
 impl Inner {
-    /// Every job with its frames. A job whose hook panics has no frames.
-    fn look(self: &Rc<Self>) -> Vec<Asked> {
-        // A job that is out of its task would miss a wake if its hook took a turn.
-        let _turning = (!self.turning.get()).then(|| Turning::enter(self));
+    /// Every job with its frames.
+    fn look(&self) -> Vec<Asked> {
         let unseen = |info| Asked {
             info,
             frames: Vec::new(),
         };
         let mut jobs: Vec<_> = self.list().into_iter().map(unseen).collect();
-        let ids = self.core.borrow().ids(); // the borrow ends here, before the jobs run
+        let ids = self.core.borrow().ids();
         let mut frames: HashMap<_, _> = ids.into_iter().filter_map(|id| self.frames(id)).collect();
         for job in &mut jobs {
             job.frames = frames.remove(&job.info.id).unwrap_or_default();
@@ -136,7 +131,7 @@ impl Inner {
 
     fn frames(&self, id: TaskId) -> Option<(JobId, Vec<usize>)> {
         let mut job = self.core.borrow_mut().take_job(id)?;
-        let frames = catch_unwind(AssertUnwindSafe(|| job.frames())).unwrap_or_default();
+        let frames = job.frames(); // without a borrow, because the job runs for a moment
         let id_of_job = job.id();
         self.core.borrow_mut().put_job(id, job);
         Some((id_of_job, frames))

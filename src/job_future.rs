@@ -46,7 +46,7 @@ use crate::error::{AwaitError, NO_STACK, StartErrorKind, WAIT_CTX_IN_USE};
 use crate::hooks::SwitchHooks;
 use crate::job::{HeapClosure, Job, JobBuilder, JobPlan, LARGEST_CLOSURE_ON_STACK, Step, Wiped, budget};
 use crate::pool::{Available, available};
-use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, Wants};
+use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, WakeCause, Wants};
 use forwarder::ForwardingWaker;
 
 /// Runs synchronous code as a job, on any async runtime. The output is what the code returns.
@@ -206,8 +206,8 @@ impl<T: 'static> JobFuture<T> {
         };
         match wants {
             Wants::Cancel => return NextStep::End(JobError::EngineFailed),
-            _ if self.forwarder.was_called() => return NextStep::Resume,
-            Wants::Again if had_turn => return NextStep::Resume,
+            _ if self.forwarder.was_called() => return NextStep::Resume(WakeCause::Callback),
+            Wants::Again if had_turn => return NextStep::Resume(WakeCause::Retry),
             Wants::Again => return NextStep::Yield,
             Wants::Callback if never_had_fds => return NextStep::Wait,
             // The watch is told of every change of the wait fds, so that it lets go of those that were removed.
@@ -215,12 +215,16 @@ impl<T: 'static> JobFuture<T> {
         }
         if let Some(watch) = &mut self.watch {
             let may_resume = watch(&self.ctx, task).is_ready() && wants != Wants::Callback;
-            return if may_resume { NextStep::Resume } else { NextStep::Wait };
+            return if may_resume {
+                NextStep::Resume(WakeCause::Watch)
+            } else {
+                NextStep::Wait
+            };
         }
         match wants {
             Wants::Watch if self.ctx.deadline().is_none() && self.ctx.status() == Status::Ok => NextStep::Wait,
             Wants::Watch => NextStep::End(JobError::Unwatched),
-            Wants::Poll if had_turn => NextStep::Resume,
+            Wants::Poll if had_turn => NextStep::Resume(WakeCause::Retry),
             Wants::Poll => NextStep::Yield,
             _ => NextStep::Wait,
         }
@@ -290,7 +294,8 @@ impl<T: 'static> Future for JobFuture<T> {
                 Err(_) => unreachable!("the pool had a free job, and no other code has run since"),
             },
             Progress::Paused(job, had_turn) => match this.next_step(had_turn, task) {
-                NextStep::Resume => {
+                NextStep::Resume(cause) => {
+                    this.ctx.woken(cause);
                     this.forwarder.start_resume();
                     job.resume()
                 }
@@ -310,7 +315,7 @@ impl<T: 'static> Future for JobFuture<T> {
             Step::Paused(job) => {
                 match this.next_step(false, task) {
                     // A resume here would starve the other tasks of the thread if the job always has a reason to go on.
-                    NextStep::Resume => task.waker().wake_by_ref(),
+                    NextStep::Resume(_) => task.waker().wake_by_ref(),
                     NextStep::Yield => (this.yield_by)(task),
                     NextStep::Wait => {}
                     NextStep::End(error) => {
@@ -364,8 +369,8 @@ impl<T: 'static> fmt::Debug for JobFuture<T> {
 
 /// What a poll does with a paused job.
 enum NextStep {
-    /// Resumes the job.
-    Resume,
+    /// Resumes the job, for this reason.
+    Resume(WakeCause),
     /// Returns `Pending`. The callback or the watch will wake the task.
     Wait,
     /// Wakes the task itself, so that the runtime does other things and then polls again. The job is resumed then.

@@ -1,16 +1,19 @@
 //! Promise: a recorder counts and measures the jobs that have its hook, under every driver, and its timeline says which
 //! job ran when on which thread.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use asyncjob::insight::{Numbers, Recorder};
+use asyncjob::insight::{Numbers, Panel, Recorder, Timeline, WakeCause, draw};
 use asyncjob::scheduler::{Scheduler, Workers};
-use asyncjob::waiting::await_or_block;
-use asyncjob::{JobBuilder, Step, pause_job};
+use asyncjob::time::sleep;
+use asyncjob::waiting::{WaitSpec, WakeSource, await_or_block, pause_until};
+use asyncjob::{JobBuilder, Status, Step, WaitCtx, WaitKey, current_job, pause_job};
 use asyncjob_testing::Watchdog;
 
 /// Jobs started, jobs ended, runs, pauses.
@@ -139,44 +142,350 @@ fn a_job_that_keeps_its_thread_is_named_once() {
 }
 
 #[test]
-fn a_timeline_keeps_the_newest_runs_and_is_a_file_and_a_drawing() {
+fn a_timeline_keeps_the_newest_runs() {
     let _watchdog = Watchdog::new();
     let recorder = Recorder::builder().timeline(5).build();
     let record = recorder.clone();
     let runs = move || {
-        for _ in 0..4 {
-            let step = JobBuilder::new().hooks(record.job("a<b")).start(pause_job).unwrap();
-            let Step::Paused(job) = step else { panic!("it pauses") };
-            let _ended = job.resume();
-        }
+        (0..4)
+            .map(|_| {
+                let step = JobBuilder::new().hooks(record.job("job")).start(pause_job).unwrap();
+                let Step::Paused(mut job) = step else {
+                    panic!("it pauses")
+                };
+                let _ = job.backtrace(); // is no run
+                let id = job.id().get();
+                assert!(matches!(job.resume(), Step::Finished(Ok(()))));
+                id
+            })
+            .collect::<Vec<_>>()
     };
-    thread::Builder::new()
-        .name("runs & rests".into())
-        .spawn(runs)
-        .unwrap()
-        .join()
+    let ids = thread::Builder::new().name("runs".into()).spawn(runs).unwrap();
+    let ids = ids.join().unwrap();
+    let timeline = recorder.timeline();
+    let kept: Vec<_> = timeline.tracks[0]
+        .runs
+        .iter()
+        .map(|run| (run.job, run.pause.is_some()))
+        .collect();
+    let newest = [
+        (ids[1], false),
+        (ids[2], true),
+        (ids[2], false),
+        (ids[3], true),
+        (ids[3], false),
+    ];
+    assert_eq!(kept, newest, "the five newest of eight");
+    assert_eq!(timeline.tracks[0].thread, "runs");
+}
+
+/// Runs a job for each thing that a job can wait for, and one that does not wait.
+fn one_of_each_kind(recorder: &Recorder) {
+    let scheduler = Scheduler::new().unwrap();
+    let spawn = |name: &'static str, f: Box<dyn FnOnce()>| {
+        JobBuilder::new()
+            .hooks(recorder.job(name))
+            .spawn_on(&scheduler, f)
+            .unwrap()
+    };
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    let (send, waker) = std::sync::mpsc::channel::<Waker>();
+    let engine = thread::Builder::new().name("engine <1>".into());
+    let engine = engine.spawn(move || waker.recv().unwrap().wake()).unwrap();
+    spawn(
+        "callback",
+        Box::new(move || {
+            let wake = WakeSource::new().unwrap();
+            send.send(wake.waker().clone()).unwrap();
+            let mut polls = 0;
+            pause_until(WaitSpec::woken_by(&wake), || {
+                polls += 1;
+                (polls == 2).then_some(())
+            })
+            .unwrap();
+            engine.join().unwrap();
+        }),
+    )
+    .detach();
+    spawn(
+        "fd",
+        Box::new(move || {
+            let key = WaitKey::unique();
+            let ctx = current_job().unwrap().wait_ctx().clone();
+            ctx.add_wait_fd(key, reader.try_clone().unwrap());
+            pause_job().unwrap();
+            reader.read_exact(&mut [0]).unwrap();
+            ctx.clear_fd(key);
+        }),
+    )
+    .detach();
+    spawn("deadline", Box::new(|| sleep(Duration::from_millis(2)).unwrap())).detach();
+    spawn("retry", Box::new(|| pause_job().unwrap())).detach();
+    spawn("fd's peer", Box::new(move || writer.write_all(&[1]).unwrap())).detach();
+    let cancelled = spawn(
+        "cancelled",
+        Box::new(|| {
+            current_job().unwrap().wait_ctx().set_status(Status::Ok);
+            assert!(pause_job().is_err());
+        }),
+    );
+    scheduler.turn(Some(Duration::ZERO)).unwrap();
+    cancelled.request_cancel();
+    scheduler.run().unwrap();
+}
+
+/// The words for a pause, without numbers.
+fn without_numbers(text: &str) -> String {
+    text.replace(|c: char| c.is_ascii_digit(), "")
+}
+
+#[test]
+fn each_pause_has_its_reason_and_each_wake_its_cause() {
+    let _watchdog = Watchdog::new();
+    let recorder = Recorder::builder().timeline(100).build();
+    one_of_each_kind(&recorder);
+    let timeline = recorder.timeline();
+    let runs = || timeline.tracks.iter().flat_map(|track| &track.runs);
+    let mut woken: Vec<_> = runs()
+        .filter_map(|run| Some((run.name.as_ref(), run.wake.as_ref()?)))
+        .collect();
+    woken.sort_by_key(|(name, _)| *name);
+    let of_fd = runs().find(|run| run.name == "fd").unwrap().pause.as_ref().unwrap();
+    let (waited, kind) = &of_fd.fds[0];
+    assert!(kind.starts_with("pipe:["), "{kind}");
+    let expected = [
+        ("callback", WakeCause::Callback),
+        ("cancelled", WakeCause::Cancel),
+        ("deadline", WakeCause::Deadline),
+        ("fd", WakeCause::Fd(waited.fd)),
+        ("retry", WakeCause::Retry),
+    ];
+    let causes: Vec<_> = woken.iter().map(|(name, wake)| (*name, wake.cause)).collect();
+    assert_eq!(causes, expected);
+
+    let pauses: Vec<_> = runs()
+        .filter_map(|run| Some((run.name.as_ref(), without_numbers(&run.pause.as_ref()?.to_string()))))
+        .collect();
+    let said = |name| {
+        let found = pauses.iter().filter(|(candidate, _)| *candidate == name);
+        found.map(|(_, text)| text.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(said("callback"), ["a callback"]);
+    assert_eq!(said("cancelled"), ["a callback"]);
+    assert_eq!(said("fd"), ["fd  (pipe:[], Readable)"]);
+    assert!(said("deadline")[0].starts_with("a deadline in ."), "{pauses:?}");
+    assert_eq!(said("retry"), ["nothing that it has named: it is polled"]);
+    assert_eq!(said("fd's peer"), [""; 0], "it has not paused");
+
+    // The engine ran no job, and has a track for its wake. Each wake lies between the pause and the run.
+    let names: Vec<_> = timeline.tracks.iter().map(|track| track.thread.as_str()).collect();
+    assert_eq!(names[1..], ["engine <1>"]);
+    for run in runs() {
+        let Some(wake) = &run.wake else { continue };
+        assert_eq!(wake.track, usize::from(run.name == "callback"), "{run:?}");
+        assert!(wake.at <= run.from && run.from + run.ran <= timeline.taken, "{run:?}");
+        let before = runs()
+            .find(|before| before.job == run.job && before.from < run.from)
+            .unwrap();
+        // The engine may call back before the job has paused.
+        assert!(
+            run.name == "callback" || before.from + before.ran <= wake.at,
+            "{before:?} {run:?}"
+        );
+    }
+}
+
+/// The same of a job in a future, which is resumed by a callback, by a watch, and without an event.
+#[test]
+fn the_wakes_of_a_future_have_their_causes() {
+    let _watchdog = Watchdog::new();
+    let recorder = Recorder::builder().timeline(100).build();
+    let job = JobBuilder::new().hooks(recorder.job("future")).future(|| {
+        pause_job().unwrap();
+        sleep(Duration::from_millis(1)).unwrap();
+        let wake = WakeSource::new().unwrap();
+        let mut polls = 0;
+        let ready = || {
+            polls += 1;
+            wake.waker().wake_by_ref();
+            (polls == 2).then_some(())
+        };
+        pause_until(WaitSpec::woken_by(&wake), ready).unwrap();
+    });
+    // A watch that spins.
+    let watched = job.watch(|ctx, task| match ctx.deadline() {
+        Some(at) if Instant::now() >= at => Poll::Ready(()),
+        Some(_) => {
+            task.waker().wake_by_ref();
+            Poll::Pending
+        }
+        None => Poll::Ready(()),
+    });
+    await_or_block(watched).unwrap().unwrap();
+    let without_watch = JobBuilder::new().hooks(recorder.job("future")).future(pause_job);
+    await_or_block(without_watch).unwrap().unwrap().unwrap();
+    let timeline = recorder.timeline();
+    let wakes = timeline.tracks[0].runs.iter().filter_map(|run| run.wake.as_ref());
+    let causes: Vec<_> = wakes.map(|wake| wake.cause).collect();
+    let (watch, retry) = (WakeCause::Watch, WakeCause::Retry);
+    assert_eq!(causes, [watch, watch, WakeCause::Callback, retry]);
+}
+
+/// What Perfetto and `chrome://tracing` read: each kind of event has the fields that it needs, spans of one track are
+/// nested, and the names are as they were.
+#[test]
+fn the_file_of_a_timeline_is_a_trace() {
+    let _watchdog = Watchdog::new();
+    let recorder = Recorder::builder().timeline(100).build();
+    one_of_each_kind(&recorder);
+    let paused = JobBuilder::new()
+        .hooks(recorder.job("a \"b\" <c>"))
+        .start(pause_job)
         .unwrap();
     let timeline = recorder.timeline();
-    let kept: Vec<_> = timeline.tracks[0].runs.iter().map(|run| run.job).collect();
-    assert_eq!(kept, [2, 3, 3, 4, 4], "the five newest of eight");
-
-    let json: serde_json::Value = serde_json::from_str(&timeline.to_chrome_json()).unwrap();
+    drop(paused);
+    let text = timeline.to_chrome_json();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let events = json["traceEvents"].as_array().unwrap();
     let of = |phase: &'static str| events.iter().filter(move |event| event["ph"] == phase);
-    assert_eq!(["M", "X", "b", "e"].map(|phase| of(phase).count()), [1, 5, 5, 5]);
-    assert_eq!(of("M").next().unwrap()["args"]["name"], "runs & rests");
-    assert!(of("X").all(|run| run["name"] == "a<b" && run["ts"].is_f64() && run["dur"].as_f64() > Some(0.0)));
-    let jobs: HashSet<_> = of("b").map(|event| event["id"].as_u64().unwrap()).collect();
-    assert_eq!(jobs, HashSet::from([2, 3, 4]));
+    let phases: BTreeSet<_> = events.iter().map(|event| event["ph"].as_str().unwrap()).collect();
+    assert_eq!(phases, BTreeSet::from(["M", "X", "b", "e"]));
+    let runs: usize = timeline.tracks.iter().map(|track| track.runs.len()).sum();
+    let wakes = timeline
+        .tracks
+        .iter()
+        .flat_map(|track| &track.runs)
+        .filter(|run| run.wake.is_some());
 
-    let svg = timeline.to_svg();
+    let metadata: Vec<_> = of("M")
+        .map(|event| (event["name"].as_str().unwrap(), &event["args"]["name"]))
+        .collect();
+    assert_eq!(metadata.len(), 1 + timeline.tracks.len());
+    assert!(metadata[0].0 == "process_name" && metadata[0].1.as_str().unwrap().starts_with("recorder"));
+    assert!(metadata[1..].iter().all(|(kind, _)| *kind == "thread_name"));
+    assert_eq!(metadata[2].1, "engine <1>");
+    for event in events {
+        assert!(event["pid"] == 1 && event["tid"].as_u64() > Some(1), "{event}");
+        assert!(event["ph"] == "M" || event["ts"].as_f64() > Some(0.0), "{event}");
+    }
+
+    // The arrow of each wake leads to one run, which begins after it.
+    let category = |category: &'static str| of("X").filter(move |event| event["cat"] == category);
+    assert_eq!(
+        (category("run").count(), category("wake").count()),
+        (runs, wakes.count())
+    );
+    for wake in category("wake") {
+        let ends: Vec<_> = category("run")
+            .filter(|run| run["bind_id"] == wake["bind_id"])
+            .collect();
+        assert_eq!(
+            (ends.len(), &wake["flow_out"], &wake["dur"]),
+            (1, &true.into(), &0.into()),
+            "{wake}"
+        );
+        assert!(ends[0]["flow_in"] == true && ends[0]["ts"].as_f64() >= wake["ts"].as_f64());
+        assert!(wake["bind_id"].as_str().unwrap().starts_with("0x"), "{wake}");
+    }
+    for run in category("run") {
+        assert_eq!(run["flow_in"].is_null(), run["args"]["woken_by"].is_null(), "{run}");
+        assert!(run["dur"].as_f64() > Some(0.0), "{run}");
+    }
+
+    // What a job does is nested in what it is, and one follows the other.
+    for id in of("b").map(|event| &event["id"]).collect::<HashSet<_>>() {
+        let mut open: Vec<&serde_json::Value> = Vec::new();
+        let mut last = 0.0;
+        for event in events
+            .iter()
+            .filter(|event| event["cat"] == "job" && event["id"] == *id)
+        {
+            assert!(event["ts"].as_f64() >= Some(last), "{event}");
+            last = event["ts"].as_f64().unwrap();
+            if event["ph"] == "b" {
+                assert!(open.len() < 2, "{event}");
+                open.push(event);
+            } else {
+                assert_eq!(open.pop().unwrap()["name"], event["name"]);
+            }
+        }
+        assert!(open.is_empty());
+    }
+    let waits = of("b").filter(|event| event["name"].as_str().unwrap().starts_with("waits for "));
+    let unfinished: Vec<_> = waits.filter(|event| event["args"]["until"].is_string()).collect();
+    assert_eq!(unfinished.len(), 1, "the job that is still paused");
+
+    assert_eq!(Timeline::from_chrome_json(&text).unwrap(), timeline);
+    for bad in [
+        "",
+        "{}",
+        "[1]",
+        &text.replace("\"job\":", "\"jib\":"),
+        &text.replace("thread_name", "name"),
+    ] {
+        assert!(Timeline::from_chrome_json(bad).is_err());
+    }
+}
+
+#[test]
+fn the_drawing_of_a_timeline_is_an_svg() {
+    let _watchdog = Watchdog::new();
+    let recorder = Recorder::builder().timeline(100).build();
+    one_of_each_kind(&recorder);
+    let timeline = recorder.timeline();
+    let (from, to) = (Duration::ZERO, timeline.taken);
+    let panel = |title| Panel {
+        title,
+        timeline: &timeline,
+        from,
+        to,
+    };
+    let svg = draw(&[panel("a & b"), panel("again")]);
     assert!(svg.starts_with("<svg xmlns=") && svg.ends_with("</svg>\n"), "{svg}");
-    assert_eq!(svg.matches("<rect").count(), 1 + 5, "the key, and the runs: {svg}");
     assert!(
-        svg.contains("runs &amp; rests") && svg.contains("a&lt;b #2") && !svg.contains("a<b"),
+        svg.contains("a &amp; b") && svg.contains("prefers-color-scheme:dark"),
         "{svg}"
     );
     assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+    for class in ["ready", "call", "fd", "time"] {
+        // In the key, and in each panel.
+        assert!(
+            svg.matches(&format!("class=\"{class}\"")).count() >= 3,
+            "{class}: {svg}"
+        );
+    }
+    let rows = |name| svg.matches(&format!("font-size=\"9\">{name} #")).count();
+    assert_eq!(
+        ["callback", "fd", "deadline", "retry", "cancelled", "fd's peer"].map(rows),
+        [2; 6]
+    );
+
+    let later = Panel {
+        from: to,
+        to: to + Duration::from_secs(1),
+        ..panel("later")
+    };
+    assert!(!draw(&[later]).contains("font-size=\"9\""), "no job is there then");
     let empty = Recorder::builder().build().timeline();
-    assert!(empty.to_svg().ends_with("</svg>\n") && !empty.to_svg().contains("NaN"));
+    for svg in [draw(&[]), empty.to_svg(), timeline.to_svg()] {
+        assert!(svg.ends_with("</svg>\n") && !svg.contains("NaN"), "{svg}");
+    }
+}
+
+/// A recorder without a timeline notes nothing: the callback of a job stays the one that its driver has set.
+#[test]
+fn without_a_timeline_no_wake_is_noted() {
+    for (runs, is_same) in [(0, true), (1, false)] {
+        let recorder = Recorder::builder().timeline(runs).build();
+        let ctx = WaitCtx::new();
+        let callback = asyncjob::waker_fn(|| ());
+        ctx.set_callback(Some(callback.clone()));
+        let job = JobBuilder::new()
+            .hooks(recorder.job("job"))
+            .wait_ctx(&ctx)
+            .start(|| ())
+            .unwrap();
+        assert!(matches!(job, Step::Finished(())));
+        assert_eq!(ctx.callback().unwrap().will_wake(&callback), is_same);
+    }
 }

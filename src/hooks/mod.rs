@@ -42,7 +42,8 @@ pub use spans::Spans;
 /// | `leave` after a pause of a cancelled job | is quarantined |
 /// | `leave` after the end | has ended |
 ///
-/// When the job itself has panicked, or is unwound, a panic of `leave` is reported by the panic hook and goes no further.
+/// When the job itself has panicked, or is unwound, a panic of `leave` is reported by the panic hook and goes no
+/// further.
 ///
 /// No hook is called when a paused job is looked at ([`Job::backtrace`](crate::Job::backtrace),
 /// [`Job::trim`](crate::Job::trim)).

@@ -27,6 +27,7 @@
 //!
 //! [`JobFuture`]: crate::job_future::JobFuture
 
+mod drawing;
 mod outside;
 mod recorder;
 mod registry;
@@ -41,14 +42,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use drawing::{Panel, draw};
 pub use recorder::{Hog, Numbers, Recorded, Recorder, RecorderBuilder, Times};
 pub use registry::DriverKind;
 pub(crate) use registry::{Asked, Registration, Request};
 pub use signal::{OnSignal, on_signal};
 pub use tags::{Tag, tag};
-pub use timeline::{Run, Timeline, Track};
+pub use timeline::{Pause, Run, Timeline, Track, Wake};
 
 use crate::job::{JobInfo, read_running};
+pub use crate::wait_ctx::WakeCause;
 use outside::{Outside, READ};
 use registry::Driver;
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   Recorder --- job(name) ---> Recorded, a hook of one job
-//!      |                           |  enter: it is about to run        leave: it has paused or ended
-//!      |                           v                                   drop: it has ended
+//!      |                           |  enter: it is about to run        pausing: what it waits for
+//!      |                           v  leave: it has paused or ended    drop: it has ended
 //!      '--- a Shard for each thread: counters, histograms, a ring of runs
 //! ```
 //!
@@ -15,16 +15,16 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-use super::timeline::{Run, Timeline, Track};
-use crate::hooks::SwitchHooks;
+use super::timeline::{FdKinds, KeptPause, KeptRun, Timeline, name_of};
+use crate::hooks::{HookedJob, SwitchHooks};
 use crate::sync::contain;
+use crate::wait_ctx::{NotedWake, WaitCtx};
 
 /// What is called with each job that keeps its thread for too long.
 type OnHog = Box<dyn Fn(&Hog<'_>) + Send + Sync>;
@@ -61,7 +61,6 @@ struct Shared {
     /// How many runs each thread keeps.
     kept_runs: usize,
     hog: Option<(Duration, OnHog)>,
-    next_number: AtomicU64,
     shards: Mutex<Vec<Arc<Shard>>>,
 }
 
@@ -74,7 +73,7 @@ struct Shard {
 
 struct Records {
     names: BTreeMap<Cow<'static, str>, Counts>,
-    runs: VecDeque<Run>,
+    runs: VecDeque<KeptRun>,
 }
 
 struct Counts {
@@ -146,7 +145,6 @@ impl RecorderBuilder {
             began: Instant::now(),
             kept_runs: self.kept_runs,
             hog: self.hog,
-            next_number: AtomicU64::new(1),
             shards: Mutex::new(Vec::new()),
         }))
     }
@@ -177,8 +175,12 @@ impl Recorder {
         Recorded {
             recorder: self.clone(),
             name: name.into(),
-            number: self.0.next_number.fetch_add(1, Ordering::Relaxed),
+            id: 0,
             began: Instant::now(),
+            observed: None,
+            wake: None,
+            pause: None,
+            kinds: FdKinds::default(),
             state: State::New,
             is_hog: false,
         }
@@ -205,13 +207,11 @@ impl Recorder {
 
     /// The last runs of each thread.
     pub fn timeline(&self) -> Timeline {
-        let track = |shard: Arc<Shard>| Track {
-            thread: shard.thread_name.clone(),
-            runs: shard.records.lock().runs.iter().cloned().collect(),
+        let kept = |shard: Arc<Shard>| {
+            let runs = shard.records.lock().runs.iter().cloned().collect();
+            (shard.thread, shard.thread_name.clone(), runs)
         };
-        Timeline {
-            tracks: self.shards().into_iter().map(track).collect(),
-        }
+        Timeline::of(self.0.began, self.shards().into_iter().map(kept).collect())
     }
 
     fn shards(&self) -> Vec<Arc<Shard>> {
@@ -227,7 +227,7 @@ impl Recorder {
         }
         let shard = Arc::new(Shard {
             thread: this.id(),
-            thread_name: this.name().map_or_else(|| format!("{:?}", this.id()), str::to_owned),
+            thread_name: name_of(&this),
             records: Mutex::new(Records {
                 names: BTreeMap::new(),
                 runs: VecDeque::new(),
@@ -261,12 +261,20 @@ impl fmt::Debug for RecorderBuilder {
 pub struct Recorded {
     recorder: Recorder,
     name: Cow<'static, str>,
-    number: u64,
+    /// The number of its `JobId`, once it starts.
+    id: u64,
     /// When the job began to run or to be paused.
     began: Instant,
     state: State,
     /// Whether the job has been reported as a hog.
     is_hog: bool,
+    /// The ctx that notes the wakes of the job, if there is a timeline.
+    observed: Option<WaitCtx>,
+    /// What has made the job ready that runs.
+    wake: Option<NotedWake>,
+    /// What a job waits for that has run and is about to leave.
+    pause: Option<KeptPause>,
+    kinds: FdKinds,
 }
 
 enum State {
@@ -300,6 +308,7 @@ impl SwitchHooks for Recorded {
         let now = Instant::now();
         let paused = now.saturating_duration_since(self.began);
         self.began = now;
+        self.wake = self.observed.as_ref().and_then(WaitCtx::wake);
         if let State::New = self.state {
             self.state = State::Started(self.recorder.shard());
             self.count(|counts| counts.started += 1);
@@ -321,11 +330,13 @@ impl SwitchHooks for Recorded {
             if runs.len() == shared.kept_runs {
                 runs.pop_front();
             }
-            runs.push_back(Run {
+            runs.push_back(KeptRun {
                 name: self.name.clone(),
-                job: self.number,
-                from: began.saturating_duration_since(shared.began),
+                job: self.id,
+                from: began,
                 ran,
+                wake: self.wake.take(),
+                pause: self.pause.take(),
             });
         }
         if let Some((threshold, report)) = &shared.hog
@@ -334,6 +345,20 @@ impl SwitchHooks for Recorded {
         {
             let hog = Hog { name: &self.name, ran };
             contain(|| report(&hog)); // a panic here would cancel the job
+        }
+    }
+
+    fn starting(&mut self, job: HookedJob<'_>) {
+        self.id = job.id;
+        if self.recorder.0.kept_runs > 0 {
+            job.wait_ctx.observe_wakes();
+            self.observed = Some(job.wait_ctx.clone());
+        }
+    }
+
+    fn pausing(&mut self, job: HookedJob<'_>) {
+        if self.observed.is_some() {
+            self.pause = Some(self.kinds.pause(job.wait_ctx));
         }
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{DriverDump, DriverKind, Dump, JobDump};
-use crate::job::{JobInfo, JobState};
-use crate::wait_ctx::Status;
+use crate::job::JobState;
+use crate::wait_ctx::{Status, WaitFd};
 
 impl fmt::Display for Dump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,7 +148,9 @@ impl fmt::Display for Line<'_> {
         if self.1 != DriverKind::Unknown {
             write!(f, " for {:.1?}", info.in_state)?;
         }
-        write!(f, ", waits for {}", waits_for(info, fd_kinds))?;
+        let fds = info.fds.iter().zip(fd_kinds.iter().map(String::as_str));
+        let left = info.deadline.map(seconds_until);
+        write!(f, ", waits for {}", waits_for(fds, info.status, left))?;
         write!(
             f,
             ", stack {} of {} KiB",
@@ -159,22 +161,28 @@ impl fmt::Display for Line<'_> {
 }
 
 /// What a job waits for, in words.
-fn waits_for(info: &JobInfo, fd_kinds: &[String]) -> String {
+///
+/// `fds` are the wait fds and what each of them is, and `left` are the seconds until the deadline.
+pub(super) fn waits_for<'a>(
+    fds: impl Iterator<Item = (&'a WaitFd, &'a str)>,
+    status: Status,
+    left: Option<f64>,
+) -> String {
     let mut causes: Vec<String> = Vec::new();
-    for (fd, kind) in info.fds.iter().zip(fd_kinds) {
+    for (fd, kind) in fds {
         let kind = if kind.is_empty() { "closed" } else { kind };
         let armed = if fd.only_when_armed { ", if armed" } else { "" };
         causes.push(format!("fd {} ({kind}, {:?}{armed})", fd.fd, fd.interest));
     }
-    match info.status {
+    match status {
         Status::Unsupported => {}
         Status::Ok => causes.push("a callback".to_string()),
         Status::Eagain => causes.push("another try".to_string()),
         Status::Err => causes.push("its end: the engine has failed".to_string()),
         Status::Other(raw) => causes.push(format!("a callback (status {raw})")),
     }
-    if let Some(deadline) = info.deadline {
-        let left = Duration::try_from_secs_f64(seconds_until(deadline));
+    if let Some(left) = left {
+        let left = Duration::try_from_secs_f64(left);
         causes.push(left.map_or_else(
             |_| "a deadline that has passed".to_string(),
             |left| format!("a deadline in {left:.1?}"),

@@ -597,6 +597,8 @@ fn enter_hooks<T>(job: Job<T>) {
     let hooked = Hooked(ManuallyDrop::new(job));
     // SAFETY: `hooked` is the only handle of the job, so no other call of its hooks is in progress.
     unsafe { hooked.0.control().call_hooks(|hooks| hooks.enter()) };
+    #[cfg(any(feature = "insight", feature = "tracing"))]
+    hooked.0.wait_ctx().forget_wake();
     mem::forget(hooked);
 }
 

@@ -38,7 +38,7 @@ use super::{JobState, Stats};
 use crate::error::StartErrorKind;
 use crate::job::{Job, JobPlan, OwnedClosure};
 use crate::sys::clock_tick;
-use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, Status, WaitFd, Wants};
+use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, Status, WaitFd, WakeCause, Wants};
 
 /// How many jobs are started, and how many are resumed, before the scheduler looks at what has happened meanwhile.
 pub(super) const BATCH: usize = 64;
@@ -320,8 +320,9 @@ impl Core {
 
     /// Lets one of the next turns resume a paused job. A job in another state runs, or will run, so nothing is to be
     /// done.
-    pub(super) fn make_ready(&mut self, id: TaskId) {
+    pub(super) fn make_ready(&mut self, id: TaskId, cause: WakeCause) {
         if let Some(task) = self.task(id).filter(|task| task.state == JobState::Paused) {
+            task.bound.ctx.woken(cause);
             task.state = JobState::Ready;
             task.polls = 0;
             self.ready.push_back(id);
@@ -335,7 +336,7 @@ impl Core {
         for id in ids {
             if let Some(task) = self.task(id) {
                 task.is_cancelled = true;
-                self.make_ready(id);
+                self.make_ready(id, WakeCause::Cancel);
             }
         }
     }
@@ -400,7 +401,7 @@ impl Core {
         }
         let refused = self.park(id, job);
         if is_woken && refused.is_none() {
-            self.make_ready(id);
+            self.make_ready(id, WakeCause::Callback);
         }
         (id, refused)
     }
@@ -430,6 +431,7 @@ impl Core {
         let has_no_fds = task.fds.is_empty() && task.bound.ctx.version() == task.version;
         match wants {
             Wants::Again if has_no_fds => {
+                task.bound.ctx.woken(WakeCause::Retry);
                 task.state = JobState::Ready;
                 self.ready.push_back(id);
             }
@@ -444,7 +446,7 @@ impl Core {
         self.sync_fds(id);
         let watched = self.watch(id);
         match (Wants::of(status, watched == Watched::Fds, deadline), deadline) {
-            (Wants::Again, _) => self.resume_after_others(id),
+            (Wants::Again, _) => self.resume_after_others(id, WakeCause::Retry),
             (Wants::Poll, _) => self.poll_later(id),
             _ if watched == Watched::Unwatchable => self.poll_later(id),
             // The scheduler has resumed the job once at a deadline that has passed. If the job leaves that deadline in
@@ -509,8 +511,9 @@ impl Core {
     }
 
     /// Puts the task into the queue of ready tasks.
-    fn resume_after_others(&mut self, id: TaskId) {
+    fn resume_after_others(&mut self, id: TaskId, cause: WakeCause) {
         if let Some(task) = self.task(id) {
+            task.bound.ctx.woken(cause);
             task.state = JobState::Ready;
             self.ready.push_back(id);
         }
@@ -522,7 +525,7 @@ impl Core {
         let interval = Wants::poll_interval(task.polls);
         task.polls = task.polls.saturating_add(1);
         match interval {
-            None => self.resume_after_others(id),
+            None => self.resume_after_others(id, WakeCause::Retry),
             Some(interval) => self.set_timer(id, Instant::now() + interval),
         }
     }
@@ -590,6 +593,7 @@ impl Core {
             }
             let counts = fd.counts(task.bound.ctx.armed());
             if counts {
+                task.bound.ctx.woken(WakeCause::Fd(fd.fd));
                 task.state = JobState::Ready;
                 task.polls = 0;
                 ready.push_back(id);
@@ -622,7 +626,9 @@ impl Core {
             let Some(task) = self.task(id) else { continue };
             task.timer = None;
             match task.wake_at {
-                Some(wake_at) if task.state == JobState::Paused && wake_at <= now => self.resume_after_others(id),
+                Some(wake_at) if task.state == JobState::Paused && wake_at <= now => {
+                    self.resume_after_others(id, WakeCause::Deadline);
+                }
                 Some(wake_at) if task.state == JobState::Paused => self.set_timer(id, wake_at),
                 _ => {}
             }

@@ -32,6 +32,7 @@ use crate::error::{Panic, Quarantined, StartErrorKind};
 use crate::job::{Job, Step, budget};
 use crate::sync::contain;
 use crate::sys::clock_tick;
+use crate::wait_ctx::WakeCause;
 
 impl Scheduler {
     /// Does one round: takes what other threads have sent, starts up to 64 jobs, resumes up to 64 ready jobs, and looks
@@ -77,7 +78,7 @@ impl Scheduler {
             let mut woken = mem::take(&mut inner.core.borrow_mut().woken);
             let calls = inner.inbox.take(&mut woken);
             let mut core = inner.core.borrow_mut();
-            woken.drain(..).for_each(|id| core.make_ready(id));
+            woken.drain(..).for_each(|id| core.make_ready(id, WakeCause::Callback));
             core.woken = woken;
             drop(core);
             done = calls.len();
@@ -125,7 +126,7 @@ impl Inner {
         let mut core = self.core.borrow_mut();
         let mut woken = mem::take(&mut core.woken);
         LocalWakes::swap(&mut woken);
-        woken.drain(..).for_each(|id| core.make_ready(id));
+        woken.drain(..).for_each(|id| core.make_ready(id, WakeCause::Callback));
         core.woken = woken;
     }
 

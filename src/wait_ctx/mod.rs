@@ -33,9 +33,12 @@
 
 mod entries;
 mod locked;
+#[cfg(any(feature = "insight", feature = "tracing"))]
+mod noted;
 #[cfg(feature = "insight")]
 mod outside;
 mod published;
+mod wakes;
 mod wants;
 
 use std::any::Any;
@@ -58,8 +61,12 @@ pub use entries::Record;
 use entries::{Entries, Value, View};
 #[doc(hidden)]
 pub use locked::Locked;
+#[cfg(any(feature = "insight", feature = "tracing"))]
+pub(crate) use noted::NotedWake;
 #[cfg(feature = "insight")]
 pub(crate) use outside::Waits;
+#[cfg_attr(not(feature = "insight"), allow(unreachable_pub, reason = "`insight` exports it"))]
+pub use wakes::WakeCause;
 pub(crate) use wants::LONGEST_INTERVAL;
 pub use wants::Wants;
 
@@ -344,6 +351,9 @@ struct Inner {
     /// The callback is behind an `Arc`, so that the clone and the drop of the user's `Waker` run after the lock is
     /// released.
     callback: Mutex<Option<Arc<Waker>>>,
+    /// The wake that made the job ready, if a hook of the job has asked for it.
+    #[cfg(any(feature = "insight", feature = "tracing"))]
+    wakes: noted::Wakes,
 }
 
 /// Where a debugger finds what in a wait ctx, counted from what the handle points to: see `job::debugger`.
@@ -410,6 +420,8 @@ impl WaitCtx {
                 entries: Mutex::new(Entries::new()),
                 callback_state: AtomicU32::new(0),
                 callback: Mutex::new(None),
+                #[cfg(any(feature = "insight", feature = "tracing"))]
+                wakes: noted::Wakes::default(),
             }),
         }
     }
@@ -702,6 +714,8 @@ impl Inner {
     }
 
     fn set_callback(&self, callback: Option<Waker>) {
+        #[cfg(any(feature = "insight", feature = "tracing"))]
+        let callback = callback.map(|callback| self.wakes.noting(callback));
         let new = callback.map(Arc::new);
         let is_set = u32::from(new.is_some());
         let mut place = self.callback.lock();

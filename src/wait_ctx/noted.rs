@@ -1,0 +1,93 @@
+//! The wake that has made a paused job ready, and when it came: for the hooks of `insight` and `tracing`.
+//!
+//! ```text
+//!   a hook, at the start of its job      any thread, or the driver           the hook, at the next resume
+//!     observe_wakes()                      the callback, or woken(cause)       wake()
+//!                                            the first one is noted     --->   forget_wake(), after all hooks
+//! ```
+//!
+//! Nothing is noted in a ctx that no hook observes. In one that is observed, the callback is behind a waker that notes
+//! the time and the thread of the call. A driver notes what it finds out itself: that an fd is ready, say.
+
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+use std::thread::{self, Thread};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::{WaitCtx, WakeCause, waker_fn};
+
+/// The wake that has made a paused job ready.
+#[derive(Clone, Debug)]
+pub(crate) struct NotedWake {
+    /// When it came.
+    pub(crate) at: Instant,
+    /// What it was.
+    pub(crate) cause: WakeCause,
+    /// The thread that called the callback, or the one of the driver.
+    pub(crate) thread: Thread,
+}
+
+/// The first wake since the last resume. Empty and unused unless a hook observes it.
+#[derive(Default)]
+pub(super) struct Wakes(OnceLock<Arc<Mutex<Option<NotedWake>>>>);
+
+impl Wakes {
+    /// A callback that notes its calls, if they are observed.
+    pub(super) fn noting(&self, callback: Waker) -> Waker {
+        let Some(first) = self.0.get() else { return callback };
+        let first = Arc::clone(first);
+        waker_fn(move || {
+            note(&first, WakeCause::Callback);
+            callback.wake_by_ref();
+        })
+    }
+}
+
+fn note(first: &Mutex<Option<NotedWake>>, cause: WakeCause) {
+    let mut first = first.lock();
+    if first.is_none() {
+        *first = Some(NotedWake {
+            at: Instant::now(),
+            cause,
+            thread: thread::current(),
+        });
+    }
+}
+
+impl WaitCtx {
+    /// Lets the ctx note the first wake after each resume, from now on.
+    pub(crate) fn observe_wakes(&self) {
+        let wakes = &self.inner.wakes.0;
+        if wakes.get().is_some() {
+            return; // another hook has asked
+        }
+        wakes.get_or_init(Arc::default);
+        // The driver has set its callback before the job starts.
+        let callback = self.inner.callback.lock().clone();
+        if let Some(callback) = callback {
+            self.inner.set_callback(Some(Waker::clone(&callback)));
+        }
+    }
+
+    /// Notes a wake that the driver has found out, if wakes are observed.
+    pub(super) fn note_wake(&self, cause: WakeCause) {
+        let Some(first) = self.inner.wakes.0.get() else { return };
+        let is_too_early = || self.deadline().is_none_or(|at| at > Instant::now());
+        let is_retry = cause == WakeCause::Deadline && is_too_early();
+        note(first, if is_retry { WakeCause::Retry } else { cause });
+    }
+
+    /// The first wake since the last resume.
+    pub(crate) fn wake(&self) -> Option<NotedWake> {
+        self.inner.wakes.0.get()?.lock().clone()
+    }
+
+    /// The job is resumed: the next wake is the first one.
+    pub(crate) fn forget_wake(&self) {
+        let Some(first) = self.inner.wakes.0.get() else { return };
+        let forgotten = first.lock().take();
+        drop(forgotten);
+    }
+}

@@ -60,9 +60,18 @@ impl IdleMemory {
         }
     }
 
-    /// How long it is until there is something to do.
+    /// When there is something to do.
+    #[inline]
+    pub(super) fn next(&self) -> Option<u64> {
+        match (self.trim_at, self.decay_at) {
+            (Some(trim), Some(decay)) => Some(trim.min(decay)),
+            (trim, decay) => trim.or(decay),
+        }
+    }
+
+    /// How long it is until then.
     pub(super) fn left(&self) -> Option<Duration> {
-        let at = self.trim_at.into_iter().chain(self.decay_at).min()?;
+        let at = self.next()?;
         Some(Duration::from_nanos(at.saturating_sub(clock_tick())))
     }
 

@@ -129,6 +129,12 @@ impl Reactor {
         self.poller.for_host()
     }
 
+    /// Lets a wait end at this time of the kernel's clock, whatever its time-out is. Returns whether it will.
+    #[inline]
+    pub(super) fn set_alarm(&mut self, at: u64) -> bool {
+        self.poller.set_alarm(at)
+    }
+
     /// Adds an entry of a task.
     pub(super) fn add(&mut self, id: TaskId, fd: WaitFd) -> Registration {
         let place = *self.places.entry(fd.fd).or_insert_with(|| {

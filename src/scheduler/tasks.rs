@@ -575,8 +575,27 @@ impl Core {
     pub(super) fn until_next_timer(&mut self, timeout: Option<Duration>) -> Option<Duration> {
         self.idle_memory.job_may_have_run(self.stats.resumes);
         let timer = self.next_timer().map(|at| at.saturating_duration_since(Instant::now()));
-        let idle = self.idle_memory.left();
-        timer.into_iter().chain(timeout).chain(idle).min()
+        let timeout = match (timer, timeout) {
+            (Some(timer), Some(timeout)) => Some(timer.min(timeout)),
+            (timer, timeout) => timer.or(timeout),
+        };
+        match self.idle_memory.next() {
+            Some(at) if timeout != Some(Duration::ZERO) => self.until_idle(at, timeout),
+            _ => timeout,
+        }
+    }
+
+    /// As `timeout`, but at most until the idle memory is looked at. A wait without limit stays one, because that time
+    /// mostly does not come before something else happens.
+    fn until_idle(&mut self, at: u64, timeout: Option<Duration>) -> Option<Duration> {
+        let is_due = at <= self.asked_at;
+        if !is_due && timeout.is_none_or(|timeout| timeout == Duration::MAX) {
+            if self.reactor.set_alarm(at) {
+                return timeout;
+            }
+        }
+        let idle = if is_due { Some(Duration::ZERO) } else { self.idle_memory.left() };
+        timeout.into_iter().chain(idle).min()
     }
 
     /// Waits for ready fds. Makes the jobs ready whose fds are ready or whose timers are due.

@@ -117,10 +117,11 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// The time-out in whole milliseconds, rounded up. A time-out that is rounded down ends just before its deadline, and
-/// the caller would wait again and again until the deadline has passed.
+/// the caller would wait again and again until the deadline has passed. One of more than 24 days is none (-1), which
+/// costs the kernel less.
 fn milliseconds(timeout: Duration) -> i32 {
     let rounded = timeout.as_nanos().div_ceil(1_000_000);
-    i32::try_from(rounded).unwrap_or(i32::MAX)
+    i32::try_from(rounded).unwrap_or(-1)
 }
 
 /// The result of a system call that returns -1 and sets `errno` when it fails.

@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::ptr;
+use std::mem::ManuallyDrop;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -139,15 +139,12 @@ pub fn current() -> Option<LocalHandle> {
     if !is_in_job() {
         return None;
     }
-    RUNNING
-        .try_with(|running| {
-            let inner = running.take();
-            running.set(inner.clone());
-            inner
-        })
-        .ok()
-        .flatten()
-        .map(|inner| LocalHandle { inner })
+    let inner = RUNNING.with(|running| {
+        let inner = running.take();
+        running.set(inner.clone());
+        inner
+    });
+    inner.map(|inner| LocalHandle { inner })
 }
 
 /// Queues `f` on the scheduler of the job that runs this code. Outside a job use [`Scheduler::spawn`].
@@ -182,7 +179,9 @@ where
 thread_local! {
     /// The scheduler whose turn is in progress. If a job of one scheduler takes a turn of another, this is the inner
     /// one.
-    static RUNNING: Cell<Option<Weak<Inner>>> = const { Cell::new(None) };
+    ///
+    /// It is empty between turns, so it need not be dropped, and each use of it costs less.
+    static RUNNING: ManuallyDrop<Cell<Option<Weak<Inner>>>> = const { ManuallyDrop::new(Cell::new(None)) };
 }
 
 /// Marks a turn of a scheduler as in progress for as long as this value exists.
@@ -199,24 +198,23 @@ impl<'a> Turning<'a> {
             !inner.turning.replace(true),
             "a scheduler was run inside one of its own jobs: pause the job instead, and the scheduler goes on"
         );
-        let outer = RUNNING.try_with(|running| running.replace(Some(Rc::downgrade(inner))));
         Turning {
             inner,
             outer_surplus: pool::set_surplus(Surplus::Later), // `IdleMemory` sees to it
-            outer: outer.ok().flatten(),
-            outer_wakes: LocalWakes::enter(Arc::as_ptr(&inner.inbox), inner.local_wakes.take()),
+            outer: RUNNING.with(|running| running.replace(Some(Rc::downgrade(inner)))),
+            outer_wakes: LocalWakes::enter(Arc::as_ptr(&inner.inbox)),
         }
     }
 }
 
 impl Drop for Turning<'_> {
     fn drop(&mut self) {
-        let (inbox, woken) = std::mem::replace(&mut self.outer_wakes, (ptr::null(), Vec::new()));
-        let (_, mut late) = LocalWakes::enter(inbox, woken);
-        late.drain(..).for_each(|id| self.inner.inbox.post(id)); // for the next turn
-        self.inner.local_wakes.set(late);
+        let late = LocalWakes::leave(&mut self.outer_wakes);
+        if !late.is_empty() {
+            late.into_iter().for_each(|id| self.inner.inbox.post(id)); // for the next turn
+        }
         pool::set_surplus(self.outer_surplus);
-        let _ = RUNNING.try_with(|running| running.set(self.outer.take()));
+        RUNNING.with(|running| running.set(self.outer.take()));
         self.inner.turning.set(false);
     }
 }

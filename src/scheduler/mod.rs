@@ -47,7 +47,7 @@
 //! # Fairness
 //!
 //! One turn starts at most 64 jobs, and resumes at most 64 jobs, each of them once. Then it looks at the callbacks
-//! again. At the end of a turn the scheduler asks the kernel for ready fds when nothing else is ready, when 64 jobs
+//! again. At the start of a turn the scheduler asks the kernel for ready fds when nothing else is ready, when 64 jobs
 //! have run since it asked last, or when the kernel's clock has ticked since, which it does every few milliseconds.
 //!
 //! A job that pauses again and again is therefore not resumed twice before the other jobs that were ready. Many jobs
@@ -104,7 +104,7 @@ use join::{JoinState, block_of};
 use reactor::Reactor;
 use submit::WorkerGroup;
 use tasks::{Core, Pending};
-use wake::{Inbox, TaskId};
+use wake::{Inbox, LocalWakes};
 
 /// Runs jobs on this thread, and resumes each job when what it waits for has happened.
 ///
@@ -145,8 +145,6 @@ struct Inner {
     thread: ThreadId,
     /// The address of the ctx of the job that runs for the first time, and so has no task.
     starting: Cell<*const ()>,
-    /// An empty list, which keeps its memory for the [`LocalWakes`](wake::LocalWakes) of the next turn.
-    local_wakes: Cell<Vec<TaskId>>,
     /// Whether a turn is in progress.
     turning: Cell<bool>,
     /// Whether the last turn left the inbox parked, for a host that may sleep on the fd. A spawn then wakes the host.
@@ -302,7 +300,6 @@ impl Scheduler {
             shared,
             thread: thread::current().id(),
             starting: Cell::new(ptr::null()),
-            local_wakes: Cell::default(),
             turning: Cell::new(false),
             parked: Cell::new(false),
             stop_at: Cell::new(None),
@@ -362,7 +359,13 @@ impl Inner {
     /// Marks the inbox as parked: from now on what other threads send notifies this scheduler. Returns `false` if there
     /// is something already.
     fn park(&self) -> bool {
-        self.inbox.park() && !self.shared.has_submissions()
+        if self.inbox.park() {
+            if !self.shared.has_submissions() {
+                return true;
+            }
+            self.inbox.unpark();
+        }
+        false
     }
 
     /// Whether other threads have sent something.
@@ -406,6 +409,7 @@ impl Drop for Scheduler {
         self.inner.shared.close_one();
         self.inner.cancel_all();
         self.inner.inbox.close();
+        LocalWakes::release();
         let _ = release_surplus();
     }
 }

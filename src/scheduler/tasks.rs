@@ -122,9 +122,9 @@ pub(super) struct Core {
     /// An empty list, which keeps the memory of the last list of woken tasks.
     pub(super) woken: Vec<TaskId>,
     /// The kernel's clock when the kernel was last asked for ready fds.
-    asked_at: u64,
+    pub(super) asked_at: u64,
     /// How many starts, resumes and calls there were since then.
-    resumed_since: usize,
+    pub(super) resumed_since: usize,
     /// The kernel's clock at the start of the turn, or with `insight` at the last pause if that was later. `asked_at`
     /// is no substitute: between two turns a host may have done other things for any time.
     pub(super) turn_began: u64,
@@ -326,6 +326,15 @@ impl Core {
             task.state = JobState::Ready;
             task.polls = 0;
             self.ready.push_back(id);
+        }
+    }
+
+    /// As [`make_ready`](Self::make_ready), for a wake that was posted. If the job has been resumed since the wake, the
+    /// wake was about the pause before.
+    #[inline]
+    pub(super) fn woken(&mut self, id: TaskId) {
+        if self.task(id).is_some_and(|task| task.bound.waker.is_woken()) {
+            self.make_ready(id, WakeCause::Callback);
         }
     }
 
@@ -544,13 +553,13 @@ impl Core {
         self.timers.add(at, id);
     }
 
-    /// Whether it is time to ask the kernel again.
-    pub(super) fn kernel_is_due(&mut self, resumed: usize) -> bool {
-        self.resumed_since += resumed;
-        self.resumed_since >= BATCH || clock_tick() != self.asked_at
+    /// Whether it is time to ask the kernel again, at the start of a turn.
+    pub(super) fn kernel_is_due(&mut self, calls: usize) -> bool {
+        self.resumed_since += calls;
+        self.resumed_since >= BATCH || self.turn_began != self.asked_at
     }
 
-    /// Lets this turn ask the kernel, however few jobs have run.
+    /// Lets the next turn ask the kernel, however few jobs have run.
     #[cold]
     pub(super) fn ask_kernel_soon(&mut self) {
         self.resumed_since = BATCH;
@@ -589,12 +598,15 @@ impl Core {
     /// mostly does not come before something else happens.
     fn until_idle(&mut self, at: u64, timeout: Option<Duration>) -> Option<Duration> {
         let is_due = at <= self.asked_at;
-        if !is_due && timeout.is_none_or(|timeout| timeout == Duration::MAX) {
-            if self.reactor.set_alarm(at) {
-                return timeout;
-            }
+        let may_alarm = !is_due && timeout.is_none_or(|timeout| timeout == Duration::MAX);
+        if may_alarm && self.reactor.set_alarm(at) {
+            return timeout;
         }
-        let idle = if is_due { Some(Duration::ZERO) } else { self.idle_memory.left() };
+        let idle = if is_due {
+            Some(Duration::ZERO)
+        } else {
+            self.idle_memory.left()
+        };
         timeout.into_iter().chain(idle).min()
     }
 

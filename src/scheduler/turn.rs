@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!   turn:  take_inbox      wakes, calls and jobs from other threads
+//!          ask_kernel      fds and deadlines, if it is time to; waits there if there is nothing to run
 //!          start_pending   each job for the first time: start -> after_run
 //!          resume_ready    each ready job once:         resume -> after_run
 //!          take_local_wakes  wakes on this thread meanwhile
-//!          look_at_kernel  fds, deadlines; waits there if nothing ran
+//!          end_turn        parks for a host
 //!
 //!   after_run:  the job has ended? retire      it has paused? Core::park; an engine that failed: cancel
 //! ```
@@ -32,13 +33,12 @@ use crate::error::{Panic, Quarantined, StartErrorKind};
 use crate::job::{Job, Step, budget};
 use crate::sync::contain;
 use crate::sys::clock_tick;
-use crate::wait_ctx::WakeCause;
 
 impl Scheduler {
-    /// Does one round: takes what other threads have sent, starts up to 64 jobs, resumes up to 64 ready jobs, and looks
-    /// for ready fds and deadlines.
+    /// Does one round: takes what other threads have sent, looks for ready fds and deadlines, starts up to 64 jobs, and
+    /// resumes up to 64 ready jobs.
     ///
-    /// If there was nothing to run, the turn waits for up to `timeout`, and the next turn runs what has become ready.
+    /// If there is nothing to run, the turn first waits for up to `timeout`, and then runs what has become ready.
     /// `None` stands for a wait without limit, which does not wait if there is no job at all.
     ///
     /// To embed the scheduler in another loop, poll its fd ([`AsFd`](std::os::fd::AsFd)) there until it is readable,
@@ -59,14 +59,18 @@ impl Scheduler {
         if inner.parked.replace(false) {
             inner.inbox.unpark();
         }
-        inner.core.borrow_mut().turn_began = clock_tick();
         let calls = self.take_inbox();
+        if calls == 0 && inner.has_nothing_to_run() {
+            inner.wait(timeout)?;
+            self.take_inbox();
+        } else {
+            inner.look_at_kernel(calls)?;
+        }
         let resumed = inner.start_pending() + inner.resume_ready();
         inner.take_local_wakes();
-        inner.look_at_kernel(timeout, resumed + calls)?;
         Ok(Turn {
             resumed,
-            ready: inner.core.borrow().runnable() + usize::from(inner.has_incoming()),
+            ready: inner.end_turn(resumed)?,
         })
     }
 
@@ -78,7 +82,7 @@ impl Scheduler {
             let mut woken = mem::take(&mut inner.core.borrow_mut().woken);
             let calls = inner.inbox.take(&mut woken);
             let mut core = inner.core.borrow_mut();
-            woken.drain(..).for_each(|id| core.make_ready(id, WakeCause::Callback));
+            woken.drain(..).for_each(|id| core.woken(id));
             core.woken = woken;
             drop(core);
             done = calls.len();
@@ -96,7 +100,15 @@ impl Scheduler {
 
 impl Inner {
     /// Starts the jobs that have not run yet, up to a batch. Returns how many it started.
+    #[inline]
     fn start_pending(&self) -> usize {
+        if !self.core.borrow().has_unstarted() {
+            return 0;
+        }
+        self.start_some()
+    }
+
+    fn start_some(&self) -> usize {
         let mut started = 0;
         for _ in 0..BATCH {
             if self.inbox.process().is_inherited() {
@@ -122,11 +134,15 @@ impl Inner {
     }
 
     /// Makes the jobs ready that were woken on this thread since the turn began.
+    #[inline]
     fn take_local_wakes(&self) {
+        if LocalWakes::are_none() {
+            return;
+        }
         let mut core = self.core.borrow_mut();
         let mut woken = mem::take(&mut core.woken);
         LocalWakes::swap(&mut woken);
-        woken.drain(..).for_each(|id| core.make_ready(id, WakeCause::Callback));
+        woken.drain(..).for_each(|id| core.woken(id));
         core.woken = woken;
     }
 
@@ -296,37 +312,59 @@ impl Inner {
         drop_contained(retired); // as above
     }
 
-    /// Asks the kernel for ready fds when it is time to. Waits there if this turn had nothing to do.
-    fn look_at_kernel(&self, timeout: Option<Duration>, done: usize) -> io::Result<()> {
-        self.inbox.process().check()?;
+    /// Whether no job can start or go on, as far as this thread knows.
+    fn has_nothing_to_run(&self) -> bool {
+        self.core.borrow().runnable() == 0 && !self.has_incoming()
+    }
+
+    /// Asks the kernel for ready fds, and waits there until there is something to do.
+    fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let is_parked = timeout != Some(Duration::ZERO) && self.park();
         let mut core = self.core.borrow_mut();
-        let busy = core.runnable() != 0 || self.has_incoming();
-        // The scheduler parks before it sleeps, and before a return to a host that may sleep on the fd next.
-        let hosted = self.is_hosted();
-        let parks = !busy && (done == 0 || hosted);
-        self.parked.set(parks && hosted);
-        let parked = parks && self.park();
-        if parked && done == 0 {
-            // A worker that stops has nothing to wait for when its own jobs have ended: another worker may have taken
-            // the last submission since this one saw it, and nothing would notify this one then.
-            let has_stopped = self.stop_at.get().is_some() && core.tasks.is_empty() && !core.has_unstarted();
-            let has_no_jobs = timeout.is_none() && self.shared.live() == 0;
-            let timeout = if has_no_jobs || has_stopped {
-                Some(Duration::ZERO)
-            } else {
-                timeout
-            };
-            let timeout = core.until_next_timer(timeout);
-            let waited = core.wait(timeout, &self.inbox);
-            if !hosted {
-                self.inbox.unpark();
-            }
-            return waited;
+        // A worker that stops has nothing to wait for when its own jobs have ended: another worker may have taken the
+        // last submission since this one saw it, and nothing would notify this one then.
+        let has_stopped = self.stop_at.get().is_some() && core.tasks.is_empty() && !core.has_unstarted();
+        let has_no_jobs = timeout.is_none() && self.shared.live() == 0;
+        let timeout = if !is_parked || has_no_jobs || has_stopped {
+            Some(Duration::ZERO)
+        } else {
+            timeout
+        };
+        let timeout = core.until_next_timer(timeout);
+        let waited = core.wait(timeout, &self.inbox);
+        if is_parked {
+            self.inbox.unpark();
         }
-        if core.kernel_is_due(done) {
-            return core.wait(Some(Duration::ZERO), &self.inbox);
+        // What runs next runs now.
+        core.turn_began = core.asked_at;
+        waited
+    }
+
+    /// Asks the kernel for ready fds, if it is time to.
+    fn look_at_kernel(&self, calls: usize) -> io::Result<()> {
+        let mut core = self.core.borrow_mut();
+        core.turn_began = clock_tick();
+        if core.kernel_is_due(calls) {
+            core.wait(Some(Duration::ZERO), &self.inbox)?;
         }
         Ok(())
+    }
+
+    /// Parks for a host, if there is nothing left to do. Returns how much there is: the jobs that can run, and one for
+    /// what other threads have sent.
+    fn end_turn(&self, resumed: usize) -> io::Result<usize> {
+        self.inbox.process().check()?;
+        let mut core = self.core.borrow_mut();
+        core.resumed_since += resumed;
+        let ready = core.runnable() + usize::from(self.has_incoming());
+        if self.is_hosted() {
+            // The host may sleep on the fd next.
+            self.parked.set(ready == 0);
+            if ready == 0 && !self.park() {
+                return Ok(1);
+            }
+        }
+        Ok(ready)
     }
 
     /// Cancels every job, started or not.

@@ -3,10 +3,11 @@
 //! ```text
 //!   any thread                                            the scheduler's thread
 //!
-//!   JobWaker::wake                                        Inbox::take: takes all messages under one lock
-//!     latched already? nothing to do      messages        JobWaker::start_resume: clears the latch
-//!     Inbox::post(id)  ----------------> [id][id] ---->   nothing left to run?
-//!     was the inbox parked? notify ----> eventfd  ---->     Inbox::park, epoll_wait
+//!   JobWaker::wake                        first           Inbox::take: takes `first`, and the messages under one lock
+//!     latched already? nothing to do    .-> [id] ----->   JobWaker::start_resume: clears the latch
+//!     Inbox::post(id)  -----------------+                 nothing left to run?
+//!                                       '-> [id][id] ->
+//!     was the inbox parked? notify -----> eventfd  ---->    Inbox::park, epoll_wait
 //!
 //!   JoinHandle::request_cancel
 //!     Inbox::post_cancel(id)  ---------> [id]  ------->   Inbox::take_cancelled: looked at before each resume
@@ -16,11 +17,22 @@
 //! pause (S64) is kept, and two wakes cost one resume. A wake that comes after the job has ended has the id of a task
 //! that does not exist any more.
 //!
-//! `parked` is set only under the lock of the messages, together with the check that there are none. A message is
-//! therefore either seen by that check, or its sender sees `parked` and notifies.
+//! # From another processor
 //!
-//! A wake on the scheduler's own thread during a turn goes to a list of the thread ([`LocalWakes`]), which needs no
-//! lock: nothing else looks at the list, and the scheduler does so before its turn ends.
+//! A wake from another processor costs what it moves of cache lines from one to the other. The first wake since the
+//! scheduler looked goes to `first`, which is in the line that the scheduler looks at in each turn. So a wake moves
+//! this line and that of the latch. A wake that finds another one there goes to the list of messages, under a lock.
+//!
+//! A thread looks at `parked` after it has sent something, and the scheduler looks for what was sent after it has set
+//! `parked`. These operations are sequentially consistent, so one of the two sees the other.
+//!
+//! # From the same thread
+//!
+//! A wake on the scheduler's own thread during a turn goes to a list of the thread ([`LocalWakes`]), and has a latch of
+//! its own: neither needs a lock, or an atomic operation that reads and writes. Nothing else looks at the list, and the
+//! scheduler does so before its turn ends.
+//!
+//! # When the scheduler sleeps
 //!
 //! A scheduler parks before it sleeps, and is unparked when it has slept. Between two turns it is parked only if a host
 //! has asked for its fd, because nothing else can sleep there. So a wake or a spawn costs no system call while the
@@ -55,23 +67,34 @@ pub(super) type RemoteCall = Box<dyn FnOnce(&Scheduler) + Send>;
 
 /// What other threads send to one scheduler.
 pub(super) struct Inbox {
+    front: Front,
     messages: Mutex<Messages>,
+    notifier: Notifier,
+}
+
+/// What the scheduler looks at in each turn, in cache lines of its own. (A processor may fetch two lines at once.)
+#[repr(align(128))]
+struct Front {
+    /// The first woken task since the scheduler looked, or [`EMPTY`], from which alone another thread changes it.
+    first: AtomicU64,
+    /// Whether the scheduler waits in the kernel, or its host does. What is sent must notify it then.
+    parked: AtomicBool,
     /// Whether there may be messages, which saves the lock when there are none. A message that is not seen yet is seen
     /// at the next turn.
     has_messages: AtomicBool,
     /// Whether there may be jobs to cancel among the messages.
     has_cancelled: AtomicBool,
-    notifier: Notifier,
 }
 
-/// The messages of an inbox, and whether the scheduler sleeps.
+/// There is no woken task in `first`.
+const EMPTY: u64 = NO_TASK;
+
+/// The messages of an inbox.
 #[derive(Default)]
 pub(super) struct Messages {
     pub(super) woken: Vec<TaskId>,
     pub(super) cancelled: Vec<TaskId>,
     pub(super) calls: Vec<RemoteCall>,
-    /// Whether the scheduler waits in the kernel, or its host does. A message must notify it then.
-    parked: bool,
     /// Whether the scheduler is gone. It makes no more calls then.
     closed: bool,
 }
@@ -79,23 +102,35 @@ pub(super) struct Messages {
 impl Inbox {
     pub(super) fn new() -> std::io::Result<Self> {
         Ok(Inbox {
+            front: Front {
+                first: AtomicU64::new(EMPTY),
+                parked: AtomicBool::new(false),
+                has_messages: AtomicBool::new(false),
+                has_cancelled: AtomicBool::new(false),
+            },
             messages: Mutex::default(),
-            has_messages: AtomicBool::new(false),
-            has_cancelled: AtomicBool::new(false),
             notifier: Notifier::new()?,
         })
     }
 
     /// Lets the scheduler resume a task.
     pub(super) fn post(&self, id: TaskId) {
-        self.put(|messages| messages.woken.push(id));
+        if self.process().is_inherited() {
+            return;
+        }
+        // A read before the exchange would move the cache line twice.
+        let first = &self.front.first;
+        match first.compare_exchange(EMPTY, id.to_bits(), Ordering::SeqCst, Ordering::Relaxed) {
+            Ok(_) => _ = self.notify_if_parked(),
+            Err(_) => self.put(|messages| messages.woken.push(id)),
+        }
     }
 
     /// Lets the scheduler cancel a task.
     pub(super) fn post_cancel(&self, id: TaskId) {
         self.put(|messages| {
             messages.cancelled.push(id);
-            self.has_cancelled.store(true, Ordering::Release);
+            self.front.has_cancelled.store(true, Ordering::Release);
         });
     }
 
@@ -124,7 +159,7 @@ impl Inbox {
         }
         let mut messages = self.messages.lock();
         messages.closed = true;
-        let calls = std::mem::take(&mut messages.calls);
+        let calls = mem::take(&mut messages.calls);
         drop(messages);
         contain(|| drop(calls));
     }
@@ -136,24 +171,25 @@ impl Inbox {
         }
         let mut messages = self.messages.lock();
         put(&mut messages);
-        self.has_messages.store(true, Ordering::Release);
-        let was_parked = std::mem::take(&mut messages.parked);
+        self.front.has_messages.store(true, Ordering::SeqCst);
         drop(messages);
-        if was_parked {
-            self.notifier.notify();
-        }
+        self.notify_if_parked();
     }
 
     /// Wakes the scheduler if it is parked. Returns whether it was.
+    ///
+    /// The caller has stored what the scheduler looks for after it has parked, by a sequentially consistent operation.
     pub(super) fn notify_if_parked(&self) -> bool {
         if self.process().is_inherited() {
             return false;
         }
-        let parked = std::mem::take(&mut self.messages.lock().parked);
-        if parked {
+        fence_of_loom();
+        let parked = &self.front.parked;
+        let was_parked = parked.load(Ordering::SeqCst) && parked.swap(false, Ordering::SeqCst);
+        if was_parked {
             self.notifier.notify();
         }
-        parked
+        was_parked
     }
 
     /// Makes the fd of the scheduler readable, for a host that may sleep on it.
@@ -162,43 +198,63 @@ impl Inbox {
     }
 
     /// Whether there is something to take.
+    #[inline]
     pub(super) fn has_messages(&self) -> bool {
-        self.has_messages.load(Ordering::Acquire)
+        is_task(self.front.first.load(Ordering::Relaxed)) || self.front.has_messages.load(Ordering::Relaxed)
     }
 
-    /// Takes all messages. The woken tasks go to `woken`, which is empty, so that its memory is used again.
+    /// Takes everything. The woken tasks go to `woken`, which is empty, so that its memory is used again.
     pub(super) fn take(&self, woken: &mut Vec<TaskId>) -> Vec<RemoteCall> {
         debug_assert!(woken.is_empty());
-        let mut messages = self.messages.lock();
-        std::mem::swap(&mut messages.woken, woken);
-        self.has_messages.store(false, Ordering::Relaxed);
-        std::mem::take(&mut messages.calls)
+        let mut calls = Vec::new();
+        // Acquire: the jobs see what the waking threads did before.
+        let first = self.front.first.load(Ordering::Acquire);
+        if self.front.has_messages.load(Ordering::Relaxed) {
+            let mut messages = self.messages.lock();
+            mem::swap(&mut messages.woken, woken);
+            self.front.has_messages.store(false, Ordering::Relaxed);
+            calls = mem::take(&mut messages.calls);
+        }
+        if is_task(first) {
+            // No other thread changes a task there, so this needs no exchange, which would wait for the cache line.
+            self.front.first.store(EMPTY, Ordering::Relaxed);
+            woken.insert(0, TaskId::from_bits(first));
+        }
+        calls
     }
 
     /// Whether there may be tasks to cancel.
     #[inline]
     pub(super) fn has_cancelled(&self) -> bool {
-        self.has_cancelled.load(Ordering::Acquire)
+        self.front.has_cancelled.load(Ordering::Acquire)
     }
 
     /// Takes the tasks to cancel.
     #[cold]
     pub(super) fn take_cancelled(&self) -> Vec<TaskId> {
         let mut messages = self.messages.lock();
-        self.has_cancelled.store(false, Ordering::Relaxed);
-        std::mem::take(&mut messages.cancelled)
+        self.front.has_cancelled.store(false, Ordering::Relaxed);
+        mem::take(&mut messages.cancelled)
     }
 
-    /// Marks the scheduler as parked: from now on a message notifies it. Returns `false` if there is a message already.
+    /// Marks the scheduler as parked: from now on what is sent notifies it. Returns `false` if there is something
+    /// already.
     pub(super) fn park(&self) -> bool {
-        let mut messages = self.messages.lock();
-        messages.parked = messages.woken.is_empty() && messages.cancelled.is_empty() && messages.calls.is_empty();
-        messages.parked
+        self.front.parked.store(true, Ordering::SeqCst);
+        fence_of_loom();
+        let front = &self.front;
+        let is_empty = !is_task(front.first.load(Ordering::SeqCst)) && !front.has_messages.load(Ordering::SeqCst);
+        if !is_empty {
+            self.unpark();
+        }
+        is_empty
     }
 
-    /// Marks the scheduler as awake: from now on a message need not notify it.
+    /// Marks the scheduler as awake: from now on what is sent need not notify it.
+    #[inline]
     pub(super) fn unpark(&self) {
-        self.messages.lock().parked = false;
+        // Not an exchange: a thread that sees the value before notifies, which is allowed.
+        self.front.parked.store(false, Ordering::Relaxed);
     }
 
     /// Clears the notification, which the scheduler has seen.
@@ -212,12 +268,22 @@ impl Inbox {
     }
 }
 
+/// loom takes a sequentially consistent access for one that acquires and releases, and knows sequential consistency of
+/// fences only. So there is a fence here for it, between two such accesses.
+#[inline]
+fn fence_of_loom() {
+    #[cfg(asyncjob_loom)]
+    loom::sync::atomic::fence(Ordering::SeqCst);
+}
+
 /// The callback of the ctx of one job. What completes the wait of the job calls it.
 pub(super) struct JobWaker {
     inbox: Arc<Inbox>,
     /// The latch, and the id of the task. They are one word, so that a wake either sees the task or is seen when the
     /// task is made.
     state: AtomicU64,
+    /// The latch of the wakes on the scheduler's own thread, which alone reads and writes it.
+    is_woken_here: AtomicBool,
 }
 
 /// The latch: a wake has come, and the job has not been resumed since.
@@ -225,12 +291,19 @@ const LATCHED: u64 = 1 << 63;
 /// The job has not paused yet, so it has no task.
 const NO_TASK: u64 = u32::MAX as u64;
 
+/// Whether there is a task in these bits.
+#[inline]
+fn is_task(bits: u64) -> bool {
+    bits as u32 != u32::MAX
+}
+
 impl JobWaker {
     /// Makes the waker of a job that starts.
     pub(super) fn new(inbox: Arc<Inbox>) -> Self {
         JobWaker {
             inbox,
             state: AtomicU64::new(NO_TASK),
+            is_woken_here: AtomicBool::new(false),
         }
     }
 
@@ -238,11 +311,20 @@ impl JobWaker {
     pub(super) fn set_task(&self, id: TaskId) -> bool {
         let without_latch = NO_TASK ^ id.to_bits();
         // AcqRel: what a thread did before its wake is visible to the job.
-        self.state.fetch_xor(without_latch, Ordering::AcqRel) & LATCHED != 0
+        let is_latched = self.state.fetch_xor(without_latch, Ordering::AcqRel) & LATCHED != 0;
+        is_latched || self.is_woken_here.load(Ordering::Relaxed)
     }
 
-    /// Clears the latch when the job is about to run: a wake from now on is about its next pause.
+    /// Whether a wake has come since the job was resumed last.
+    #[inline]
+    pub(super) fn is_woken(&self) -> bool {
+        self.is_woken_here.load(Ordering::Relaxed) || self.state.load(Ordering::Relaxed) & LATCHED != 0
+    }
+
+    /// Clears the latches when the job is about to run: a wake from now on is about its next pause.
+    #[inline]
     pub(super) fn start_resume(&self) {
+        self.is_woken_here.store(false, Ordering::Relaxed);
         if self.state.load(Ordering::Relaxed) & LATCHED != 0 {
             // Not a store: it makes what the waking thread did before its wake visible to the job.
             self.state.fetch_and(!LATCHED, Ordering::AcqRel);
@@ -255,6 +337,20 @@ impl JobWaker {
     pub(super) fn renew(&self) {
         // Relaxed: who calls the waker has got it after this.
         self.state.store(NO_TASK, Ordering::Relaxed);
+        self.is_woken_here.store(false, Ordering::Relaxed);
+    }
+
+    /// A wake on the thread of the scheduler, during its turn.
+    #[inline]
+    fn wake_here(&self) {
+        let state = self.state.load(Ordering::Relaxed);
+        if self.is_woken_here.load(Ordering::Relaxed) || state & LATCHED != 0 {
+            return;
+        }
+        self.is_woken_here.store(true, Ordering::Relaxed);
+        if is_task(state) {
+            LocalWakes::add(TaskId::from_bits(state));
+        }
     }
 }
 
@@ -262,7 +358,7 @@ impl JobWaker {
 pub(super) struct LocalWakes {
     /// The inbox of the scheduler that takes the turn, or null.
     inbox: Cell<*const Inbox>,
-    /// Empty, without memory, between turns: it need not be dropped.
+    /// Empty between turns. It has no memory when no scheduler is left on the thread, so it need not be dropped.
     woken: ManuallyDrop<RefCell<Vec<TaskId>>>,
 }
 
@@ -275,31 +371,75 @@ thread_local! {
     };
 }
 
-/// The list of the turn around another turn, and the inbox.
-pub(super) type OuterWakes = (*const Inbox, Vec<TaskId>);
+/// What a turn has found in the [`LocalWakes`] of its thread.
+pub(super) struct OuterWakes {
+    inbox: *const Inbox,
+    /// The list of the turn around this one. It is empty, without memory, if there is none.
+    woken: Vec<TaskId>,
+}
 
 impl LocalWakes {
-    /// Adds a wake, if the scheduler of this inbox takes a turn on this thread.
+    /// Whether the scheduler of this inbox takes a turn on this thread.
     #[inline]
-    fn take(inbox: &Arc<Inbox>, id: TaskId) -> bool {
-        LOCAL.with(|local| {
-            let is_here = local.inbox.get() == Arc::as_ptr(inbox);
-            if is_here {
-                local.woken.borrow_mut().push(id);
-            }
-            is_here
+    fn are_of(inbox: &Arc<Inbox>) -> bool {
+        LOCAL.with(|local| local.inbox.get() == Arc::as_ptr(inbox))
+    }
+
+    /// Adds a wake.
+    #[inline]
+    fn add(id: TaskId) {
+        LOCAL.with(|local| local.woken.borrow_mut().push(id));
+    }
+
+    /// A turn begins.
+    #[inline]
+    pub(super) fn enter(inbox: *const Inbox) -> OuterWakes {
+        LOCAL.with(|local| OuterWakes {
+            inbox: local.inbox.replace(inbox),
+            woken: {
+                let mut list = local.woken.borrow_mut();
+                // An empty one keeps its memory.
+                if list.is_empty() {
+                    Vec::new()
+                } else {
+                    mem::take(&mut list)
+                }
+            },
         })
     }
 
-    /// A turn begins, with this list, which is empty, or goes on with what it had.
-    pub(super) fn enter(inbox: *const Inbox, woken: Vec<TaskId>) -> OuterWakes {
-        LOCAL.with(|local| (local.inbox.replace(inbox), local.woken.replace(woken)))
+    /// A turn ends, and the turn around it goes on. Returns the wakes that the turn has not taken.
+    #[inline]
+    pub(super) fn leave(outer: &mut OuterWakes) -> Vec<TaskId> {
+        LOCAL.with(|local| {
+            local.inbox.set(outer.inbox);
+            let mut list = local.woken.borrow_mut();
+            if list.is_empty() && outer.woken.is_empty() {
+                return Vec::new();
+            }
+            mem::replace(&mut list, mem::take(&mut outer.woken))
+        })
+    }
+
+    /// Whether there is no wake.
+    #[inline]
+    pub(super) fn are_none() -> bool {
+        LOCAL.with(|local| local.woken.borrow().is_empty())
     }
 
     /// Takes the list of the turn in exchange for `woken`, which is empty.
     #[inline]
     pub(super) fn swap(woken: &mut Vec<TaskId>) {
         LOCAL.with(|local| mem::swap(&mut *local.woken.borrow_mut(), woken));
+    }
+
+    /// A scheduler of the thread is gone: frees the memory of the list, unless another one takes a turn.
+    pub(super) fn release() {
+        LOCAL.with(|local| {
+            if local.inbox.get().is_null() {
+                *local.woken.borrow_mut() = Vec::new();
+            }
+        });
     }
 }
 
@@ -325,12 +465,12 @@ impl Wake for JobWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        if LocalWakes::are_of(&self.inbox) {
+            return self.wake_here();
+        }
         let before = self.state.fetch_or(LATCHED, Ordering::AcqRel);
-        if before & LATCHED == 0 && before != NO_TASK {
-            let id = TaskId::from_bits(before);
-            if !LocalWakes::take(&self.inbox, id) {
-                self.inbox.post(id);
-            }
+        if before & LATCHED == 0 && is_task(before) {
+            self.inbox.post(TaskId::from_bits(before));
         }
     }
 }

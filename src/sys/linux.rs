@@ -133,8 +133,8 @@ impl Poller {
 
     /// Lets a wait end at this time of [`clock_tick`], or before, whatever its time-out is. Returns whether it will.
     ///
-    /// A time-out costs 80 ns in each wait, because the kernel reads the clock. The alarm costs a few system calls until
-    /// its time comes, however many waits there are. It may be up to 10 ms late, because the tick may be behind.
+    /// A time-out costs 80 ns in each wait, because the kernel reads the clock. The alarm costs a few system calls
+    /// until its time comes, however many waits there are. It may be up to 10 ms late, because the tick may be behind.
     #[inline]
     pub(crate) fn set_alarm(&mut self, at: u64) -> bool {
         self.alarm_at.is_some_and(|alarm| alarm <= at) || self.move_alarm(at).is_ok()

@@ -33,12 +33,16 @@ fn run(inbox: &Inbox, waker: &JobWaker, mut job: impl FnMut() -> bool) {
     }
 }
 
+fn model(threads: impl Fn() + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(threads);
+}
+
 /// A wake is seen, and what was done before it, whenever it comes: two threads announce something each.
 #[test]
 fn no_wake_is_slept_on() {
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(2);
-    builder.check(|| {
+    model(|| {
         let inbox = Arc::new(Inbox::new().unwrap());
         let job = Arc::new(JobWaker::new(inbox.clone()));
         assert!(!job.set_task(JOB));
@@ -85,7 +89,7 @@ fn a_wake_beside_the_first_pause_is_one_wake() {
 /// The scheduler hears of a request to cancel that comes at the same time as a wake.
 #[test]
 fn a_cancel_beside_a_wake_is_not_lost() {
-    loom::model(|| {
+    model(|| {
         let inbox = Arc::new(Inbox::new().unwrap());
         let job = Arc::new(JobWaker::new(inbox.clone()));
         assert!(!job.set_task(JOB));
@@ -114,5 +118,38 @@ fn a_cancel_beside_a_wake_is_not_lost() {
         }
         wakes.join().unwrap();
         cancels.join().unwrap();
+    });
+}
+
+/// Two threads wake a job each. One wake may find the other one in the place of the first, and both are seen.
+#[test]
+fn two_wakes_at_once_are_both_seen() {
+    model(|| {
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let jobs = [0, 1].map(|_| Arc::new(JobWaker::new(inbox.clone())));
+        let others = [0, 1].map(|index| {
+            assert!(!jobs[index as usize].set_task(TaskId { index, serial: 0 }));
+            let waker = Waker::from(jobs[index as usize].clone());
+            thread::spawn(move || waker.wake())
+        });
+        let (mut woken, mut resumed) = (Vec::new(), [0, 0]);
+        while resumed != [1, 1] {
+            if inbox.has_messages() {
+                drop(inbox.take(&mut woken));
+                for id in woken.drain(..) {
+                    let at = id.index as usize;
+                    assert!(jobs[at].is_woken(), "the wake is about this pause");
+                    jobs[at].start_resume();
+                    assert!(!jobs[at].is_woken());
+                    resumed[at] += 1;
+                }
+            } else if inbox.park() {
+                inbox.clear_notifier(); // sleeps until there is a notification
+                inbox.unpark();
+            }
+        }
+        for other in others {
+            other.join().unwrap();
+        }
     });
 }

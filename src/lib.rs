@@ -119,7 +119,7 @@
 //! | feature | adds |
 //! |---|---|
 //! | `insight` | the module `insight`: every job of the process with its stack, on one page, as text or JSON |
-//! | `tracing` | `hooks::Spans`: the entered spans of `tracing` travel with a job |
+//! | `tracing` | `hooks::Spans`: each job has a span of `tracing`, with its waits as events; its spans and its subscriber travel with it |
 //! | `sanitizer` | tells AddressSanitizer of each switch, in a build with `-Zsanitizer=address` |
 //!
 //! # What dropping does

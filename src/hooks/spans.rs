@@ -1,4 +1,6 @@
-//! The tracing spans and the default dispatcher of a job travel with it.
+//! The span of a job, and the spans and the default dispatcher that travel with it.
+//!
+//! A job starts as one that has paused within its span, with the default of its spawner.
 //!
 //! ```text
 //!                        enter:                      leave:
@@ -13,22 +15,43 @@
 //! Dispatchers cannot be compared. So a default that the job has set looks like one that its resumer has set, and the
 //! job keeps either. Two layers may be of one dispatcher; the first of them has its spans then, and the other has none.
 
+use std::cell::Cell;
 use std::fmt::{self, Write};
 use std::mem::{self, ManuallyDrop};
+use std::time::Instant;
 
-use tracing::Dispatch;
 use tracing::dispatcher::{DefaultGuard, get_default, set_default, with_default};
+use tracing::level_filters::LevelFilter;
 use tracing::span::Id;
 use tracing::subscriber::NoSubscriber;
+use tracing::{Dispatch, Level, Span, info_span, trace};
 
-use super::SwitchHooks;
+use super::{HookedJob, SwitchHooks};
+use crate::wait_ctx::{WaitCtx, waits_for};
 
-/// Hooks that take the spans which a job has entered out of the thread when the job pauses, and put them back when it
-/// is resumed. A default subscriber of the job travels with it in the same way.
+/// Hooks that give a job a span of its own, take the spans which the job has entered out of the thread when it pauses,
+/// and put them back when it is resumed. A default subscriber of the job travels with it in the same way.
 ///
-/// A [`JobFuture`](crate::job_future::JobFuture) has these hooks by itself when the feature `tracing` is on. They work
-/// with subscribers that know their current span, such as the registry of `tracing_subscriber`. The spans of other
-/// subscribers do not travel.
+/// With the feature `tracing`, a [`JobFuture`](crate::job_future::JobFuture) has these hooks by itself, and so has a
+/// job that is spawned on a scheduler once a subscriber is set. They work with subscribers that know their current
+/// span, such as the registry of `tracing_subscriber`. The spans of other subscribers do not travel.
+///
+/// # The span of a job
+///
+/// The span is called `job`, with the target `asyncjob`, the level INFO, and the fields `id` and `name`. It lasts from
+/// the start of the job to its end, and everything that the job logs is in it. In it are two events of the level TRACE,
+/// if that was enabled when the job started:
+///
+/// | event | fields |
+/// |---|---|
+/// | `paused` | `waits_for`: the wait fds, the callback and the deadline that the job waits for |
+/// | `resumed` | `woken_by`: what made the job ready; `ready_for`: how long ago that was; `paused_for` |
+///
+/// A job that a scheduler runs starts in a turn of the scheduler, far from the code that has spawned it. So its span is
+/// a child of the span in which it was spawned, and its default subscriber is the one with which it was spawned: see
+/// [`Spans::current`]. A job that starts where it is made, or in the first poll of a future, has those of that place.
+///
+/// # The spans that travel
 ///
 /// ```
 /// use asyncjob::hooks::Spans;
@@ -64,6 +87,19 @@ pub struct Spans {
     mask: Mask,
     /// Of a job that runs: the dispatchers in which it may have entered spans. Of a paused job: those in which it has.
     layers: Vec<Layer>,
+    /// Of a job that was spawned and has not started: the default and the span of its spawner.
+    spawner: Option<(Kind, OwnedSpan)>,
+    /// The span of the job. It ends when this is dropped.
+    job: Option<OwnedSpan>,
+    /// The ctx of a job whose pauses and wakes are logged.
+    logged: Option<WaitCtx>,
+    /// Of such a job: when it paused last.
+    paused: Option<Instant>,
+}
+
+thread_local! {
+    /// The job that got a span last. A job may have these hooks twice: by itself, and by its builder.
+    static HAS_SPAN: Cell<u64> = const { Cell::new(0) };
 }
 
 impl SwitchHooks for Spans {
@@ -85,8 +121,57 @@ impl SwitchHooks for Spans {
             layer.enter(&layer.entered, default);
             layer.enter(&layer.inside, default);
         }
+        self.log_resume();
         self.outer = Some((outer, kind));
         self.level = level;
+    }
+
+    fn starting(&mut self, job: HookedJob<'_>) {
+        let (default, kind) = default_dispatch();
+        let (default, kind, parent) = match self.spawner.take() {
+            Some((Kind::Scoped, spawner)) => {
+                self.own = Some((spawner.dispatch.clone(), Kind::Scoped));
+                (spawner.dispatch.clone(), Kind::Scoped, Some(spawner))
+            }
+            Some((spawned, spawner)) if spawned == kind => (default, kind, Some(spawner)),
+            _ => (default, kind, None),
+        };
+        if HAS_SPAN.replace(job.id) == job.id {
+            return;
+        }
+        let span = || {
+            let parent = parent.as_ref().map_or_else(Span::current, |parent| parent.span.clone());
+            info_span!(target: "asyncjob", parent: &parent, "job", id = job.id, name = job.name)
+        };
+        let span = with_default(&default, span);
+        let Some(id) = span.id() else { return };
+        self.add(&default, kind);
+        if let Some(layer) = self.layers.last_mut() {
+            layer.inside = vec![id];
+        }
+        self.job = Some(OwnedSpan {
+            span,
+            dispatch: default,
+        });
+        if LevelFilter::current() >= Level::TRACE {
+            job.wait_ctx.observe_wakes();
+            self.logged = Some(job.wait_ctx.clone());
+        }
+    }
+
+    fn pausing(&mut self, _: HookedJob<'_>) {
+        let Some(ctx) = &self.logged else { return };
+        self.paused = Some(Instant::now());
+        let words = || {
+            let now = Instant::now();
+            let left = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
+            waits_for(
+                ctx.fds().iter().map(|fd| (fd, None)),
+                ctx.status(),
+                ctx.deadline().map(left),
+            )
+        };
+        trace!(target: "asyncjob", waits_for = words(), "paused");
     }
 
     fn leave(&mut self) {
@@ -116,6 +201,39 @@ impl SwitchHooks for Spans {
 }
 
 impl Spans {
+    /// Hooks for a job that starts at another time or on another thread: the job goes on with the default subscriber of
+    /// this place, if that is not the global one, and its span is a child of the current span.
+    pub fn current() -> Self {
+        let (default, kind) = default_dispatch();
+        Spans {
+            spawner: Some((
+                kind,
+                OwnedSpan {
+                    span: Span::current(),
+                    dispatch: default,
+                },
+            )),
+            ..Spans::default()
+        }
+    }
+
+    /// As [`current`](Self::current), if there is a subscriber that wants anything.
+    pub(crate) fn of_spawner() -> Option<Self> {
+        (LevelFilter::current() != LevelFilter::OFF).then(Spans::current)
+    }
+
+    /// Logs that the job goes on. The job's spans and its default are in place.
+    fn log_resume(&mut self) {
+        let (Some(ctx), Some(paused)) = (&self.logged, self.paused.take()) else {
+            return;
+        };
+        let wake = ctx.wake();
+        let woken_by = wake.as_ref().map(|wake| wake.cause.to_string());
+        let ready_for = wake.map(|wake| wake.at.max(paused).elapsed());
+        let paused_for = paused.elapsed();
+        trace!(target: "asyncjob", woken_by, ?ready_for, ?paused_for, "resumed");
+    }
+
     /// Adds a layer for the dispatcher, if it may have spans and is not known to have one.
     fn add(&mut self, dispatch: &Dispatch, kind: Kind) {
         let is_known = kind == Kind::Global && self.layers.iter().any(|layer| layer.kind == kind);
@@ -146,6 +264,20 @@ fn default_dispatch() -> (Dispatch, Kind) {
     let dispatch = get_default(Dispatch::clone);
     let kind = Kind::of(&dispatch);
     (dispatch, kind)
+}
+
+/// A span that is dropped where its dispatcher is the default one: when the last handle to a span is dropped, a
+/// registry asks the default to close the span around it.
+struct OwnedSpan {
+    span: Span,
+    dispatch: Dispatch,
+}
+
+impl Drop for OwnedSpan {
+    fn drop(&mut self) {
+        let span = mem::replace(&mut self.span, Span::none());
+        with_default(&self.dispatch, || drop(span));
+    }
 }
 
 /// One dispatcher, and the spans of the job in it.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::{DriverDump, DriverKind, Dump, JobDump};
 use crate::job::JobState;
-use crate::wait_ctx::{Status, WaitFd};
+use crate::wait_ctx::waits_for;
 
 impl fmt::Display for Dump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,7 +148,7 @@ impl fmt::Display for Line<'_> {
         if self.1 != DriverKind::Unknown {
             write!(f, " for {:.1?}", info.in_state)?;
         }
-        let fds = info.fds.iter().zip(fd_kinds.iter().map(String::as_str));
+        let fds = info.fds.iter().zip(fd_kinds.iter().map(|kind| Some(kind.as_str())));
         let left = info.deadline.map(seconds_until);
         write!(f, ", waits for {}", waits_for(fds, info.status, left))?;
         write!(
@@ -158,38 +158,4 @@ impl fmt::Display for Line<'_> {
             info.stack_size / 1024
         )
     }
-}
-
-/// What a job waits for, in words.
-///
-/// `fds` are the wait fds and what each of them is, and `left` are the seconds until the deadline.
-pub(super) fn waits_for<'a>(
-    fds: impl Iterator<Item = (&'a WaitFd, &'a str)>,
-    status: Status,
-    left: Option<f64>,
-) -> String {
-    let mut causes: Vec<String> = Vec::new();
-    for (fd, kind) in fds {
-        let kind = if kind.is_empty() { "closed" } else { kind };
-        let armed = if fd.only_when_armed { ", if armed" } else { "" };
-        causes.push(format!("fd {} ({kind}, {:?}{armed})", fd.fd, fd.interest));
-    }
-    match status {
-        Status::Unsupported => {}
-        Status::Ok => causes.push("a callback".to_string()),
-        Status::Eagain => causes.push("another try".to_string()),
-        Status::Err => causes.push("its end: the engine has failed".to_string()),
-        Status::Other(raw) => causes.push(format!("a callback (status {raw})")),
-    }
-    if let Some(left) = left {
-        let left = Duration::try_from_secs_f64(left);
-        causes.push(left.map_or_else(
-            |_| "a deadline that has passed".to_string(),
-            |left| format!("a deadline in {left:.1?}"),
-        ));
-    }
-    if causes.is_empty() {
-        causes.push("nothing that it has named: it is polled".to_string());
-    }
-    causes.join(" or ")
 }

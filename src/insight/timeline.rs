@@ -18,8 +18,7 @@ use serde_json::{Value, json};
 use smallvec::SmallVec;
 
 use super::fd_kind;
-use super::text::waits_for;
-use crate::wait_ctx::{Interest, NotedWake, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WakeCause};
+use crate::wait_ctx::{Interest, NotedWake, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WakeCause, waits_for};
 
 /// The last runs of each thread: see [`Recorder::timeline`](super::Recorder::timeline).
 ///
@@ -310,23 +309,9 @@ impl Phase<'_> {
 /// In words: what the job waited for.
 impl fmt::Display for Pause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fds = self.fds.iter().map(|(fd, kind)| (fd, kind.as_str()));
+        let fds = self.fds.iter().map(|(fd, kind)| (fd, Some(kind.as_str())));
         let left = self.deadline.map(|at| at.as_secs_f64() - self.from.as_secs_f64());
         f.write_str(&waits_for(fds, self.status, left))
-    }
-}
-
-/// In words: `fd 12`, `a callback`.
-impl fmt::Display for WakeCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WakeCause::Callback => f.write_str("a callback"),
-            WakeCause::Fd(fd) => write!(f, "fd {fd}"),
-            WakeCause::Deadline => f.write_str("a deadline"),
-            WakeCause::Watch => f.write_str("its watch"),
-            WakeCause::Retry => f.write_str("another try"),
-            WakeCause::Cancel => f.write_str("a cancel"),
-        }
     }
 }
 

@@ -95,13 +95,19 @@ impl Handle {
             Err(kind) => return Err((kind, builder, f)),
         };
         let state = JoinState::new(self.shared.process(), self.shared.thread.get().copied());
-        let hooks = boxed(builder.hooks);
+        #[cfg(feature = "tracing")]
+        let hooks = match crate::hooks::Spans::of_spawner() {
+            Some(spans) => Some(Box::new((spans, builder.hooks)) as Box<dyn SwitchHooks + Send>),
+            None => boxed(builder.hooks).map(|hooks| hooks as _),
+        };
+        #[cfg(not(feature = "tracing"))]
+        let hooks = boxed(builder.hooks).map(|hooks| hooks as Box<dyn SwitchHooks + Send>);
         let (handle, main) = block_of!(new_send, F, state, f);
         self.shared.submit(Submission {
             main,
             name: builder.name,
             stack_size: builder.stack_size,
-            hooks: hooks.map(|hooks| hooks as Box<dyn SwitchHooks + Send>),
+            hooks,
             ctx,
         });
         Ok(handle)

@@ -324,6 +324,12 @@ impl Inner {
             Err(kind) => return Err((kind, builder, f)),
         };
         let state = JoinState::new(self.inbox.process(), Some(self.thread));
+        #[cfg(feature = "tracing")]
+        let plan = match crate::hooks::Spans::of_spawner() {
+            Some(spans) => builder.map_hooks(|hooks| (spans, hooks)).plan(),
+            None => builder.plan(),
+        };
+        #[cfg(not(feature = "tracing"))]
         let plan = builder.plan();
         let (handle, main) = block_of!(new, F, state, f);
         self.core.borrow_mut().pending.push_back(Pending {

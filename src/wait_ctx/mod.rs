@@ -40,6 +40,8 @@ mod outside;
 mod published;
 mod wakes;
 mod wants;
+#[cfg(any(feature = "insight", feature = "tracing"))]
+mod words;
 
 use std::any::Any;
 use std::fmt;
@@ -61,7 +63,7 @@ pub use entries::Record;
 use entries::{Entries, Value, View};
 #[doc(hidden)]
 pub use locked::Locked;
-#[cfg(any(feature = "insight", feature = "tracing"))]
+#[cfg(feature = "insight")]
 pub(crate) use noted::NotedWake;
 #[cfg(feature = "insight")]
 pub(crate) use outside::Waits;
@@ -69,6 +71,8 @@ pub(crate) use outside::Waits;
 pub use wakes::WakeCause;
 pub(crate) use wants::LONGEST_INTERVAL;
 pub use wants::Wants;
+#[cfg(any(feature = "insight", feature = "tracing"))]
+pub(crate) use words::waits_for;
 
 /// Names an entry of a [`WaitCtx`]. It is the `const void *key` of the C interface, which is compared by its address
 /// only ([S53](crate::docs::openssl_behaviour#s53)).

@@ -26,6 +26,7 @@ pub(crate) struct NotedWake {
     /// What it was.
     pub(crate) cause: WakeCause,
     /// The thread that called the callback, or the one of the driver.
+    #[cfg_attr(not(feature = "insight"), expect(dead_code, reason = "only a timeline has threads"))]
     pub(crate) thread: Thread,
 }
 

@@ -1,13 +1,17 @@
 //! With the feature `tracing`, what a job logs is in the spans of that job, and what other tasks log is not.
 
 use std::cell::RefCell;
+use std::fmt::Write;
 use std::future::{Future, poll_fn};
 use std::process::Command;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use asyncjob::hooks::Spans;
+use asyncjob::scheduler::{Scheduler, Workers};
+use asyncjob::time::sleep;
 use asyncjob::waiting::await_future;
 use asyncjob::{Job, JobBuilder, Step, pause_job};
 use asyncjob_testing::Watchdog;
@@ -15,8 +19,11 @@ use asyncjob_tokio::spawn_local;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tracing::dispatcher::with_default;
+use tracing::field::{Field, Visit};
 use tracing::instrument::Instrument;
-use tracing::{Dispatch, Subscriber, info_span};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id};
+use tracing::{Dispatch, Event, Subscriber, info_span};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, layer};
@@ -78,7 +85,8 @@ fn the_spans_of_interleaved_jobs_do_not_mix() {
         }
         let (first, second) = (Some("first"), Some("second"));
         let inner = Some("inner");
-        assert_eq!(*seen.borrow(), [inner, first, first, None, inner, second, second, None]);
+        let job = Some("job");
+        assert_eq!(*seen.borrow(), [inner, first, first, job, inner, second, second, job]);
     });
 }
 
@@ -96,7 +104,7 @@ fn a_job_is_in_the_span_of_the_task_around_it() {
             (before, within, current())
         });
         let seen = job.instrument(request).await.unwrap();
-        assert_eq!(seen, (Some("request"), Some("signature"), Some("request")));
+        assert_eq!(seen, (Some("job"), Some("signature"), Some("job")));
     });
 }
 
@@ -111,7 +119,7 @@ fn a_job_may_enter_the_span_of_the_task_around_it() {
             drop(span);
             current()
         });
-        assert_eq!(job.instrument(request).await.unwrap(), Some("request"));
+        assert_eq!(job.instrument(request).await.unwrap(), Some("job"));
     });
 }
 
@@ -135,13 +143,14 @@ fn a_job_that_pauses_leaves_the_spans_of_its_resumer_as_they_were() {
     });
 }
 
-/// Counts its events.
+/// Counts its events, but for those of the waits of jobs.
 #[derive(Clone, Default)]
 struct Events(Arc<AtomicUsize>);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> layer::Layer<S> for Events {
-    fn on_event(&self, _: &tracing::Event<'_>, _: layer::Context<'_, S>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
+        let is_a_wait = event.metadata().target() == "asyncjob";
+        self.0.fetch_add(usize::from(!is_a_wait), Ordering::Relaxed);
     }
 }
 
@@ -185,7 +194,7 @@ fn a_default_that_a_job_has_set_travels_with_it() {
                 assert_eq!(current(), Some("around"));
                 tracing::info!("to the outer one");
                 drop(around);
-                assert_eq!(current(), None);
+                assert_eq!(current(), Some("job"));
             })
         });
         tokio::task::yield_now().await;
@@ -267,14 +276,16 @@ fn with_a_global_default() {
     assert_eq!(own.take(), 0);
     let has_global = case == "before" || case == "inside";
     assert_eq!(global.take(), usize::from(has_global));
-    assert_eq!(finished(job.resume()), (Some("within"), None));
+    let span = |has_global: bool| has_global.then_some("job");
+    assert_eq!(finished(job.resume()), (Some("within"), span(has_global)));
     assert_eq!(own.take(), 1);
     if case == "later" {
         set_global();
         tracing::info!("to the global one");
         assert_eq!(global.take(), 1);
     }
-    assert_eq!(finished(plain.resume()), (has_global.then_some("plain"), None));
+    let ended = (has_global.then_some("plain"), span(case == "before"));
+    assert_eq!(finished(plain.resume()), ended);
     assert_eq!(global.take(), usize::from(case != "none"));
     tracing::info!("to the global one");
     assert_eq!((own.take(), global.take()), (0, usize::from(case != "none")));
@@ -339,4 +350,157 @@ fn a_job_that_is_given_up_keeps_its_default() {
     job.quarantine();
     tracing::info!("to no one");
     assert_eq!(own.take(), 0);
+}
+
+/// What happens in spans, as text: the spans that begin and end, with the span around them, and events.
+#[derive(Clone, Default)]
+struct Story(Arc<Mutex<Vec<String>>>);
+
+impl Story {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+
+    fn say(&self, text: String) {
+        self.0.lock().unwrap().push(text);
+    }
+
+    fn subscriber(&self) -> impl Subscriber + Send + Sync + use<> {
+        Registry::default().with(self.clone())
+    }
+}
+
+/// The fields as text, without the times.
+#[derive(Default)]
+struct Fields(String);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        match field.name() {
+            "message" => write!(self.0, " {value:?}").unwrap(),
+            "id" | "ready_for" | "paused_for" => write!(self.0, " {}", field.name()).unwrap(),
+            name => write!(self.0, " {name}={value:?}").unwrap(),
+        }
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> layer::Layer<S> for Story {
+    fn on_new_span(&self, span: &Attributes<'_>, id: &Id, ctx: layer::Context<'_, S>) {
+        let mut fields = Fields::default();
+        span.record(&mut fields);
+        let span = ctx.span(id).unwrap();
+        let parent = span.parent().map_or("nothing", |parent| parent.name());
+        self.say(format!("begins: {}{} in {parent}", span.name(), fields.0));
+    }
+
+    fn on_event(&self, event: &Event<'_>, ctx: layer::Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let spans = ctx.event_scope(event).into_iter().flatten();
+        let spans: Vec<_> = spans.map(|span| span.name()).collect();
+        self.say(format!("{} in {}", fields.0.trim(), spans.join(" in ")));
+    }
+
+    fn on_close(&self, id: Id, ctx: layer::Context<'_, S>) {
+        self.say(format!("ends: {}", ctx.span(&id).unwrap().name()));
+    }
+}
+
+/// A job that is spawned under a subscriber goes on with it wherever it runs and is resumed: its span is in the span of
+/// its spawner, and its waits are events in its span.
+#[test]
+fn a_spawned_job_has_a_span_with_its_waits_and_the_subscriber_of_its_spawner() {
+    let _watchdog = Watchdog::new();
+    let (own, others) = (Story::default(), Story::default());
+    let wait = || {
+        tracing::info!("started");
+        let _inner = info_span!("inner").entered();
+        sleep(Duration::from_millis(1)).unwrap();
+        tracing::info!("slept");
+    };
+    let expected = [
+        "begins: request in nothing",
+        "begins: job id name=\"waits\" in request",
+        "started in job in request",
+        "begins: inner in job",
+        "paused waits_for=\"a deadline in TIME\" in inner in job in request",
+        "resumed woken_by=\"a deadline\" ready_for paused_for in inner in job in request",
+        "slept in inner in job in request",
+        "ends: inner",
+        "ends: job",
+        "ends: request",
+    ];
+    let without_times = |story: Vec<String>| -> Vec<String> {
+        let told = |line: String| match line.split_once("a deadline in ") {
+            Some((before, after)) => {
+                let (_, after) = after.split_once("\" in ").unwrap();
+                format!("{before}a deadline in TIME\" in {after}")
+            }
+            None => line,
+        };
+        story.into_iter().map(told).collect()
+    };
+    let named = || JobBuilder::new().name("waits");
+
+    let scheduler = Scheduler::new().unwrap();
+    tracing::subscriber::with_default(own.subscriber(), || {
+        let _request = info_span!("request").entered();
+        named().spawn_on(&scheduler, wait).unwrap().detach();
+    });
+    for _ in 0..1000 {
+        tracing::subscriber::with_default(others.subscriber(), || {
+            let _turn = info_span!("turn").entered();
+            scheduler.turn(Some(Duration::from_millis(100))).unwrap();
+            tracing::info!("between two turns");
+        });
+        if scheduler.jobs().is_empty() && scheduler.stats().ended == 1 {
+            break;
+        }
+    }
+    let fit = |line: &String| ["begins: turn in nothing", "between two turns in turn", "ends: turn"].contains(&&**line);
+    let seen = others.take();
+    assert!(seen.len() >= 6 && seen.iter().all(fit), "{seen:?}");
+    assert_eq!(without_times(own.take()), expected);
+
+    // Hooks that the builder has, too, make no second span. A worker is another thread.
+    let workers = Workers::builder().threads(1).build().unwrap();
+    let job = tracing::subscriber::with_default(own.subscriber(), || {
+        let _request = info_span!("request").entered();
+        named()
+            .hooks(Spans::default())
+            .submit_to(&workers.handle(), wait)
+            .unwrap()
+    });
+    job.join().unwrap();
+    drop(workers);
+    let mut expected = expected.map(str::to_owned);
+    expected[5] = expected[5].replace("in inner ", ""); // which the inner hooks enter again
+    assert_eq!(without_times(own.take()), expected);
+}
+
+/// The span of a future's job is in the span of the task that polls it first. Below the level TRACE it has no events.
+#[test]
+fn the_span_of_a_future_is_in_that_of_its_task() {
+    let _watchdog = Watchdog::new();
+    let story = Story::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for level in [LevelFilter::TRACE, LevelFilter::INFO] {
+        let subscriber = story.subscriber().with(level);
+        tracing::subscriber::with_default(subscriber, || {
+            let job = asyncjob_tokio::job(|| await_future(tokio::task::yield_now()).unwrap());
+            let task = job.instrument(info_span!("request"));
+            LocalSet::new().block_on(&runtime, task).unwrap();
+        });
+        let waits = [
+            "paused waits_for=\"a callback\" in job in request",
+            "resumed woken_by=\"a callback\" ready_for paused_for in job in request",
+        ];
+        let begins = ["begins: request in nothing", "begins: job id in request"];
+        let waits = if level == LevelFilter::TRACE { &waits[..] } else { &[] };
+        assert_eq!(
+            story.take(),
+            [&begins, waits, &["ends: job", "ends: request"]].concat(),
+            "{level}"
+        );
+    }
 }

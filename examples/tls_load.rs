@@ -24,8 +24,10 @@ mod tls_server;
 use std::cell::{Cell, RefCell};
 use std::env;
 use std::error::Error;
+use std::fs;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,6 +75,9 @@ struct Options {
     /// Milliseconds that are added to every signature of the servers that are started.
     #[arg(long, value_name = "MS", default_value = "2", value_parser = milliseconds)]
     sign_latency: Duration,
+    /// A directory to which the timeline of each server is written, as NAME.json: needs --features insight.
+    #[arg(long, value_name = "DIR")]
+    timelines: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -108,11 +113,13 @@ fn run() -> Result<(), Box<dyn Error>> {
     let mut rows = Vec::new();
     for target in &options.targets {
         rows.push(measure(&options, target)?);
+        save_timeline(&options, target)?;
     }
     if options.targets.is_empty() {
         for mode in ["inline", "offload"] {
             let server = Server::start(&options, mode)?;
             rows.push(measure(&options, &server.target)?);
+            save_timeline(&options, &server.target)?;
             server.stop()?;
         }
     }
@@ -123,6 +130,25 @@ fn run() -> Result<(), Box<dyn Error>> {
         return Err(format!("{failed} handshakes failed, the first: {}", first.unwrap_or("unknown")).into());
     }
     Ok(())
+}
+
+/// Asks a server for the timeline of the load that it has just had, and writes it to a file, if that is wanted.
+fn save_timeline(options: &Options, target: &Target) -> Result<(), Box<dyn Error>> {
+    let Some(directory) = &options.timelines else {
+        return Ok(());
+    };
+    let tls = new_client(&Arc::new(client_config()?))?;
+    let mut stream = StreamOwned::new(tls, TcpStream::connect(target.address)?);
+    stream.write_all(b"GET /debug/timeline.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    match response.split_once("\r\n\r\n") {
+        Some((head, timeline)) if head.starts_with("HTTP/1.1 200 ") => {
+            fs::create_dir_all(directory)?;
+            Ok(fs::write(directory.join(format!("{}.json", target.name)), timeline)?)
+        }
+        _ => Err(format!("{} has no timeline: build it with --features insight", target.name).into()),
+    }
 }
 
 /// A server that this program has started.

@@ -66,6 +66,7 @@
 //! | May my server fork its workers? | [fork] |
 //! | What do OpenSSL's functions correspond to in Rust? | [from-c] |
 //! | My server hangs. What now? | [hang] |
+//! | Which job ran when, and what kept the others? | [timeline] |
 //! | What do the benchmark's numbers mean for me? | [benchmark] |
 //!
 //! [jobs]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/jobs.md
@@ -81,6 +82,7 @@
 //! [fork]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/fork.md
 //! [from-c]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/from-c.md
 //! [hang]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/hang.md
+//! [timeline]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/timeline.md
 //! [benchmark]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/benchmark.md
 //!
 //! # How the parts fit together
@@ -240,4 +242,7 @@ mod guide_programs {
     struct Jobs;
     #[doc = include_str!("../docs/guide/stack-size.md")]
     struct StackSize;
+    #[cfg(feature = "insight")]
+    #[doc = include_str!("../docs/guide/timeline.md")]
+    struct Timeline;
 }

@@ -48,32 +48,32 @@ pub(crate) fn job() -> JobBuilder<'static> {
     JobBuilder::new()
 }
 
-/// The page at this path. The dump is made on another thread while this job pauses: its own scheduler has to answer.
+/// The page at this path. It is made on another thread while this job pauses: a large timeline takes long, and for a
+/// dump this job's own scheduler has to answer.
 #[cfg(feature = "insight")]
 pub(crate) fn page(path: &str) -> (&'static str, String) {
     use std::sync::LazyLock;
     use std::time::Duration;
 
-    use asyncjob::insight::{Dump, dump};
+    use asyncjob::insight::dump;
     use asyncjob::offload::Offload;
 
-    static DUMPS: LazyLock<std::io::Result<Offload>> =
-        LazyLock::new(|| Offload::builder().threads(1).name("dump").build());
+    const WITHIN: Duration = Duration::from_secs(1);
+    static PAGES: LazyLock<std::io::Result<Offload>> =
+        LazyLock::new(|| Offload::builder().threads(1).name("pages").build());
 
-    let print: fn(&Dump) -> String = match path {
-        "/debug/jobs" => ToString::to_string,
-        "/debug/jobs.json" => Dump::to_json,
-        "/debug/numbers" => return ("200 OK", RECORDER.numbers().to_string()),
-        "/debug/timeline.json" => return ("200 OK", RECORDER.timeline().to_chrome_json()),
-        "/debug/timeline.svg" => return ("200 OK", RECORDER.timeline().to_svg()),
+    let print: fn() -> String = match path {
+        "/debug/jobs" => || dump(WITHIN).to_string(),
+        "/debug/jobs.json" => || dump(WITHIN).to_json(),
+        "/debug/numbers" => || RECORDER.numbers().to_string(),
+        "/debug/timeline.json" => || RECORDER.timeline().to_chrome_json(),
+        "/debug/timeline.svg" => || RECORDER.timeline().to_svg(),
         _ => {
             let pages = "The pages are /debug/jobs, jobs.json, numbers, timeline.json and timeline.svg.\n";
             return ("404 Not Found", pages.to_owned());
         }
     };
-    let made = DUMPS
-        .as_ref()
-        .map(|dumps| dumps.run(move || print(&dump(Duration::from_secs(1)))));
+    let made = PAGES.as_ref().map(|pages| pages.run(print));
     match made {
         Ok(Ok(page)) => ("200 OK", page),
         Ok(Err(problem)) => ("503 Service Unavailable", format!("{problem}\n")),

@@ -3,8 +3,8 @@
 //! ```text
 //!   title, and in a sentence what the drawing shows
 //!   thread   [run][run]   [run]          a row for each thread that runs jobs
-//!   job #1   [run]......??[run]          a row for each job: it runs, waits (.), is ready and waits for its thread (?)
-//!   job #2      [run]......
+//!   job #1   [run]......??[run]          the jobs: each runs, waits (.), is ready and waits for its thread (?)
+//!   2 jobs      [run]..[run]  [run]....  one that starts later may have the row of one that has ended
 //!   0 ms        10 ms        20 ms
 //! ```
 
@@ -46,9 +46,9 @@ impl Timeline {
 
 /// Draws parts of timelines below each other, on one scale. The result is an SVG.
 ///
-/// Each thread has a row with its runs. Each job has a row: when it ran, what it waited for, and how long it was ready
-/// before its thread got to it. If there are more than 20 jobs, 20 of them are drawn, evenly chosen from all in the
-/// order of their starts.
+/// Each thread has a row with its runs. Below are the jobs: when each ran, what it waited for, and how long it was
+/// ready before its thread got to it. A job has the highest row in which no other one is at that time, so there are as
+/// many rows as there were jobs at once. At most 24 rows are drawn.
 ///
 /// ```
 /// use asyncjob::insight::{Panel, Recorder, draw};
@@ -64,7 +64,8 @@ pub fn draw(panels: &[Panel<'_>]) -> String {
     let longest = longest.unwrap_or_default().max(Duration::from_nanos(1));
     let mut body = String::new();
     let names = names(panels);
-    let mut y = legend(&mut body, &names);
+    let top = legend(&mut body, &names);
+    let mut y = top;
     for panel in panels {
         let sheet = Sheet {
             panel,
@@ -73,7 +74,7 @@ pub fn draw(panels: &[Panel<'_>]) -> String {
         };
         y = sheet.draw(&mut body, y);
     }
-    y = axis(&mut body, y, longest);
+    y = axis(&mut body, top, y, longest);
     let width = LEFT + WIDTH + RIGHT;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {y}\" font-family=\"sans-serif\" \
@@ -85,11 +86,11 @@ pub fn draw(panels: &[Panel<'_>]) -> String {
 /// The sizes of the drawing.
 const LEFT: u32 = 130;
 const WIDTH: u32 = 850;
-const RIGHT: u32 = 20;
+const RIGHT: u32 = 30;
 const THREAD: u32 = 18;
 const JOB: u32 = 9;
-/// How many jobs a panel has at most.
-const MOST_JOBS: usize = 20;
+/// How many rows for jobs a panel has at most.
+const MOST_LANES: usize = 24;
 
 /// The colours of Okabe and Ito, which people who see few colours tell apart. They are readable on both pages.
 const STYLE: &str = "\
@@ -121,13 +122,13 @@ fn legend(svg: &mut String, names: &[&str]) -> u32 {
     let others = [
         ("ready", "is ready, and its thread runs others"),
         ("call", "waits for a callback"),
-        ("fd", "waits for an fd"),
+        ("fd", "waits for an fd, until its thread looks"),
         ("time", "waits for time"),
     ];
     let others = others.map(|(class, text)| (class.to_owned(), text.to_owned()));
     let (mut x, mut y) = (LEFT, 8);
     for (class, text) in runs.chain(others) {
-        let width = 30 + 6 * text.chars().count() as u32;
+        let width = 28 + 11 * text.chars().count() as u32 / 2;
         if x + width > LEFT + WIDTH && x > LEFT {
             (x, y) = (LEFT, y + 16);
         }
@@ -143,8 +144,8 @@ fn legend(svg: &mut String, names: &[&str]) -> u32 {
     y + 18
 }
 
-/// The times below the panels. Returns where the drawing ends.
-fn axis(svg: &mut String, y: u32, longest: Duration) -> u32 {
+/// The times below the panels, and lines from `top` down to them. Returns where the drawing ends.
+fn axis(svg: &mut String, top: u32, y: u32, longest: Duration) -> u32 {
     let seconds = longest.as_secs_f64();
     let magnitude = 10f64.powf((seconds / 10.0).log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * magnitude);
@@ -152,16 +153,22 @@ fn axis(svg: &mut String, y: u32, longest: Duration) -> u32 {
     for tick in 0..=(seconds / step) as u32 {
         let at = f64::from(tick) * step;
         let x = f64::from(LEFT) + at / seconds * f64::from(WIDTH);
-        let text = format!("{:?}", Duration::from_secs_f64(at));
+        let text = match tick {
+            0 => "0".to_owned(),
+            _ => format!("{:?}", Duration::from_secs_f64(at)),
+        };
         let _ = writeln!(
             svg,
-            "<path class=\"tick\" d=\"M{x:.1} 30V{y}\"/>\
+            "<path class=\"tick\" d=\"M{x:.1} {top}V{y}\"/>\
              <text class=\"faint\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{text}</text>",
             y + 12
         );
     }
     y + 20
 }
+
+/// A job, and what it did.
+type Job<'a> = (u64, &'a [Phase<'a>]);
 
 /// A panel that is being drawn.
 struct Sheet<'a> {
@@ -182,9 +189,11 @@ impl Sheet<'_> {
     /// Draws the panel below `y`. Returns where it ends.
     fn draw(&self, svg: &mut String, mut y: u32) -> u32 {
         let jobs = self.panel.timeline.jobs();
-        let mut jobs: Vec<_> = jobs
+        let is_seen = |phase: &Phase<'_>| self.clipped(phase.from, phase.to).is_some();
+        let mut jobs: Vec<Job<'_>> = jobs
             .iter()
-            .filter(|(_, phases)| phases.iter().any(|phase| self.clipped(phase.from, phase.to).is_some()))
+            .map(|(job, phases)| (*job, phases.as_slice()))
+            .filter(|(_, phases)| phases.iter().any(is_seen))
             .collect();
         jobs.sort_by_key(|(_, phases)| phases.first().map(|phase| phase.from));
         y += 20;
@@ -216,36 +225,35 @@ impl Sheet<'_> {
             bars.write(svg);
             y += THREAD + 4;
         }
-        let count = jobs.len().min(MOST_JOBS);
-        for at in 0..count {
-            let (job, phases) = jobs[at * jobs.len() / count];
+        let lanes = self.lanes(&jobs);
+        for lane in lanes.iter().take(MOST_LANES) {
             let mut bars = Bars::default();
-            for phase in phases {
-                let class = self.class_of(phase);
-                self.add(&mut bars, y, JOB, phase.from, phase.to, &class, || {
-                    format!(
-                        "{} #{job} {} for {:.1?}",
-                        phase.run.name,
-                        phase.name(),
-                        phase.to - phase.from
-                    )
-                });
+            for (job, phases) in lane {
+                for phase in *phases {
+                    let class = self.class_of(phase);
+                    self.add(&mut bars, y, JOB, phase.from, phase.to, &class, || {
+                        let name = format!("{} #{job}", phase.run.name);
+                        format!("{name} {} for {:.1?}", phase.name(), phase.to - phase.from)
+                    });
+                }
             }
-            let name = phases.first().map_or("", |phase| phase.run.name.as_ref());
+            let label = match lane[..] {
+                [(job, phases)] => format!("{} #{job}", phases.first().map_or("", |phase| &phase.run.name)),
+                _ => format!("{} jobs", lane.len()),
+            };
+            let (base, label) = (y + JOB - 1, escaped(&label));
             let _ = writeln!(
                 svg,
-                "<text class=\"faint\" x=\"4\" y=\"{}\" font-size=\"9\">{} #{job}</text>",
-                y + JOB - 1,
-                escaped(name)
+                "<text class=\"faint\" x=\"4\" y=\"{base}\" font-size=\"9\">{label}</text>"
             );
             bars.write(svg);
             y += JOB + 2;
         }
-        if jobs.len() > count {
-            let more = jobs.len() - count;
+        if lanes.len() > MOST_LANES {
+            let more: usize = lanes.iter().skip(MOST_LANES).map(Vec::len).sum();
             let _ = writeln!(
                 svg,
-                "<text class=\"faint\" x=\"4\" y=\"{}\">and {more} more</text>",
+                "<text class=\"faint\" x=\"4\" y=\"{}\">and {more} jobs more</text>",
                 y + 10
             );
             y += 14;
@@ -253,31 +261,39 @@ impl Sheet<'_> {
         y + 4
     }
 
+    /// Which jobs share a row: those of which one has ended when the next one starts.
+    fn lanes<'j>(&self, jobs: &[Job<'j>]) -> Vec<Vec<Job<'j>>> {
+        let mut lanes: Vec<(Duration, Vec<Job<'j>>)> = Vec::new();
+        for job @ (_, phases) in jobs {
+            let (Some(first), Some(last)) = (phases.first(), phases.last()) else {
+                continue;
+            };
+            match lanes.iter_mut().find(|(free_from, _)| *free_from <= first.from) {
+                Some((free_from, lane)) => {
+                    *free_from = last.to;
+                    lane.push(*job);
+                }
+                None => lanes.push((last.to, vec![*job])),
+            }
+        }
+        lanes.into_iter().map(|(_, lane)| lane).collect()
+    }
+
     /// What the panel shows, in a sentence.
     fn sentence<'p>(&self, phases: impl Iterator<Item = &'p Phase<'p>>) -> String {
-        let (mut busy, mut ready) = (Duration::ZERO, Vec::new());
-        for phase in phases {
+        let (mut busy, mut longest) = (Duration::ZERO, Duration::ZERO);
+        for phase in phases.filter(|phase| matches!(phase.kind, PhaseKind::Runs { .. })) {
             let Some((from, to)) = self.clipped(phase.from, phase.to) else {
                 continue;
             };
-            match phase.kind {
-                PhaseKind::Runs { .. } => busy += to - from,
-                PhaseKind::Ready => ready.push(phase.to - phase.from),
-                PhaseKind::Waits { .. } => {}
-            }
+            busy += to - from;
+            longest = longest.max(phase.to - phase.from);
         }
         let tracks = self.panel.timeline.tracks.iter();
         let threads = tracks.filter(|track| !track.runs.is_empty()).count().max(1);
         let whole = self.panel.to.saturating_sub(self.panel.from).as_secs_f64() * threads as f64;
         let share = 100.0 * busy.as_secs_f64() / whole.max(1e-9);
-        ready.sort_unstable();
-        let (Some(median), Some(longest)) = (ready.get(ready.len() / 2), ready.last()) else {
-            return format!("jobs run {share:.0}% of the time");
-        };
-        format!(
-            "jobs run {share:.0}% of the time; a job that is ready waits {median:.1?} for its thread in the median, \
-             {longest:.1?} at most"
-        )
+        format!("jobs run {share:.0}% of the time, for {longest:.1?} at most without a pause")
     }
 
     /// The part of this time that the panel shows.
@@ -321,7 +337,7 @@ impl Sheet<'_> {
         };
         let x = f64::from(LEFT) + (from - self.panel.from).as_secs_f64() * self.scale;
         let width = ((to - from).as_secs_f64() * self.scale).max(0.2);
-        if width >= 1.5 {
+        if width >= 4.0 {
             let title = escaped(&title());
             let _ = writeln!(
                 bars.wide,

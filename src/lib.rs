@@ -161,9 +161,9 @@
 //!
 //! # Where unsafe is
 //!
-//! Unsafe code is denied in the crate. It is allowed in the modules that say why on their `mod` line: `job`, `stack`
-//! and `sys`. `wait_ctx` has an `unsafe fn` with a safe body, [`WaitCtx::add_raw_wait_fd`], and its form for the C
-//! interface.
+//! Unsafe code is denied in the crate. It is allowed in the modules that say why on their `mod` line: `job`, `stack`,
+//! `sys`, and in the lock of a wait ctx. `wait_ctx` also has an `unsafe fn` with a safe body,
+//! [`WaitCtx::add_raw_wait_fd`], and its form for the C interface.
 
 #![warn(missing_debug_implementations)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -212,7 +212,7 @@ pub use job::{
 pub use returned::Returned;
 pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, Wants, waker_fn};
 #[doc(hidden)] // for asyncjob-capi-lib
-pub use wait_ctx::{Locked, Record, WeakWaitCtx};
+pub use wait_ctx::{Fd, Locked, Record, WeakWaitCtx};
 
 /// The README's program compiles and runs.
 #[cfg(doctest)]

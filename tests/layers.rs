@@ -16,7 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("returned", &[]),
     ("error", &["returned", "sys"]),
-    ("wait_ctx", &["sync"]),
+    ("wait_ctx", &["sync", "sys"]),
     ("hooks", &["wait_ctx"]),
     ("stack", &["sys"]),
     ("pool", &["stack", "sync", "sys"]),

@@ -123,7 +123,7 @@ impl<'c, H: SwitchHooks + 'static> JobBuilder<'c, H> {
                     Attributes {
                         name: self.name,
                         hooks,
-                        c_handle: 0,
+                        ..Attributes::NONE
                     },
                     f,
                 ))
@@ -209,7 +209,7 @@ impl JobPlan {
             attributes: Attributes {
                 name,
                 hooks,
-                c_handle: 0,
+                ..Attributes::NONE
             },
             stack_size,
         }

@@ -6,9 +6,11 @@
 //! dropped when the job has ended, so that the handle becomes stale.
 
 use std::any::Any;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::sync::{Mutex, MutexGuard};
 
-use super::control_block::{ATTACHED, Attributes, BLOCKED, ControlBlock, start};
+use super::closure::LARGEST_CLOSURE_ON_STACK;
+use super::control_block::{ATTACHED, Attributes, BLOCKED, ControlBlock, Running, StartArgs, prepare, switch};
 use super::current::{CURRENT, with_current};
 use super::{Job, Step};
 use crate::pool;
@@ -19,19 +21,73 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     crate::stack::lock(mutex)
 }
 
-/// Starts a job of C code, as [`start_job`](crate::start_job) does. Returns `None` when there is no stack.
-#[inline]
-pub fn start_c_job<F, T>(ctx: &WaitCtx, handle: usize, f: F) -> Option<Step<T>>
-where
-    F: FnOnce() -> T + 'static,
-    T: 'static,
-{
-    let stack = pool::take(None).ok()?;
-    let attributes = Attributes {
-        c_handle: handle,
-        ..Attributes::NONE
-    };
-    Some(start(stack, ctx, attributes, f))
+/// A job of C code that is the current one and has not run yet: it starts, or goes on.
+///
+/// Starting a job and resuming it meet here because the processor predicts a return by the call that it has seen. The
+/// call of a switch is then the same one, whichever way a job has come to its end.
+#[must_use]
+#[allow(
+    missing_debug_implementations,
+    reason = "it is there between two lines of one function"
+)]
+pub struct Entered<T>(Running<T>);
+
+/// Where the closure of a job waits for its start.
+#[allow(missing_debug_implementations, reason = "it holds what the job takes")]
+pub struct Place<F>(MaybeUninit<StartArgs<F>>);
+
+impl<F> Place<F> {
+    /// An empty place.
+    #[inline]
+    pub const fn empty() -> Self {
+        Place(MaybeUninit::uninit())
+    }
+}
+
+impl<T: 'static> Entered<T> {
+    /// A job that starts with this wait ctx, as [`start_job`](crate::start_job) starts one. Returns `None` when there
+    /// is no stack.
+    ///
+    /// # Safety
+    ///
+    /// The caller must [switch](Self::switch) to the job as the next thing that it does with jobs, while `place` exists
+    /// where it is. `ctx` must exist until the job has ended, or until the caller has given the job a count of it
+    /// ([`own_ctx`]) after its first pause.
+    #[inline(always)]
+    pub unsafe fn new<F>(ctx: &WaitCtx, handle: usize, f: F, place: &mut Place<F>) -> Option<Self>
+    where
+        F: FnOnce() -> T + 'static,
+    {
+        const { assert!(size_of::<F>() <= LARGEST_CLOSURE_ON_STACK) };
+        let stack = pool::take(None).ok()?;
+        let attributes = Attributes {
+            c_handle: handle,
+            ..Attributes::NONE
+        };
+        // SAFETY: passed on.
+        Some(Entered(unsafe { prepare(stack, ctx, attributes, f, &mut place.0) }))
+    }
+
+    /// A paused job that goes on, as by [`Job::resume`].
+    #[inline(always)]
+    pub fn again(job: Job<T>) -> Self {
+        job.control().wait_ctx().settle();
+        let block = ManuallyDrop::new(job).block;
+        // SAFETY: a Job points to the block of a paused job, and this call has consumed the only one that does.
+        Entered(unsafe { Running::enter_owned(block) })
+    }
+
+    /// Runs the job until it pauses or ends.
+    #[inline(always)]
+    pub fn switch(self) -> Step<T> {
+        // SAFETY: the job has not run since the guard was made.
+        unsafe { switch(self.0) }
+    }
+}
+
+/// Gives a job that has paused for the first time a count of its wait ctx.
+pub fn own_ctx<T>(job: &Job<T>) {
+    job.own_ctx();
 }
 
 /// The handle of the job that runs this code, or 0 if the job has none. Returns `None` outside a job.

@@ -18,7 +18,7 @@ use std::backtrace::Backtrace;
 use std::borrow::Cow;
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
-use std::mem::{self, ManuallyDrop, offset_of};
+use std::mem::{self, ManuallyDrop, MaybeUninit, offset_of};
 use std::ops::Range;
 #[cfg(feature = "insight")]
 use std::panic::AssertUnwindSafe;
@@ -267,6 +267,48 @@ where
     F: FnOnce() -> T + 'static,
     T: 'static,
 {
+    let mut args = MaybeUninit::uninit();
+    // SAFETY: `args` lives until the switch below has returned. The caller's borrow of `ctx` lasts as long as this
+    // call. A job that outlives the call is one for which `switch` returned `Paused`: then `own_ctx` gives it a count
+    // before this function returns.
+    let running = unsafe { prepare(stack, ctx, attributes, f, &mut args) };
+    // SAFETY: the guard is new.
+    let step = unsafe { switch(running) };
+    if let Step::Paused(job) = &step {
+        job.own_ctx();
+    }
+    step
+}
+
+impl<T> Job<T> {
+    /// The job may outlive the borrow of the wait ctx that it was started with, so its handle gets a count. For a job
+    /// that has just paused for the first time.
+    #[inline]
+    pub(super) fn own_ctx(&self) {
+        mem::forget(self.control().wait_ctx().clone());
+        self.control().set_flag(OWNS_CTX);
+    }
+}
+
+/// Writes the control block of a job to the top of its stack and makes the job the current one.
+///
+/// # Safety
+///
+/// The caller must [`switch`] to the job as the next thing, and neither use `args` nor let it go before that. The job
+/// has a handle of `ctx` without a count. `ctx` must exist until the job has ended, or until the caller has called
+/// [`Job::own_ctx`].
+#[inline(always)]
+pub(super) unsafe fn prepare<F, T>(
+    stack: Stack,
+    ctx: &WaitCtx,
+    attributes: Attributes,
+    f: F,
+    args: &mut MaybeUninit<StartArgs<F>>,
+) -> Running<T>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
     // SAFETY: `top` is one past the end of memory that `stack` owns, of which there is much more than a block.
     let block = unsafe { stack.top().byte_sub(size_of::<TypedBlock<T>>()) }.cast::<TypedBlock<T>>();
     let bounds = Bounds {
@@ -304,9 +346,8 @@ where
         limit: stack.limit().addr().get(),
         yielder: Cell::new(ptr::null()),
         parent: Cell::new(None),
-        // SAFETY: this is a second handle without a count of its own. The caller's borrow of `ctx` lasts as long as
-        // this call. A job that outlives the call is one for which `switch_to` returned `Paused`: then the code below
-        // adds the count and sets OWNS_CTX before it returns. Without that flag `release` does not drop the handle.
+        // SAFETY: this is a second handle without a count of its own, for which the caller answers. As long as OWNS_CTX
+        // is not set, `release` does not drop it.
         ctx: ManuallyDrop::new(unsafe { ptr::read(ctx) }),
         id,
         stack: ManuallyDrop::new(stack),
@@ -319,12 +360,11 @@ where
         name: UnsafeCell::new(attributes.name),
     };
     let at = block.cast::<ControlBlock>();
-    let args = StartArgs {
+    let from = ptr::from_ref(args.write(StartArgs {
         control: at,
         f: ManuallyDrop::new(f),
-    };
-    let from = &raw const args;
-    // SAFETY: the coroutine calls its closure once, in the call of `switch_to` below, while `args` still exists.
+    }));
+    // SAFETY: the coroutine calls its closure once, in the caller's switch, while `args` still exists.
     let coroutine = Coroutine::with_stack(bounds, move |yielder, ()| unsafe { job_main(from, yielder) });
     let coroutine = ManuallyDrop::new(coroutine);
     // SAFETY: the block is aligned, as `top` and the size of the block are multiples of 16. It is memory of the stack,
@@ -332,15 +372,7 @@ where
     unsafe { block.write(TypedBlock { control, coroutine }) };
     // SAFETY: the block was written above, its job has not run yet, and no other pointer to it exists. The hooks have
     // been called.
-    let running = unsafe { Running::begin(block) };
-    // SAFETY: the guard is new.
-    let step = unsafe { switch(running) };
-    if let Step::Paused(job) = &step {
-        // The job may outlive the caller's borrow of `ctx`, so its handle gets a count.
-        std::mem::forget(job.control().wait_ctx().clone());
-        job.control().set_flag(OWNS_CTX);
-    }
-    step
+    unsafe { Running::begin(block) }
 }
 
 /// Calls the hook of a job that is about to start. If the hook panics, there is no job yet: the pool gets the stack
@@ -359,11 +391,12 @@ fn enter_first(stack: Stack, hooks: &mut dyn SwitchHooks, job: HookedJob<'_>) ->
     kept.0.take().expect("the stack was put there above")
 }
 
-/// What a job starts with. It lies on the stack of `start_on`, which does not return before the job's first pause.
+/// What a job starts with. It lies on the stack of the caller of [`prepare`], which does not go on before the job's
+/// first pause.
 ///
 /// corosensei moves one pointer to the new stack. It could move the closure itself, but it would load pieces of 16
 /// bytes that were stored in pieces of 8, and each such load waits until the stores have reached the cache.
-struct StartArgs<F> {
+pub(super) struct StartArgs<F> {
     control: NonNull<ControlBlock>,
     f: ManuallyDrop<F>,
 }
@@ -403,7 +436,7 @@ pub(super) unsafe fn switch_to<T>(block: NonNull<TypedBlock<T>>) -> Step<T> {
 ///
 /// The job of the guard must not have run since the guard was made.
 #[inline(always)] // see `switch_to`
-unsafe fn switch<T>(mut running: Running<T>) -> Step<T> {
+pub(super) unsafe fn switch<T>(mut running: Running<T>) -> Step<T> {
     match running.coroutine().resume(()) {
         CoroutineResult::Return(value) => {
             // SAFETY: the coroutine has returned.

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::ptr;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 use std::time::Duration;
 
 use super::{Process, Readiness, check, milliseconds};
@@ -342,6 +343,59 @@ pub(crate) fn clock_tick() -> u64 {
     // SAFETY: the timespec may be written to during the call.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The commands of `membarrier(2)`, which libc does not name.
+mod membarrier {
+    pub(super) const QUERY: i32 = 0;
+    pub(super) const PRIVATE_EXPEDITED: i32 = 1 << 3;
+    pub(super) const REGISTER_PRIVATE_EXPEDITED: i32 = 1 << 4;
+
+    pub(super) fn call(command: i32) -> i64 {
+        // SAFETY: the call takes no pointers, and has no effect on memory but its order.
+        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
+    }
+}
+
+/// Whether [`order_all_threads`] works here. Some sandboxes do not let `membarrier(2)` through.
+pub(crate) fn can_order_all_threads() -> bool {
+    const UNKNOWN: u8 = 0;
+    const NO: u8 = 1;
+    const YES: u8 = 2;
+    static ANSWER: AtomicU8 = AtomicU8::new(UNKNOWN);
+    if cfg!(miri) {
+        return true;
+    }
+    let mut answer = ANSWER.load(Ordering::Relaxed); // each thread that asks gets the same answer
+    if answer == UNKNOWN {
+        let commands = membarrier::call(membarrier::QUERY);
+        let has_it = commands > 0 && commands & i64::from(membarrier::PRIVATE_EXPEDITED) != 0;
+        answer = if has_it { YES } else { NO };
+        ANSWER.store(answer, Ordering::Relaxed);
+    }
+    answer == YES
+}
+
+/// Runs a fence on every thread of this process: the stores before it and the loads after it, in the program of each,
+/// stay in that order. What this thread stored before, the loads after that see. The call takes some microseconds.
+///
+/// Call it only where [`can_order_all_threads`] says so. If the kernel refuses it nevertheless, the process ends: a
+/// sandbox was entered since then.
+#[cold]
+pub(crate) fn order_all_threads() {
+    if cfg!(miri) {
+        return fence(Ordering::SeqCst);
+    }
+    // A process registers once. A registration is waited for up to some ten milliseconds, so it is made when it is
+    // first needed.
+    let order = || membarrier::call(membarrier::PRIVATE_EXPEDITED) == 0;
+    if !order() && (membarrier::call(membarrier::REGISTER_PRIVATE_EXPEDITED) != 0 || !order()) {
+        eprintln!(
+            "asyncjob: the kernel refuses membarrier(2), which it offered before: allow it in the sandbox that the \
+             process has entered, or enter the sandbox before the first job"
+        );
+        std::process::abort();
+    }
 }
 
 /// Copies memory of this process, which another thread may change or unmap meanwhile: the kernel reads it, so that a

@@ -6,14 +6,16 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
 use std::time::Duration;
 
 mod linux;
 
 #[cfg(feature = "insight")]
 pub(crate) use linux::{LoadedModule, loaded_modules, read_memory};
-pub(crate) use linux::{Notifier, Poller, clock_tick, connect_unix, start_connect};
+pub(crate) use linux::{
+    Notifier, Poller, can_order_all_threads, clock_tick, connect_unix, order_all_threads, start_connect,
+};
 
 /// The process that made something. A child of `fork(2)` has a copy of it, with fds that lead to the parent's own
 /// files, and without the threads that it had.
@@ -70,6 +72,43 @@ pub(crate) const FORKED: &str = concat!(
     "this was made before the process was forked, and belongs to the parent process: make a new one in the child",
     guide_page!("fork")
 );
+
+/// A number that no other thread has at the same time. A thread that begins after this one has ended may get the same.
+#[inline]
+pub(crate) fn thread_address() -> usize {
+    #[cfg(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let pointer: usize;
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the first word of a thread's control block is its own address: the ABI of thread-local storage says
+        // so. The instruction reads that word.
+        unsafe {
+            std::arch::asm!("mov {}, fs:[0]", out(reg) pointer, options(nostack, preserves_flags, pure, readonly));
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the instruction reads a register.
+        unsafe {
+            std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nomem, nostack, preserves_flags));
+        }
+        pointer
+    }
+    #[cfg(not(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    {
+        thread_local!(static HERE: u8 = const { 0 });
+        HERE.with(|here| std::ptr::from_ref(here).addr())
+    }
+}
+
+/// Keeps the compiler from moving the loads that follow in front of the stores before. The processor may still do so,
+/// until another thread calls [`order_all_threads`].
+#[inline]
+pub(crate) fn order_this_thread() {
+    if cfg!(miri) {
+        fence(Ordering::SeqCst); // Miri has no `membarrier`
+    } else {
+        compiler_fence(Ordering::SeqCst);
+    }
+}
 
 /// What an fd is ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

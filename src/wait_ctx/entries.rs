@@ -88,6 +88,43 @@ pub struct Record {
     serial: u64,
 }
 
+/// The fd of a record, with its flags: one word of it.
+#[derive(Clone, Copy, Debug)]
+#[doc(hidden)] // for asyncjob-capi-lib
+pub struct Fd(u64);
+
+impl Fd {
+    /// The number of the wait fd.
+    #[inline]
+    pub fn raw(self) -> RawFd {
+        (self.0 as u32).cast_signed()
+    }
+
+    /// Whether [`Changes::added`] reports the entry.
+    #[inline]
+    pub fn is_addition(self) -> bool {
+        self.0 & (ADDED | REMOVED) == ADDED
+    }
+
+    /// Whether [`Changes::removed`] reports the entry.
+    #[inline]
+    pub fn is_removal(self) -> bool {
+        self.0 & (ADDED | REMOVED) == REMOVED
+    }
+
+    /// Whether it does not matter which key is armed.
+    #[inline]
+    pub fn counts_or_is_removed(self) -> bool {
+        self.0 & (ONLY_WHEN_ARMED | REMOVED) != ONLY_WHEN_ARMED
+    }
+
+    /// Whether the entry was removed since the last resume.
+    #[inline]
+    pub fn is_removed(self) -> bool {
+        self.0 & REMOVED != 0
+    }
+}
+
 /// An entry that is not removed, as a driver sees it: the record of it.
 pub(crate) type LiveFd = Record;
 
@@ -152,6 +189,12 @@ impl Record {
             only_when_armed: self.has(ONLY_WHEN_ARMED),
         };
         WaitFd::new(WaitKey(self.key as usize), self.raw_fd(), options)
+    }
+
+    /// The fd with its flags.
+    #[inline]
+    pub fn fd_of(&self) -> Fd {
+        Fd(self.fd_and_flags)
     }
 
     /// The number of the wait fd.
@@ -220,11 +263,6 @@ impl Record {
     }
 
     #[inline]
-    fn to_words(self) -> [u64; Self::WORDS] {
-        [self.key, self.fd_and_flags, self.data, self.serial]
-    }
-
-    #[inline]
     fn from_words([key, fd_and_flags, data, serial]: &[Word; Self::WORDS]) -> Self {
         Record {
             key: key.get(),
@@ -235,6 +273,26 @@ impl Record {
     }
 }
 
+/// How the entries have changed.
+#[derive(Clone, Copy)]
+pub(super) enum Change {
+    /// One was added at the end.
+    Added,
+    /// The last one is not there any more.
+    Popped,
+    /// The one at this place has other flags.
+    Marked(usize),
+    /// Any of them may be another one now.
+    Any,
+}
+
+// The words of a record.
+const KEY: usize = 0;
+const FD_AND_FLAGS: usize = 1;
+const DATA: usize = 2;
+const SERIAL: usize = 3;
+
+// The words of the view.
 const LENGTH: usize = 0;
 const CALLBACK: usize = 1;
 const RECORDS: usize = 3;
@@ -251,16 +309,26 @@ impl View {
         View(Published::new())
     }
 
-    /// Shows the readers what the entries are now, of which those before `first` are as they were. The caller holds the
-    /// lock of the entries.
+    /// Shows the readers what the entries are now. The caller holds the lock of the entries.
     #[inline]
-    pub(super) fn publish(&self, entries: &Entries, first: usize) {
+    pub(super) fn publish(&self, entries: &Entries, change: Change) {
+        let list = entries.list.as_slice();
+        let (changed, only_flags) = match change {
+            Change::Added => (list.len().saturating_sub(1)..list.len(), false),
+            Change::Popped => (0..0, false),
+            Change::Marked(at) => (at..at + 1, true),
+            Change::Any => (0..list.len(), false),
+        };
         self.0.write(|writer| {
-            writer.set(LENGTH, entries.list.len() as u64);
-            for i in first..entries.list.len().min(INLINE) {
-                let words = entries.list[i].record.to_words();
-                for (place, word) in words.into_iter().enumerate() {
-                    writer.set(RECORDS + i * Record::WORDS + place, word);
+            writer.set(LENGTH, list.len() as u64);
+            let published = list.iter().enumerate().take(INLINE.min(changed.end));
+            for (at, Entry { record, .. }) in published.skip(changed.start) {
+                let words = RECORDS + at * Record::WORDS;
+                writer.set(words + FD_AND_FLAGS, record.fd_and_flags);
+                if !only_flags {
+                    writer.set(words + KEY, record.key);
+                    writer.set(words + DATA, record.data);
+                    writer.set(words + SERIAL, record.serial);
                 }
             }
         });
@@ -312,19 +380,36 @@ impl View {
         Some(records.rev().collect())
     }
 
-    /// The newest record under `key` that is not removed. `None` if it must be looked for under the lock.
+    /// The fd of the newest record under `key` that is not removed, with the data. `None` if it must be looked for
+    /// under the lock.
     #[inline]
-    pub(super) fn newest(&self, key: WaitKey) -> Option<Option<Record>> {
+    pub(super) fn newest(&self, key: WaitKey) -> Option<Option<(Fd, usize)>> {
         self.0
             .read(|words| {
                 let length = words[LENGTH].get() as usize;
-                let found = records_of(words)
-                    .take(length)
-                    .filter(|words| words[0].get() == key.0 as u64)
-                    .map(Record::from_words);
-                (length <= INLINE).then_some(found.filter(|record| !record.is_removed()).last())
+                if length > INLINE {
+                    return None;
+                }
+                for at in (0..length).rev() {
+                    let words = &words[RECORDS + at * Record::WORDS..][..Record::WORDS];
+                    let fd = Fd(words[FD_AND_FLAGS].get());
+                    if words[KEY].get() == key.0 as u64 && !fd.is_removed() {
+                        return Some(Some((fd, words[DATA].get() as usize)));
+                    }
+                }
+                Some(None)
             })
             .flatten()
+    }
+
+    /// How many records there are, and their fds, oldest first. `None` if they must be read under the lock.
+    #[inline]
+    pub(super) fn fds(&self) -> Option<(usize, [Fd; INLINE])> {
+        let (length, fds) = self.0.read(|words| {
+            let fds = std::array::from_fn(|at| Fd(words[RECORDS + at * Record::WORDS + FD_AND_FLAGS].get()));
+            (words[LENGTH].get() as usize, fds)
+        })?;
+        (length <= INLINE).then_some((length, fds))
     }
 
     /// The callback of a C program; `None` if it must be read under the lock.
@@ -458,29 +543,31 @@ impl Entries {
 
     /// Removes the newest entry under `key` and hands out its value, which is absent while it is borrowed. Returns
     /// `None` if there is no entry.
-    ///
-    /// The entries before the place that is returned are as they were.
     #[inline]
-    pub(super) fn remove(&mut self, key: WaitKey) -> Option<(usize, Option<Value>)> {
+    pub(super) fn remove(&mut self, key: WaitKey) -> Option<(Change, Option<Value>)> {
         if self.long.is_some() {
             return self.remove_from_long(key);
         }
-        let at = self.newest_place(key)?;
-        let entry = &mut self.list[at];
-        let content = mem::replace(&mut entry.content, Content::Value(None));
+        let list = self.list.as_mut_slice();
+        let at = list.iter().rposition(|entry| entry.record.is_live(key))?;
+        let is_last = at + 1 == list.len();
+        let entry = &mut list[at];
         if !entry.record.is_added() {
             entry.record.fd_and_flags |= REMOVED;
-        } else if at + 1 == self.list.len() {
-            self.list.truncate(at);
+            Some((Change::Marked(at), entry.content.take_value()))
+        } else if is_last {
+            let value = entry.content.take_value();
+            self.list.pop();
+            Some((Change::Popped, value))
         } else {
-            self.list.remove(at);
+            let entry = self.list.remove(at);
+            Some((Change::Any, entry.content.into_value()))
         }
-        Some((at, content.into_value()))
     }
 
     #[cold]
     #[inline(never)]
-    fn remove_from_long(&mut self, key: WaitKey) -> Option<(usize, Option<Value>)> {
+    fn remove_from_long(&mut self, key: WaitKey) -> Option<(Change, Option<Value>)> {
         let long = self.long.as_mut()?;
         let places = long.places.get_mut(&(key.0 as u64))?;
         let at = places.pop()?;
@@ -489,20 +576,16 @@ impl Entries {
         }
         long.is_unsettled = true;
         let entry = &mut self.list[at];
-        let content = mem::replace(&mut entry.content, Content::Value(None));
+        let value = entry.content.take_value();
         entry.record.fd_and_flags |= REMOVED;
-        let first_changed = if entry.record.is_gone() {
+        if entry.record.is_gone() {
             long.gone += 1;
             if 2 * long.gone > self.list.len() {
                 self.compact();
-                0
-            } else {
-                at
+                return Some((Change::Any, value));
             }
-        } else {
-            at
-        };
-        Some((first_changed, content.into_value()))
+        }
+        Some((Change::Marked(at), value))
     }
 
     /// Takes the value out of the newest entry under `key`, if it is a `V`. Returns the value with the fd of the entry.
@@ -576,7 +659,30 @@ impl Entries {
     }
 
     /// Settles the entries when the job is resumed: added entries are settled, and removed ones are gone.
+    #[inline]
     pub(super) fn settle(&mut self) {
+        if self.long.is_some() {
+            return self.settle_long();
+        }
+        let list = self.list.as_mut_slice();
+        let mut kept = 0;
+        for at in 0..list.len() {
+            if !list[at].record.is_removed() {
+                list[at].record.fd_and_flags &= !ADDED;
+                if at != kept {
+                    list.swap(at, kept);
+                }
+                kept += 1;
+            }
+        }
+        while self.list.len() > kept {
+            self.list.pop(); // a removed entry has no value, so this drops nothing of the user
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn settle_long(&mut self) {
         // A removed entry has no value, so this drops nothing of the user.
         let before = self.list.len();
         self.list.retain(|entry| !entry.record.is_removed());
@@ -603,10 +709,10 @@ impl Entries {
         self.list.len()
     }
 
-    /// The record of the newest entry under `key` that is not removed.
-    pub(super) fn newest(&self, key: WaitKey) -> Option<Record> {
-        let at = self.newest_place(key)?;
-        Some(self.list[at].record)
+    /// The fd of the newest entry under `key` that is not removed, with the data.
+    pub(super) fn newest(&self, key: WaitKey) -> Option<(Fd, usize)> {
+        let record = self.list[self.newest_place(key)?].record;
+        Some((Fd(record.fd_and_flags), record.data()))
     }
 
     fn newest_mut(&mut self, key: WaitKey) -> Option<&mut Entry> {
@@ -616,6 +722,15 @@ impl Entries {
 }
 
 impl Content {
+    /// Takes the value out. The words of a C program stay, and are not used any more.
+    #[inline]
+    fn take_value(&mut self) -> Option<Value> {
+        match self {
+            Content::Value(value) => value.take(),
+            Content::Cleanup(_) => None,
+        }
+    }
+
     /// The value, as the user gets it. The words of a C program are its own affair: Rust code gets no value.
     #[inline]
     fn into_value(self) -> Option<Value> {
@@ -712,7 +827,7 @@ mod tests {
             );
             let newest = model.0.iter().rfind(|entry| entry.0 == key && !entry.3);
             assert_eq!(
-                entries.newest(WaitKey(key)).map(|record| record.raw_fd()),
+                entries.newest(WaitKey(key)).map(|(fd, _)| fd.raw()),
                 newest.map(|entry| entry.1)
             );
             // Key 0 has no cleanup.

@@ -10,16 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
-use parking_lot::MutexGuard;
-
-use super::{Entries, Inner, NO_DEADLINE, Record, Status, WaitCtx, WaitFd, WaitKey};
+use super::owner_lock::Guard;
+use super::{Change, Entries, Fd, Inner, NO_DEADLINE, Record, Status, WaitCtx, WaitFd, WaitKey};
 
 /// A ctx that no other thread changes meanwhile. Readers do not wait for it.
 #[doc(hidden)]
 #[must_use]
 pub struct Locked<'a> {
     inner: &'a Inner,
-    entries: MutexGuard<'a, Entries>,
+    entries: Guard<'a, Entries>,
 }
 
 impl fmt::Debug for Locked<'_> {
@@ -44,10 +43,22 @@ impl WaitCtx {
         self.inner.read(f)
     }
 
-    /// The record of the fd that was added last under `key` and not removed.
+    /// The fd that was added last under `key` and not removed, with its data.
     #[inline]
-    pub fn newest_record(&self, key: WaitKey) -> Option<Record> {
+    pub fn newest_fd(&self, key: WaitKey) -> Option<(Fd, usize)> {
         self.inner.newest(key)
+    }
+
+    /// As [`newest_fd`](Self::newest_fd), for one attempt without the lock: `None` if that does not do.
+    #[inline]
+    pub fn newest_fd_now(&self, key: WaitKey) -> Option<Option<(Fd, usize)>> {
+        self.inner.view.newest(key)
+    }
+
+    /// How many entries there are, and their fds, oldest first, if that is known without the lock.
+    #[inline]
+    pub fn fds_now(&self) -> Option<(usize, [Fd; 2])> {
+        self.inner.view.fds()
     }
 
     /// The callback of a C program, and its argument. The function is 0 if none is set.
@@ -74,10 +85,17 @@ impl WaitCtx {
         Some(waker_of(callback))
     }
 
-    /// Whether there is another handle to the ctx than this one.
+    /// Whether a job has the ctx, or there is another handle to it than this one.
     #[inline]
     pub fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.inner) > 1
+        // Acquire: the caller gives the ctx to others, after what its last job has done with it.
+        Arc::strong_count(&self.inner) > 1 || self.inner.jobs_of_c.load(Ordering::Acquire) > 0
+    }
+
+    /// This thread will not change the ctx for some time. Another one that takes the lock next takes it from nobody.
+    #[inline]
+    pub fn give_up(&self) {
+        self.inner.entries.give_up();
     }
 
     /// Whether the next resume has to settle the entries.
@@ -94,7 +112,7 @@ impl Locked<'_> {
     #[allow(unsafe_code, reason = "its contract is about fds; its body is safe")]
     pub unsafe fn add_words(&mut self, fd: WaitFd, data: usize, cleanup: usize) {
         self.entries.add_words(fd, data, cleanup);
-        self.inner.changed(&self.entries, self.entries.len() - 1);
+        self.inner.changed(&self.entries, Change::Added);
     }
 
     /// Adds a wait fd with a word, and with a value that owns the fd. The caller keeps the contract of
@@ -102,7 +120,22 @@ impl Locked<'_> {
     #[allow(unsafe_code, reason = "its contract is about fds; its body is safe")]
     pub unsafe fn add_with_data(&mut self, fd: WaitFd, data: usize, value: Box<dyn Any + Send>) {
         self.entries.add_with_data(fd, data, value);
-        self.inner.changed(&self.entries, self.entries.len() - 1);
+        self.inner.changed(&self.entries, Change::Added);
+    }
+
+    /// Counts a paused job that has the ctx without a count of its own, because the ctx exists for ever. A count that
+    /// all handles share costs an atomic read-modify-write at the first pause and at the end of each job.
+    #[inline]
+    pub fn add_job(self) {
+        let jobs = &self.inner.jobs_of_c;
+        jobs.store(jobs.load(Ordering::Relaxed) + 1, Ordering::Relaxed); // under the lock
+    }
+
+    /// A job that was [counted](Self::add_job) has ended.
+    #[inline]
+    pub fn remove_job(self) {
+        let jobs = &self.inner.jobs_of_c;
+        jobs.store(jobs.load(Ordering::Relaxed) - 1, Ordering::Release); // see `is_shared`
     }
 
     /// Removes the newest entry under `key`. Returns whether there was one.
@@ -114,8 +147,8 @@ impl Locked<'_> {
     /// Removes the newest entry under `key`, and returns its value, if it has one. Returns `None` if there is no entry.
     #[inline]
     pub fn take(mut self, key: WaitKey) -> Option<Option<Box<dyn Any + Send>>> {
-        let (at, value) = self.entries.remove(key)?;
-        self.inner.changed(&self.entries, at);
+        let (change, value) = self.entries.remove(key)?;
+        self.inner.changed(&self.entries, change);
         Some(value) // the caller drops it after the lock is released: the drop of a value may run any code
     }
 
@@ -148,7 +181,7 @@ impl Locked<'_> {
             while let Some(value) = self.entries.pop() {
                 values.extend(value); // the words of a C program are no value
             }
-            self.inner.changed(&self.entries, 0);
+            self.inner.changed(&self.entries, Change::Any);
         }
         if self.entries.callback() != [0; 2] {
             self.entries.clear_callback();

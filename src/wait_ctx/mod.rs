@@ -37,6 +37,8 @@ mod locked;
 mod noted;
 #[cfg(feature = "insight")]
 mod outside;
+#[allow(unsafe_code, reason = "a lock, which lends out the value in it")]
+mod owner_lock;
 mod published;
 mod wakes;
 mod wants;
@@ -58,15 +60,16 @@ use parking_lot::Mutex;
 use crate::sync::contain;
 
 pub(crate) use entries::LiveFd;
+use entries::{Change, Entries, Value, View};
 #[doc(hidden)]
-pub use entries::Record;
-use entries::{Entries, Value, View};
+pub use entries::{Fd, Record};
 #[doc(hidden)]
 pub use locked::Locked;
 #[cfg(feature = "insight")]
 pub(crate) use noted::NotedWake;
 #[cfg(feature = "insight")]
 pub(crate) use outside::Waits;
+use owner_lock::OwnerLock;
 #[cfg_attr(not(feature = "insight"), allow(unreachable_pub, reason = "`insight` exports it"))]
 pub use wakes::WakeCause;
 pub(crate) use wants::LONGEST_INTERVAL;
@@ -346,9 +349,11 @@ struct Inner {
     armed: AtomicUsize,
     /// Whether a driver has a job on this ctx that has not ended: see [`WaitCtx::claim`].
     claimed: AtomicBool,
+    /// How many paused jobs of C code have the ctx without a count: see [`Locked::add_job`].
+    jobs_of_c: AtomicU32,
     /// What the entries are now, for readers. Whoever changes `entries` writes it, under the lock.
     view: View,
-    entries: Mutex<Entries>,
+    entries: OwnerLock<Entries>,
     /// Goes up by 2 at each change of the callback, of Rust code or of C code, so that who has a callback need not read
     /// it again. The lowest bit says whether `callback` is set: the C interface asks without the lock.
     callback_state: AtomicU32,
@@ -420,8 +425,9 @@ impl WaitCtx {
                 deadline: AtomicU64::new(NO_DEADLINE),
                 armed: AtomicUsize::new(0),
                 claimed: AtomicBool::new(claimed),
+                jobs_of_c: AtomicU32::new(0),
                 view: View::new(),
-                entries: Mutex::new(Entries::new()),
+                entries: OwnerLock::new(Entries::new()),
                 callback_state: AtomicU32::new(0),
                 callback: Mutex::new(None),
                 #[cfg(any(feature = "insight", feature = "tracing"))]
@@ -487,12 +493,12 @@ impl WaitCtx {
     pub(crate) fn add_entry(&self, fd: WaitFd, value: Value) {
         let mut entries = self.inner.entries.lock();
         entries.add(fd, value);
-        self.inner.changed(&entries, entries.len() - 1);
+        self.inner.changed(&entries, Change::Added);
     }
 
     /// The fd that was added last under `key` and not cleared ([S53](crate::docs::openssl_behaviour#s53)).
     pub fn fd(&self, key: WaitKey) -> Option<RawFd> {
-        self.inner.newest(key).map(|record| record.raw_fd())
+        self.inner.newest(key).map(|(fd, _)| fd.raw())
     }
 
     /// Changes what the fd that was added last under `key` is waited for. Returns whether there is such an fd.
@@ -502,7 +508,7 @@ impl WaitCtx {
         let mut entries = self.inner.entries.lock();
         let changed = entries.set_interest(key, interest);
         if changed == Some(true) {
-            self.inner.changed(&entries, 0);
+            self.inner.changed(&entries, Change::Any);
         }
         changed.is_some()
     }
@@ -513,8 +519,8 @@ impl WaitCtx {
     /// Returns `None` if there is no such entry, and also while its value is lent to [`with_value`](Self::with_value).
     pub fn clear_fd(&self, key: WaitKey) -> Option<Box<dyn Any + Send>> {
         let mut entries = self.inner.entries.lock();
-        let (at, value) = entries.remove(key)?;
-        self.inner.changed(&entries, at);
+        let (change, value) = entries.remove(key)?;
+        self.inner.changed(&entries, change);
         value
     }
 
@@ -677,7 +683,8 @@ impl WaitCtx {
     fn settle_entries(&self) {
         let mut entries = self.inner.entries.lock();
         entries.settle();
-        self.inner.publish(&entries, 0);
+        self.inner.view.publish(&entries, Change::Any);
+        self.inner.unsettled.store(false, Ordering::Relaxed);
     }
 }
 
@@ -689,15 +696,15 @@ impl Inner {
         self.view.read(f).unwrap_or_else(|f| self.read_under_lock(f))
     }
 
-    /// The newest record under `key` that is not removed.
+    /// The newest fd under `key`, with its data.
     #[inline]
-    fn newest(&self, key: WaitKey) -> Option<Record> {
+    fn newest(&self, key: WaitKey) -> Option<(Fd, usize)> {
         let newest = self.view.newest(key);
         newest.unwrap_or_else(|| self.newest_under_lock(key))
     }
 
     #[cold]
-    fn newest_under_lock(&self, key: WaitKey) -> Option<Record> {
+    fn newest_under_lock(&self, key: WaitKey) -> Option<(Fd, usize)> {
         self.entries.lock().newest(key)
     }
 
@@ -707,10 +714,15 @@ impl Inner {
         f(&records)
     }
 
-    /// The wait fds have changed, apart from those before `first`: readers see the change, and drivers learn of it.
+    /// The wait fds have changed: readers see the change, and drivers learn of it.
     #[inline]
-    fn changed(&self, entries: &Entries, first: usize) {
-        self.publish(entries, first);
+    fn changed(&self, entries: &Entries, change: Change) {
+        self.view.publish(entries, change);
+        let is_unsettled = match change {
+            Change::Added | Change::Marked(_) => true,
+            Change::Popped | Change::Any => entries.is_unsettled(),
+        };
+        self.unsettled.store(is_unsettled, Ordering::Relaxed);
         // Only who holds the lock of the entries stores the version. The Release comes after the view was written: a
         // driver that has seen this version reads these entries, or later ones.
         let version = self.version.load(Ordering::Relaxed);
@@ -730,12 +742,6 @@ impl Inner {
         self.callback_state.fetch_add(change, Ordering::Release);
         drop(place);
         drop(old); // after the lock is released: the drop of a waker may run any code
-    }
-
-    #[inline]
-    fn publish(&self, entries: &Entries, first: usize) {
-        self.view.publish(entries, first);
-        self.unsettled.store(entries.is_unsettled(), Ordering::Relaxed);
     }
 }
 

@@ -28,7 +28,8 @@ use std::ffi::{c_int, c_void};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr::{self, NonNull};
 
-use asyncjob::{PauseError, Step, c_interface};
+use asyncjob::c_interface::{self, Place};
+use asyncjob::{PauseError, Step};
 
 use crate::boundary::guarded;
 use crate::exceptions::State;
@@ -99,12 +100,52 @@ pub unsafe extern "C" fn ASYNC_start_job(
     // SAFETY: the caller's promise about `job` and `ret`. The outputs are used during this call only.
     let outputs = unsafe { Outputs::new(job, ret) };
     let handle = outputs.handle();
-    thread::with(|thread| match func {
-        // SAFETY: the caller's promise about library contexts and about `func`, which the job was started with.
-        _ if !handle.is_null() => unsafe { resume(thread, Handle::from_c(handle), outputs) },
-        // SAFETY: the caller's promise about `func`, `args`, `size` and library contexts.
-        Some(func) => unsafe { start(thread, ctx, func, args, size, outputs) },
-        None => outputs.nothing_to_run(),
+    thread::with(|thread| {
+        let mut place = Place::empty();
+        let call;
+        let entered = if handle.is_null() {
+            let Some(func) = func else {
+                return outputs.nothing_to_run();
+            };
+            // SAFETY: the caller's promise about `func`, `args` and `size`.
+            call = match unsafe { Call::new(func, args, size) } {
+                Some(call) => call,
+                None => return outputs.nothing_to_run(),
+            };
+            // The closure carries one word. The job reads the rest from here, where this function waits for its first
+            // pause.
+            let at = &raw const call;
+            // SAFETY: the caller's promise. `call` lives until the job has copied from it.
+            let run = move || unsafe { Call::run(at) };
+            // SAFETY: the switch below is the next thing, and `place` is of this call.
+            match unsafe { start(thread, ctx, func as *const c_void, run, &mut place) } {
+                Some(entered) => entered,
+                None => {
+                    // SAFETY: no job was started, so none runs the call.
+                    unsafe { call.release() };
+                    return ASYNC_NO_JOBS; // S17: also when there is no memory for a stack
+                }
+            }
+        } else {
+            // SAFETY: the caller's promise about library contexts.
+            match unsafe { resume(thread, Handle::from_c(handle)) } {
+                Ok(entered) => entered,
+                Err(Refused::NotNow) => return refuse(),
+                Err(Refused::NoJob) => return outputs.nothing_to_run(),
+            }
+        };
+        let Entered {
+            job,
+            slot,
+            resumers_default,
+            resumers_exceptions,
+        } = entered;
+        let step = job.switch();
+        // SAFETY: it came from `at_start` or from `exchange`, and the caller promises that the program has not freed
+        // it.
+        let jobs_default = unsafe { thread.default_ctx.exchange(resumers_default) };
+        let exceptions = thread.exceptions.exchange(resumers_exceptions);
+        outputs.report(thread, slot, step, jobs_default, exceptions)
     })
 }
 
@@ -160,78 +201,90 @@ pub extern "C" fn ASYNC_unblock_pause() {
     c_interface::unblock_pause();
 }
 
+/// A job that is about to run, and what its resumer has to find again afterwards.
+struct Entered {
+    job: c_interface::Entered<c_int>,
+    slot: JobSlot,
+    resumers_default: LibCtx,
+    resumers_exceptions: State,
+}
+
+/// Makes a job that runs `run`. `None` when there is no place for it.
+///
 /// # Safety
 ///
-/// The caller must keep the contract of [`ASYNC_start_job`] about `func`, `args`, `size` and library contexts.
-#[inline]
-unsafe fn start(
+/// The caller must switch to the job as the next thing that it does with jobs, while `place` exists, and report to the
+/// slot that the job has paused or ended. It must keep the contract of [`ASYNC_start_job`] about library contexts.
+#[inline(always)]
+unsafe fn start<F: FnOnce() -> c_int + 'static>(
     thread: &Thread,
     ctx: *mut ASYNC_WAIT_CTX,
-    func: Function,
-    args: *mut c_void,
-    size: usize,
-    outputs: Outputs,
-) -> c_int {
-    // SAFETY: passed on.
-    let Some(call) = (unsafe { Call::new(func, args, size) }) else {
-        return outputs.nothing_to_run();
-    };
-    let Some(slot) = thread.take_slot(func as *const c_void) else {
-        // SAFETY: no job was started, so none runs the call.
-        unsafe { call.release() };
-        return ASYNC_NO_JOBS;
-    };
+    near: *const c_void,
+    run: F,
+    place: &mut Place<F>,
+) -> Option<Entered> {
+    let slot = thread.take_slot(near)?;
     slot.begin(ctx);
-    let not_from_c;
-    let ctx = match wait_ctx::for_job(ctx, slot.handle()) {
-        Some(ctx) => ctx,
+    let handle = slot.handle().to_number();
+    let resumers_default = thread.default_ctx.at_start();
+    let job = match wait_ctx::for_job(ctx, slot.handle()) {
+        Some(ctx) => {
+            slot.starts_with(ctx);
+            // SAFETY: passed on. The ctx of a program exists for ever.
+            unsafe { c_interface::Entered::new(ctx, handle, run, place) }
+        }
         None => {
-            not_from_c = wait_ctx::of_rust_or_new(ctx);
-            &not_from_c
+            let ctx = wait_ctx::of_rust_or_new(ctx);
+            // SAFETY: passed on. The slot keeps the ctx until the job has a count of it, or has ended.
+            let job = unsafe { c_interface::Entered::new(&ctx, handle, run, place) };
+            slot.starts_with_other(ctx);
+            job
         }
     };
-    let resumers_default = thread.default_ctx.at_start();
-    let resumers_exceptions = thread.exceptions.exchange(State::NONE);
-    // The closure carries one word. The job reads the rest from here, where this function waits for its first pause.
-    let at = &raw const call;
-    // SAFETY: the caller's promise. `call` lives until the job has copied from it.
-    let step = c_interface::start_c_job(ctx, slot.handle().to_number(), move || unsafe { Call::run(at) });
-    // SAFETY: it came from `at_start`, and the caller promises that the program has not freed it.
-    let jobs_default = unsafe { thread.default_ctx.exchange(resumers_default) };
-    let exceptions = thread.exceptions.exchange(resumers_exceptions);
-    match step {
-        Some(step) => outputs.report(thread, slot, step, jobs_default, exceptions),
-        None => {
-            slot.end();
-            thread.slots.push(slot);
-            // SAFETY: the job did not start.
-            unsafe { call.release() };
-            ASYNC_NO_JOBS // S17: also when there is no memory for a stack
-        }
-    }
+    let Some(job) = job else {
+        slot.end();
+        slot.job_ended();
+        thread.slots.push(slot);
+        return None;
+    };
+    Some(Entered {
+        job,
+        slot,
+        resumers_default,
+        resumers_exceptions: thread.exceptions.exchange(State::NONE),
+    })
+}
+
+/// Why a job is not resumed.
+enum Refused {
+    /// It runs: it is this one, or one that started this one. Or it belongs to Rust code, or to another thread.
+    NotNow,
+    /// The handle names no job.
+    NoJob,
 }
 
 /// # Safety
 ///
 /// The caller must keep the contract of [`ASYNC_start_job`] about resuming and about library contexts.
-#[inline]
-unsafe fn resume(thread: &Thread, handle: Handle<slots::Record>, outputs: Outputs) -> c_int {
+#[inline(always)]
+unsafe fn resume(thread: &Thread, handle: Handle<slots::Record>) -> Result<Entered, Refused> {
     let slot = match thread.slots.find(handle) {
         Found::Own(slot) => slot,
-        Found::OnOtherThread => return refuse(),
-        Found::Nothing => return outputs.nothing_to_run(),
+        Found::OnOtherThread => return Err(Refused::NotNow),
+        Found::Nothing => return Err(Refused::NoJob),
     };
     let Some(job) = slot.cells().paused.take().or_else(|| slot.take_back()) else {
-        return refuse(); // the job runs: it is this one, or one that started this one. Or it belongs to Rust code.
+        return Err(Refused::NotNow);
     };
     // SAFETY: it came from `exchange` when the job paused, and the caller promises that the program has not freed it.
     let resumers_default = unsafe { thread.default_ctx.exchange(slot.cells().default_ctx.get()) };
     let resumers_exceptions = thread.exceptions.exchange(slot.cells().exceptions.get());
-    let step = ManuallyDrop::into_inner(job).resume();
-    // SAFETY: it came from `exchange`, and the caller promises that the program has not freed it.
-    let jobs_default = unsafe { thread.default_ctx.exchange(resumers_default) };
-    let exceptions = thread.exceptions.exchange(resumers_exceptions);
-    outputs.report(thread, slot, step, jobs_default, exceptions)
+    Ok(Entered {
+        job: c_interface::Entered::again(ManuallyDrop::into_inner(job)),
+        slot,
+        resumers_default,
+        resumers_exceptions,
+    })
 }
 
 /// The handle names a job that this call may not resume. The handle stays good, so `*job` keeps it.
@@ -271,7 +324,7 @@ impl Outputs {
     }
 
     /// A job paused or finished.
-    #[inline(always)] // one copy in `start` and one in `resume`: neither looks twice at what came back
+    #[inline]
     fn report(
         self,
         thread: &Thread,
@@ -282,6 +335,7 @@ impl Outputs {
     ) -> c_int {
         match step {
             Step::Paused(job) => {
+                slot.job_paused(&job);
                 slot.cells().paused.set(Some(ManuallyDrop::new(job)));
                 slot.cells().default_ctx.set(jobs_default);
                 slot.cells().exceptions.set(exceptions);
@@ -290,6 +344,7 @@ impl Outputs {
             }
             Step::Finished(value) => {
                 slot.end();
+                slot.job_ended();
                 thread.slots.push(slot);
                 self.set_handle(ptr::null_mut());
                 if let Some(ret) = NonNull::new(self.ret) {

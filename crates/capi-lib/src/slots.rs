@@ -24,7 +24,7 @@ use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use asyncjob::{Job, c_interface};
+use asyncjob::{Job, WaitCtx, c_interface};
 
 use crate::exceptions::State;
 use crate::fork::Shared;
@@ -57,7 +57,8 @@ pub fn forgotten_jobs() -> usize {
     SET_ASIDE.load(Ordering::Relaxed)
 }
 
-/// What a slot holds.
+/// What a slot holds. What a resume uses is in the first cache line.
+#[repr(C)]
 pub(crate) struct Record {
     /// [`ThreadSlots::id`] of the owner; [`NO_THREAD`] while the chunk is in [`SPARE`].
     owner: AtomicUsize,
@@ -66,19 +67,26 @@ pub(crate) struct Record {
 }
 
 /// The part of a record that only the owner of the slot uses.
+#[repr(C)]
 pub(crate) struct OwnerCells {
     /// The job while it is paused. A `Job` that is dropped is cancelled, which C programs do not know: hence
     /// `ManuallyDrop`.
     pub(crate) paused: Cell<Option<ManuallyDrop<Job<c_int>>>>,
-    /// The job while it is paused, if the program has freed its wait ctx meanwhile. Such a job is mostly forgotten by
-    /// its program, as by `SSL_free` (S88). It gives back what it can do without ([`ThreadSlots::set_aside`]).
-    pub(crate) set_aside: Cell<Option<ManuallyDrop<Job<c_int>>>>,
     /// The default library context of the job while it is paused.
     pub(crate) default_ctx: Cell<LibCtx>,
     /// The C++ exceptions that the job handles, while it is paused.
     pub(crate) exceptions: Cell<State>,
     /// The job is one of Rust code, which C code cannot resume ([`crate::job`]).
     pub(crate) is_rust: Cell<bool>,
+    /// The job has not paused yet.
+    is_new: Cell<bool>,
+    /// The wait ctx of the job, if it is one of a C program. The job is counted in it from its first pause on.
+    ctx: Cell<Option<&'static WaitCtx>>,
+    /// The wait ctx of the job until its first pause, if it is another one.
+    other_ctx: Cell<Option<WaitCtx>>,
+    /// The job while it is paused, if the program has freed its wait ctx meanwhile. Such a job is mostly forgotten by
+    /// its program, as by `SSL_free` (S88). It gives back what it can do without ([`ThreadSlots::set_aside`]).
+    pub(crate) set_aside: Cell<Option<ManuallyDrop<Job<c_int>>>>,
     /// The free slot below this one.
     next_free: Cell<Option<JobSlot>>,
 }
@@ -99,9 +107,35 @@ impl Default for Record {
                 default_ctx: Cell::new(ptr::null_mut()),
                 exceptions: Cell::new(State::NONE),
                 is_rust: Cell::new(false),
+                is_new: Cell::new(false),
+                ctx: Cell::new(None),
+                other_ctx: Cell::new(None),
                 next_free: Cell::new(None),
             },
         }
+    }
+}
+
+impl OwnerCells {
+    #[cold]
+    fn keep_other_ctx(&self, job: &Job<c_int>) {
+        c_interface::own_ctx(job);
+        drop(self.other_ctx.take());
+    }
+
+    #[inline]
+    fn job_ended(&self) {
+        let was_counted = !self.is_new.replace(false);
+        match self.ctx.take() {
+            Some(ctx) if was_counted => ctx.lock().remove_job(),
+            Some(_) => {}
+            None => self.forget_other_ctx(),
+        }
+    }
+
+    #[cold]
+    fn forget_other_ctx(&self) {
+        drop(self.other_ctx.take());
     }
 }
 
@@ -142,6 +176,39 @@ impl JobSlot {
         // good.
         self.slot.value().wait_ctx.store(ctx, Ordering::Release);
         self.slot.begin();
+    }
+
+    /// The job starts with this wait ctx of a C program.
+    #[inline]
+    pub(crate) fn starts_with(self, ctx: &'static WaitCtx) {
+        self.cells().is_new.set(true);
+        self.cells().ctx.set(Some(ctx));
+    }
+
+    /// The job starts with another wait ctx.
+    #[cold]
+    pub(crate) fn starts_with_other(self, ctx: WaitCtx) {
+        self.cells().is_new.set(true);
+        self.cells().other_ctx.set(Some(ctx));
+    }
+
+    /// The job has paused. At its first pause it is counted in its wait ctx.
+    #[inline]
+    pub(crate) fn job_paused(self, job: &Job<c_int>) {
+        if !self.cells().is_new.get() {
+            return;
+        }
+        self.cells().is_new.set(false);
+        match self.cells().ctx.get() {
+            Some(ctx) => ctx.lock().add_job(),
+            None => self.cells().keep_other_ctx(job),
+        }
+    }
+
+    /// The job has ended, or has not started.
+    #[inline]
+    pub(crate) fn job_ended(self) {
+        self.cells().job_ended();
     }
 
     /// The job, if it is paused and set aside. It is not any more then.
@@ -286,6 +353,7 @@ fn return_chunk(chunk: JobChunk) {
             slot.end();
             ManuallyDrop::into_inner(job).quarantine();
         }
+        record.cells.job_ended(); // after the quarantine, and also of a job that the thread has left by `pthread_exit`
         if record.cells.is_rust.take() {
             slot.end(); // the job belongs to Rust code, which may still end it
         }

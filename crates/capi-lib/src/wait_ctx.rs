@@ -36,7 +36,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::task::Waker;
 
-use asyncjob::{Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, c_interface, waker_fn};
+use asyncjob::{Fd, Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, c_interface, waker_fn};
 
 use crate::boundary::guarded;
 use crate::fork::Shared;
@@ -168,19 +168,43 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_fd(
     fd: *mut OSSL_ASYNC_FD,
     custom_data: *mut *mut c_void,
 ) -> c_int {
-    let key = WaitKey::from_ptr(key);
-    let write = |found: Option<Record>| {
-        let Some(found) = found else { return 0 };
+    match read_of_program(ctx, |ctx| ctx.newest_fd_now(WaitKey::from_ptr(key))).flatten() {
         // SAFETY: the caller's promise.
-        unsafe { write(fd, found.raw_fd()) };
-        // SAFETY: the caller's promise.
-        unsafe { write(custom_data, ptr::with_exposed_provenance_mut(found.data())) };
-        1
-    };
-    match read_of_program(ctx, |ctx| ctx.newest_record(key)) {
-        Some(found) => write(found),
-        None => read_of_rust(ctx, |ctx| write(ctx.newest_record(key))).unwrap_or(0),
+        Some(found) => unsafe { write_fd(found, fd, custom_data) },
+        // SAFETY: passed on.
+        None => unsafe { get_fd_slowly(ctx, key, fd, custom_data) },
     }
+}
+
+/// [`ASYNC_WAIT_CTX_get_fd`] of a ctx of Rust code, and of one that cannot be read without its lock. As a call at the
+/// end it leaves nothing to be saved in the other one.
+///
+/// # Safety
+///
+/// As [`ASYNC_WAIT_CTX_get_fd`].
+#[cold]
+unsafe extern "C" fn get_fd_slowly(
+    ctx: *mut ASYNC_WAIT_CTX,
+    key: *const c_void,
+    fd: *mut OSSL_ASYNC_FD,
+    custom_data: *mut *mut c_void,
+) -> c_int {
+    let found = read(ctx, |ctx| ctx.newest_fd(WaitKey::from_ptr(key))).flatten();
+    // SAFETY: passed on.
+    unsafe { write_fd(found, fd, custom_data) }
+}
+
+/// # Safety
+///
+/// `fd` and `custom_data` must be NULL or valid for writes.
+#[inline]
+unsafe fn write_fd(found: Option<(Fd, usize)>, fd: *mut OSSL_ASYNC_FD, custom_data: *mut *mut c_void) -> c_int {
+    let Some((found, data)) = found else { return 0 };
+    // SAFETY: the caller's promise.
+    unsafe { write(fd, found.raw()) };
+    // SAFETY: the caller's promise.
+    unsafe { write(custom_data, ptr::with_exposed_provenance_mut(data)) };
+    1
 }
 
 /// `ASYNC_WAIT_CTX_get_all_fds(3)`: writes the number of wait fds and, if `fd` is not NULL, the wait fds, newest first.
@@ -195,11 +219,29 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_all_fds(
     fd: *mut OSSL_ASYNC_FD,
     numfds: *mut usize,
 ) -> c_int {
-    // SAFETY: the caller's promise.
-    let write = |ctx: &WaitCtx, records: &[Record]| unsafe {
-        write_list(fd, numfds, records, |record| {
-            !record.is_removed() && record.counts(ctx.armed())
-        })
+    match read_of_program(ctx, WaitCtx::fds_now).flatten() {
+        Some(fds) if newest_first(fds).all(Fd::counts_or_is_removed) => {
+            // SAFETY: the caller's promise.
+            unsafe { write_list(fd, numfds, newest_first(fds), |fd| !fd.is_removed()) };
+            1
+        }
+        // SAFETY: passed on.
+        _ => unsafe { get_all_fds_slowly(ctx, fd, numfds) },
+    }
+}
+
+/// [`ASYNC_WAIT_CTX_get_all_fds`], as [`get_fd_slowly`], and for fds that do not always count.
+///
+/// # Safety
+///
+/// As [`ASYNC_WAIT_CTX_get_all_fds`].
+#[cold]
+unsafe extern "C" fn get_all_fds_slowly(ctx: *mut ASYNC_WAIT_CTX, fd: *mut OSSL_ASYNC_FD, numfds: *mut usize) -> c_int {
+    let write = |ctx: &WaitCtx, records: &[Record]| {
+        let armed = ctx.armed();
+        let counting = records.iter().rev().filter(|record| record.counts(armed));
+        // SAFETY: the caller's promise.
+        unsafe { write_list(fd, numfds, counting.map(Record::fd_of), |fd| !fd.is_removed()) };
     };
     c_int::from(read_into(ctx, write))
 }
@@ -222,11 +264,38 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_changed_fds(
     delfd: *mut OSSL_ASYNC_FD,
     numdelfds: *mut usize,
 ) -> c_int {
+    match read_of_program(ctx, WaitCtx::fds_now).flatten() {
+        Some(fds) => {
+            // SAFETY: the caller's promise.
+            unsafe { write_list(addfd, numaddfds, newest_first(fds), Fd::is_addition) };
+            // SAFETY: the caller's promise.
+            unsafe { write_list(delfd, numdelfds, newest_first(fds), Fd::is_removal) };
+            1
+        }
+        // SAFETY: passed on.
+        None => unsafe { get_changed_fds_slowly(ctx, addfd, numaddfds, delfd, numdelfds) },
+    }
+}
+
+/// [`ASYNC_WAIT_CTX_get_changed_fds`], as [`get_fd_slowly`].
+///
+/// # Safety
+///
+/// As [`ASYNC_WAIT_CTX_get_changed_fds`].
+#[cold]
+unsafe extern "C" fn get_changed_fds_slowly(
+    ctx: *mut ASYNC_WAIT_CTX,
+    addfd: *mut OSSL_ASYNC_FD,
+    numaddfds: *mut usize,
+    delfd: *mut OSSL_ASYNC_FD,
+    numdelfds: *mut usize,
+) -> c_int {
     let write = |_: &WaitCtx, records: &[Record]| {
+        let fds = || records.iter().rev().map(Record::fd_of);
         // SAFETY: the caller's promise.
-        unsafe { write_list(addfd, numaddfds, records, Record::is_addition) };
+        unsafe { write_list(addfd, numaddfds, fds(), Fd::is_addition) };
         // SAFETY: the caller's promise.
-        unsafe { write_list(delfd, numdelfds, records, Record::is_removal) };
+        unsafe { write_list(delfd, numdelfds, fds(), Fd::is_removal) };
     };
     c_int::from(read_into(ctx, write))
 }
@@ -381,7 +450,9 @@ thread_local! {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        FREE.lock().append(self.0.get_mut());
+        let kept = self.0.get_mut();
+        kept.iter().for_each(|slot| slot.value().ctx.give_up());
+        FREE.lock().append(kept);
     }
 }
 
@@ -576,6 +647,7 @@ fn take_shared_slot() -> Option<CtxSlot> {
         let chunk = CTXS.grow()?;
         for slot in chunk {
             *slot.value().ctx.lock().attachment() = Some(Box::new(OfProgram(slot)));
+            slot.value().ctx.give_up();
         }
         let (first, others) = chunk.split_first()?;
         FREE.lock().extend(others);
@@ -599,6 +671,7 @@ fn give_slot(slot: CtxSlot) -> bool {
         has_room
     });
     if !kept.unwrap_or(false) {
+        ctx.give_up();
         FREE.lock().push(slot);
     }
     false
@@ -607,6 +680,7 @@ fn give_slot(slot: CtxSlot) -> bool {
 /// Keeps a slot until nobody has its ctx any more, and looks for others that nobody has.
 #[cold]
 fn hold(slot: CtxSlot) {
+    slot.value().ctx.give_up();
     let mut held = HELD.lock();
     held.slots.push(slot);
     if held.slots.len() < held.look_at {
@@ -620,6 +694,7 @@ fn hold(slot: CtxSlot) {
     drop(held);
     for slot in &let_go {
         slot.value().ctx.lock().reset(); // who had it may have changed it
+        slot.value().ctx.give_up();
     }
     FREE.lock().extend(let_go);
 }
@@ -661,7 +736,15 @@ unsafe fn write<T>(output: *mut T, value: T) {
     }
 }
 
-/// Writes the fds of the records that `counts` picks, newest first, and their number.
+/// The fds of at most two entries. They stay in registers: as an array they would be loaded together, and the load
+/// would wait until both stores have reached the cache.
+#[inline]
+fn newest_first((length, [first, second]): (usize, [Fd; 2])) -> impl Iterator<Item = Fd> {
+    let newest = (length > 1).then_some(second);
+    newest.into_iter().chain((length > 0).then_some(first))
+}
+
+/// Writes those of the fds that `counts` picks, newest first, and their number.
 ///
 /// # Safety
 ///
@@ -670,16 +753,16 @@ unsafe fn write<T>(output: *mut T, value: T) {
 unsafe fn write_list(
     list: *mut OSSL_ASYNC_FD,
     count: *mut usize,
-    records: &[Record],
-    counts: impl Fn(&Record) -> bool,
+    fds: impl Iterator<Item = Fd>,
+    counts: impl Fn(Fd) -> bool,
 ) {
     let mut written = 0;
-    for record in records.iter().rev().filter(|record| counts(record)) {
+    for fd in fds.filter(|fd| counts(*fd)) {
         if let Some(list) = NonNull::new(list) {
             // SAFETY: the array has room for all of them.
             let element = unsafe { list.add(written) };
             // SAFETY: as above.
-            unsafe { element.write(record.raw_fd()) };
+            unsafe { element.write(fd.raw()) };
         }
         written += 1;
     }

@@ -8,6 +8,7 @@
 //! | part | test | what no order may do |
 //! |---|---|---|
 //! | the sequence lock of a wait ctx | beside its source | give a reader words of two writes |
+//! | the lock of a wait ctx, which its usual thread takes with plain stores | beside its source | let two threads change the ctx |
 //! | the slot for one value | `slots` | lose the value, the end, or the wake of the task that waits |
 //! | the line of tasks that wait for capacity | `lines` | leave a task in the line while there is capacity |
 //! | the inbox of a scheduler and the waker of a job | `scheduler::inboxes` | let the scheduler sleep on a wake |
@@ -38,6 +39,11 @@ mod stand_ins;
 #[cfg(test)]
 #[path = "../../../src/wait_ctx/published.rs"]
 mod published;
+
+#[cfg(test)]
+#[allow(unsafe_code, reason = "a lock, which lends out the value in it")]
+#[path = "../../../src/wait_ctx/owner_lock.rs"]
+mod owner_lock;
 
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "not all of it is run here")]

@@ -84,12 +84,34 @@ pub(crate) fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> 
 }
 
 pub(crate) mod sys {
-    //! The system: an eventfd, and the process.
+    //! The system: an eventfd, the process, and fences.
 
     use std::io;
     use std::os::fd::RawFd;
 
+    use loom::sync::atomic::{Ordering, fence};
     use loom::sync::{Condvar, Mutex};
+
+    /// A number that no other thread has.
+    pub(crate) fn thread_address() -> usize {
+        use std::sync::atomic::AtomicUsize;
+        static NEXT: AtomicUsize = AtomicUsize::new(16);
+        loom::thread_local!(static HERE: usize = NEXT.fetch_add(1, Ordering::Relaxed));
+        HERE.with(|here| *here)
+    }
+
+    /// The two fences of one asymmetric pair, which are two equal ones here.
+    pub(crate) fn order_this_thread() {
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn order_all_threads() {
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn can_order_all_threads() -> bool {
+        true
+    }
 
     /// This process, which has no child here.
     #[derive(Clone, Copy)]

@@ -1,0 +1,377 @@
+//! A lock that costs the thread that takes it nearly always no atomic read-modify-write.
+//!
+//! A wait ctx is written by the thread of its job, and hardly ever by another one. The first thread that takes the lock
+//! is its owner from then on, and takes it with plain stores. Another thread that wants the lock ends that for good:
+//! from then on all threads take a mutex.
+//!
+//! ```text
+//!              lock                    lock, another thread
+//!   nobody's ---------> owned by T -------------------------> shared: a mutex
+//!       ^                   |
+//!       +-------------------+
+//!         give_up, by T
+//! ```
+//!
+//! | word | written by |
+//! |---|---|
+//! | `owner` | who holds the mutex; the owner, when it gives the lock up |
+//! | `held` | the owner, before and after it uses the value |
+//!
+//! # Why only one thread uses the value
+//!
+//! The owner stores `held` and then reads `owner` again. Another thread takes the mutex, stores `owner`, and then reads
+//! `held`. If both could miss the store of the other, both would use the value. A fence between store and load on each
+//! side prevents that, and costs as much as the read-modify-write. So the fence of the owner is one of the compiler
+//! only ([`sys::order_this_thread`]), and the other thread makes the kernel run a fence on every thread of the process
+//! ([`sys::order_all_threads`], `membarrier(2)`). The fence of the kernel comes somewhere in the program of the owner:
+//!
+//! * after its store of `held`: then the other thread sees `held`, and waits until the owner is done;
+//! * before its store of `held`, and so before its load of `owner`: then the owner sees that it is the owner no more.
+//!
+//! After that the former owner never begins again without the mutex. It may set `held` for a moment more, which no one
+//! reads any more.
+//!
+//! A lock that the owner gives up becomes nobody's by a store of its own, so the owner knows of it. If that store comes
+//! after the one by which another thread has made the lock a shared one, the lock is nobody's while that thread holds
+//! the mutex. The next owner needs the mutex to become it.
+//!
+//! What happens under the lock happens before what happens under it next, on whichever thread: `held` is stored with
+//! `Release` and read with `Acquire`, `owner` is given up and taken with the same two, and the rest is the mutex. The
+//! address of a thread may be that of an earlier one that has ended. It is then the owner of what that one had owned,
+//! which needs no more than the `Acquire`.
+
+#[cfg(asyncjob_loom)]
+use loom::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+use std::ops::{Deref, DerefMut};
+#[cfg(not(asyncjob_loom))]
+use std::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::sys;
+
+/// No address of a thread.
+const NOBODY: usize = 1;
+/// No address of a thread.
+const SHARED: usize = 2;
+
+pub(super) struct OwnerLock<T> {
+    /// The address of the owner, [`NOBODY`] or [`SHARED`].
+    owner: AtomicUsize,
+    /// The owner uses the value.
+    held: AtomicBool,
+    mutex: Mutex<()>,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: one thread at a time uses the value, as the documentation of the module argues, and may take it away.
+unsafe impl<T: Send> Sync for OwnerLock<T> {}
+
+/// The value, which no other thread uses meanwhile.
+#[must_use]
+pub(super) struct Guard<'a, T> {
+    lock: &'a OwnerLock<T>,
+    /// Absent if the owner has taken the lock.
+    shared: Option<MutexGuard<'a, ()>>,
+}
+
+impl<T> OwnerLock<T> {
+    pub(super) fn new(value: T) -> Self {
+        OwnerLock {
+            owner: AtomicUsize::new(NOBODY),
+            held: AtomicBool::new(false),
+            mutex: Mutex::new(()),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Takes the lock. The caller runs no code of the user before it lets go of it.
+    ///
+    /// # Panics
+    ///
+    /// If this thread holds it, which code of the user could bring about in an allocator or in a handler of a signal.
+    #[inline]
+    pub(super) fn lock(&self) -> Guard<'_, T> {
+        let me = sys::thread_address();
+        if self.owner.load(Ordering::Relaxed) == me && self.begin(me) {
+            return Guard {
+                lock: self,
+                shared: None,
+            };
+        }
+        self.lock_as_other(me)
+    }
+
+    /// Takes the lock for its owner. Returns whether this thread, which was the owner, is it still.
+    #[inline]
+    fn begin(&self, me: usize) -> bool {
+        if self.held.load(Ordering::Acquire) {
+            is_held_already();
+        }
+        self.held.store(true, Ordering::Relaxed);
+        sys::order_this_thread();
+        let is_owner = self.owner.load(Ordering::Relaxed) == me;
+        if !is_owner {
+            self.held.store(false, Ordering::Release);
+        }
+        is_owner
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn lock_as_other(&self, me: usize) -> Guard<'_, T> {
+        loop {
+            let mutex = self.mutex.lock();
+            match self.owner.load(Ordering::Acquire) {
+                NOBODY if sys::can_order_all_threads() => {
+                    self.owner.store(me, Ordering::Relaxed);
+                    drop(mutex);
+                    // All uses of the value by an owner are between two stores of `held`, this one too.
+                    if self.begin(me) {
+                        return Guard {
+                            lock: self,
+                            shared: None,
+                        };
+                    }
+                    continue;
+                }
+                NOBODY => self.owner.store(SHARED, Ordering::Relaxed),
+                SHARED => {}
+                _ => self.share(),
+            }
+            return Guard {
+                lock: self,
+                shared: Some(mutex),
+            };
+        }
+    }
+
+    /// Makes the lock a shared one. The caller holds the mutex. When this returns, the owner does not use the value,
+    /// and never will without the mutex.
+    fn share(&self) {
+        self.owner.store(SHARED, Ordering::Relaxed);
+        sys::order_all_threads();
+        while self.held.load(Ordering::Acquire) {
+            wait_a_moment();
+        }
+    }
+
+    /// This thread will not take the lock for some time. If it is the owner, the next thread that takes the lock is the
+    /// owner after it.
+    pub(super) fn give_up(&self) {
+        if self.owner.load(Ordering::Relaxed) == sys::thread_address() {
+            self.owner.store(NOBODY, Ordering::Release);
+        }
+    }
+
+    #[cfg(not(asyncjob_loom))]
+    pub(super) fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn is_held_already() -> ! {
+    panic!(
+        "a wait ctx is used while this very thread changes it: neither an allocator nor a handler of a signal may use \
+         one"
+    );
+}
+
+/// The owner is done in some nanoseconds, unless the system does not run it now.
+fn wait_a_moment() {
+    #[cfg(asyncjob_loom)]
+    loom::thread::yield_now();
+    #[cfg(not(asyncjob_loom))]
+    std::thread::sleep(std::time::Duration::from_micros(20));
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        #[cfg(asyncjob_loom)]
+        let value = self.lock.value.with(|value| value);
+        #[cfg(not(asyncjob_loom))]
+        let value = self.lock.value.get();
+        // SAFETY: the lock is held, so no other thread uses the value, and this guard lends it out.
+        unsafe { &*value }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        #[cfg(asyncjob_loom)]
+        let value = self.lock.value.with_mut(|value| value);
+        #[cfg(not(asyncjob_loom))]
+        let value = self.lock.value.get();
+        // SAFETY: the lock is held, so no other thread uses the value, and this guard is borrowed exclusively.
+        unsafe { &mut *value }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.shared.is_none() {
+            self.lock.held.store(false, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(all(test, not(asyncjob_loom)))]
+mod tests {
+    use super::*;
+
+    fn is_owned<T>(lock: &OwnerLock<T>) -> bool {
+        lock.owner.load(Ordering::Relaxed) == sys::thread_address()
+    }
+
+    #[test]
+    fn the_first_thread_that_takes_it_owns_it_until_another_takes_it() {
+        let lock = OwnerLock::new(0);
+        for _ in 0..2 {
+            *lock.lock() += 1;
+            assert_eq!(is_owned(&lock), sys::can_order_all_threads());
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| *lock.lock() += 1);
+        });
+        for _ in 0..2 {
+            *lock.lock() += 1;
+            assert!(!is_owned(&lock), "it has been shared");
+        }
+        assert_eq!(*lock.lock(), 5);
+    }
+
+    #[test]
+    fn the_next_thread_owns_what_the_owner_gives_up() {
+        let lock = OwnerLock::new(0);
+        *lock.lock() += 1;
+        lock.give_up();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                *lock.lock() += 1;
+                assert_eq!(is_owned(&lock), sys::can_order_all_threads());
+                lock.give_up();
+            });
+        });
+        *lock.lock() += 1;
+        assert_eq!(is_owned(&lock), sys::can_order_all_threads());
+        assert_eq!(*lock.lock(), 3);
+    }
+
+    /// Another thread comes while the owner uses the value again and again.
+    #[test]
+    fn no_use_of_the_value_is_lost_when_another_thread_comes() {
+        let (rounds, uses) = if cfg!(miri) { (8, 20) } else { (500, 200) };
+        for round in 0..rounds {
+            let lock = OwnerLock::new(0);
+            *lock.lock() += 1;
+            let use_it = || (0..uses).for_each(|_| *lock.lock() += 1);
+            std::thread::scope(|scope| {
+                scope.spawn(use_it);
+                use_it();
+                if round % 2 == 0 {
+                    lock.give_up();
+                }
+                use_it();
+            });
+            assert_eq!(*lock.lock(), 1 + 3 * uses);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "while this very thread changes it")]
+    fn the_owner_does_not_take_it_twice() {
+        let lock = OwnerLock::new(0);
+        drop(lock.lock());
+        if !sys::can_order_all_threads() {
+            is_held_already(); // the second would wait for ever
+        }
+        let _held = lock.lock();
+        drop(lock.lock());
+    }
+}
+
+/// Every order in which an owner and other threads can meet. `cargo test -p asyncjob-loom` runs them.
+#[cfg(all(test, asyncjob_loom))]
+mod tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    #[test]
+    fn one_thread_at_a_time_uses_the_value() {
+        loom::model(|| {
+            let lock = Arc::new(OwnerLock::new(0));
+            *lock.lock() += 1;
+            let other = Arc::clone(&lock);
+            let other = thread::spawn(move || {
+                for _ in 0..2 {
+                    *other.lock() += 1;
+                }
+            });
+            for _ in 0..2 {
+                *lock.lock() += 1;
+            }
+            other.join().unwrap();
+            assert_eq!(*lock.lock(), 5);
+        });
+    }
+
+    #[test]
+    fn one_of_two_becomes_the_owner() {
+        loom::model(|| {
+            let lock = Arc::new(OwnerLock::new(0));
+            let others = [1, 2].map(|_| {
+                let lock = Arc::clone(&lock);
+                thread::spawn(move || *lock.lock() += 1)
+            });
+            others.into_iter().for_each(|other| other.join().unwrap());
+            assert_eq!(*lock.lock(), 2);
+        });
+    }
+
+    #[test]
+    fn what_the_owner_did_is_there_after_it_has_given_up() {
+        loom::model(|| {
+            let lock = Arc::new(OwnerLock::new(0));
+            let other = Arc::clone(&lock);
+            let other = thread::spawn(move || {
+                *other.lock() += 1;
+                other.give_up();
+            });
+            *lock.lock() += 1;
+            *lock.lock() += 1;
+            other.join().unwrap();
+            assert_eq!(*lock.lock(), 3);
+        });
+    }
+
+    /// The one who has a stale view of the owner is the third thread.
+    #[test]
+    fn an_owner_gives_it_up_while_two_threads_take_it() {
+        loom::model(|| {
+            let lock = Arc::new(OwnerLock::new(0));
+            *lock.lock() += 1;
+            let others = [1, 2].map(|_| {
+                let lock = Arc::clone(&lock);
+                thread::spawn(move || *lock.lock() += 1)
+            });
+            lock.give_up();
+            others.into_iter().for_each(|other| other.join().unwrap());
+            assert_eq!(*lock.lock(), 3);
+        });
+    }
+}

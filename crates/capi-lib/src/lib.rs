@@ -19,7 +19,7 @@
 //!
 //! Then [`check`] at the start of the program says whether OpenSSL really binds to this crate, and what to do
 //! otherwise. Out of reach is OpenSSL that is linked statically (the feature `vendored` of the crate `openssl`),
-//! because no call in it passes through the loader.
+//! because no call in it passes through the loader. The linker refuses such a program: it finds `ASYNC_*` twice.
 //!
 //! # What C code sees in a job of Rust code
 //!

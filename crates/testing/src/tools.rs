@@ -36,6 +36,7 @@ enum Kind {
     Header,
     /// A shared library, by the name that `dlopen` takes.
     Library,
+    StaticLibrary,
 }
 
 /// Counts system calls.
@@ -76,6 +77,8 @@ pub const MOTO: Tool = python("moto_server", "moto, flask and flask-cors");
 pub const OPENSSL_HEADERS: Tool = header("openssl/async.h", "libssl-dev");
 /// OpenSSL's libcrypto.
 pub const LIBCRYPTO: Tool = library("libcrypto.so.3", "libssl3");
+/// OpenSSL's libcrypto for a static link.
+pub const STATIC_LIBCRYPTO: Tool = static_library("libcrypto.a", "libssl-dev");
 
 /// A program that is looked for in `PATH`.
 pub const fn program(name: &'static str, package: &'static str) -> Tool {
@@ -98,6 +101,12 @@ pub const fn header(name: &'static str, package: &'static str) -> Tool {
 /// A shared library, by the name that `dlopen` takes.
 pub const fn library(name: &'static str, package: &'static str) -> Tool {
     let kind = Kind::Library;
+    Tool { kind, name, package }
+}
+
+/// A static library, which the C compiler finds.
+pub const fn static_library(name: &'static str, package: &'static str) -> Tool {
+    let kind = Kind::StaticLibrary;
     Tool { kind, name, package }
 }
 
@@ -147,6 +156,7 @@ impl Tool {
             Kind::Program | Kind::Python => path_of(self.name).is_some(),
             Kind::Header => CC.is_installed() && is_preprocessed(self.name),
             Kind::Library => is_loadable(self.name),
+            Kind::StaticLibrary => is_linkable(self.name),
         }
     }
 }
@@ -173,6 +183,15 @@ fn is_preprocessed(header: &str) -> bool {
         cc.wait()
     };
     run().is_ok_and(|status| status.success())
+}
+
+/// The compiler gives back the bare name of a library that it does not find.
+fn is_linkable(library: &str) -> bool {
+    let found = Command::new(CC.name)
+        .arg(format!("-print-file-name={library}"))
+        .output();
+    let path = found.map(|output| output.stdout).unwrap_or_default();
+    Path::new(String::from_utf8_lossy(&path).trim()).is_absolute()
 }
 
 /// In a directory of `LD_LIBRARY_PATH`, or in the cache of the dynamic loader.

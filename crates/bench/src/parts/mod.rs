@@ -6,6 +6,7 @@ pub(crate) mod memory;
 pub(crate) mod options;
 pub(crate) mod scale;
 pub(crate) mod switch;
+pub(crate) mod wait_ctx;
 pub(crate) mod wake;
 pub(crate) mod work;
 

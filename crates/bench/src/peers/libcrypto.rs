@@ -85,6 +85,13 @@ pub(crate) fn ours(path: Option<&Path>) -> Result<Found, Absent> {
     })
 }
 
+impl Found {
+    /// The function of that name. Every caller asks for the type that OpenSSL's headers give it.
+    pub(super) fn function<T: Copy>(&self, name: &CStr) -> Result<T, Absent> {
+        symbol(&self.library, name)
+    }
+}
+
 fn usual_paths() -> Vec<PathBuf> {
     let mut paths = vec![PathBuf::from("libcrypto.so.3"), PathBuf::from("libcrypto.so.4")];
     let prefixes = std::fs::read_dir("/opt")

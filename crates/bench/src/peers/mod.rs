@@ -4,6 +4,12 @@ pub(crate) mod bare;
 #[allow(unsafe_code, reason = "calls into a C++ shim")]
 pub(crate) mod boost;
 pub(crate) mod crypto;
+#[allow(unsafe_code, reason = "calls ASYNC_* through pointers found at run time")]
+#[allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "it does what a C program does, call after call, under one promise"
+)]
+pub(crate) mod engine;
 pub(crate) mod generator;
 #[allow(unsafe_code, reason = "eventfd and epoll")]
 pub(crate) mod kernel;

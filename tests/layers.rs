@@ -37,7 +37,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "job_future",
-        &["error", "hooks", "insight", "job", "pool", "sys", "wait_ctx"],
+        &["error", "hooks", "insight", "job", "pool", "sync", "sys", "wait_ctx"],
     ),
     // Calls that join the two sides.
     (

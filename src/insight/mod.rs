@@ -28,6 +28,7 @@
 //! [`JobFuture`]: crate::job_future::JobFuture
 
 mod drawing;
+mod fork;
 mod outside;
 mod recorder;
 mod registry;
@@ -43,6 +44,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use drawing::{Panel, draw};
+pub(crate) use fork::prepare_for_forks;
 pub use recorder::{Hog, Numbers, Recorded, Recorder, RecorderBuilder, Times};
 pub use registry::DriverKind;
 pub(crate) use registry::{Asked, Registration, Request};
@@ -50,7 +52,7 @@ pub use signal::{OnSignal, on_signal};
 pub use tags::{Tag, tag};
 pub use timeline::{Pause, Run, Timeline, Track, Wake};
 
-use crate::job::{JobInfo, read_running};
+use crate::job::{JobInfo, read_running, walking};
 pub use crate::wait_ctx::WakeCause;
 use outside::{Outside, READ};
 use registry::Driver;
@@ -140,12 +142,12 @@ pub fn dump(within: Duration) -> Dump {
     let began = Instant::now();
     let until = began + within.min(Duration::from_secs(3600));
     let outside = Outside::look();
-    let asked: Vec<_> = registry::drivers(within)
-        .into_iter()
-        .map(|driver| ask(&driver))
-        .collect();
+    let asked: Vec<_> = registry::drivers().iter().map(ask).collect();
     let mut folded = Folded::default();
-    let mut drivers: Vec<_> = asked.into_iter().map(|one| one.collect(until, &mut folded)).collect();
+    let mut drivers: Vec<_> = asked
+        .into_iter()
+        .filter_map(|one| one.collect(until, &mut folded))
+        .collect();
     let told: HashSet<_> = drivers
         .iter()
         .flat_map(|driver| &driver.jobs)
@@ -197,7 +199,8 @@ fn ask(driver: &std::sync::Arc<Driver>) -> Pending {
 }
 
 impl Pending {
-    fn collect(self, until: Instant, folded: &mut Folded) -> DriverDump {
+    /// `None` if the driver is gone without an answer.
+    fn collect(self, until: Instant, folded: &mut Folded) -> Option<DriverDump> {
         let mut jobs = Vec::new();
         // A scheduler sends one list, unless it is gone or a panic has kept it from answering.
         let mut has_sent = self.driver.kind == DriverKind::Futures;
@@ -215,14 +218,17 @@ impl Pending {
                 Err(RecvTimeoutError::Timeout) => break false,
             }
         };
+        if !answered && !registry::has(&self.driver) {
+            return None;
+        }
         let running = (!answered).then(|| running_job(&self.driver)).flatten();
-        DriverDump {
+        Some(DriverDump {
             kind: self.driver.kind,
             thread: self.driver.thread_name.clone(),
             answered,
             running,
             jobs,
-        }
+        })
     }
 }
 
@@ -273,6 +279,7 @@ impl Folded {
 /// The functions at a return address: several, if some are inlined.
 fn names(frame: usize) -> Vec<String> {
     let mut names = Vec::new();
+    let _walking = walking();
     // The call is before its return address.
     backtrace::resolve((frame - 1) as *mut _, |symbol| {
         let function = symbol

@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::registry::Asked;
-use crate::job::{JobId, JobInfo, JobState, Sighting, paused_jobs};
+use crate::job::{JobId, JobInfo, JobState, Sighting, paused_jobs, walking};
 use crate::sys::read_memory;
 
 fn read(at: usize, bytes: &mut [u8]) -> Option<()> {
@@ -45,7 +45,9 @@ impl Outside {
         if rest.is_empty() {
             return Vec::new();
         }
+        let walks = walking();
         let mut walker = frames::Walker::new();
+        drop(walks); // from here on it reads copies
         let asked = rest.into_iter().map(|(job, sight)| Asked {
             frames: walker.frames(job.pointer, &sight.stack),
             info: JobInfo {

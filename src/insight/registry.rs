@@ -8,14 +8,13 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
 
-use parking_lot::Mutex;
-
+use super::fork::lock;
 use crate::job::{JobInfo, address_of_current};
+use crate::sys::Process;
 
 /// What drives jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +55,15 @@ pub(super) struct Driver {
     pub(super) thread_name: String,
     /// Where the thread keeps the job that runs.
     pub(super) current: usize,
+    /// `None` if forks cannot be counted.
+    process: Option<Process>,
     pub(super) ask: Box<dyn Fn(Request) + Send + Sync>,
+}
+
+impl Driver {
+    fn is_inherited(&self) -> bool {
+        self.process.is_some_and(Process::is_inherited)
+    }
 }
 
 static DRIVERS: Mutex<Vec<Arc<Driver>>> = Mutex::new(Vec::new());
@@ -89,9 +96,10 @@ impl Registration {
             thread: this.id(),
             thread_name: this.name().map_or_else(|| format!("{:?}", this.id()), str::to_owned),
             current: address_of_current(),
+            process: Process::current().ok(),
             ask: Box::new(ask),
         });
-        DRIVERS.lock().push(Arc::clone(&driver));
+        lock(&DRIVERS).push(Arc::clone(&driver));
         if let Some(look) = look {
             let _ = OWN.try_with(|own| own.borrow_mut().push((Arc::clone(&driver), look)));
         }
@@ -104,7 +112,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        DRIVERS.lock().retain(|driver| !Arc::ptr_eq(driver, &self.driver));
+        lock(&DRIVERS).retain(|driver| !Arc::ptr_eq(driver, &self.driver));
         let _ = OWN.try_with(|own| {
             own.borrow_mut()
                 .retain(|(driver, _)| !Arc::ptr_eq(driver, &self.driver))
@@ -112,15 +120,26 @@ impl Drop for Registration {
     }
 }
 
-/// The drivers that exist now. There are none if the registry stays locked: in a process that was forked while another
-/// thread had the lock.
-pub(super) fn drivers(within: Duration) -> Vec<Arc<Driver>> {
-    DRIVERS
-        .try_lock_for(within)
-        .map_or_else(Vec::new, |drivers| drivers.clone())
+/// The drivers of this process that exist now. Those of a parent are not among them: no thread would answer.
+pub(super) fn drivers() -> Vec<Arc<Driver>> {
+    let drivers = lock(&DRIVERS);
+    let own = drivers.iter().filter(|driver| !driver.is_inherited());
+    own.cloned().collect()
 }
 
-/// The jobs of a driver of this thread, if it can be looked at here. A panic of a job's hook gives none.
+/// Whether a driver still exists.
+pub(super) fn has(driver: &Arc<Driver>) -> bool {
+    lock(&DRIVERS).iter().any(|candidate| Arc::ptr_eq(candidate, driver))
+}
+
+/// What the thread that forks holds.
+pub(super) type Held = MutexGuard<'static, Vec<Arc<Driver>>>;
+
+pub(super) fn hold() -> Held {
+    lock(&DRIVERS)
+}
+
+/// The jobs of a driver of this thread, if it can be looked at here. A panic gives none.
 pub(super) fn look_at_own(driver: &Arc<Driver>) -> Option<Vec<Asked>> {
     let find = |own: &RefCell<Vec<(Arc<Driver>, Look)>>| {
         let own = own.borrow();

@@ -3,16 +3,25 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::marker::PhantomData;
+use std::sync::{Mutex, MutexGuard};
 
-use parking_lot::Mutex;
-
+use super::fork::lock;
 use crate::job::{JobId, current_job_id};
 
 /// The tags of all jobs, the oldest first. A job that has none is not in the table, so that a job without tags costs
 /// nothing.
-static TAGS: Mutex<Option<HashMap<JobId, Vec<Entry>>>> = Mutex::new(None);
+static TAGS: Mutex<Tags> = Mutex::new(None);
 
-struct Entry {
+type Tags = Option<HashMap<JobId, Vec<Entry>>>;
+
+/// What the thread that forks holds.
+pub(super) type Held = MutexGuard<'static, Tags>;
+
+pub(super) fn hold() -> Held {
+    lock(&TAGS)
+}
+
+pub(super) struct Entry {
     serial: u64,
     key: &'static str,
     value: String,
@@ -43,7 +52,7 @@ struct Entry {
 pub fn tag(key: &'static str, value: impl Display) -> Tag {
     let job = current_job_id().map(|job| {
         let value = value.to_string(); // runs code of the user, so before the lock
-        let mut tags = TAGS.lock();
+        let mut tags = lock(&TAGS);
         let tags = tags.get_or_insert_default().entry(job).or_default();
         let serial = tags.last().map_or(0, |last| last.serial + 1);
         tags.push(Entry { serial, key, value });
@@ -66,7 +75,7 @@ pub struct Tag {
 impl Drop for Tag {
     fn drop(&mut self) {
         let Some((job, serial)) = self.job else { return };
-        let mut all = TAGS.lock();
+        let mut all = lock(&TAGS);
         let Some(all) = all.as_mut() else { return };
         if let Some(tags) = all.get_mut(&job) {
             tags.retain(|tag| tag.serial != serial);
@@ -79,7 +88,7 @@ impl Drop for Tag {
 
 /// The tags of a job.
 pub(super) fn of(job: JobId) -> Vec<(String, String)> {
-    let tags = TAGS.lock();
+    let tags = lock(&TAGS);
     let tags = tags.as_ref().and_then(|tags| tags.get(&job));
     let tags = tags.into_iter().flatten();
     tags.map(|tag| (tag.key.to_string(), tag.value.clone())).collect()

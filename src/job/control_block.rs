@@ -153,7 +153,10 @@ impl FramesReport {
         #[cfg(feature = "insight")]
         if let Some(frames) = &mut self.frames {
             // A panic leaves the frames that were found before it.
-            let walk = || backtrace::trace(|frame| super::frames::add(frames, frame, &own_stack));
+            let walk = || {
+                let _walking = super::frames::walking();
+                backtrace::trace(|frame| super::frames::add(frames, frame, &own_stack));
+            };
             let walked = corosensei::on_stack(bounds, || catch_unwind(AssertUnwindSafe(walk)));
             return mem::forget(walked);
         }

@@ -4,6 +4,7 @@
 use std::mem::offset_of;
 use std::ops::Range;
 use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::control_block::{ControlBlock, FramesReport, TypedBlock};
 use super::current::CURRENT;
@@ -11,6 +12,18 @@ use super::{Job, JobId};
 use crate::stack::depot::Depot;
 use crate::stack::{Place, Spec, StackHeader, StackSize, places};
 use crate::wait_ctx::Waits;
+
+/// The lock of the walks: see [`walking`].
+static WALKS: Mutex<()> = Mutex::new(());
+
+/// Held while a thread walks a stack or names a frame, in libraries that have locks of their own.
+pub(crate) type Walking = MutexGuard<'static, ()>;
+
+/// Lets this thread use `backtrace`. Who holds this while the process forks knows that no other thread is in there, so
+/// that the child can use it, too.
+pub(crate) fn walking() -> Walking {
+    WALKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl<T> Job<T> {
     /// The return addresses of the frames of this job, the innermost first. There are none when there is no memory for

@@ -91,7 +91,7 @@ pub(crate) use closure::{HeapClosure, JobMain, LARGEST_CLOSURE_ON_STACK, Wiped};
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
 pub(crate) use current::{can_pause, is_cancelled, is_in_job, pauses_in, with_current_ctx};
 #[cfg(feature = "insight")]
-pub(crate) use frames::{Sighting, address_of_current, paused_jobs, read_running};
+pub(crate) use frames::{Sighting, Walking, address_of_current, paused_jobs, read_running, walking};
 pub use id::JobId;
 pub(crate) use info::running_jobs;
 pub use info::{JobInfo, JobState};

@@ -21,6 +21,7 @@ use super::Progress;
 use super::forwarder::ForwardingWaker;
 use crate::insight::{Asked, DriverKind, Registration, Request};
 use crate::job::JobState;
+use crate::sync::contain;
 use crate::sys::clock_tick;
 
 /// The requests that a future has not answered yet.
@@ -134,7 +135,7 @@ fn register() -> (Forwarders, Registration) {
             .collect();
         for forwarder in futures {
             forwarder.asked.put(request.clone());
-            forwarder.wake_task();
+            contain(|| forwarder.wake_task()); // the waker is code of the user
         }
     };
     (forwarders, Registration::new(DriverKind::Futures, ask, None))

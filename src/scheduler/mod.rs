@@ -131,7 +131,7 @@ use wake::{Inbox, LocalWakes};
 pub struct Scheduler {
     inner: Rc<Inner>,
     #[cfg(feature = "insight")]
-    _registration: crate::insight::Registration,
+    registration: Option<crate::insight::Registration>,
 }
 
 /// What a scheduler shares with its [`LocalHandle`]s.
@@ -306,7 +306,7 @@ impl Scheduler {
         });
         Ok(Scheduler {
             #[cfg(feature = "insight")]
-            _registration: inspect::register(&inner),
+            registration: Some(inspect::register(&inner)),
             inner,
         })
     }
@@ -414,6 +414,8 @@ impl Drop for Scheduler {
         }
         self.inner.shared.close_one();
         self.inner.cancel_all();
+        #[cfg(feature = "insight")]
+        drop(self.registration.take()); // before the inbox drops what it is asked
         self.inner.inbox.close();
         LocalWakes::release();
         let _ = release_surplus();

@@ -11,6 +11,7 @@ use super::submit::WorkerGroup;
 use super::wake::Inbox;
 use super::{Handle, Scheduler, ShutdownReport, WorkersBuilder, after};
 use crate::pool::{PoolConfig, init_thread};
+use crate::stack::prepare_for_forks;
 use crate::sync::{Receiver, oneshot};
 
 /// Threads that run jobs, each with a scheduler of its own.
@@ -92,6 +93,10 @@ impl Workers {
     }
 
     pub(super) fn start(builder: &WorkersBuilder) -> io::Result<Workers> {
+        // While this program may still have one thread.
+        prepare_for_forks();
+        #[cfg(feature = "insight")]
+        crate::insight::prepare_for_forks();
         let inboxes = (0..builder.threads).map(|_| Inbox::new().map(Arc::new));
         let inboxes = inboxes.collect::<io::Result<Vec<_>>>()?;
         let mut workers = Workers {

@@ -160,7 +160,7 @@ impl Depot {
         if let Some(depot) = all().find(|depot| depot.spec == spec) {
             return depot;
         }
-        fork::prepare();
+        fork::prepare_for_forks();
         let _making = lock(&MAKING);
         if let Some(depot) = all().find(|depot| depot.spec == spec) {
             return depot;

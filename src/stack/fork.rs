@@ -14,9 +14,10 @@
 //! `parking_lot` keeps the threads that wait in a table for the whole process, which has locks of its own.
 
 use std::cell::RefCell;
-use std::sync::{Mutex, MutexGuard, Once, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use super::{depot, foreign, guard};
+use crate::sys::ForkHandlers;
 
 /// Locks a mutex. A panic of a thread that held it has left its data whole: this module does not panic in the middle of
 /// a change.
@@ -56,11 +57,8 @@ extern "C" fn after_fork() {
     drop(held);
 }
 
-/// Makes forks safe from now on. A failure has no effect but the old danger.
-pub(super) fn prepare() {
-    static PREPARED: Once = Once::new();
-    PREPARED.call_once(|| {
-        // SAFETY: the handlers may run in any thread that forks, and in the child: they take and release locks.
-        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
-    });
+/// Makes forks safe that begin from now on. A failure has no effect but the old danger.
+pub(crate) fn prepare_for_forks() {
+    static HANDLERS: ForkHandlers = ForkHandlers::new();
+    HANDLERS.register(before_fork, after_fork);
 }

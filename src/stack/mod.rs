@@ -59,7 +59,7 @@ pub use depot::{StackStats, set_max_cached};
 // Hidden: these four exist for `asyncjob-capi`, which implements `ASYNC_set_mem_functions(3)` with them.
 #[doc(hidden)]
 pub use foreign::{AllocateStack, FreeStack, SetStackMemoryError, set_stack_memory};
-pub(crate) use fork::lock;
+pub(crate) use fork::{lock, prepare_for_forks};
 pub(crate) use header::Stack;
 #[cfg(feature = "insight")]
 pub(crate) use header::StackHeader;

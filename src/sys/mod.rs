@@ -5,8 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering, compiler_fence, fence};
 use std::time::Duration;
 
 mod linux;
@@ -36,9 +35,15 @@ extern "C" fn count_fork() {
 impl Process {
     /// This process. From the first call on, forks are counted.
     pub(crate) fn current() -> io::Result<Self> {
-        static REGISTERED: OnceLock<i32> = OnceLock::new();
-        // SAFETY: the handler may run in any child: it changes an atomic number and does nothing else.
-        let error = *REGISTERED.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(count_fork)) });
+        static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
+        static ERROR: AtomicI32 = AtomicI32::new(0);
+        // As in `ForkHandlers`, no thread waits for another one.
+        if !IS_REGISTERED.load(Ordering::Relaxed) && !IS_REGISTERED.swap(true, Ordering::Relaxed) {
+            // SAFETY: the handler may run in any child: it changes an atomic number and does nothing else.
+            let error = unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
+            ERROR.store(error, Ordering::Relaxed);
+        }
+        let error = ERROR.load(Ordering::Relaxed);
         if error != 0 {
             return Err(io::Error::from_raw_os_error(error));
         }
@@ -58,6 +63,29 @@ impl Process {
             return Err(forked());
         }
         Ok(())
+    }
+}
+
+/// Handlers of forks, which are registered once.
+///
+/// No thread waits here for another one that registers: a child that is forked meanwhile would wait for ever. A fork
+/// that has begun before does not call them either. So code that starts threads registers them first.
+pub(crate) struct ForkHandlers(AtomicBool);
+
+impl ForkHandlers {
+    pub(crate) const fn new() -> Self {
+        ForkHandlers(AtomicBool::new(false))
+    }
+
+    /// Calls `before` in each thread that forks from now on, and `after` when it has forked, in the parent and in the
+    /// child. A failure has no effect.
+    #[inline]
+    pub(crate) fn register(&self, before: extern "C" fn(), after: extern "C" fn()) {
+        if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed) {
+            // SAFETY: the handlers are safe functions, which live as long as the program: the drop-in is never
+            // unloaded.
+            unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+        }
     }
 }
 

@@ -1,0 +1,189 @@
+//! Promise: a dump ends, and shows what is there, whatever the process does meanwhile: threads that exit, jobs that
+//! end, forks, and code of the user that panics.
+
+use std::panic::catch_unwind;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use asyncjob::insight::{DriverKind, dump, tag};
+use asyncjob::scheduler::{Scheduler, Workers};
+use asyncjob::{JobBuilder, Status, current_job, pause_job, waker_fn};
+use asyncjob_testing::{Watchdog, run_alone};
+
+/// A limit that is not reached unless something is wrong.
+const LONG: Duration = Duration::from_secs(30);
+
+/// The dump is one of the whole process, so the tests take turns.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn wait_for_a_callback() {
+    current_job().unwrap().wait_ctx().set_status(Status::Ok);
+    let _ = pause_job();
+}
+
+/// A scheduler that goes away while it is asked is not one that does not answer.
+#[test]
+fn schedulers_come_and_go_during_a_dump() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let stop = Arc::new(AtomicBool::new(false));
+    let comes_and_goes = || {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || {
+            let mut rounds = 0;
+            while !stop.load(Ordering::Relaxed) || rounds < 20 {
+                let workers = Workers::builder().threads(2).thread_name("short").build().unwrap();
+                let spawn = |_| workers.handle().spawn(wait_for_a_callback).unwrap();
+                let jobs: Vec<_> = (0..20).map(spawn).collect();
+                drop(workers); // cancels them
+                drop(jobs);
+                rounds += 1;
+            }
+        })
+    };
+    let threads = [comes_and_goes(), comes_and_goes()];
+    for _ in 0..200 {
+        let found = dump(LONG);
+        let silent = found.drivers.iter().find(|driver| !driver.answered);
+        assert!(silent.is_none(), "{silent:?}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// Wakes a thread.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The waker of a task is code of the user, which the dump calls.
+#[test]
+fn a_waker_that_panics_keeps_no_other_future_from_its_answer() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let (paused, both_paused) = channel();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let runtime = thread::Builder::new().name("runtime".into()).spawn(move || {
+        let panics = waker_fn(|| std::panic::resume_unwind(Box::new("a waker")));
+        let unparks = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut first = pin!(JobBuilder::new().name("first").future(wait_for_a_callback));
+        let mut second = pin!(JobBuilder::new().name("second").future(wait_for_a_callback));
+        loop {
+            let polled = [
+                first.as_mut().poll(&mut Context::from_waker(&panics)).is_pending(),
+                second.as_mut().poll(&mut Context::from_waker(&unparks)).is_pending(),
+            ];
+            assert_eq!(polled, [true; 2]);
+            let _ = paused.send(());
+            if stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            thread::park();
+        }
+    });
+    both_paused.recv().unwrap();
+    let found = dump(LONG);
+    let driver = found
+        .drivers
+        .iter()
+        .find(|driver| driver.kind == DriverKind::Futures)
+        .unwrap();
+    let names: Vec<_> = driver
+        .jobs
+        .iter()
+        .map(|job| job.info.name.as_deref().unwrap())
+        .collect();
+    assert_eq!((driver.answered, names), (true, vec!["first", "second"]), "{found}");
+    stop.store(true, Ordering::Relaxed);
+    let runtime = runtime.unwrap();
+    runtime.thread().unpark();
+    runtime.join().unwrap();
+}
+
+/// A child of `fork(2)` has what another thread was about to change, and the locks that it held.
+#[test]
+fn a_child_of_a_fork_dumps() {
+    run_alone("forks_while_others_dump_and_tag");
+}
+
+/// In a child: whether the dump has no driver of the parent, and has one of the child, with its job, its tag and its
+/// frames.
+fn dumps_what_is_its_own() -> bool {
+    let scheduler = Scheduler::new().unwrap();
+    let _job = scheduler.spawn(|| {
+        let _tag = tag("key", "of the child");
+        wait_for_a_callback();
+    });
+    scheduler.turn(Some(Duration::ZERO)).unwrap();
+    let found = dump(LONG);
+    let mut drivers = found.drivers.iter().filter(|driver| driver.kind != DriverKind::Unknown);
+    let own = drivers.next().map(|driver| &driver.jobs[..]);
+    let Some([job]) = own else { return false };
+    let has_frame = |frame: &String| frame.contains("wait_for_a_callback");
+    let is_complete = job.tags.len() == 1 && found.stacks[job.stack.unwrap()].iter().any(has_frame);
+    std::mem::forget(scheduler);
+    is_complete && drivers.next().is_none()
+}
+
+#[test]
+#[ignore = "run by a_child_of_a_fork_dumps, in a process of its own"]
+fn forks_while_others_dump_and_tag() {
+    let _watchdog = Watchdog::new();
+    let workers = Workers::builder().threads(2).build().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let jobs: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            let tags = move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let _tag = tag("key", "value");
+                    pause_job().unwrap();
+                }
+            };
+            workers.handle().spawn(tags).unwrap()
+        })
+        .collect();
+    let dumps = Arc::clone(&stop);
+    let dumps = thread::spawn(move || {
+        while !dumps.load(Ordering::Relaxed) {
+            dump(LONG);
+        }
+    });
+    for round in 0..50 {
+        #[allow(unsafe_code, reason = "what the test is about")]
+        // SAFETY: the child calls only what the test is about, and ends without the exit handlers of its parent.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            #[allow(unsafe_code, reason = "ends a child that waits for ever")]
+            // SAFETY: the call takes no pointers.
+            unsafe {
+                libc::alarm(20)
+            };
+            let is_right = catch_unwind(dumps_what_is_its_own).unwrap_or(false);
+            #[allow(unsafe_code, reason = "ends the child without the exit handlers of the parent")]
+            // SAFETY: the call takes no pointers.
+            unsafe {
+                libc::_exit(i32::from(!is_right))
+            };
+        }
+        let mut status = 0;
+        #[allow(unsafe_code, reason = "waits for the child")]
+        // SAFETY: the status may be written to during the call.
+        let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!((waited, status), (child, 0), "round {round}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    jobs.into_iter().for_each(|job| job.join().unwrap());
+    dumps.join().unwrap();
+}

@@ -1,7 +1,7 @@
 //! Promise: a dump ends, and shows what is there, whatever the process does meanwhile: threads that exit, jobs that
 //! end, forks, and code of the user that panics.
 
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use asyncjob::insight::{DriverKind, dump, tag};
 use asyncjob::scheduler::{Scheduler, Workers};
-use asyncjob::{JobBuilder, Status, current_job, pause_job, waker_fn};
+use asyncjob::{JobBuilder, Status, Step, current_job, pause_job, waker_fn};
 use asyncjob_testing::{Watchdog, run_alone};
 
 /// A limit that is not reached unless something is wrong.
@@ -56,6 +56,59 @@ fn schedulers_come_and_go_during_a_dump() {
     }
     stop.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// Threads whose jobs are in futures, or are driven by hand, end while they are asked, and so do the jobs: by
+/// returning, by a panic, by a cancel, and by being given up.
+#[test]
+fn threads_and_jobs_end_during_a_dump() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let stop = Arc::new(AtomicBool::new(false));
+    let comes_and_goes = |n: usize| {
+        let stop = Arc::clone(&stop);
+        move || {
+            let mut rounds = 0;
+            while !stop.load(Ordering::Relaxed) || rounds < 20 {
+                thread::spawn(move || ends_in_some_way(n + rounds)).join().unwrap();
+                rounds += 1;
+            }
+        }
+    };
+    let threads = [0, 2, 4].map(|n| thread::spawn(comes_and_goes(n)));
+    for _ in 0..200 {
+        let found = dump(LONG);
+        let silent = found.drivers.iter().find(|driver| !driver.answered);
+        assert!(silent.is_none(), "{silent:?}");
+        assert!(found.to_string().contains("jobs,") && found.to_json().starts_with('{'));
+    }
+    stop.store(true, Ordering::Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+fn ends_in_some_way(way: usize) {
+    let panics = move || {
+        let _peer = tag("peer", way);
+        wait_for_a_callback();
+        if way.is_multiple_of(3) {
+            resume_unwind(Box::new("ends the job"));
+        }
+    };
+    let mut future = pin!(JobBuilder::new().name("future").future(panics));
+    let mut task = Context::from_waker(Waker::noop());
+    assert!(future.as_mut().poll(&mut task).is_pending());
+    let Ok(Step::Paused(job)) = JobBuilder::new().name("by hand").start(panics) else {
+        panic!("it pauses")
+    };
+    let _ = catch_unwind(AssertUnwindSafe(|| match way % 4 {
+        0 => drop(job.resume()),
+        1 => drop(job.cancel()),
+        2 => job.force_unwind(),
+        _ => drop(job),
+    }));
+    if way.is_multiple_of(2) {
+        future.wait_ctx().callback().unwrap().wake();
+        let _ = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut task)));
+    }
 }
 
 /// Wakes a thread.

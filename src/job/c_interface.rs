@@ -7,12 +7,13 @@
 
 use std::any::Any;
 use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ptr;
 use std::sync::{Mutex, MutexGuard};
 
 use super::closure::LARGEST_CLOSURE_ON_STACK;
 use super::control_block::{ATTACHED, Attributes, BLOCKED, ControlBlock, Running, StartArgs, prepare, switch};
 use super::current::{CURRENT, with_current};
-use super::{Job, Step};
+use super::{Job, Step, fetch_line};
 use crate::pool;
 use crate::wait_ctx::WaitCtx;
 
@@ -82,6 +83,25 @@ impl<T: 'static> Entered<T> {
     pub fn switch(self) -> Step<T> {
         // SAFETY: the job has not run since the guard was made.
         unsafe { switch(self.0) }
+    }
+}
+
+/// What of a wait ctx the resume of its job reads.
+#[inline]
+pub fn read_by_resume(ctx: &WaitCtx) -> *const u8 {
+    ctx.read_by_resume()
+}
+
+/// Asks the processor for what the resume of this job will touch: its control block, this line of its wait ctx, and the
+/// frames at the top of its stack.
+#[inline]
+pub fn fetch<T>(job: &Job<T>, near: *const u8) {
+    const FRAMES: usize = 8 * 64;
+    fetch_line(near);
+    job.prefetch();
+    let block = ptr::from_ref(job.control()).cast::<u8>();
+    for below in (64..=FRAMES).step_by(64) {
+        fetch_line(block.wrapping_sub(below));
     }
 }
 

@@ -441,6 +441,12 @@ impl WaitCtx {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
+    /// What the resume of a job reads of its ctx.
+    #[inline]
+    pub(crate) fn read_by_resume(&self) -> *const u8 {
+        (&raw const self.inner.unsettled).cast()
+    }
+
     /// The address of the ctx, which no other ctx has while a handle exists.
     pub(crate) fn address(&self) -> *const () {
         Arc::as_ptr(&self.inner).cast()

@@ -52,6 +52,12 @@ impl ThreadExceptions {
         self.0.set(function.and_then(|function| NonNull::new(function())));
     }
 
+    /// Whether there is a C++ runtime.
+    #[inline]
+    pub(crate) fn are_known(&self) -> bool {
+        self.0.get().is_some()
+    }
+
     /// Makes `state` that of this thread. Returns the state of before.
     #[inline]
     pub(crate) fn exchange(&self, state: State) -> State {

@@ -110,7 +110,7 @@ impl<T> Handle<T> {
 
 /// One object, and the handle under which it is alive now. A slot is as large as a cache line, so that a shift finds
 /// it.
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(crate) struct Slot<T> {
     live: AtomicU64,
     value: T,

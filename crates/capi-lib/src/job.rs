@@ -273,7 +273,7 @@ unsafe fn resume(thread: &Thread, handle: Handle<slots::Record>) -> Result<Enter
         Found::OnOtherThread => return Err(Refused::NotNow),
         Found::Nothing => return Err(Refused::NoJob),
     };
-    let Some(job) = slot.cells().paused.take().or_else(|| slot.take_back()) else {
+    let Some(job) = slot.take_paused(thread.slots.has_many()).or_else(|| slot.take_back()) else {
         return Err(Refused::NotNow);
     };
     // SAFETY: it came from `exchange` when the job paused, and the caller promises that the program has not freed it.
@@ -338,7 +338,9 @@ impl Outputs {
                 slot.job_paused(&job);
                 slot.cells().paused.set(Some(ManuallyDrop::new(job)));
                 slot.cells().default_ctx.set(jobs_default);
-                slot.cells().exceptions.set(exceptions);
+                if thread.exceptions.are_known() {
+                    slot.cells().exceptions.set(exceptions);
+                }
                 self.set_handle(slot.handle().to_c());
                 ASYNC_PAUSE
             }

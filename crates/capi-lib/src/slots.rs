@@ -20,7 +20,7 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, offset_of};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -74,8 +74,8 @@ pub(crate) struct OwnerCells {
     pub(crate) paused: Cell<Option<ManuallyDrop<Job<c_int>>>>,
     /// The default library context of the job while it is paused.
     pub(crate) default_ctx: Cell<LibCtx>,
-    /// The C++ exceptions that the job handles, while it is paused.
-    pub(crate) exceptions: Cell<State>,
+    /// What of its wait ctx a resume of the job reads, for a look ahead.
+    near: Cell<*const u8>,
     /// The job is one of Rust code, which C code cannot resume ([`crate::job`]).
     pub(crate) is_rust: Cell<bool>,
     /// The job has not paused yet.
@@ -84,12 +84,19 @@ pub(crate) struct OwnerCells {
     ctx: Cell<Option<&'static WaitCtx>>,
     /// The wait ctx of the job until its first pause, if it is another one.
     other_ctx: Cell<Option<WaitCtx>>,
+    /// The C++ exceptions that the job handles, while it is paused.
+    pub(crate) exceptions: Cell<State>,
     /// The job while it is paused, if the program has freed its wait ctx meanwhile. Such a job is mostly forgotten by
     /// its program, as by `SSL_free` (S88). It gives back what it can do without ([`ThreadSlots::set_aside`]).
     pub(crate) set_aside: Cell<Option<ManuallyDrop<Job<c_int>>>>,
     /// The free slot below this one.
     next_free: Cell<Option<JobSlot>>,
 }
+
+const _: () = assert!(
+    size_of::<usize>() + offset_of!(Record, cells) + offset_of!(OwnerCells, other_ctx) <= 64,
+    "behind the handle, in one cache line with it"
+);
 
 // SAFETY: the atomics may be shared. The cells are reached through a `JobSlot` only, which is neither `Send` nor `Sync`
 // and which only `ThreadSlots` of the owner makes. A chunk changes its owner under the lock of `SPARE`, after
@@ -107,6 +114,7 @@ impl Default for Record {
                 default_ctx: Cell::new(ptr::null_mut()),
                 exceptions: Cell::new(State::NONE),
                 is_rust: Cell::new(false),
+                near: Cell::new(ptr::null()),
                 is_new: Cell::new(false),
                 ctx: Cell::new(None),
                 other_ctx: Cell::new(None),
@@ -183,13 +191,26 @@ impl JobSlot {
     pub(crate) fn starts_with(self, ctx: &'static WaitCtx) {
         self.cells().is_new.set(true);
         self.cells().ctx.set(Some(ctx));
+        self.cells().near.set(c_interface::read_by_resume(ctx));
     }
 
     /// The job starts with another wait ctx.
     #[cold]
     pub(crate) fn starts_with_other(self, ctx: WaitCtx) {
         self.cells().is_new.set(true);
+        self.cells().near.set(c_interface::read_by_resume(&ctx));
         self.cells().other_ctx.set(Some(ctx));
+    }
+
+    /// The job, if it is paused. If it is one of `many`, what its resume will read is asked for, all at once: nothing
+    /// of it may be in the caches, and the resume would wait for one line after the other.
+    #[inline]
+    pub(crate) fn take_paused(self, many: bool) -> Option<ManuallyDrop<Job<c_int>>> {
+        let job = self.cells().paused.take()?;
+        if many {
+            c_interface::fetch(&job, self.cells().near.get());
+        }
+        Some(job)
     }
 
     /// The job has paused. At its first pause it is counted in its wait ctx.
@@ -236,9 +257,15 @@ pub(crate) struct ThreadSlots {
     ///
     /// An address would not do: the thread-locals of a later thread may come to lie at the same one.
     id: Cell<usize>,
+    /// There are more slots than the caches hold jobs.
+    has_many: Cell<bool>,
     free: Cell<Option<JobSlot>>,
     chunks: ManuallyDrop<RefCell<Vec<JobChunk>>>,
 }
+
+/// With more chunks than this a thread has many jobs. A resume touches twelve lines or more, so a thousand jobs fill
+/// the cache of a core. To ask for the lines costs 3 ns where they are in the caches.
+const MANY: usize = 8;
 
 /// Two numbers that differ, so that a thread without slots owns none.
 const NO_THREAD: usize = 0;
@@ -261,6 +288,7 @@ impl ThreadSlots {
     pub(crate) const fn new() -> Self {
         ThreadSlots {
             id: Cell::new(NOT_NUMBERED),
+            has_many: Cell::new(false),
             free: Cell::new(None),
             chunks: ManuallyDrop::new(RefCell::new(Vec::new())),
         }
@@ -319,8 +347,16 @@ impl ThreadSlots {
             // SAFETY: this thread has just borrowed it.
             self.push(unsafe { JobSlot::new(slot) });
         }
-        self.chunks.borrow_mut().push(chunk);
+        let mut chunks = self.chunks.borrow_mut();
+        chunks.push(chunk);
+        self.has_many.set(chunks.len() > MANY);
         Some(())
+    }
+
+    /// Whether the jobs of this thread may be too many for the caches.
+    #[inline]
+    pub(crate) fn has_many(&self) -> bool {
+        self.has_many.get()
     }
 
     /// Returns all slots to the process. Jobs that are paused in them can never be resumed: their handles become stale,
@@ -331,6 +367,7 @@ impl ThreadSlots {
     /// The calling thread must not use a [`JobSlot`] that it has now after this call.
     pub(crate) unsafe fn return_chunks(&self) {
         self.free.set(None);
+        self.has_many.set(false);
         for chunk in self.chunks.take() {
             return_chunk(chunk);
         }

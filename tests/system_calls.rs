@@ -233,10 +233,10 @@ fn waits_on_registered_fds_share_one_epoll_wait_and_make_no_epoll_ctl() {
     }
     let cost = cost("waits_on_registered_fds");
     // The reads of the jobs, the writes of this test, and two waits a round: one finds all jobs ready, and one finds
-    // none.
+    // none. Each second the timer of the idle memory is read.
     let own = MORE * TOGETHER;
     let waits = 2 * MORE + 2 * CHANCE;
-    expect_at_most(cost, &[("read", own), ("write", own), ("epoll_wait", waits)]);
+    expect_at_most(cost, &[("read", own + CHANCE), ("write", own), ("epoll_wait", waits)]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 
-use crate::handshake::{Handshake, HeldIo, complete};
+use crate::handshake::{self, Begun, Handshake};
 use crate::pinned::PinnedTlsAcceptor;
 
 /// Accepts TLS connections, each handshake in a job of its own: a drop-in for [`tokio_rustls::TlsAcceptor`].
@@ -117,9 +117,14 @@ impl TlsAcceptor {
         F: FnOnce(&mut ServerConnection),
     {
         let config = Arc::clone(&self.config);
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&config));
-        let handshake = acceptor.accept_with(HeldIo::new(stream), look).into_fallible();
-        Accept::in_job(self.stack_size, complete(handshake, config))
+        let mut connection = ServerConnection::new(Arc::clone(&config));
+        if let Ok(connection) = &mut connection {
+            look(connection);
+        }
+        Accept::in_job(
+            self.stack_size,
+            handshake::accept(Begun::new(connection, stream), config),
+        )
     }
 }
 
@@ -132,11 +137,11 @@ impl TlsAcceptor {
 ///
 /// # Panics
 ///
-/// With the panic of a signer, or of another callback in the handshake.
+/// With the panic of a signer, or of another callback in the handshake. The client gets an alert before that.
 #[must_use = "futures do nothing unless polled"]
 pub struct Accept<IO: 'static> {
     // A trait object has one reason not to be `Send`, where the job itself has six. So the compiler gives one error.
-    job: Pin<Box<dyn HandshakeNeedsPinnedOrSpawnLocal<IO>>>,
+    job: Pin<Box<dyn HandshakeNeedsPinnedOrSpawnLocal<Handshake<TlsStream<IO>, IO>>>>,
 }
 
 /// Names the ways out when the compiler says that a handshake cannot be sent between threads.
@@ -144,25 +149,34 @@ pub struct Accept<IO: 'static> {
 /// A job stays on the thread that started it, and so does the handshake in it. Use one of these:
 ///
 /// * `tokio::task::spawn_local` instead of `tokio::spawn`, on a `LocalSet` or a current-thread runtime;
-/// * [`TlsAcceptor::pinned`], whose handshakes run on workers, for `tokio::spawn` and for servers that call it.
+/// * [`TlsAcceptor::pinned`], whose handshakes run on workers, for `tokio::spawn` and for servers that call it;
+/// * for a [`TlsConnector`](crate::TlsConnector), [`Handle::spawn_task`] of such workers.
 ///
 /// It is a trait because the compiler names a trait object that is not `Send`.
-pub trait HandshakeNeedsPinnedOrSpawnLocal<IO>: Future<Output = Result<Handshake<IO>, JobError>> + fmt::Debug {}
+pub trait HandshakeNeedsPinnedOrSpawnLocal<T>: Future<Output = Result<T, JobError>> + fmt::Debug {}
 
-impl<IO> HandshakeNeedsPinnedOrSpawnLocal<IO> for JobFuture<Handshake<IO>> {}
+impl<T> HandshakeNeedsPinnedOrSpawnLocal<T> for JobFuture<T> {}
+
+/// Polls `handshake` in a job.
+pub(crate) fn in_job<T: 'static>(
+    stack_size: Option<StackSize>,
+    handshake: impl Future<Output = T> + 'static,
+) -> Pin<Box<dyn HandshakeNeedsPinnedOrSpawnLocal<T>>> {
+    let mut builder = JobBuilder::new().name("TLS handshake");
+    if let Some(size) = stack_size {
+        builder = builder.stack_size(size);
+    }
+    Box::pin(asyncjob_tokio::watched(builder.in_job(handshake)))
+}
 
 impl<IO> Accept<IO> {
     /// Polls `handshake` in a job.
     pub(crate) fn in_job(
         stack_size: Option<StackSize>,
-        handshake: impl Future<Output = Handshake<IO>> + 'static,
+        handshake: impl Future<Output = Handshake<TlsStream<IO>, IO>> + 'static,
     ) -> Self {
-        let mut builder = JobBuilder::new().name("TLS handshake");
-        if let Some(size) = stack_size {
-            builder = builder.stack_size(size);
-        }
         Accept {
-            job: Box::pin(asyncjob_tokio::watched(builder.in_job(handshake))),
+            job: in_job(stack_size, handshake),
         }
     }
 
@@ -177,7 +191,7 @@ impl<IO> Future for Accept<IO> {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
         let done = self.job.as_mut().poll(task);
-        done.map(|outcome| outcome?.map_err(|(error, _)| error))
+        done.map(|outcome| outcome?.map(|stream| *stream).map_err(|failed| failed.0))
     }
 }
 
@@ -197,7 +211,8 @@ impl<IO> Future for FallibleAccept<IO> {
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
         let done = self.accept.job.as_mut().poll(task);
         done.map(|outcome| match outcome {
-            Ok(handshake) => handshake.map_err(|(error, connection)| (error, Some(connection))),
+            Ok(Ok(stream)) => Ok(*stream),
+            Ok(Err(failed)) => Err((failed.0, Some(failed.1))),
             Err(error) => Err((error.into(), None)),
         })
     }

@@ -14,7 +14,7 @@ use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::acceptor::Accept;
-use crate::handshake::{HeldIo, complete};
+use crate::handshake;
 use crate::pinned::PinnedStartHandshake;
 
 /// Reads the `ClientHello` of a connection, so that a program can choose a configuration by it: a drop-in for
@@ -130,12 +130,10 @@ where
         F: FnOnce(&mut ServerConnection) + 'static,
     {
         let StartHandshake { inner, stack_size } = self;
-        Accept::in_job(stack_size, async move {
-            let start = tokio_rustls::StartHandshake::from_parts(inner.accepted, HeldIo::new(inner.io));
-            // This call may sign: it is in the job.
-            let handshake = start.into_stream_with(Arc::clone(&config), look).into_fallible();
-            complete(handshake, config).await
-        })
+        Accept::in_job(
+            stack_size,
+            handshake::accept_lazily(Box::new(inner.accepted), inner.io, config, look),
+        )
     }
 }
 

@@ -33,10 +33,9 @@
 //!
 //! # Clients
 //!
-//! A client with a slow key of its own signs in its handshake, too. A connect that you await yourself goes into a job:
-//! `asyncjob_tokio::in_job(connector.connect(name, stream))`. A client with a pool (`reqwest`, `hyper-util`) connects
-//! on its own account, so a request in a job is not enough. Its connector goes through `PinnedConnectorLayer` (feature
-//! `tower`), which puts each connect into a job.
+//! A client with a slow key of its own signs in its handshake, too: [`TlsConnector`] is the acceptor's counterpart. A
+//! client with a pool (`reqwest`, `hyper-util`) connects on its own account, so a request in a job is not enough. Its
+//! connector goes through `PinnedConnectorLayer` (feature `tower`), which puts each connect into a job.
 //!
 //! # If the compiler says that `HandshakeNeedsPinnedOrSpawnLocal` cannot be sent
 //!
@@ -80,6 +79,7 @@ mod pinned;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 mod resolver;
+mod tls_connector;
 #[cfg(feature = "tls-listener")]
 mod tls_listener;
 
@@ -92,6 +92,7 @@ pub use lazy::{LazyConfigAcceptor, StartHandshake};
 pub use offloaded::OffloadedKey;
 pub use pinned::{PinnedAccept, PinnedFallibleAccept, PinnedStartHandshake, PinnedTlsAcceptor};
 pub use resolver::AwaitedResolver;
+pub use tls_connector::{Connect, TlsConnector};
 
 /// An error that is not one of rustls, in an error of rustls. It keeps its type.
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {

@@ -14,15 +14,15 @@ use std::time::Duration;
 use asyncjob::offload::OffloadError;
 use asyncjob::pool;
 use asyncjob::waiting::AwaitError;
-use asyncjob_rustls::AwaitedKey;
+use asyncjob_rustls::{AwaitedKey, TlsConnector};
 use asyncjob_testing::Watchdog;
 use asyncjob_tokio::{JoinError, Workers};
 use connections::{
     Gate, Identity, Order, SCHEME, client_hello, connect, connect_to, localhost, of_handshake, of_signer, offloaded,
     on_one_thread, resident_kib, until,
 };
-use rustls::SignatureAlgorithm;
 use rustls::sign::SigningKey;
+use rustls::{ServerConfig, SignatureAlgorithm};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
@@ -57,6 +57,69 @@ fn handshakes_wait_for_their_signatures_side_by_side() {
             }
         });
     }
+}
+
+/// Of clients with a certificate whose key is slow.
+#[test]
+fn connects_wait_for_their_signatures_side_by_side() {
+    let _watchdog = Watchdog::new();
+    for version in rustls::ALL_VERSIONS {
+        on_one_thread(async {
+            let (identity, gate) = (Identity::new(), Gate::default());
+            let connector = TlsConnector::from(identity.client_with(Arc::new(gate.key()), version));
+            let acceptor = tokio_rustls::TlsAcceptor::from(identity.wants_certificate());
+            let mut ends = Vec::new();
+            for _ in 0..5 {
+                let (near, far) = duplex(1 << 16);
+                let connect = spawn_local(connector.connect(localhost(), far));
+                ends.push((spawn_local(acceptor.accept(near)), connect));
+            }
+            gate.asked(5).await;
+            assert_eq!((gate.waiting(), pool::stats().in_use), (5, 5), "all five wait");
+            for _ in 0..5 {
+                let (message, answer) = gate.take();
+                answer.send(Ok(identity.sign(&message))).unwrap();
+            }
+            for (accept, connect) in ends {
+                let (mut accepted, mut connected) = (accept.await.unwrap().unwrap(), connect.await.unwrap().unwrap());
+                connected.write_all(b"request").await.unwrap();
+                connected.shutdown().await.unwrap();
+                let mut request = String::new();
+                accepted.read_to_string(&mut request).await.unwrap();
+                assert_eq!(request, "request");
+            }
+        });
+    }
+}
+
+/// A connector begins a second connection for each stream that it makes. That one must leave the tickets alone.
+#[test]
+fn a_connector_uses_one_ticket_for_a_connection() {
+    let _watchdog = Watchdog::new();
+    on_one_thread(async {
+        let identity = Identity::new();
+        let config = identity.client_with(identity.key.clone(), &rustls::version::TLS13);
+        let connector = TlsConnector::from(config);
+        let mut server = ServerConfig::clone(&identity.wants_certificate());
+        server.send_tls13_tickets = 2;
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        let mut kinds = Vec::new();
+        for number in 0..4 {
+            let (near, far) = duplex(1 << 16);
+            let accept = spawn_local(acceptor.accept(near));
+            let mut connected = connector.connect(localhost(), far).await.unwrap();
+            let mut accepted = accept.await.unwrap().unwrap();
+            kinds.push(connected.get_ref().1.handshake_kind().unwrap());
+            if number == 0 {
+                // The client gets the tickets with the first byte. It reads none of the other connections.
+                accepted.write_all(&[1]).await.unwrap();
+                accepted.flush().await.unwrap();
+                assert_eq!(connected.read_u8().await.unwrap(), 1);
+            }
+        }
+        use rustls::HandshakeKind::{Full, Resumed};
+        assert_eq!(kinds, [Full, Resumed, Resumed, Full]);
+    });
 }
 
 #[test]

@@ -13,7 +13,7 @@ use asyncjob_rustls::{AwaitedKey, OffloadedKey, TlsAcceptor};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::server::ResolvesServerCert;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
 use rustls::{
     AlertDescription, ClientConfig, ClientConnection, RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
@@ -34,12 +34,18 @@ pub(crate) struct Identity {
 
 impl Identity {
     pub(crate) fn new() -> Identity {
+        Identity::with_der().0
+    }
+
+    /// With the key as bytes, for another program.
+    pub(crate) fn with_der() -> (Identity, Vec<u8>) {
         let pair = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".into()]).unwrap();
         let certificate = params.self_signed(&pair).unwrap().der().clone();
-        let key = PrivatePkcs8KeyDer::from(pair.serialize_der());
+        let der = pair.serialize_der();
+        let key = PrivatePkcs8KeyDer::from(der.clone());
         let key = ring::sign::any_ecdsa_type(&key.into()).unwrap();
-        Identity { certificate, key }
+        (Identity { certificate, key }, der)
     }
 
     pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
@@ -69,14 +75,49 @@ impl Identity {
     }
 
     pub(crate) fn client(&self) -> TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(rustls::ALL_VERSIONS)
             .unwrap()
-            .with_root_certificates(roots)
+            .with_root_certificates(self.roots())
             .with_no_client_auth();
         TlsConnector::from(Arc::new(config))
+    }
+}
+
+impl Identity {
+    /// A client with this certificate, and another way to its key.
+    pub(crate) fn client_with(
+        &self,
+        key: Arc<dyn SigningKey>,
+        version: &'static SupportedProtocolVersion,
+    ) -> Arc<ClientConfig> {
+        let resolver = SingleCertAndKey::from(self.certified(key));
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(self.roots())
+            .with_client_cert_resolver(Arc::new(resolver));
+        Arc::new(config)
+    }
+
+    /// A server that wants its clients to have this certificate.
+    pub(crate) fn wants_certificate(&self) -> Arc<ServerConfig> {
+        let provider = Arc::new(ring::default_provider());
+        let roots = Arc::new(self.roots());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+        let resolver = SingleCertAndKey::from(self.certified(Arc::clone(&self.key)));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_cert_resolver(Arc::new(resolver));
+        Arc::new(config)
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        roots
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use asyncjob::insight::{DriverKind, dump, tag};
 use asyncjob::scheduler::{Scheduler, Workers};
+use asyncjob::stack::StackSize;
 use asyncjob::{JobBuilder, Status, Step, current_job, pause_job, waker_fn};
 use asyncjob_testing::{Watchdog, run_alone};
 
@@ -109,6 +110,34 @@ fn ends_in_some_way(way: usize) {
         future.wait_ctx().callback().unwrap().wake();
         let _ = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut task)));
     }
+}
+
+/// To name the frames takes more stack than this job has.
+#[test]
+fn a_job_with_a_small_stack_dumps() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let scheduler = Scheduler::new().unwrap();
+    scheduler.spawn(wait_for_a_callback).unwrap().detach();
+    let small = JobBuilder::new()
+        .name("small")
+        .stack_size(StackSize::at_least(16 << 10));
+    let asks = small.spawn_on(&scheduler, || Box::new(dump(LONG)));
+    let found = scheduler.run_until(asks.unwrap()).unwrap();
+    let of_scheduler = found
+        .drivers
+        .iter()
+        .find(|driver| driver.kind == DriverKind::Scheduler)
+        .unwrap();
+    let (names, stacks): (Vec<_>, Vec<_>) = of_scheduler
+        .jobs
+        .iter()
+        .map(|job| (job.info.name.as_deref(), job.stack.is_some()))
+        .unzip();
+    assert_eq!(
+        (names, stacks),
+        (vec![None, Some("small")], vec![true, false]),
+        "{found}"
+    );
 }
 
 /// Wakes a thread.

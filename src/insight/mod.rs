@@ -52,7 +52,7 @@ pub use signal::{OnSignal, on_signal};
 pub use tags::{Tag, tag};
 pub use timeline::{Pause, Run, Timeline, Track, Wake};
 
-use crate::job::{JobInfo, read_running, walking};
+use crate::job::{JobInfo, is_in_job, on_spare_stack, read_running, walking};
 pub use crate::wait_ctx::WakeCause;
 use outside::{Outside, READ};
 use registry::Driver;
@@ -112,7 +112,8 @@ pub struct JobDump {
 ///
 /// Any thread may call this. A driver of the calling thread cannot answer meanwhile. The schedulers of that thread are
 /// looked at directly. The futures of that thread are missing, and their driver counts as one that has not answered: on
-/// an async runtime, call this from a blocking thread.
+/// an async runtime, call this from a blocking thread. A job may have a stack of any size: the dump is made on another
+/// one.
 ///
 /// Jobs that code drives by hand ([`start_job`](crate::start_job)) have no driver, and nor have those of the C drop-in.
 /// Their stacks are read while their threads go on, so they are there only while they are paused. What they wait for is
@@ -139,6 +140,12 @@ pub struct JobDump {
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 pub fn dump(within: Duration) -> Dump {
+    // To name frames takes tens of KiB of stack, which a job may not have.
+    let dumped = is_in_job().then(|| on_spare_stack(|| dump_here(within)));
+    dumped.flatten().unwrap_or_else(|| dump_here(within))
+}
+
+fn dump_here(within: Duration) -> Dump {
     let began = Instant::now();
     let until = began + within.min(Duration::from_secs(3600));
     let outside = Outside::look();

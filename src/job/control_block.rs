@@ -170,7 +170,7 @@ impl FramesReport {
 
 /// Calls `f` on a stack of its own, which is as large as that of most jobs. Returns `None` if there is no memory for
 /// it, and if `f` panics: the panic hook has reported that.
-pub(super) fn on_spare_stack<R>(f: impl FnOnce() -> R) -> Option<R> {
+pub(crate) fn on_spare_stack<R>(f: impl FnOnce() -> R) -> Option<R> {
     let stack = Depot::of(Spec::new(StackSize::DEFAULT)).take().ok()?;
     let bounds = Bounds {
         base: stack.top().addr(),

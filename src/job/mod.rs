@@ -88,6 +88,8 @@ use crate::wait_ctx::WaitCtx;
 pub use builder::JobBuilder;
 pub(crate) use builder::{JobPlan, boxed};
 pub(crate) use closure::{HeapClosure, JobMain, LARGEST_CLOSURE_ON_STACK, Wiped};
+#[cfg(feature = "insight")]
+pub(crate) use control_block::on_spare_stack;
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
 pub(crate) use current::{can_pause, is_cancelled, is_in_job, pauses_in, with_current_ctx};
 #[cfg(feature = "insight")]

@@ -7,6 +7,8 @@
 //!                                        scheduler   scheduler   scheduler     one on each thread
 //! ```
 //!
+//! The queue has no lock. So a submission does not wait for a worker that takes its share, or the other way round.
+//!
 //! A job stays on the thread that started it: the compiler keeps addresses of thread-locals across a switch, so a job
 //! that has started must not move. A job that has not started goes to the thread that is free.
 
@@ -18,9 +20,10 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread::ThreadId;
 
+use crossbeam_queue::SegQueue;
+use crossbeam_utils::CachePadded;
 #[cfg(asyncjob_loom)]
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use parking_lot::Mutex;
 
 use super::join::{JoinError, SpawnedJob};
 use super::tasks::Pending;
@@ -61,13 +64,12 @@ const LARGEST_SHARE: usize = 8;
 /// What all threads of one scheduler, or of all workers, share.
 pub(super) struct WorkerGroup {
     pub(super) inboxes: Vec<Arc<Inbox>>,
-    /// The inbox at which the search for a parked scheduler begins.
+    /// The inbox at which the search for a parked scheduler begins. It is written when one was found.
     next: AtomicUsize,
-    submissions: Mutex<Queue>,
-    /// The length of the queue, which can be read without the lock.
-    submitted: AtomicUsize,
-    /// How many jobs have not ended.
-    live: AtomicUsize,
+    /// The jobs that no scheduler has taken yet.
+    submissions: SegQueue<Submission>,
+    /// How many jobs have not ended. Every spawn and every end changes it.
+    live: CachePadded<AtomicUsize>,
     /// How many jobs there may be.
     max_jobs: usize,
     /// Whether new jobs are refused.
@@ -80,23 +82,14 @@ pub(super) struct WorkerGroup {
     pub(super) thread: OnceLock<ThreadId>,
 }
 
-/// The jobs that no scheduler has taken yet.
-#[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Submission>,
-    /// Whether every scheduler is gone.
-    is_abandoned: bool,
-}
-
 impl WorkerGroup {
     pub(super) fn new(inboxes: Vec<Arc<Inbox>>, max_jobs: usize) -> Self {
         WorkerGroup {
             open: AtomicUsize::new(inboxes.len()),
             inboxes,
             next: AtomicUsize::new(0),
-            submissions: Mutex::default(),
-            submitted: AtomicUsize::new(0),
-            live: AtomicUsize::new(0),
+            submissions: SegQueue::new(),
+            live: CachePadded::new(AtomicUsize::new(0)),
             max_jobs,
             closed: AtomicBool::new(false),
             waiting: WaitQueue::new(),
@@ -182,53 +175,55 @@ impl WorkerGroup {
     }
 
     /// Puts a job into the queue and wakes a parked scheduler.
+    ///
+    /// What this reads after the push, and what a scheduler writes before it looks at the queue for the last time
+    /// before it sleeps or goes, are sequentially consistent. So either this sees that, or the scheduler sees the job.
     pub(super) fn submit(&self, submission: Submission) {
-        let mut submissions = self.submissions.lock();
-        if submissions.is_abandoned {
-            drop(submissions);
-            return self.refuse(submission);
+        self.submissions.push(submission);
+        if self.open.load(Ordering::SeqCst) == 0 {
+            return self.refuse_rest();
         }
-        submissions.jobs.push_back(submission);
-        self.submitted.store(submissions.jobs.len(), Ordering::SeqCst);
-        drop(submissions);
-        // A scheduler that is awake looks at the queue by itself. One that parks looks at it again after it has marked
-        // itself as parked.
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let count = self.inboxes.len();
-        (0..count).any(|n| self.inboxes[(first + n) % count].notify_if_parked());
+        // A scheduler that is awake looks at the queue by itself.
+        let (first, count) = (self.next.load(Ordering::Relaxed), self.inboxes.len());
+        let parked = (0..count)
+            .map(|n| (first + n) % count)
+            .find(|at| self.inboxes[*at].notify_if_parked());
+        if let Some(at) = parked {
+            self.next.store(at + 1, Ordering::Relaxed);
+        }
     }
 
-    /// Fails a job that was admitted before the last scheduler was closed, and submitted after that scheduler was gone.
+    /// Fails the jobs that were admitted before the last scheduler was closed, and submitted after that scheduler had
+    /// looked at the queue.
     #[cold]
-    fn refuse(&self, submission: Submission) {
-        self.ended();
-        submission.main.block().fail(JoinError::Cancelled);
-        drop_contained(submission);
+    fn refuse_rest(&self) {
+        while let Some(submission) = self.submissions.pop() {
+            self.ended();
+            submission.main.block().fail(JoinError::Cancelled);
+            drop_contained(submission);
+        }
     }
 
     /// Whether the queue has jobs.
+    #[inline]
     pub(super) fn has_submissions(&self) -> bool {
-        self.submitted.load(Ordering::SeqCst) != 0
+        !self.submissions.is_empty()
     }
 
     /// Takes one worker's share of the queue. The share is small, because no other worker can run what this one has
     /// taken, however long its next job computes.
     pub(super) fn take_share(&self, pending: &mut VecDeque<Pending>) {
-        let mut submissions = self.submissions.lock();
-        let mut share = submissions.jobs.len().div_ceil(self.inboxes.len());
+        let mut share = self.submissions.len().div_ceil(self.inboxes.len());
         if self.inboxes.len() > 1 {
             share = share.min(LARGEST_SHARE);
         }
-        pending.extend(submissions.jobs.drain(..share).map(Pending::from));
-        self.submitted.store(submissions.jobs.len(), Ordering::SeqCst);
+        let taken = std::iter::from_fn(|| self.submissions.pop()).take(share);
+        pending.extend(taken.map(Pending::from));
     }
 
-    /// Takes the whole queue. If no scheduler exists any more after this, the queue accepts nothing else.
+    /// Takes the whole queue.
     pub(super) fn take_all(&self, pending: &mut VecDeque<Pending>) {
-        let mut submissions = self.submissions.lock();
-        pending.extend(submissions.jobs.drain(..).map(Pending::from));
-        self.submitted.store(0, Ordering::SeqCst);
-        submissions.is_abandoned = self.open.load(Ordering::SeqCst) == 0;
+        pending.extend(std::iter::from_fn(|| self.submissions.pop()).map(Pending::from));
     }
 }
 

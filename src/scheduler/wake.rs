@@ -47,6 +47,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Wake;
 
+use crossbeam_utils::CachePadded;
 #[cfg(asyncjob_loom)]
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
@@ -67,13 +68,12 @@ pub(super) type RemoteCall = Box<dyn FnOnce(&Scheduler) + Send>;
 
 /// What other threads send to one scheduler.
 pub(super) struct Inbox {
-    front: Front,
+    front: CachePadded<Front>,
     messages: Mutex<Messages>,
     notifier: Notifier,
 }
 
-/// What the scheduler looks at in each turn, in cache lines of its own. (A processor may fetch two lines at once.)
-#[repr(align(128))]
+/// What the scheduler looks at in each turn, in a cache line of its own.
 struct Front {
     /// The first woken task since the scheduler looked, or [`EMPTY`], from which alone another thread changes it.
     first: AtomicU64,
@@ -102,12 +102,12 @@ pub(super) struct Messages {
 impl Inbox {
     pub(super) fn new() -> std::io::Result<Self> {
         Ok(Inbox {
-            front: Front {
+            front: CachePadded::new(Front {
                 first: AtomicU64::new(EMPTY),
                 parked: AtomicBool::new(false),
                 has_messages: AtomicBool::new(false),
                 has_cancelled: AtomicBool::new(false),
-            },
+            }),
             messages: Mutex::default(),
             notifier: Notifier::new()?,
         })

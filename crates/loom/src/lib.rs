@@ -19,11 +19,13 @@
 //! | the wake of a thread that blocks | `waiting` | let the thread sleep on a wake |
 
 #[cfg(test)]
+extern crate self as crossbeam_queue;
+#[cfg(test)]
 extern crate self as parking_lot;
 
-/// What `asyncjob` has of `parking_lot`.
+/// What `asyncjob` has of `parking_lot`, and of `crossbeam_queue`.
 #[cfg(test)]
-pub use stand_ins::{Condvar, Mutex, MutexGuard};
+pub use stand_ins::{Condvar, Mutex, MutexGuard, SegQueue};
 
 #[cfg(test)]
 mod forwarding;

@@ -1,9 +1,11 @@
 //! What the sources of `asyncjob` name, in a form that loom controls.
 
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+use loom::sync::atomic::{Ordering, fence};
 use loom::thread::{self, Thread};
 
 /// `parking_lot::Mutex`, which has no poison.
@@ -62,6 +64,43 @@ impl<T> Mutex<T> {
     /// As in `parking_lot`.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         MutexGuard(Some(self.0.lock().expect("no thread panics")))
+    }
+}
+
+/// `crossbeam_queue::SegQueue`, whose operations are sequentially consistent. It has a lock here.
+pub struct SegQueue<T>(Mutex<VecDeque<T>>);
+
+impl<T> SegQueue<T> {
+    /// As in `crossbeam_queue`.
+    #[allow(clippy::new_without_default, reason = "nothing calls it")]
+    pub fn new() -> Self {
+        SegQueue(Mutex::new(VecDeque::new()))
+    }
+
+    fn locked(&self) -> MutexGuard<'_, VecDeque<T>> {
+        fence(Ordering::SeqCst); // loom knows sequential consistency of fences only
+        self.0.lock()
+    }
+
+    /// As in `crossbeam_queue`.
+    pub fn push(&self, value: T) {
+        self.locked().push_back(value);
+        fence(Ordering::SeqCst);
+    }
+
+    /// As in `crossbeam_queue`.
+    pub fn pop(&self) -> Option<T> {
+        self.locked().pop_front()
+    }
+
+    /// As in `crossbeam_queue`.
+    pub fn len(&self) -> usize {
+        self.locked().len()
+    }
+
+    /// As in `crossbeam_queue`.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 

@@ -319,7 +319,7 @@ impl Inner {
         T: 'static,
         H: SwitchHooks + 'static,
     {
-        let ctx = match self.shared.admit(&builder) {
+        let ctx = match self.shared.admit_here(&self.inbox, &builder) {
             Ok(ctx) => ctx,
             Err(kind) => return Err((kind, builder, f)),
         };

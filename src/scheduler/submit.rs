@@ -68,7 +68,7 @@ pub(super) struct WorkerGroup {
     next: AtomicUsize,
     /// The jobs that no scheduler has taken yet.
     submissions: SegQueue<Submission>,
-    /// How many jobs have not ended. Every spawn and every end changes it.
+    /// How many jobs have not ended, without what the inboxes count. Other threads change it with every spawn.
     live: CachePadded<AtomicUsize>,
     /// How many jobs there may be.
     max_jobs: usize,
@@ -105,12 +105,7 @@ impl WorkerGroup {
 
     /// Counts another job and claims its wait ctx, if there may be another job and the ctx is free.
     pub(super) fn admit<H>(&self, builder: &JobBuilder<'_, H>) -> Result<Option<ClaimedCtx>, SpawnErrorKind> {
-        if self.process().is_inherited() {
-            return Err(SpawnErrorKind::Forked);
-        }
-        if self.closed.load(Ordering::SeqCst) {
-            return Err(SpawnErrorKind::ShuttingDown);
-        }
+        self.check_open()?;
         if self.live.fetch_add(1, Ordering::SeqCst) >= self.max_jobs {
             self.take_back_refused();
             let max_jobs = self.max_jobs;
@@ -128,10 +123,53 @@ impl WorkerGroup {
         }
     }
 
+    /// As [`admit`](Self::admit), on the thread of the scheduler of this inbox.
+    pub(super) fn admit_here<H>(
+        &self,
+        inbox: &Inbox,
+        builder: &JobBuilder<'_, H>,
+    ) -> Result<Option<ClaimedCtx>, SpawnErrorKind> {
+        if self.is_bounded() {
+            return self.admit(builder);
+        }
+        self.check_open()?;
+        let ctx = builder.claim_ctx()?;
+        inbox.count_live(1);
+        Ok(ctx)
+    }
+
     /// Counts a job as ended, and lets the next task that waits for capacity try.
     pub(super) fn ended(&self) {
         self.live.fetch_sub(1, Ordering::SeqCst);
         self.waiting.notify_one();
+    }
+
+    /// As [`ended`](Self::ended), on the thread of the scheduler of this inbox.
+    pub(super) fn ended_here(&self, inbox: &Inbox) {
+        if self.is_bounded() {
+            self.ended();
+        } else {
+            inbox.count_live(usize::MAX);
+        }
+    }
+
+    /// Whether there is a limit of jobs. Without one nothing compares the number of jobs with anything before it is
+    /// changed, so that each thread can count for itself.
+    #[inline]
+    fn is_bounded(&self) -> bool {
+        self.max_jobs != usize::MAX
+    }
+
+    /// Fails in a child of the process, and when new jobs are refused.
+    #[inline]
+    fn check_open(&self) -> Result<(), SpawnErrorKind> {
+        if self.process().is_inherited() {
+            return Err(SpawnErrorKind::Forked);
+        }
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(SpawnErrorKind::ShuttingDown);
+        }
+        Ok(())
     }
 
     /// Ready when there is capacity and it is the turn of this waiter.
@@ -151,8 +189,16 @@ impl WorkerGroup {
     }
 
     /// How many jobs have not ended.
+    ///
+    /// A job that another thread submits is counted there, and its end by the inbox of its scheduler, which is
+    /// therefore read first: a job that ends meanwhile counts as one that has not ended.
     pub(super) fn live(&self) -> usize {
-        self.live.load(Ordering::SeqCst)
+        let here = self
+            .inboxes
+            .iter()
+            .map(|inbox| inbox.live())
+            .fold(0, usize::wrapping_add);
+        here.wrapping_add(self.live.load(Ordering::SeqCst))
     }
 
     /// Whether another job would be accepted. This is also true when there will never be capacity again, so that

@@ -204,7 +204,7 @@ impl Inner {
     fn never_started(&self, completion: &Arc<dyn SpawnedJob>) {
         completion.fail(JoinError::Cancelled);
         self.core.borrow_mut().count(EndKind::Cancelled);
-        self.shared.ended();
+        self.shared.ended_here(&self.inbox);
     }
 
     /// Handles a job for which there was no stack. The job waits until another job has ended. If there is no other job,
@@ -216,7 +216,7 @@ impl Inner {
         if core.tasks.is_empty() {
             drop(core);
             drop_contained(job);
-            self.shared.ended();
+            self.shared.ended_here(&self.inbox);
             completion.fail(JoinError::NoStack(refusal.into()));
             return true;
         }
@@ -300,7 +300,7 @@ impl Inner {
     /// Removes the task of a job that has ended.
     fn retire(&self, id: TaskId, end: EndKind) {
         let retired = self.core.borrow_mut().retire(id, end);
-        self.shared.ended();
+        self.shared.ended_here(&self.inbox);
         drop_contained(retired); // after the borrow has ended: the ctx may own values whose drop runs any code
     }
 
@@ -308,7 +308,7 @@ impl Inner {
     #[inline]
     fn end(&self, bound: BoundCtx, completion: Arc<dyn SpawnedJob>, end: EndKind) {
         let retired = self.core.borrow_mut().end(bound, completion, end);
-        self.shared.ended();
+        self.shared.ended_here(&self.inbox);
         drop_contained(retired); // as above
     }
 

@@ -44,12 +44,12 @@ use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::Arc;
 #[cfg(not(asyncjob_loom))]
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Wake;
 
 use crossbeam_utils::CachePadded;
 #[cfg(asyncjob_loom)]
-use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::Scheduler;
@@ -69,6 +69,9 @@ pub(super) type RemoteCall = Box<dyn FnOnce(&Scheduler) + Send>;
 /// What other threads send to one scheduler.
 pub(super) struct Inbox {
     front: CachePadded<Front>,
+    /// How many jobs the scheduler has spawned itself, less how many have ended. It wraps around. The scheduler's
+    /// thread alone changes it.
+    live: CachePadded<AtomicUsize>,
     messages: Mutex<Messages>,
     notifier: Notifier,
 }
@@ -108,9 +111,23 @@ impl Inbox {
                 has_messages: AtomicBool::new(false),
                 has_cancelled: AtomicBool::new(false),
             }),
+            live: CachePadded::new(AtomicUsize::new(0)),
             messages: Mutex::default(),
             notifier: Notifier::new()?,
         })
+    }
+
+    /// Adds to the number of jobs, on the scheduler's thread.
+    #[inline]
+    pub(super) fn count_live(&self, change: usize) {
+        let live = self.live.load(Ordering::Relaxed).wrapping_add(change);
+        // Release: who sees that a job has ended sees what it did.
+        self.live.store(live, Ordering::Release);
+    }
+
+    /// The number of jobs that the scheduler has counted. It wraps around.
+    pub(super) fn live(&self) -> usize {
+        self.live.load(Ordering::Acquire)
     }
 
     /// Lets the scheduler resume a task.
@@ -379,10 +396,14 @@ pub(super) struct OuterWakes {
 }
 
 impl LocalWakes {
-    /// Whether the scheduler of this inbox takes a turn on this thread.
+    /// Whether the scheduler of this job takes a turn on this thread.
+    ///
+    /// Most threads that wake take no turn. So they do not read what is in one cache line with the latch, which the
+    /// exchange of the latch fetches anyway.
     #[inline]
-    fn are_of(inbox: &Arc<Inbox>) -> bool {
-        LOCAL.with(|local| local.inbox.get() == Arc::as_ptr(inbox))
+    fn are_of(waker: &JobWaker) -> bool {
+        let here = LOCAL.with(|local| local.inbox.get());
+        !here.is_null() && here == Arc::as_ptr(&waker.inbox)
     }
 
     /// Adds a wake.
@@ -465,7 +486,7 @@ impl Wake for JobWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if LocalWakes::are_of(&self.inbox) {
+        if LocalWakes::are_of(self) {
             return self.wake_here();
         }
         let before = self.state.fetch_or(LATCHED, Ordering::AcqRel);

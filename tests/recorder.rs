@@ -302,6 +302,11 @@ fn the_wakes_of_a_future_have_their_causes() {
     let recorder = Recorder::builder().timeline(100).build();
     let job = JobBuilder::new().hooks(recorder.job("future")).future(|| {
         pause_job().unwrap();
+        let ctx = current_job().unwrap().wait_ctx().clone();
+        for _ in 0..2 {
+            ctx.add_wait_fd(WaitKey::unique(), std::io::pipe().unwrap().0);
+            pause_job().unwrap();
+        }
         sleep(Duration::from_millis(1)).unwrap();
         let wake = WakeSource::new().unwrap();
         let mut polls = 0;
@@ -327,8 +332,10 @@ fn the_wakes_of_a_future_have_their_causes() {
     let timeline = recorder.timeline();
     let wakes = timeline.tracks[0].runs.iter().filter_map(|run| run.wake.as_ref());
     let causes: Vec<_> = wakes.map(|wake| wake.cause).collect();
-    let (watch, retry) = (WakeCause::Watch, WakeCause::Retry);
-    assert_eq!(causes, [watch, watch, WakeCause::Callback, retry]);
+    let fd = timeline.tracks[0].runs[1].pause.as_ref().unwrap().fds[0].0.fd;
+    let (retry, deadline) = (WakeCause::Retry, WakeCause::Deadline);
+    let of_watch = [retry, WakeCause::Fd(fd), WakeCause::Watch, deadline];
+    assert_eq!(causes, [&of_watch[..], &[WakeCause::Callback, retry]].concat());
 }
 
 /// What Perfetto and `chrome://tracing` read: each kind of event has the fields that it needs, spans of one track are

@@ -75,9 +75,18 @@ impl WaitCtx {
     /// Notes a wake that the driver has found out, if wakes are observed.
     pub(super) fn note_wake(&self, cause: WakeCause) {
         let Some(first) = self.inner.wakes.0.get() else { return };
-        let is_too_early = || self.deadline().is_none_or(|at| at > Instant::now());
-        let is_retry = cause == WakeCause::Deadline && is_too_early();
-        note(first, if is_retry { WakeCause::Retry } else { cause });
+        let is_over = || self.deadline().is_some_and(|at| at <= Instant::now());
+        let cause = match cause {
+            WakeCause::Deadline if !is_over() => WakeCause::Retry,
+            WakeCause::Watch if is_over() => WakeCause::Deadline,
+            WakeCause::Watch => match self.fds()[..] {
+                [] => WakeCause::Retry,
+                [fd] => WakeCause::Fd(fd.fd),
+                _ => WakeCause::Watch,
+            },
+            other => other,
+        };
+        note(first, cause);
     }
 
     /// The first wake since the last resume.

@@ -15,8 +15,8 @@ pub enum WakeCause {
     Fd(RawFd),
     /// The deadline of the job has passed.
     Deadline,
-    /// The [watch](crate::job_future::JobFuture::watch) of the job's future said that the job may go on: one of its
-    /// fds is ready, say.
+    /// The [watch](crate::job_future::JobFuture::watch) of the job's future said that the job may go on, which waits
+    /// for several fds: one of them is ready.
     Watch,
     /// Nothing has happened. The job asked for another try, or has named nothing that it waits for.
     Retry,
@@ -27,7 +27,8 @@ pub enum WakeCause {
 impl WaitCtx {
     /// The driver has found that the job is ready. Without a feature that wants to know, this does nothing.
     ///
-    /// A timer is a [`Deadline`](WakeCause::Deadline), also if it was set for another try.
+    /// A timer is a [`Deadline`](WakeCause::Deadline), also if it was set for another try. A watch does not say more
+    /// than [`Watch`](WakeCause::Watch). What is noted says which it was.
     #[inline]
     pub(crate) fn woken(&self, cause: WakeCause) {
         #[cfg(any(feature = "insight", feature = "tracing"))]

@@ -112,10 +112,10 @@ impl Fd {
         self.0 & (ADDED | REMOVED) == REMOVED
     }
 
-    /// Whether it does not matter which key is armed.
+    /// Whether it does not matter for one of these which key is armed.
     #[inline]
-    pub fn counts_or_is_removed(self) -> bool {
-        self.0 & (ONLY_WHEN_ARMED | REMOVED) != ONLY_WHEN_ARMED
+    pub fn count_always([one, other]: [Fd; 2]) -> bool {
+        (one.0 | other.0) & ONLY_WHEN_ARMED == 0
     }
 
     /// Whether the entry was removed since the last resume.
@@ -402,7 +402,8 @@ impl View {
             .flatten()
     }
 
-    /// How many records there are, and their fds, oldest first. `None` if they must be read under the lock.
+    /// How many records there are, and their fds, oldest first; behind the last there is any word. `None` if they must
+    /// be read under the lock.
     #[inline]
     pub(super) fn fds(&self) -> Option<(usize, [Fd; INLINE])> {
         let (length, fds) = self.0.read(|words| {

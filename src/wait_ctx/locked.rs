@@ -55,7 +55,8 @@ impl WaitCtx {
         self.inner.view.newest(key)
     }
 
-    /// How many entries there are, and their fds, oldest first, if that is known without the lock.
+    /// How many entries there are, and their fds, oldest first, if that is known without the lock. Behind the last
+    /// there is any word.
     #[inline]
     pub fn fds_now(&self) -> Option<(usize, [Fd; 2])> {
         self.inner.view.fds()

@@ -220,7 +220,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_all_fds(
     numfds: *mut usize,
 ) -> c_int {
     match read_of_program(ctx, WaitCtx::fds_now).flatten() {
-        Some(fds) if newest_first(fds).all(Fd::counts_or_is_removed) => {
+        Some(fds) if Fd::count_always(fds.1) => {
             // SAFETY: the caller's promise.
             unsafe { write_list(fd, numfds, newest_first(fds), |fd| !fd.is_removed()) };
             1

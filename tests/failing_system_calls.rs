@@ -33,7 +33,7 @@ use asyncjob::scheduler::{self, Scheduler, Workers};
 use asyncjob::stack::{SecretPolicy, StackSize, install_overflow_handler};
 use asyncjob::time::sleep;
 use asyncjob::waiting::await_or_block;
-use asyncjob::{JobBuilder, Step, WaitCtx, pause_job, start_job};
+use asyncjob::{JobBuilder, Step, WaitCtx, WaitKey, pause_job, start_job};
 use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{STRACE, missing};
 
@@ -62,6 +62,7 @@ const CALLS: &[(&str, &str)] = &[
     ("socketpair", "EMFILE"),
     ("ioctl", "EBADF"),
     ("clone3", "EAGAIN"),
+    ("membarrier", "ENOSYS"),
 ];
 
 /// The memory and the threads of Rust's runtime fail, too. It aborts the process then, with one of these sentences,
@@ -94,6 +95,10 @@ fn a_system_call_that_fails_anywhere_loses_nothing() {
             not_ours += 1;
         }
     }
+    // A sandbox refuses the call whenever it is made.
+    let without = run_under_strace(&["inject=membarrier:error=EPERM", "trace=membarrier"]);
+    assert!(without.success, "{}", without.said);
+
     println!("{runs} runs, {refused} with an error, {not_ours} ended by the runtime");
     assert!(refused > 10, "{refused} of {runs} runs saw an error");
     assert!(
@@ -235,6 +240,7 @@ fn workload() {
     use_stacks(&alive, &refusals);
     use_scheduler(&alive, &refusals);
     use_threads(&alive, &refusals);
+    change_a_ctx_on_two_threads(&refusals);
     assert_eq!(alive.load(Ordering::SeqCst), 0, "values are lost");
     assert_eq!(pool::stats().in_use, 0, "stacks are lost");
     if refusals.0.get() > 0 {
@@ -314,6 +320,19 @@ fn use_scheduler(alive: &Arc<AtomicUsize>, refusals: &Refusals) {
         refusals.see(ended_well.then_some(()).ok_or(()));
     }
     assert_eq!(scheduler.live_jobs(), 0);
+}
+
+/// The first thread owns the lock of the ctx, and the second one takes that from it.
+fn change_a_ctx_on_two_threads(refusals: &Refusals) {
+    let (ctx, keys) = (WaitCtx::new(), [WaitKey::unique(), WaitKey::unique()]);
+    for key in keys {
+        ctx.add_wait_fd(key, stdin());
+    }
+    thread::scope(|scope| {
+        let other = thread::Builder::new().spawn_scoped(scope, || assert!(ctx.clear_fd(keys[0]).is_some()));
+        refusals.see(other).map(|other| other.join().unwrap());
+    });
+    assert!(ctx.clear_fd(keys[1]).is_some());
 }
 
 fn use_threads(alive: &Arc<AtomicUsize>, refusals: &Refusals) {

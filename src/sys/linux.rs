@@ -379,8 +379,8 @@ pub(crate) fn can_order_all_threads() -> bool {
 /// Runs a fence on every thread of this process: the stores before it and the loads after it, in the program of each,
 /// stay in that order. What this thread stored before, the loads after that see. The call takes some microseconds.
 ///
-/// Call it only where [`can_order_all_threads`] says so. If the kernel refuses it nevertheless, the process ends: a
-/// sandbox was entered since then.
+/// Call it only where [`can_order_all_threads`] says so. If the kernel refuses it nevertheless, and again, the process
+/// ends: a sandbox was entered since then.
 #[cold]
 pub(crate) fn order_all_threads() {
     if cfg!(miri) {
@@ -388,14 +388,17 @@ pub(crate) fn order_all_threads() {
     }
     // A process registers once. A registration is waited for up to some ten milliseconds, so it is made when it is
     // first needed.
-    let order = || membarrier::call(membarrier::PRIVATE_EXPEDITED) == 0;
-    if !order() && (membarrier::call(membarrier::REGISTER_PRIVATE_EXPEDITED) != 0 || !order()) {
-        eprintln!(
-            "asyncjob: the kernel refuses membarrier(2), which it offered before: allow it in the sandbox that the \
-             process has entered, or enter the sandbox before the first job"
-        );
-        std::process::abort();
+    for _ in 0..3 {
+        if membarrier::call(membarrier::PRIVATE_EXPEDITED) == 0 {
+            return;
+        }
+        membarrier::call(membarrier::REGISTER_PRIVATE_EXPEDITED); // the next turn tells whether this has worked
     }
+    eprintln!(
+        "asyncjob: the kernel refuses membarrier(2), which it offered before: allow it in the sandbox that the process \
+         has entered, or enter the sandbox before the first job"
+    );
+    std::process::abort();
 }
 
 /// Copies memory of this process, which another thread may change or unmap meanwhile: the kernel reads it, so that a

@@ -52,6 +52,8 @@ const CALLS: &[(&str, &str)] = &[
     ("rt_sigaction", "EINVAL"),
     ("epoll_create1", "EMFILE"),
     ("eventfd2", "EMFILE"),
+    ("timerfd_create", "EMFILE"),
+    ("timerfd_settime", "EINVAL"),
     ("epoll_ctl", "ENOSPC"),
     ("epoll_wait", "EINTR"),
     ("poll", "EINTR"),

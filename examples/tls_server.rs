@@ -8,8 +8,9 @@
 //! ```
 //!
 //! With `--features insight`, `/debug/jobs` shows to a client on the same machine where every job is and what it waits
-//! for, and `/debug/jobs.json` the same for a tool. `/debug/numbers` says how long connections run and are paused, and
-//! `/debug/timeline.json` is a file for `ui.perfetto.dev`.
+//! for, and `/debug/jobs.json` the same for a tool. `/debug/numbers` says how long connections run, are paused and wait
+//! for their thread, how full the queues are, and what memory the stacks take. `/debug/timeline.json` is a file for
+//! `ui.perfetto.dev`.
 //!
 //! ```text
 //!   listener ---> accept job ------> a job for each connection     all on one thread, or on --threads

@@ -27,7 +27,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("time", &["error", "job", "wait_ctx", "waiting"]),
     ("offload", &["error", "job", "returned", "sync", "sys", "waiting"]),
     // The registry of the drivers, which register themselves.
-    ("insight", &["hooks", "job", "sync", "sys", "wait_ctx"]),
+    ("insight", &["hooks", "job", "pool", "stack", "sync", "sys", "wait_ctx"]),
     // These run outside a job.
     (
         "scheduler",

@@ -1,23 +1,27 @@
-//! Promise: a recorder counts and measures the jobs that have its hook, under every driver, and its timeline says which
-//! job ran when on which thread.
+//! Promise: a recorder counts and measures the jobs that have its hook, under every driver, names those that keep their
+//! thread, and its timeline says which job ran when on which thread.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashSet};
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use asyncjob::insight::{Numbers, Panel, Recorder, Timeline, WakeCause, draw};
+use asyncjob::insight::{HogKind, JobNumbers, Panel, Recorder, Timeline, Times, WakeCause, draw};
+use asyncjob::io::Pausing;
 use asyncjob::scheduler::{Scheduler, Workers};
-use asyncjob::time::sleep;
+use asyncjob::time::{sleep, yield_now};
 use asyncjob::waiting::{WaitSpec, WakeSource, await_or_block, pause_until};
-use asyncjob::{JobBuilder, Status, Step, WaitCtx, WaitKey, current_job, pause_job};
+use asyncjob::{JobBuilder, PauseError, Status, Step, WaitCtx, WaitKey, current_job, pause_job};
 use asyncjob_testing::Watchdog;
 
 /// Jobs started, jobs ended, runs, pauses.
-fn counts(numbers: &Numbers) -> [u64; 4] {
+fn counts(numbers: &JobNumbers) -> [u64; 4] {
     [numbers.started, numbers.ended, numbers.runs.count, numbers.pauses.count]
 }
 
@@ -51,27 +55,30 @@ fn each_driver_and_each_end_is_counted() {
     let expected = [
         ("by hand", [4, 3, 6, 2]),
         ("future", [1, 1, 3, 2]),
+        ("never started", [0, 0, 0, 0]),
         ("scheduled", [1, 1, 3, 2]),
     ];
     assert_eq!(by_name, expected);
-    assert_eq!(counts(&numbers), [6, 5, 12, 6]);
-    for (_, one) in &numbers.by_name {
-        let times = [one.runs, one.pauses];
-        assert!(
-            times
-                .iter()
-                .all(|times| times.median <= times.p99 && times.p99 <= times.max),
-            "{one:?}"
-        );
-    }
-    let table = numbers.to_string();
+    assert_eq!(counts(&numbers.all), [6, 5, 12, 6]);
+    let ends = |one: &JobNumbers| (one.cancelled, one.quarantined, one.never_started);
+    assert_eq!(ends(&numbers.all), (1, 1, 1));
     assert_eq!(
-        (table.lines().count(), table.contains("scheduled")),
-        (5, true),
-        "{table}"
+        numbers.by_name.iter().map(|(_, one)| ends(one)).collect::<Vec<_>>(),
+        [(1, 1, 0), (0, 0, 0), (0, 0, 1), (0, 0, 0)]
     );
+    for (_, one) in &numbers.by_name {
+        for times in [one.runs, one.pauses, one.delays] {
+            let ordered = times.median <= times.p99 && times.p99 <= times.max && times.sum <= times.max * 10;
+            assert!(ordered && times.within.is_sorted(), "{one:?}");
+            assert_eq!(
+                times.within[Times::BOUNDS.len() - 1],
+                times.count,
+                "none takes ten seconds"
+            );
+        }
+    }
     drop(paused);
-    assert_eq!(recorder.numbers().ended, 6);
+    assert_eq!(recorder.numbers().all.ended, 6);
 }
 
 /// A worker's numbers are there when the worker is gone, and threads do not disturb each other's.
@@ -89,7 +96,7 @@ fn many_threads_are_added_up() {
     jobs.into_iter().for_each(|job| job.join().unwrap());
     drop(workers);
     let numbers = recorder.numbers();
-    assert_eq!(counts(&numbers), [3000, 3000, 6000, 3000]);
+    assert_eq!(counts(&numbers.all), [3000, 3000, 6000, 3000]);
     assert_eq!(numbers.by_name.len(), 2);
     let timeline = recorder.timeline();
     assert_eq!(
@@ -106,15 +113,262 @@ fn many_threads_are_added_up() {
     }
 }
 
+/// Waits for a callback, as code whose engine will call back.
+fn wait_for_a_callback() -> Result<(), PauseError> {
+    current_job().unwrap().wait_ctx().set_status(Status::Ok);
+    pause_job()
+}
+
+/// The host does something else for a while, when a job could run: that is a delay, whatever woke the job.
 #[test]
-fn a_job_that_keeps_its_thread_is_named_once() {
+fn the_time_from_ready_to_running_is_measured() {
     let _watchdog = Watchdog::new();
-    let named = Arc::new(Mutex::new(Vec::new()));
-    let names = Arc::clone(&named);
+    let recorder = Recorder::builder().build();
+    let scheduler = Scheduler::new().unwrap();
+    let hooked = |name: &'static str| JobBuilder::new().hooks(recorder.job(name));
+    let turn = || while scheduler.turn(Some(Duration::ZERO)).unwrap().ready != 0 {};
+    let elsewhere = Duration::from_millis(30);
+    let (ctx, (reader, mut writer)) = (WaitCtx::new(), std::io::pipe().unwrap());
+    let job = hooked("callback").wait_ctx(&ctx);
+    let callback = job.spawn_on(&scheduler, || wait_for_a_callback().unwrap()).unwrap();
+    let deadline = hooked("deadline").spawn_on(&scheduler, || sleep(Duration::from_millis(1)).unwrap());
+    let its_turn = hooked("its turn").spawn_on(&scheduler, || yield_now().unwrap());
+    let fd = hooked("fd").spawn_on(&scheduler, move || {
+        let ctx = current_job().unwrap().wait_ctx().clone();
+        ctx.add_wait_fd(WaitKey::unique(), reader);
+        pause_job().unwrap();
+    });
+    let jobs = [callback, deadline.unwrap(), its_turn.unwrap(), fd.unwrap()];
+    scheduler.turn(Some(Duration::ZERO)).unwrap();
+    ctx.callback().unwrap().wake();
+    writer.write_all(b"x").unwrap();
+    thread::sleep(elsewhere);
+    turn();
+    jobs.into_iter().for_each(|job| scheduler.run_until(job).unwrap());
+    let numbers = recorder.numbers();
+    for (name, one) in &numbers.by_name {
+        assert_eq!(one.delays.count, 2, "{name}: the start and the resume: {one:?}");
+        let keys: Vec<_> = one
+            .pauses_by_key
+            .iter()
+            .map(|(key, times)| (key, times.count))
+            .collect();
+        assert_eq!(keys, [(name, 1)]);
+        let least = match name.as_str() {
+            "fd" => Duration::ZERO, // the scheduler learns of it when it asks the kernel
+            "its turn" => one.pauses.max,
+            _ => elsewhere - Duration::from_millis(2),
+        };
+        assert!(one.delays.max >= least, "{name}: {one:?}");
+    }
+    assert_eq!(numbers.by_name.len(), 4);
+
+    // Under another runtime a callback counts. A driver that is not ours tells nothing.
+    let runtime = thread::spawn({
+        let (recorder, ctx) = (recorder.clone(), ctx.clone());
+        move || {
+            let job = JobBuilder::new().hooks(recorder.job("future")).wait_ctx(&ctx);
+            await_or_block(job.future(|| wait_for_a_callback().unwrap()))
+                .unwrap()
+                .unwrap();
+        }
+    });
+    let of = |name: &str| {
+        let numbers = recorder.numbers();
+        let found = numbers.by_name.into_iter().find(|(found, _)| found == name);
+        found.map_or_else(JobNumbers::default, |(_, one)| one)
+    };
+    while of("future").runs.count == 0 {
+        thread::yield_now();
+    }
+    ctx.callback().unwrap().wake();
+    runtime.join().unwrap();
+    assert_eq!(of("future").delays.count, 2);
+    let Step::Paused(job) = hooked("by hand").start(pause_job).unwrap() else {
+        panic!()
+    };
+    let _ended = job.resume();
+    assert_eq!(of("by hand").delays.count, 1, "the start");
+}
+
+#[test]
+fn pauses_are_told_apart_by_keys_with_names() {
+    let _watchdog = Watchdog::new();
+    let keys = [WaitKey::unique(), WaitKey::unique(), WaitKey::unique()];
+    let builder = Recorder::builder().key(keys[0], "token").key(keys[1], "remote signer");
+    let recorder = builder.build();
+    let waits = move || {
+        let ctx = current_job().unwrap().wait_ctx().clone();
+        for key in keys {
+            ctx.add_wait_fd(key, std::io::pipe().unwrap().0);
+            pause_job().unwrap();
+            assert!(ctx.clear_fd(key).is_some());
+        }
+        pause_job().unwrap();
+    };
+    let mut step = JobBuilder::new().hooks(recorder.job("signs")).start(waits).unwrap();
+    while let Step::Paused(job) = step {
+        step = job.resume();
+    }
+    let numbers = recorder.numbers();
+    let by_key = numbers.by_name[0].1.pauses_by_key.iter();
+    let by_key: Vec<_> = by_key.map(|(key, times)| (key.as_str(), times.count)).collect();
+    let expected = [("fd", 1), ("nothing: it polls", 1), ("remote signer", 1), ("token", 1)];
+    assert_eq!(by_key, expected);
+}
+
+#[test]
+fn the_stack_of_a_job_is_measured_where_that_is_asked_for() {
+    let _watchdog = Watchdog::new();
+    let deep = || {
+        std::hint::black_box([1u8; 50_000]);
+    };
+    for (builder, is_measured) in [(Recorder::builder(), false), (Recorder::builder().high_water(), true)] {
+        let recorder = builder.build();
+        let step = JobBuilder::new().hooks(recorder.job("deep")).start(deep);
+        assert!(matches!(step, Ok(Step::Finished(()))));
+        let found = recorder.numbers().all.high_water;
+        assert_eq!(found >= 50_000, is_measured, "{found}");
+    }
+}
+
+/// What a scheduler does is read from another thread: its queues, what it has counted, and for how long it is in a turn
+/// that does not end.
+#[test]
+fn the_numbers_of_a_scheduler_are_there_while_it_hangs() {
+    let _watchdog = Watchdog::new();
+    let recorder = Recorder::builder().build();
+    let workers = Workers::builder()
+        .threads(1)
+        .thread_name("numbers")
+        .max_jobs(4)
+        .build()
+        .unwrap();
+    let scheduler = || {
+        let numbers = recorder.numbers();
+        let text = numbers.to_string();
+        let found = numbers.schedulers.into_iter().find(|one| one.thread == "numbers-0");
+        found.inspect(|_| assert!(text.contains("numbers-0") && text.contains("in memory"), "{text}"))
+    };
+    let handle = workers.handle();
+    let paused = handle.spawn(|| wait_for_a_callback().is_err()).unwrap();
+    while scheduler().is_none_or(|one| one.queues.paused == 0) {
+        thread::yield_now();
+    }
+    let (hangs, is_hung) = std::sync::mpsc::channel();
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    let hog = handle.spawn(move || {
+        hangs.send(()).unwrap();
+        may_go_on.recv().unwrap();
+    });
+    is_hung.recv().unwrap();
+    let submitted = handle.spawn(|| ()).unwrap();
+    let last = handle.spawn(|| ()).unwrap();
+    assert!((0..3).all(|_| handle.spawn(|| ()).is_err()), "the scheduler is full");
+    let hung = scheduler().unwrap();
+    assert!(hung.in_turn.is_some_and(|time| !time.is_zero()), "{hung:?}");
+    assert_eq!(
+        (hung.queues.paused, hung.queues.unstarted, hung.queues.ready),
+        (1, 1, 0),
+        "{hung:?}"
+    );
+    go_on.send(()).unwrap();
+    [hog.unwrap(), submitted, last]
+        .into_iter()
+        .for_each(|job| job.join().unwrap());
+    paused.request_cancel();
+    assert!(paused.join().is_err());
+    // The last turn may still end.
+    let rests = loop {
+        let one = scheduler().unwrap();
+        if one.in_turn.is_none() && one.totals.ended == 4 {
+            break one;
+        }
+        thread::yield_now();
+    };
+    let totals = rests.totals;
+    assert_eq!((totals.cancelled, totals.quarantined, totals.refused), (1, 0, 3));
+    assert_eq!((rests.queues.paused, totals.pool.unwrap().in_use), (0, 0));
+    assert!(
+        rests.turns.count >= 2 && rests.turns.sum >= rests.turns.max,
+        "{rests:?}"
+    );
+    let stats = workers.broadcast(|scheduler| scheduler.stats()).unwrap()[0];
+    assert_eq!((stats.ended, stats.refused), (4, 3));
+}
+
+#[inline(never)]
+fn computes_until(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        std::hint::spin_loop();
+    }
+}
+
+/// The frames are there on the processor for which they can be found.
+fn has_frame(backtrace: &[String], name: &str) -> bool {
+    backtrace.iter().any(|frame| frame.contains(name)) || cfg!(not(target_arch = "x86_64"))
+}
+
+/// The job is named while it runs, with what it runs, and not again when it pauses.
+#[test]
+fn a_job_that_runs_for_ever_is_named_with_a_backtrace() {
+    let _watchdog = Watchdog::new();
+    let (reports, reported) = std::sync::mpsc::channel();
+    let report = move |hog: &asyncjob::insight::Hog<'_>| {
+        let text = hog.to_string();
+        let seen = (hog.name.to_owned(), hog.kind, hog.backtrace.to_vec(), text);
+        reports.send(seen).unwrap();
+    };
+    let builder = Recorder::builder().hog(Duration::from_millis(5), report);
+    let recorder = builder.interrupt_by(signal_hook::consts::SIGPROF).unwrap().build();
+    let workers = Workers::builder().threads(1).thread_name("hogged").build().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let job = JobBuilder::new().hooks(recorder.job("parser"));
+    let job = job.submit_to(&workers.handle(), move || {
+        computes_until(&stopped);
+        pause_job().unwrap();
+    });
+    let (name, kind, backtrace, text) = reported.recv().unwrap();
+    assert_eq!((name.as_str(), kind), ("parser", HogKind::Runs));
+    assert!(has_frame(&backtrace, "computes_until"), "{text}");
+    assert!(
+        !backtrace.iter().any(|frame| frame.contains("Scheduler")),
+        "frames of others: {text}"
+    );
+    assert!(
+        text.starts_with("a job named parser on hogged-0") && text.contains("goes on"),
+        "{text}"
+    );
+    stop.store(true, Ordering::Relaxed);
+    job.unwrap().join().unwrap();
+    assert_eq!(recorder.numbers().all.hogs, 1);
+    drop(workers);
+    drop(recorder);
+    assert!(
+        reported.recv().is_err(),
+        "the thread of the recorder is gone, and the job was named once"
+    );
+    assert!(Recorder::builder().interrupt_by(signal_hook::consts::SIGKILL).is_err());
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, flag).unwrap();
+    let taken = Recorder::builder().interrupt_by(signal_hook::consts::SIGUSR1);
+    assert_eq!(taken.unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+}
+
+#[test]
+fn a_job_that_kept_its_thread_is_named_once() {
+    let _watchdog = Watchdog::new();
+    let (reports, reported) = std::sync::mpsc::channel();
     // Each run takes longer than nothing.
     let all = Recorder::builder().hog(Duration::ZERO, move |hog| {
-        names.lock().unwrap().push(hog.name.to_string());
-        panic!("a report that panics does not cancel the job");
+        let seen = (
+            hog.name.to_owned(),
+            hog.kind,
+            has_frame(hog.backtrace, "pauses_three_times"),
+        );
+        reports.send(seen).unwrap();
+        panic!("a report that panics ends nothing");
     });
     let all = all.build();
     let called = Arc::new(AtomicUsize::new(0));
@@ -123,22 +377,96 @@ fn a_job_that_keeps_its_thread_is_named_once() {
         count.fetch_add(1, Ordering::Relaxed);
     });
     let none = none.build();
+    #[inline(never)]
+    fn pauses_three_times() -> usize {
+        (0..3).filter(|_| pause_job().is_ok()).count()
+    }
     for name in ["first", "second"] {
         let builder = JobBuilder::new().hooks((all.job(name), none.job(name)));
-        let step = builder.start(|| {
-            (0..3)
-                .map(|_| pause_job())
-                .collect::<Result<Vec<_>, _>>()
-                .map(|all| all.len())
-        });
-        let mut step = step.unwrap();
+        let mut step = builder.start(pauses_three_times).unwrap();
         while let Step::Paused(job) = step {
             step = job.resume();
         }
-        assert!(matches!(step, Step::Finished(Ok(3))));
+        assert!(matches!(step, Step::Finished(3)));
     }
-    assert_eq!(*named.lock().unwrap(), ["first", "second"]);
+    let ended = JobBuilder::new().hooks(all.job("ends")).start(|| ());
+    assert!(matches!(ended, Ok(Step::Finished(()))));
+    let seen: Vec<_> = (0..3).map(|_| reported.recv().unwrap()).collect();
+    let expected = [
+        ("first", true),
+        ("second", true),
+        ("ends", cfg!(not(target_arch = "x86_64"))),
+    ];
+    assert_eq!(seen, expected.map(|(name, has)| (name.to_owned(), HogKind::Ran, has)));
     assert_eq!(called.load(Ordering::Relaxed), 0);
+    assert_eq!((all.numbers().all.hogs, none.numbers().all.hogs), (3, 0));
+    drop(all);
+    assert!(reported.recv().is_err(), "each was named once");
+}
+
+/// A job that waits in a loop for what nothing announces is named. Jobs that wait for something, and a job that gives
+/// way because it always has something to do, are not.
+#[test]
+fn a_job_that_polls_without_an_event_is_named_once() {
+    let _watchdog = Watchdog::new();
+    let (reports, reported) = std::sync::mpsc::channel();
+    let builder = Recorder::builder().busy_poll(Duration::from_millis(1), move |hog| {
+        let seen = (hog.name.to_owned(), hog.kind, has_frame(hog.backtrace, "polls_until"));
+        reports.send((seen, hog.to_string())).unwrap();
+    });
+    let recorder = builder.build();
+    let scheduler = Scheduler::new().unwrap();
+    let (is_named, named) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+
+    #[inline(never)]
+    fn polls_until(enough: impl Fn() -> bool) {
+        while !enough() {
+            pause_job().unwrap();
+        }
+    }
+    let hooked = |name: &'static str| JobBuilder::new().hooks(recorder.job(name));
+    for name in ["polls", "tries again"] {
+        let (count, named) = (Rc::clone(&is_named), Rc::clone(&named));
+        let job = hooked(name).spawn_on(&scheduler, move || {
+            if name == "tries again" {
+                current_job().unwrap().wait_ctx().set_status(Status::Eagain);
+            }
+            count.set(count.get() + 1);
+            polls_until(|| named.get() == 2);
+        });
+        job.unwrap().detach();
+    }
+    let (reader, mut writer) = UnixStream::pair().unwrap();
+    let mut reader = Pausing::new(reader).unwrap();
+    let enough = Rc::clone(&named);
+    let reads = hooked("reads").spawn_on(&scheduler, move || {
+        while enough.get() < 2 {
+            writer.write_all(b"x").unwrap();
+            reader.read_exact(&mut [0]).unwrap(); // what it reads is there
+        }
+    });
+    reads.unwrap().detach();
+    let enough = Rc::clone(&named);
+    let sleeps = hooked("sleeps").spawn_on(&scheduler, move || {
+        while enough.get() < 2 {
+            sleep(Duration::from_micros(10)).unwrap();
+        }
+    });
+    sleeps.unwrap().detach();
+    let mut seen = Vec::new();
+    while scheduler.live_jobs() != 0 {
+        scheduler.turn(Some(Duration::from_millis(1))).unwrap();
+        if let Ok((one, text)) = reported.try_recv() {
+            assert!(text.contains("it should say what it waits for"), "{text}");
+            seen.push(one);
+            named.set(seen.len());
+        }
+    }
+    drop(recorder);
+    seen.extend(reported.iter().map(|(one, _)| one));
+    seen.sort_by(|a, b| a.0.cmp(&b.0));
+    let expected = ["polls", "tries again"].map(|name| (name.to_owned(), HogKind::Polls, true));
+    assert_eq!(seen, expected);
 }
 
 #[test]
@@ -497,22 +825,4 @@ fn jobs_of_different_times_share_a_row() {
         .map(|row| row.split([' ', '<']).next().unwrap());
     assert_eq!(rows.collect::<Vec<_>>(), ["long", "2", "beside"], "{svg}");
     drop((third, lonely));
-}
-
-/// A recorder without a timeline notes nothing: the callback of a job stays the one that its driver has set.
-#[test]
-fn without_a_timeline_no_wake_is_noted() {
-    for (runs, is_same) in [(0, true), (1, false)] {
-        let recorder = Recorder::builder().timeline(runs).build();
-        let ctx = WaitCtx::new();
-        let callback = asyncjob::waker_fn(|| ());
-        ctx.set_callback(Some(callback.clone()));
-        let job = JobBuilder::new()
-            .hooks(recorder.job("job"))
-            .wait_ctx(&ctx)
-            .start(|| ())
-            .unwrap();
-        assert!(matches!(job, Step::Finished(())));
-        assert_eq!(ctx.callback().unwrap().will_wake(&callback), is_same);
-    }
 }

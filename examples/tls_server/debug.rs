@@ -25,16 +25,15 @@ pub(crate) fn peer(_socket: &Pausing<TcpStream>) -> Option<()> {
     None
 }
 
-/// Measures how long connections run and are paused, and keeps the last 10,000 runs of each thread. A handshake that
-/// signs on the serving thread, with `--mode inline`, is a hog.
+/// Measures how long connections run, are paused and wait for their thread, and keeps the last 10,000 runs of each
+/// thread. A handshake that signs on the serving thread, with `--mode inline`, is a hog.
 #[cfg(feature = "insight")]
 static RECORDER: std::sync::LazyLock<asyncjob::insight::Recorder> = std::sync::LazyLock::new(|| {
     let threshold = std::time::Duration::from_millis(100);
-    let builder = asyncjob::insight::Recorder::builder().timeline(10_000);
-    let builder = builder.hog(threshold, |hog| {
-        eprintln!("a {} kept its thread for {:.1?}", hog.name, hog.ran)
-    });
-    builder.build()
+    let recorder = asyncjob::insight::Recorder::builder().timeline(10_000).high_water();
+    let recorder = recorder.hog(threshold, |hog| eprintln!("{hog}"));
+    let recorder = recorder.interrupt_by(signal_hook::consts::SIGPROF);
+    recorder.expect("this program has no handler for SIGPROF").build()
 });
 
 /// Describes the job of a connection.

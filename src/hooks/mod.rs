@@ -88,6 +88,12 @@ pub trait SwitchHooks {
     fn pausing(&mut self, job: HookedJob<'_>) {
         let _ = job;
     }
+
+    /// The job has ended: the last [`leave`](Self::leave) follows. A job that is quarantined does not end. The default
+    /// does nothing.
+    fn ending(&mut self, job: HookedJob<'_>) {
+        let _ = job;
+    }
 }
 
 /// The job whose hook is called.
@@ -100,12 +106,39 @@ pub struct HookedJob<'a> {
     pub name: Option<&'a str>,
     /// What it waits for while it is paused.
     pub wait_ctx: &'a WaitCtx,
+    /// What only hooks of this crate ask.
+    #[cfg(feature = "insight")]
+    pub(crate) look: &'a dyn LookAtJob,
+}
+
+/// What a hook of `insight` asks of its job, while that does not run.
+#[cfg(feature = "insight")]
+pub(crate) trait LookAtJob {
+    fn is_cancelled(&self) -> bool;
+    /// How many bytes of its stack the job has used: see [`Job::high_water`](crate::Job::high_water). One system call.
+    fn high_water(&self) -> usize;
+    /// The stack pointer, and a copy of what lies above it. `None` if the job is not paused.
+    fn copy_stack(&self, read: fn(usize, &mut [u8]) -> Option<()>) -> Option<(usize, Vec<u8>)>;
+}
+
+#[cfg(feature = "insight")]
+impl std::fmt::Debug for dyn LookAtJob + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LookAtJob")
+    }
 }
 
 /// The job has paused: calls `pausing` and then `leave`, also when `pausing` panics.
 pub(crate) fn pause(hooks: &mut dyn SwitchHooks, job: HookedJob<'_>) {
     let last = LeaveAtDrop(hooks);
     last.0.pausing(job);
+    drop(last);
+}
+
+/// The job has ended: calls `ending` and then `leave`, also when `ending` panics.
+pub(crate) fn end(hooks: &mut dyn SwitchHooks, job: HookedJob<'_>) {
+    let last = LeaveAtDrop(hooks);
+    last.0.ending(job);
     drop(last);
 }
 
@@ -138,6 +171,11 @@ impl<A: SwitchHooks, B: SwitchHooks> SwitchHooks for (A, B) {
     fn pausing(&mut self, job: HookedJob<'_>) {
         self.1.pausing(job);
         self.0.pausing(job);
+    }
+
+    fn ending(&mut self, job: HookedJob<'_>) {
+        self.1.ending(job);
+        self.0.ending(job);
     }
 }
 

@@ -29,6 +29,9 @@
 
 mod drawing;
 mod fork;
+mod gauges;
+mod hogs;
+mod numbers;
 mod outside;
 mod recorder;
 mod registry;
@@ -45,7 +48,11 @@ use std::time::{Duration, Instant};
 
 pub use drawing::{Panel, draw};
 pub(crate) use fork::prepare_for_forks;
-pub use recorder::{Hog, Numbers, Recorded, Recorder, RecorderBuilder, Times};
+pub(crate) use gauges::Gauges;
+pub use gauges::{Queues, SchedulerNumbers, Totals};
+pub use hogs::{Hog, HogKind};
+pub use numbers::{JobNumbers, Numbers, Times};
+pub use recorder::{Recorded, Recorder, RecorderBuilder};
 pub use registry::DriverKind;
 pub(crate) use registry::{Asked, Registration, Request};
 pub use signal::{OnSignal, on_signal};

@@ -12,6 +12,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+pub(super) use self::frames::Walker;
 use super::registry::Asked;
 use crate::job::{JobId, JobInfo, JobState, Sighting, paused_jobs, walking};
 use crate::sys::read_memory;
@@ -46,10 +47,10 @@ impl Outside {
             return Vec::new();
         }
         let walks = walking();
-        let mut walker = frames::Walker::new();
+        let mut walker = Walker::new();
         drop(walks); // from here on it reads copies
         let asked = rest.into_iter().map(|(job, sight)| Asked {
-            frames: walker.frames(job.pointer, &sight.stack),
+            frames: walker.frames_of_paused(job.pointer, &sight.stack),
             info: JobInfo {
                 id: job.id,
                 name: sight.name,
@@ -72,7 +73,15 @@ struct Copied<'a> {
     bytes: &'a [u8],
 }
 
-impl Copied<'_> {
+impl<'a> Copied<'a> {
+    fn from(address: usize, bytes: &'a [u8]) -> Self {
+        let start = address as u64;
+        Copied {
+            addresses: start..start + bytes.len() as u64,
+            bytes,
+        }
+    }
+
     fn word(&self, address: u64) -> Option<u64> {
         let at = address.checked_sub(self.addresses.start)? as usize;
         let bytes = self.bytes.get(at..at.checked_add(size_of::<u64>())?)?;
@@ -86,19 +95,19 @@ mod frames {
     use framehop::{ExplicitModuleSectionInfo, Module, Unwinder};
 
     use super::Copied;
-    use crate::sys::{LoadedModule, loaded_modules, read_memory};
+    use crate::sys::{LoadedModule, Registers, loaded_modules, read_memory};
 
     /// How many frames are looked at. A stack that was copied while it changed may seem to have no end.
     const MOST_FRAMES: usize = 1000;
 
     /// Walks the frames of copied stacks.
-    pub(super) struct Walker {
+    pub(in crate::insight) struct Walker {
         unwinder: UnwinderX86_64<Vec<u8>>,
         cache: CacheX86_64,
     }
 
     impl Walker {
-        pub(super) fn new() -> Self {
+        pub(in crate::insight) fn new() -> Self {
             let mut unwinder = UnwinderX86_64::new();
             let modules = loaded_modules();
             modules
@@ -116,16 +125,23 @@ mod frames {
         ///
         /// There lie the address at which the job goes on, `rbx` and `rbp`. With the address goes the stack pointer
         /// above these three.
-        pub(super) fn frames(&mut self, pointer: usize, bytes: &[u8]) -> Vec<usize> {
+        pub(in crate::insight) fn frames_of_paused(&mut self, pointer: usize, bytes: &[u8]) -> Vec<usize> {
+            let stack = Copied::from(pointer, bytes);
             let start = pointer as u64;
-            let stack = Copied {
-                addresses: start..start + bytes.len() as u64,
-                bytes,
-            };
             let (Some(rip), Some(rbp)) = (stack.word(start), stack.word(start + 16)) else {
                 return Vec::new();
             };
-            let registers = UnwindRegsX86_64::new(rip, start + 24, rbp);
+            self.walk(rip, UnwindRegsX86_64::new(rip, start + 24, rbp), &stack)
+        }
+
+        /// The addresses of the frames of code that was interrupted, the innermost first. `bytes` are what lies from
+        /// its stack pointer to the end of its stack.
+        pub(in crate::insight) fn frames_of_interrupted(&mut self, at: Registers, bytes: &[u8]) -> Vec<usize> {
+            let registers = UnwindRegsX86_64::new(at.code as u64, at.stack as u64, at.frame as u64);
+            self.walk(at.code as u64, registers, &Copied::from(at.stack, bytes))
+        }
+
+        fn walk(&mut self, rip: u64, registers: UnwindRegsX86_64, stack: &Copied<'_>) -> Vec<usize> {
             let mut read = |address| stack.word(address).ok_or(());
             let mut walk = self.unwinder.iter_frames(rip, registers, &mut self.cache, &mut read);
             let mut frames = Vec::new();
@@ -174,14 +190,20 @@ mod frames {
 /// The way in which corosensei suspends a job is known here for one architecture only.
 #[cfg(not(target_arch = "x86_64"))]
 mod frames {
-    pub(super) struct Walker;
+    use crate::sys::Registers;
+
+    pub(in crate::insight) struct Walker;
 
     impl Walker {
-        pub(super) fn new() -> Self {
+        pub(in crate::insight) fn new() -> Self {
             Walker
         }
 
-        pub(super) fn frames(&mut self, _pointer: usize, _bytes: &[u8]) -> Vec<usize> {
+        pub(in crate::insight) fn frames_of_paused(&mut self, _pointer: usize, _bytes: &[u8]) -> Vec<usize> {
+            Vec::new()
+        }
+
+        pub(in crate::insight) fn frames_of_interrupted(&mut self, _at: Registers, _bytes: &[u8]) -> Vec<usize> {
             Vec::new()
         }
     }

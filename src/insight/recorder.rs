@@ -1,10 +1,10 @@
-//! How long jobs run and are paused, as numbers and as a timeline.
+//! How long jobs run, are paused and wait for their thread, as numbers and as a timeline.
 //!
 //! ```text
 //!   Recorder --- job(name) ---> Recorded, a hook of one job
-//!      |                           |  enter: it is about to run        pausing: what it waits for
-//!      |                           v  leave: it has paused or ended    drop: it has ended
-//!      '--- a Shard for each thread: counters, histograms, a ring of runs
+//!      |                           |  enter: it is about to run     pausing: what it waits for
+//!      |                           v  ending: it has returned        leave: it has paused or ended
+//!      '--- a Shard for each thread: counters, histograms, a ring of runs, the jobs that run now
 //! ```
 //!
 //! A hook is part of a job that has it. A job without it executes no instruction more, whatever other jobs do, and any
@@ -13,24 +13,31 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
+use std::ffi::c_int;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use parking_lot::Mutex;
+use signal_hook::consts::FORBIDDEN;
 
+use super::hogs::{self, Copied, Found, Hog, HogKind, Report};
+use super::numbers::{JobNumbers, Numbers, Series};
+use super::outside::READ;
+use super::registry;
 use super::timeline::{FdKinds, KeptPause, KeptRun, Timeline, name_of};
 use crate::hooks::{HookedJob, SwitchHooks};
-use crate::sync::contain;
-use crate::wait_ctx::{NotedWake, WaitCtx};
+use crate::job::{address_of_current, budget};
+use crate::stack;
+use crate::sys::{Interrupt, ThreadNumber};
+use crate::wait_ctx::{NotedWake, Status, WaitCtx, WaitKey, WakeCause};
 
-/// What is called with each job that keeps its thread for too long.
-type OnHog = Box<dyn Fn(&Hog<'_>) + Send + Sync>;
-
-/// Measures how long jobs run without a pause and how long they are paused, and keeps the last runs of each thread for
-/// a [`Timeline`].
+/// Measures how long jobs run without a pause, how long they are paused and for what, and how long they wait for their
+/// thread. Keeps the last runs of each thread for a [`Timeline`].
 ///
 /// A clone is another handle to the same recorder. Jobs take part that have its hook: see [`job`](Self::job).
 ///
@@ -47,8 +54,8 @@ type OnHog = Box<dyn Fn(&Hog<'_>) + Send + Sync>;
 /// }
 /// scheduler.run()?;
 ///
-/// let numbers = recorder.numbers();
-/// assert_eq!((numbers.started, numbers.ended, numbers.runs.count, numbers.pauses.count), (3, 3, 6, 3));
+/// let all = recorder.numbers().all;
+/// assert_eq!((all.started, all.ended, all.runs.count, all.pauses.count), (3, 3, 6, 3));
 /// std::fs::write(std::env::temp_dir().join("trace.json"), recorder.timeline().to_chrome_json())?; // ui.perfetto.dev
 /// # std::fs::remove_file(std::env::temp_dir().join("trace.json"))?;
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
@@ -56,65 +63,145 @@ type OnHog = Box<dyn Fn(&Hog<'_>) + Send + Sync>;
 #[derive(Clone)]
 pub struct Recorder(Arc<Shared>);
 
-struct Shared {
+pub(super) struct Shared {
     began: Instant,
     /// How many runs each thread keeps.
     kept_runs: usize,
-    hog: Option<(Duration, OnHog)>,
+    /// Whether the stack of each job is measured at its end.
+    high_water: bool,
+    keys: Vec<(WaitKey, Cow<'static, str>)>,
+    pub(super) hog: Option<(Duration, Report)>,
+    pub(super) busy: Option<(Duration, Report)>,
+    /// The way to the thread that makes the reports.
+    reports: Option<SyncSender<Found>>,
     shards: Mutex<Vec<Arc<Shard>>>,
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        RECORDERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many recorders there are. Without one no scheduler publishes its numbers.
+static RECORDERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether there is a recorder in this process.
+#[inline]
+pub(super) fn is_recording() -> bool {
+    RECORDERS.load(Ordering::Relaxed) != 0
+}
+
 /// What one thread has recorded. Only that thread writes it, so its lock is free unless somebody reads.
-struct Shard {
+pub(super) struct Shard {
     thread: ThreadId,
-    thread_name: String,
+    pub(super) thread_name: String,
+    pub(super) number: ThreadNumber,
+    /// Where the thread keeps the job that runs.
+    pub(super) current: usize,
     records: Mutex<Records>,
 }
 
+#[derive(Default)]
 struct Records {
-    names: BTreeMap<Cow<'static, str>, Counts>,
+    /// The places of the names in `counts`.
+    names: BTreeMap<String, usize>,
+    counts: Vec<Counts>,
     runs: VecDeque<KeptRun>,
+    /// The jobs that run now. The innermost is the last.
+    running: Vec<Running>,
 }
 
+/// A job that runs.
+struct Running {
+    number: u64,
+    /// The place of its name.
+    name: usize,
+    since: Instant,
+    /// Whether it was reported as a hog, in this run or before.
+    is_hog: bool,
+}
+
+#[derive(Clone, Default)]
 struct Counts {
     started: u64,
     ended: u64,
-    runs: Histogram<u64>,
-    pauses: Histogram<u64>,
-}
-
-/// Two digits of each time are kept: an error of one percent, in some KiB.
-const DIGITS: u8 = 2;
-
-impl Default for Counts {
-    fn default() -> Self {
-        let histogram = || Histogram::new(DIGITS).expect("a histogram may have two digits");
-        Counts {
-            started: 0,
-            ended: 0,
-            runs: histogram(),
-            pauses: histogram(),
-        }
-    }
+    cancelled: u64,
+    quarantined: u64,
+    never_started: u64,
+    hogs: u64,
+    runs: Series,
+    pauses: Series,
+    delays: Series,
+    pauses_by_key: BTreeMap<Cow<'static, str>, Series>,
+    high_water: usize,
 }
 
 impl Counts {
     fn add(&mut self, other: &Counts) {
         self.started += other.started;
         self.ended += other.ended;
-        // A histogram that resizes itself takes any other.
-        let _ = self.runs.add(&other.runs);
-        let _ = self.pauses.add(&other.pauses);
+        self.cancelled += other.cancelled;
+        self.quarantined += other.quarantined;
+        self.never_started += other.never_started;
+        self.hogs += other.hogs;
+        self.runs.add(&other.runs);
+        self.pauses.add(&other.pauses);
+        self.delays.add(&other.delays);
+        for (key, times) in &other.pauses_by_key {
+            self.pauses_by_key.entry(key.clone()).or_default().add(times);
+        }
+        self.high_water = self.high_water.max(other.high_water);
     }
 
-    fn numbers(&self) -> Numbers {
-        Numbers {
+    fn numbers(&self) -> JobNumbers {
+        let by_key = self.pauses_by_key.iter();
+        JobNumbers {
             started: self.started,
             ended: self.ended,
-            runs: Times::of(&self.runs),
-            pauses: Times::of(&self.pauses),
-            by_name: Vec::new(),
+            cancelled: self.cancelled,
+            quarantined: self.quarantined,
+            never_started: self.never_started,
+            hogs: self.hogs,
+            runs: self.runs.times(),
+            pauses: self.pauses.times(),
+            delays: self.delays.times(),
+            pauses_by_key: by_key
+                .map(|(key, times)| (key.clone().into_owned(), times.times()))
+                .collect(),
+            high_water: self.high_water,
         }
+    }
+}
+
+impl Records {
+    /// The place of a name.
+    fn place(&mut self, name: &str) -> usize {
+        if let Some(place) = self.names.get(name) {
+            return *place;
+        }
+        self.counts.push(Counts::default());
+        self.names.insert(name.to_owned(), self.counts.len() - 1);
+        self.counts.len() - 1
+    }
+}
+
+impl Shard {
+    /// The name of the job that runs on the thread, if it has run for longer than `threshold` and was not reported, and
+    /// since when. It counts as reported from now on.
+    pub(super) fn overdue(&self, threshold: Duration, now: Instant) -> Option<(String, Instant)> {
+        let mut records = self.records.lock();
+        let Records {
+            names, counts, running, ..
+        } = &mut *records;
+        let job = running.last_mut()?;
+        if job.is_hog || now.saturating_duration_since(job.since) < threshold {
+            return None;
+        }
+        job.is_hog = true;
+        counts[job.name].hogs += 1;
+        let name = names.iter().find(|(_, place)| **place == job.name)?.0;
+        Some((name.clone(), job.since))
     }
 }
 
@@ -122,7 +209,11 @@ impl Counts {
 #[must_use = "a builder does nothing until `build`"]
 pub struct RecorderBuilder {
     kept_runs: usize,
-    hog: Option<(Duration, OnHog)>,
+    high_water: bool,
+    keys: Vec<(WaitKey, Cow<'static, str>)>,
+    hog: Option<(Duration, Report)>,
+    busy: Option<(Duration, Report)>,
+    interrupt: Option<Interrupt>,
 }
 
 impl RecorderBuilder {
@@ -132,40 +223,113 @@ impl RecorderBuilder {
         self
     }
 
+    /// Measures at the end of each job how much of its stack was used: [`JobNumbers::high_water`]. That is one system
+    /// call for each job.
+    pub fn high_water(mut self) -> Self {
+        self.high_water = true;
+        self
+    }
+
+    /// Gives a key of wait fds a name, under which [`JobNumbers::pauses_by_key`] has the pauses in which such an fd was
+    /// waited for. An engine has one key for all of its fds.
+    pub fn key(mut self, key: WaitKey, name: impl Into<Cow<'static, str>>) -> Self {
+        self.keys.push((key, name.into()));
+        self
+    }
+
     /// Calls `report` when a job has run for `threshold` without a pause, once for each job: all other jobs of the
-    /// thread have waited. The call is made on the thread of the job, when the job pauses or ends.
+    /// thread have waited.
+    ///
+    /// The call is made on a thread of the recorder, when the job has paused or ended, with the frames of that pause.
+    /// [`interrupt_by`](Self::interrupt_by) lets it be made while the job runs. More than 16 reports that wait are
+    /// counted ([`JobNumbers::hogs`]) and not made.
+    ///
+    /// ```
+    /// use asyncjob::insight::Recorder;
+    /// use std::time::Duration;
+    ///
+    /// let recorder = Recorder::builder().hog(Duration::from_millis(100), |hog| eprintln!("{hog}"));
+    /// # let _ = recorder.build();
+    /// ```
     pub fn hog(mut self, threshold: Duration, report: impl Fn(&Hog<'_>) + Send + Sync + 'static) -> Self {
         self.hog = Some((threshold, Box::new(report)));
         self
     }
 
+    /// Lets [`hog`](Self::hog) report a job while it runs, with the frames of the code that runs: also one that never
+    /// pauses again.
+    ///
+    /// The thread of the recorder looks at the jobs that run four times in each threshold. It stops the thread of a hog
+    /// for a moment by `signal`, and copies its stack. The signal interrupts the system call in which the thread is:
+    /// most calls go on, and others (`nanosleep`, `epoll_wait`) return early with `EINTR`. `SIGPROF` suits a program
+    /// that no profiler uses it in. The handler stays installed.
+    ///
+    /// # Errors
+    ///
+    /// The program has a handler for the signal, or no program may have one.
+    pub fn interrupt_by(mut self, signal: c_int) -> io::Result<Self> {
+        if FORBIDDEN.contains(&signal) {
+            let message = format!("signal {signal} cannot interrupt a job: choose another one, SIGPROF for instance");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        self.interrupt = Some(Interrupt::by(signal)?);
+        Ok(self)
+    }
+
+    /// Calls `report` when a job has polled for `after` without an event, once for each job: it pauses again and again,
+    /// and its wait ctx names nothing that it waits for. Such a job takes processor time, and the time until it sees
+    /// what it waits for is up to chance.
+    ///
+    /// The call is made as that of [`hog`](Self::hog). At least 100 such pauses in a row count. A job that gives way
+    /// because its sockets are always ready does not poll.
+    ///
+    /// A debug build has this by itself, with ten seconds, and prints the report to standard error.
+    pub fn busy_poll(mut self, after: Duration, report: impl Fn(&Hog<'_>) + Send + Sync + 'static) -> Self {
+        self.busy = Some((after, Box::new(report)));
+        self
+    }
+
     /// Makes the recorder.
     pub fn build(self) -> Recorder {
-        Recorder(Arc::new(Shared {
-            began: Instant::now(),
-            kept_runs: self.kept_runs,
-            hog: self.hog,
-            shards: Mutex::new(Vec::new()),
+        RECORDERS.fetch_add(1, Ordering::Relaxed);
+        let in_debug_builds = || -> (Duration, Report) {
+            let report = |hog: &Hog<'_>| eprintln!("asyncjob: {hog}");
+            (BUSY_IN_DEBUG_BUILDS, Box::new(report))
+        };
+        let busy = self.busy.or_else(|| cfg!(debug_assertions).then(in_debug_builds));
+        let hog = self.hog;
+        Recorder(Arc::new_cyclic(|shared| {
+            let watched = hog.as_ref().map(|(threshold, _)| *threshold).zip(self.interrupt);
+            let has_reports = hog.is_some() || busy.is_some();
+            Shared {
+                began: Instant::now(),
+                kept_runs: self.kept_runs,
+                high_water: self.high_water,
+                keys: self.keys,
+                hog,
+                busy,
+                reports: has_reports.then(|| hogs::start(shared, watched)).flatten(),
+                shards: Mutex::new(Vec::new()),
+            }
         }))
     }
 }
 
-/// A job that has kept its thread for too long: see [`RecorderBuilder::hog`].
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Hog<'a> {
-    /// The name that the job has for the recorder.
-    pub name: &'a str,
-    /// How long it ran without a pause.
-    pub ran: Duration,
-}
+/// See [`RecorderBuilder::busy_poll`].
+const BUSY_IN_DEBUG_BUILDS: Duration = Duration::from_secs(10);
+/// How many pauses without an event make a poll.
+const FEWEST_POLLS: u32 = 100;
 
 impl Recorder {
     /// Configures a recorder.
     pub fn builder() -> RecorderBuilder {
         RecorderBuilder {
             kept_runs: 0,
+            high_water: false,
+            keys: Vec::new(),
             hog: None,
+            busy: None,
+            interrupt: None,
         }
     }
 
@@ -177,31 +341,41 @@ impl Recorder {
             name: name.into(),
             id: 0,
             began: Instant::now(),
-            observed: None,
+            state: State::New,
+            ctx: None,
             wake: None,
             pause: None,
             kinds: FdKinds::default(),
-            state: State::New,
+            waits_for: WaitsFor::ItsTurn,
             is_hog: false,
+            polls: Polls::default(),
+            polled: None,
+            stack: Copied::Nothing,
+            high_water: 0,
+            is_cancelled: false,
+            has_ended: false,
         }
     }
 
-    /// What was recorded so far.
+    /// What was recorded so far, and how the schedulers and the stacks of the process are now.
+    ///
+    /// The call takes as long as [`stack::stats`](crate::stack::stats): call it now and then, when a page is asked for.
     pub fn numbers(&self) -> Numbers {
-        let mut names: BTreeMap<Cow<'static, str>, Counts> = BTreeMap::new();
-        for shard in self.shards() {
-            for (name, counts) in &shard.records.lock().names {
-                names.entry(name.clone()).or_default().add(counts);
+        let mut names: BTreeMap<String, Counts> = BTreeMap::new();
+        for shard in self.0.shards() {
+            let records = shard.records.lock();
+            for (name, place) in &records.names {
+                names.entry(name.clone()).or_default().add(&records.counts[*place]);
             }
         }
         let mut all = Counts::default();
         names.values().for_each(|counts| all.add(counts));
-        let by_name = names
-            .into_iter()
-            .map(|(name, counts)| (name.into_owned(), counts.numbers()));
+        let by_name = names.into_iter().map(|(name, counts)| (name, counts.numbers()));
         Numbers {
+            all: all.numbers(),
             by_name: by_name.collect(),
-            ..all.numbers()
+            schedulers: registry::schedulers(),
+            stacks: stack::stats(),
         }
     }
 
@@ -211,30 +385,85 @@ impl Recorder {
             let runs = shard.records.lock().runs.iter().cloned().collect();
             (shard.thread, shard.thread_name.clone(), runs)
         };
-        Timeline::of(self.0.began, self.shards().into_iter().map(kept).collect())
+        Timeline::of(self.0.began, self.0.shards().into_iter().map(kept).collect())
     }
+}
 
-    fn shards(&self) -> Vec<Arc<Shard>> {
-        self.0.shards.lock().clone()
+impl Shared {
+    pub(super) fn shards(&self) -> Vec<Arc<Shard>> {
+        self.shards.lock().clone()
     }
 
     /// What this thread records.
     fn shard(&self) -> Arc<Shard> {
         let this = thread::current();
-        let mut shards = self.0.shards.lock();
+        let mut shards = self.shards.lock();
         if let Some(found) = shards.iter().find(|shard| shard.thread == this.id()) {
             return Arc::clone(found);
         }
         let shard = Arc::new(Shard {
             thread: this.id(),
             thread_name: name_of(&this),
-            records: Mutex::new(Records {
-                names: BTreeMap::new(),
-                runs: VecDeque::new(),
-            }),
+            number: ThreadNumber::current(),
+            current: address_of_current(),
+            records: Mutex::default(),
         });
         shards.push(Arc::clone(&shard));
         shard
+    }
+
+    /// What a job that has paused waits for.
+    fn waits_for(&self, ctx: &WaitCtx) -> WaitsFor {
+        if ctx.status() == Status::Eagain {
+            return WaitsFor::ItsTurn;
+        }
+        if ctx.version() != 0 {
+            let fds = ctx.fds();
+            let named = |key: &WaitKey| fds.iter().any(|fd| fd.key == *key);
+            if let Some(place) = self.keys.iter().position(|(key, _)| named(key)) {
+                return WaitsFor::Key(place);
+            }
+            if !fds.is_empty() {
+                return WaitsFor::Fd;
+            }
+        }
+        match ctx.status() {
+            Status::Ok => WaitsFor::Callback,
+            _ if ctx.deadline().is_some() => WaitsFor::Deadline,
+            _ => WaitsFor::Nothing,
+        }
+    }
+
+    fn report(&self, found: Found) {
+        if let Some(reports) = &self.reports {
+            let _ = reports.try_send(found); // too many wait already
+        }
+    }
+}
+
+/// What a paused job waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WaitsFor {
+    /// An fd whose key has a name, by its place.
+    Key(usize),
+    Fd,
+    Callback,
+    Deadline,
+    /// It has given way, or its engine tries again.
+    ItsTurn,
+    Nothing,
+}
+
+impl WaitsFor {
+    fn label(self, keys: &[(WaitKey, Cow<'static, str>)]) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            WaitsFor::Key(place) => return keys[place].1.clone(),
+            WaitsFor::Fd => "fd",
+            WaitsFor::Callback => "callback",
+            WaitsFor::Deadline => "deadline",
+            WaitsFor::ItsTurn => "its turn",
+            WaitsFor::Nothing => "nothing: it polls",
+        })
     }
 }
 
@@ -246,11 +475,14 @@ impl fmt::Debug for Recorder {
 
 impl fmt::Debug for RecorderBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let threshold = self.hog.as_ref().map(|(threshold, _)| threshold);
-        let mut builder = f.debug_struct("RecorderBuilder");
-        builder
+        let time = |report: &Option<(Duration, Report)>| report.as_ref().map(|(time, _)| *time);
+        f.debug_struct("RecorderBuilder")
             .field("timeline", &self.kept_runs)
-            .field("hog", &threshold)
+            .field("high_water", &self.high_water)
+            .field("keys", &self.keys)
+            .field("hog", &time(&self.hog))
+            .field("busy_poll", &time(&self.busy))
+            .field("interrupt_by", &self.interrupt)
             .finish()
     }
 }
@@ -266,54 +498,160 @@ pub struct Recorded {
     /// When the job began to run or to be paused.
     began: Instant,
     state: State,
-    /// Whether the job has been reported as a hog.
-    is_hog: bool,
-    /// The ctx that notes the wakes of the job, if there is a timeline.
-    observed: Option<WaitCtx>,
+    /// The ctx of the job, which notes its wakes.
+    ctx: Option<WaitCtx>,
     /// What has made the job ready that runs.
     wake: Option<NotedWake>,
-    /// What a job waits for that has run and is about to leave.
+    /// What a job waits for that has run and is about to leave, if there is a timeline.
     pause: Option<KeptPause>,
     kinds: FdKinds,
+    /// What the job waits for, while it is paused.
+    waits_for: WaitsFor,
+    /// Whether the job has been reported as a hog.
+    is_hog: bool,
+    polls: Polls,
+    /// For how long a job has polled that is to be reported, from the pause to the leave.
+    polled: Option<Duration>,
+    /// A copy of the stack of a job that is to be reported, from the pause to the leave.
+    stack: Copied,
+    /// How much of its stack a job has used that has ended.
+    high_water: usize,
+    is_cancelled: bool,
+    has_ended: bool,
+}
+
+/// The pauses in a row in which the job has named nothing that it waits for.
+#[derive(Debug, Default)]
+struct Polls {
+    /// When the run before the first of them began.
+    since: Option<Instant>,
+    count: u32,
+    is_reported: bool,
 }
 
 enum State {
     New,
-    Started(Arc<Shard>),
+    /// On the thread of the shard, with the place of the name there.
+    Started(Arc<Shard>, usize),
 }
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             State::New => "New",
-            State::Started(_) => "Started",
+            State::Started(..) => "Started",
         })
     }
 }
 
 impl Recorded {
-    /// Changes the counts of the name of this job on this thread.
-    fn count(&self, change: impl FnOnce(&mut Counts)) {
-        let State::Started(shard) = &self.state else { return };
-        let names = &mut shard.records.lock().names;
-        match names.get_mut(&self.name) {
-            Some(counts) => change(counts),
-            None => change(names.entry(self.name.clone()).or_default()),
+    /// How long the job could run and has not, if that is known. `now` is the end of that time.
+    fn delay(&self, now: Instant) -> Option<Duration> {
+        let ready = match (&self.state, &self.wake) {
+            (State::New, _) => self.began,
+            (State::Started(..), _) if self.waits_for == WaitsFor::ItsTurn => self.began,
+            (State::Started(..), Some(wake)) => wake.at.max(self.began),
+            (State::Started(..), None) => return None,
+        };
+        Some(now.saturating_duration_since(ready))
+    }
+
+    /// The job has paused after a run that began at `began`. Returns for how long it polls, if it is to be reported.
+    fn polls(&mut self, began: Instant, now: Instant) -> Option<Duration> {
+        let (after, _) = self.recorder.0.busy.as_ref()?;
+        let has_worked = budget::has_given_way();
+        let names_nothing = matches!(self.waits_for, WaitsFor::ItsTurn | WaitsFor::Nothing);
+        if has_worked || !names_nothing {
+            (self.polls.since, self.polls.count) = (None, 0);
+            return None;
         }
+        let since = *self.polls.since.get_or_insert(began);
+        self.polls.count = self.polls.count.saturating_add(1);
+        let polls = now.saturating_duration_since(since);
+        let is_due = self.polls.count >= FEWEST_POLLS && polls >= *after;
+        (is_due && !std::mem::replace(&mut self.polls.is_reported, true)).then_some(polls)
+    }
+
+    fn report(&self, shard: &Shard, kind: HogKind, ran: Duration, stack: Copied) {
+        self.recorder.0.report(Found {
+            name: self.name.clone().into_owned(),
+            thread: shard.thread_name.clone(),
+            kind,
+            ran,
+            stack,
+        });
     }
 }
 
 impl SwitchHooks for Recorded {
     fn enter(&mut self) {
         let now = Instant::now();
-        let paused = now.saturating_duration_since(self.began);
+        self.wake = self.ctx.as_ref().and_then(WaitCtx::wake);
+        if let Some(wake) = self.wake.as_mut().filter(|wake| wake.cause == WakeCause::Deadline) {
+            wake.at = wake.at.max(self.began);
+        }
+        let (paused, delay) = (now.saturating_duration_since(self.began), self.delay(now));
         self.began = now;
-        self.wake = self.observed.as_ref().and_then(WaitCtx::wake);
-        if let State::New = self.state {
-            self.state = State::Started(self.recorder.shard());
-            self.count(|counts| counts.started += 1);
+        let is_new = matches!(self.state, State::New);
+        if is_new {
+            let shard = self.recorder.0.shard();
+            let name = shard.records.lock().place(&self.name);
+            self.state = State::Started(shard, name);
+        }
+        let State::Started(shard, name) = &self.state else {
+            return;
+        };
+        let mut records = shard.records.lock();
+        let counts = &mut records.counts[*name];
+        if is_new {
+            counts.started += 1;
         } else {
-            self.count(|counts| counts.pauses.saturating_record(nanos(paused)));
+            counts.pauses.record(paused);
+            let key = self.waits_for.label(&self.recorder.0.keys);
+            match counts.pauses_by_key.get_mut(&key) {
+                Some(times) => times.record(paused),
+                None => counts.pauses_by_key.entry(key).or_default().record(paused),
+            }
+        }
+        if let Some(delay) = delay {
+            counts.delays.record(delay);
+        }
+        records.running.push(Running {
+            number: self.id,
+            name: *name,
+            since: now,
+            is_hog: self.is_hog,
+        });
+    }
+
+    fn starting(&mut self, job: HookedJob<'_>) {
+        self.id = job.id;
+        job.wait_ctx.observe_wakes();
+        self.ctx = Some(job.wait_ctx.clone());
+    }
+
+    fn pausing(&mut self, job: HookedJob<'_>) {
+        let shared = &self.recorder.0;
+        self.is_cancelled |= job.look.is_cancelled();
+        self.waits_for = shared.waits_for(job.wait_ctx);
+        if shared.kept_runs > 0 {
+            self.pause = Some(self.kinds.pause(job.wait_ctx));
+        }
+        let now = Instant::now();
+        let ran = now.saturating_duration_since(self.began);
+        let is_too_long = shared.hog.as_ref().is_some_and(|(threshold, _)| ran >= *threshold);
+        self.polled = self.polls(self.began, now);
+        if is_too_long || self.polled.is_some() {
+            let stack = job.look.copy_stack(READ);
+            self.stack = stack.map_or(Copied::Nothing, |(pointer, bytes)| Copied::Paused(pointer, bytes));
+        }
+    }
+
+    fn ending(&mut self, job: HookedJob<'_>) {
+        self.has_ended = true;
+        self.is_cancelled |= job.look.is_cancelled();
+        if self.recorder.0.high_water {
+            self.high_water = job.look.high_water();
         }
     }
 
@@ -321,12 +659,23 @@ impl SwitchHooks for Recorded {
         let now = Instant::now();
         let (began, ran) = (self.began, now.saturating_duration_since(self.began));
         self.began = now;
-        self.count(|counts| counts.runs.saturating_record(nanos(ran)));
-        let shared = &self.recorder.0;
-        if let State::Started(shard) = &self.state
-            && shared.kept_runs > 0
-        {
-            let runs = &mut shard.records.lock().runs;
+        let (polls, stack) = (self.polled.take(), std::mem::take(&mut self.stack));
+        let recorder = self.recorder.clone();
+        let shared = &recorder.0;
+        let State::Started(shard, name) = &self.state else {
+            return;
+        };
+        let mut records = shard.records.lock();
+        let was_running = records.running.iter().rposition(|job| job.number == self.id);
+        let was_hog = was_running.is_some_and(|at| records.running.remove(at).is_hog);
+        let is_too_long = shared.hog.as_ref().is_some_and(|(threshold, _)| ran >= *threshold);
+        let is_new_hog = is_too_long && !was_hog;
+        let counts = &mut records.counts[*name];
+        counts.runs.record(ran);
+        counts.high_water = counts.high_water.max(self.high_water);
+        counts.hogs += u64::from(is_new_hog) + u64::from(polls.is_some());
+        if shared.kept_runs > 0 {
+            let runs = &mut records.runs;
             if runs.len() == shared.kept_runs {
                 runs.pop_front();
             }
@@ -339,106 +688,36 @@ impl SwitchHooks for Recorded {
                 pause: self.pause.take(),
             });
         }
-        if let Some((threshold, report)) = &shared.hog
-            && ran >= *threshold
-            && !std::mem::replace(&mut self.is_hog, true)
-        {
-            let hog = Hog { name: &self.name, ran };
-            contain(|| report(&hog)); // a panic here would cancel the job
+        drop(records);
+        if is_new_hog {
+            self.report(shard, HogKind::Ran, ran, stack);
+        } else if let Some(polls) = polls {
+            self.report(shard, HogKind::Polls, polls, stack);
         }
-    }
-
-    fn starting(&mut self, job: HookedJob<'_>) {
-        self.id = job.id;
-        if self.recorder.0.kept_runs > 0 {
-            job.wait_ctx.observe_wakes();
-            self.observed = Some(job.wait_ctx.clone());
-        }
-    }
-
-    fn pausing(&mut self, job: HookedJob<'_>) {
-        if self.observed.is_some() {
-            self.pause = Some(self.kinds.pause(job.wait_ctx));
-        }
+        self.is_hog = was_hog || is_new_hog;
     }
 }
 
 impl Drop for Recorded {
     fn drop(&mut self) {
-        self.count(|counts| counts.ended += 1);
-    }
-}
-
-fn nanos(time: Duration) -> u64 {
-    // A histogram has no place for 0, and takes it as 1 in its percentiles anyway.
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1)
-}
-
-/// What a [`Recorder`] has counted and measured.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Numbers {
-    /// The jobs that have started.
-    pub started: u64,
-    /// The jobs that have ended, in whatever way.
-    pub ended: u64,
-    /// How long jobs ran, from a start or a resume to the next pause or the end.
-    pub runs: Times,
-    /// How long jobs were paused, from a pause to the next resume: the wait, and then the way to the thread.
-    pub pauses: Times,
-    /// The same for the jobs of each name. These have no names below them.
-    pub by_name: Vec<(String, Numbers)>,
-}
-
-/// A distribution of times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Times {
-    /// How many there were.
-    pub count: u64,
-    /// Half of them were at most this long.
-    pub median: Duration,
-    /// 99 of 100 were at most this long.
-    pub p99: Duration,
-    /// The longest.
-    pub max: Duration,
-}
-
-impl Times {
-    fn of(histogram: &Histogram<u64>) -> Self {
-        let at = |quantile| Duration::from_nanos(histogram.value_at_quantile(quantile));
-        Times {
-            count: histogram.len(),
-            median: at(0.5),
-            p99: at(0.99),
-            max: Duration::from_nanos(histogram.max()),
+        let shard;
+        let (shard, name) = match &self.state {
+            State::Started(started, name) => (started, *name),
+            State::New => {
+                shard = self.recorder.0.shard();
+                let name = shard.records.lock().place(&self.name);
+                (&shard, name)
+            }
+        };
+        let mut records = shard.records.lock();
+        let counts = &mut records.counts[name];
+        match self.state {
+            State::New => counts.never_started += 1,
+            State::Started(..) => {
+                counts.ended += 1;
+                counts.cancelled += u64::from(self.is_cancelled && self.has_ended);
+                counts.quarantined += u64::from(!self.has_ended);
+            }
         }
-    }
-}
-
-/// A table for people: all jobs, and those of each name.
-impl fmt::Display for Numbers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{:<20} {:>9} {:>9}  {:>9} {:>9} {:>9}  {:>9} {:>9} {:>9}",
-            "job", "started", "ended", "ran: 50%", "99%", "max", "paused:", "99%", "max"
-        )?;
-        let all = [("all", self)].into_iter();
-        for (name, numbers) in all.chain(self.by_name.iter().map(|(name, numbers)| (name.as_str(), numbers))) {
-            let Numbers {
-                started,
-                ended,
-                runs,
-                pauses,
-                ..
-            } = numbers;
-            writeln!(
-                f,
-                "{name:<20} {started:>9} {ended:>9}  {:>9.1?} {:>9.1?} {:>9.1?}  {:>9.1?} {:>9.1?} {:>9.1?}",
-                runs.median, runs.p99, runs.max, pauses.median, pauses.p99, pauses.max
-            )?;
-        }
-        Ok(())
     }
 }

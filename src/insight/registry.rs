@@ -8,11 +8,13 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 
 use super::fork::lock;
+use super::gauges::{Gauges, SchedulerNumbers};
 use crate::job::{JobInfo, address_of_current};
 use crate::sys::Process;
 
@@ -58,6 +60,8 @@ pub(super) struct Driver {
     /// `None` if forks cannot be counted.
     process: Option<Process>,
     pub(super) ask: Box<dyn Fn(Request) + Send + Sync>,
+    /// What a scheduler publishes, and a number that no other driver has.
+    pub(super) gauges: Option<(Arc<Gauges>, u64)>,
 }
 
 impl Driver {
@@ -69,7 +73,7 @@ impl Driver {
 static DRIVERS: Mutex<Vec<Arc<Driver>>> = Mutex::new(Vec::new());
 
 /// Looks at the jobs of a driver of this thread.
-type Look = Rc<dyn Fn() -> Vec<Asked>>;
+pub(crate) type Look = Rc<dyn Fn() -> Vec<Asked>>;
 
 thread_local! {
     /// The drivers of this thread that can be looked at without a turn of theirs.
@@ -84,13 +88,15 @@ pub(crate) struct Registration {
 
 impl Registration {
     /// Registers a driver of this thread. `ask` lets the driver answer soon; it is called on any thread. `look` does
-    /// the same at once, on this thread.
+    /// the same at once, on this thread, and comes with what the driver publishes.
     pub(crate) fn new(
         kind: DriverKind,
         ask: impl Fn(Request) + Send + Sync + 'static,
-        look: Option<Rc<dyn Fn() -> Vec<Asked>>>,
+        look: Option<(Look, Arc<Gauges>)>,
     ) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let this = thread::current();
+        let (look, gauges) = look.unzip();
         let driver = Arc::new(Driver {
             kind,
             thread: this.id(),
@@ -98,6 +104,7 @@ impl Registration {
             current: address_of_current(),
             process: Process::current().ok(),
             ask: Box::new(ask),
+            gauges: gauges.map(|gauges| (gauges, NEXT.fetch_add(1, Ordering::Relaxed))),
         });
         lock(&DRIVERS).push(Arc::clone(&driver));
         if let Some(look) = look {
@@ -148,4 +155,13 @@ pub(super) fn look_at_own(driver: &Arc<Driver>) -> Option<Vec<Asked>> {
     };
     let look = OWN.try_with(find).ok().flatten()?;
     catch_unwind(AssertUnwindSafe(|| look())).ok()
+}
+
+/// The numbers of the schedulers of the process that have published any.
+pub(super) fn schedulers() -> Vec<SchedulerNumbers> {
+    let read = |driver: Arc<Driver>| {
+        let (gauges, number) = driver.gauges.as_ref()?;
+        gauges.read(&driver.thread_name, *number)
+    };
+    drivers().into_iter().filter_map(read).collect()
 }

@@ -48,6 +48,9 @@ thread_local! {
     static BUDGET: Cell<Budget> = const { Cell::new(NOTHING) };
     /// Whether a budget has run out since a driver asked last.
     static RAN_OUT: Cell<bool> = const { Cell::new(false) };
+    /// As `RAN_OUT`, for the hook of a recorder.
+    #[cfg(feature = "insight")]
+    static GAVE_WAY: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Counts an operation of the job that runs this code. Returns whether the job has to give way first. Outside a job
@@ -85,6 +88,8 @@ fn spend_slowly(job: Option<JobId>, budget: Budget) -> bool {
     if budget.operations == 0 || now.saturating_duration_since(since) >= SLICE {
         BUDGET.set(whole);
         RAN_OUT.set(true);
+        #[cfg(feature = "insight")]
+        GAVE_WAY.set(true);
         return true;
     }
     BUDGET.set(Budget {
@@ -114,4 +119,10 @@ pub(crate) fn begin() {
 #[inline]
 pub(crate) fn has_run_out() -> bool {
     RAN_OUT.get() && RAN_OUT.replace(false)
+}
+
+/// Whether a job of this thread has given way since the last call because its budget has run out.
+#[cfg(feature = "insight")]
+pub(crate) fn has_given_way() -> bool {
+    GAVE_WAY.take()
 }

@@ -34,6 +34,8 @@ use super::current::CURRENT;
 use super::no_pause::report_forbidden_pause;
 use super::{HeapClosure, Job, JobId, Step, Wiped};
 use crate::error::PauseError;
+#[cfg(feature = "insight")]
+use crate::hooks::LookAtJob;
 use crate::hooks::{self, HookedJob, SwitchHooks};
 use crate::pool;
 use crate::stack::depot::Depot;
@@ -327,6 +329,8 @@ where
                 id: id.get(),
                 name: attributes.name.as_deref(),
                 wait_ctx: ctx,
+                #[cfg(feature = "insight")]
+                look: &NotStarted,
             };
             enter_first(stack, hooks.as_mut(), job)
         }
@@ -376,6 +380,41 @@ where
     // SAFETY: the block was written above, its job has not run yet, and no other pointer to it exists. The hooks have
     // been called.
     unsafe { Running::begin(block) }
+}
+
+/// A job without a control block, for its hook.
+#[cfg(feature = "insight")]
+struct NotStarted;
+
+#[cfg(feature = "insight")]
+impl LookAtJob for NotStarted {
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+
+    fn high_water(&self) -> usize {
+        0
+    }
+
+    fn copy_stack(&self, _: fn(usize, &mut [u8]) -> Option<()>) -> Option<(usize, Vec<u8>)> {
+        None
+    }
+}
+
+#[cfg(feature = "insight")]
+impl LookAtJob for ControlBlock {
+    fn is_cancelled(&self) -> bool {
+        self.flags.get() & CANCELLED != 0
+    }
+
+    fn high_water(&self) -> usize {
+        self.stack.high_water()
+    }
+
+    fn copy_stack(&self, read: fn(usize, &mut [u8]) -> Option<()>) -> Option<(usize, Vec<u8>)> {
+        let (header, limit) = (self.stack.top().addr().get(), self.stack.limit().addr().get());
+        super::frames::copy_of_stack(header, limit, &read)
+    }
 }
 
 /// Calls the hook of a job that is about to start. If the hook panics, there is no job yet: the pool gets the stack
@@ -558,7 +597,7 @@ impl<T> Running<T> {
         }
         let ended = Finish(ManuallyDrop::new(self));
         // SAFETY: the coroutine is not resumed after this.
-        unsafe { ended.0.leave() };
+        unsafe { ended.0.leave_ended() };
     }
 
     /// Gives the stack of a job that has ended back to the pool. The guard dangles after this call.
@@ -590,6 +629,22 @@ impl<T> Running<T> {
         if control.flags.get() & HOOKS != 0 {
             // SAFETY: this is the job's guard.
             unsafe { control.call_hooks(|hooks| hooks.leave()) };
+        }
+    }
+
+    /// As [`leave`](Self::leave), of a job that has ended.
+    ///
+    /// # Safety
+    ///
+    /// As [`leave`](Self::leave).
+    #[inline(always)]
+    unsafe fn leave_ended(&self) {
+        // SAFETY: the block exists until `finish`.
+        let control = unsafe { self.block.cast::<ControlBlock>().as_ref() };
+        CURRENT.set(control.parent.get());
+        if control.flags.get() & HOOKS != 0 {
+            // SAFETY: this is the job's guard.
+            unsafe { control.call_hooks(|hooks| hooks::end(hooks, control.hooked())) };
         }
     }
 
@@ -657,17 +712,25 @@ impl<T> Drop for Hooked<T> {
 impl<T> Drop for Running<T> {
     #[cold]
     fn drop(&mut self) {
-        // SAFETY: `paused` and `finished`, which leave as well, keep a guard from being dropped. The coroutine is not
-        // resumed after this.
-        let leave = || unsafe { self.leave() };
+        // `done` is also true while the job runs, but this code runs outside the job.
+        let has_ended = self.coroutine().done();
+        let leave = || {
+            if has_ended {
+                // SAFETY: `paused` and `finished`, which leave as well, keep a guard from being dropped. The coroutine
+                // is not resumed after this.
+                unsafe { self.leave_ended() };
+            } else {
+                // SAFETY: as above.
+                unsafe { self.leave() };
+            }
+        };
         // While the panic of the job passes, a panic of its hook would abort the process. It ends here.
         if thread::panicking() {
             contain(leave);
         } else {
             leave();
         }
-        // `done` is also true while the job runs, but this code runs outside the job.
-        if self.coroutine().done() {
+        if has_ended {
             // SAFETY: the coroutine has ended, and a guard is not used after its drop.
             unsafe { self.finish() };
         }
@@ -726,6 +789,8 @@ impl ControlBlock {
             // SAFETY: the name is written only at the start and at the end of the job, and the job is paused or runs.
             name: unsafe { &*self.name.get() }.as_deref(),
             wait_ctx: self.wait_ctx(),
+            #[cfg(feature = "insight")]
+            look: self,
         }
     }
 

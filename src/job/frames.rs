@@ -52,6 +52,13 @@ pub(crate) fn address_of_current() -> usize {
     CURRENT.with(|current| ptr::from_ref(current).addr())
 }
 
+/// Where the frames of the job begin that runs on the thread whose [`address_of_current`] is `current`: the end of its
+/// stack. `None` if no job runs there.
+pub(crate) fn end_of_frames(current: usize, read: &impl ReadMemory) -> Option<usize> {
+    let control = word(read, current).filter(|at| *at != 0)?;
+    Some(control - CALLER_BYTES)
+}
+
 /// The id and the name of the job that runs on the thread whose [`address_of_current`] is `current`. `read` reads
 /// memory, and fails where there is none.
 ///
@@ -105,7 +112,7 @@ pub(crate) struct Sight {
 /// Jobs on foreign stacks are missing.
 pub(crate) fn paused_jobs(read: &impl ReadMemory) -> Vec<Sighting> {
     let sighting = |place: Place| {
-        let (id, pointer) = suspended(&place, read)?;
+        let (id, pointer) = suspended(place.header, place.limit(), read)?;
         Some(Sighting { id, pointer, place })
     };
     places().into_iter().filter_map(sighting).collect()
@@ -120,8 +127,7 @@ impl Sighting {
     pub(crate) fn look(&self, read: &impl ReadMemory) -> Option<Sight> {
         let header = self.place.header;
         let control = header - size_of::<TypedBlock<()>>();
-        let mut stack = vec![0; (control - CALLER_BYTES).checked_sub(self.pointer)?];
-        read(self.pointer, &mut stack)?;
+        let stack = copy(self.pointer, control, read)?;
         let ctx = word(read, control + offset_of!(ControlBlock, ctx))?;
         let sight = Sight {
             name: name(read, header),
@@ -130,9 +136,23 @@ impl Sighting {
             stack_size: control - self.place.limit(),
             stack,
         };
-        let is_same = suspended(&self.place, read) == Some((self.id, self.pointer));
+        let is_same = suspended(header, self.place.limit(), read) == Some((self.id, self.pointer));
         is_same.then_some(sight)
     }
+}
+
+/// The stack pointer of the paused job whose stack has its header and its limit there, and a copy of its frames. `None`
+/// if no job is paused there.
+pub(super) fn copy_of_stack(header: usize, limit: usize, read: &impl ReadMemory) -> Option<(usize, Vec<u8>)> {
+    let (_, pointer) = suspended(header, limit, read)?;
+    Some((pointer, copy(pointer, header - size_of::<TypedBlock<()>>(), read)?))
+}
+
+/// A copy of what lies from the stack pointer of a job to [`CALLER_BYTES`] below its control block.
+fn copy(pointer: usize, control: usize, read: &impl ReadMemory) -> Option<Vec<u8>> {
+    let mut stack = vec![0; (control - CALLER_BYTES).checked_sub(pointer)?];
+    read(pointer, &mut stack)?;
+    Some(stack)
 }
 
 /// The id of the job on a stack and the stack pointer with which it is suspended. `None` if no job is suspended there.
@@ -140,17 +160,17 @@ impl Sighting {
 /// corosensei says nothing of where in a coroutine the pointer lies. Two words of a suspended coroutine are addresses
 /// on its stack: the pointer of its start, and below it that of now. While it runs and after its end there is only the
 /// first.
-fn suspended(place: &Place, read: &impl ReadMemory) -> Option<(JobId, usize)> {
+fn suspended(header: usize, limit: usize, read: &impl ReadMemory) -> Option<(JobId, usize)> {
     const WORD: usize = size_of::<usize>();
     const BLOCK: usize = size_of::<TypedBlock<()>>();
     const COROUTINE: usize = offset_of!(TypedBlock<()>, coroutine);
-    let control = place.header - BLOCK;
+    let control = header - BLOCK;
     // The header lies right above the control block, so that one call of the kernel copies both.
     let mut bytes = [0; BLOCK + size_of::<StackHeader>()];
     read(control, &mut bytes)?;
     let word_at = |at: usize| usize::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
     let id = JobId::from_outside(word_at(BLOCK + StackHeader::ID_AT) as u64)?;
-    let on_stack = place.limit() + 1..control;
+    let on_stack = limit + 1..control;
     let mut pointers = (COROUTINE..BLOCK)
         .step_by(WORD)
         .map(word_at)

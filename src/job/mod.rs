@@ -93,7 +93,7 @@ pub(crate) use control_block::on_spare_stack;
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
 pub(crate) use current::{can_pause, is_cancelled, is_in_job, pauses_in, with_current_ctx};
 #[cfg(feature = "insight")]
-pub(crate) use frames::{Sighting, Walking, address_of_current, paused_jobs, read_running, walking};
+pub(crate) use frames::{Sighting, Walking, address_of_current, end_of_frames, paused_jobs, read_running, walking};
 pub use id::JobId;
 pub(crate) use info::running_jobs;
 pub use info::{JobInfo, JobState};

@@ -14,8 +14,10 @@ use super::current::Turning;
 use super::wake::TaskId;
 use super::{Inner, JobInfo, Scheduler};
 #[cfg(feature = "insight")]
-use crate::insight::{Asked, DriverKind, Registration, Request};
+use crate::insight::{Asked, DriverKind, Queues, Registration, Request, Totals};
 use crate::job::{Job, JobId, running_jobs};
+#[cfg(feature = "insight")]
+use crate::pool;
 use crate::sys::clock_tick;
 
 impl Scheduler {
@@ -109,7 +111,11 @@ pub(super) fn register(inner: &Rc<Inner>) -> Registration {
     };
     let this = Rc::downgrade(inner);
     let look = move || this.upgrade().map_or_else(Vec::new, |inner| inner.look());
-    Registration::new(DriverKind::Scheduler, ask, Some(Rc::new(look)))
+    Registration::new(
+        DriverKind::Scheduler,
+        ask,
+        Some((Rc::new(look), Arc::clone(&inner.gauges))),
+    )
 }
 
 #[cfg(feature = "insight")]
@@ -127,6 +133,29 @@ impl Inner {
             job.frames = frames.remove(&job.info.id).unwrap_or_default();
         }
         jobs
+    }
+
+    pub(super) fn queues(&self) -> Queues {
+        let (ready, unstarted, paused) = self.core.borrow().queues();
+        Queues {
+            ready,
+            unstarted,
+            paused,
+            submitted: self.shared.submitted(),
+        }
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        let stats = self.stats();
+        Totals {
+            ended: stats.ended,
+            cancelled: stats.cancelled,
+            quarantined: stats.quarantined,
+            refused: stats.refused,
+            resumes: stats.resumes,
+            kernel_waits: stats.kernel_waits,
+            pool: Some(pool::stats()),
+        }
     }
 
     fn frames(&self, id: TaskId) -> Option<(JobId, Vec<usize>)> {

@@ -151,6 +151,8 @@ struct Inner {
     parked: Cell<bool>,
     /// The time until which a worker lets its jobs go on, once it has to shut down.
     stop_at: Cell<Option<Instant>>,
+    #[cfg(feature = "insight")]
+    gauges: Arc<crate::insight::Gauges>,
 }
 
 impl Scheduler {
@@ -278,7 +280,7 @@ impl Scheduler {
 
     /// Counts since the scheduler was made.
     pub fn stats(&self) -> Stats {
-        self.inner.core.borrow().stats
+        self.inner.stats()
     }
 
     /// How many jobs have not ended, queued ones included. In a scheduler of [`Workers`] this counts the jobs of all
@@ -303,6 +305,8 @@ impl Scheduler {
             turning: Cell::new(false),
             parked: Cell::new(false),
             stop_at: Cell::new(None),
+            #[cfg(feature = "insight")]
+            gauges: Arc::new(crate::insight::Gauges::new()),
         });
         Ok(Scheduler {
             #[cfg(feature = "insight")]
@@ -342,6 +346,13 @@ impl Inner {
             self.inbox.notify_if_parked(); // wakes a host that sleeps on the fd
         }
         Ok(handle)
+    }
+
+    fn stats(&self) -> Stats {
+        Stats {
+            refused: self.shared.refused(),
+            ..self.core.borrow().stats
+        }
     }
 
     /// Whether a host has asked for the fd. It may sleep on the fd between two turns.

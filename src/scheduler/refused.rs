@@ -87,6 +87,12 @@ impl RefusedJobs {
         self.lines.iter().all(|line| line.jobs.is_empty())
     }
 
+    /// How many jobs there are.
+    #[cfg(feature = "insight")]
+    pub(super) fn len(&self) -> usize {
+        self.lines.iter().map(|line| line.jobs.len()).sum()
+    }
+
     /// How many jobs are to be tried.
     pub(super) fn ready(&self) -> usize {
         let untried = self.lines.iter().take(self.untried);

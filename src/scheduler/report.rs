@@ -38,6 +38,9 @@ pub struct Stats {
     pub cancelled: u64,
     /// How many of these did not end when they were cancelled, and were quarantined.
     pub quarantined: u64,
+    /// How many spawns were refused, because the scheduler was full or shutting down. In a scheduler of
+    /// [`Workers`](super::Workers) this counts the refusals of all workers.
+    pub refused: u64,
     /// How often a job was started or resumed.
     pub resumes: u64,
     /// How often the scheduler called `epoll_wait`.

@@ -74,6 +74,8 @@ pub(super) struct WorkerGroup {
     max_jobs: usize,
     /// Whether new jobs are refused.
     closed: AtomicBool,
+    /// How many spawns were refused.
+    refused: AtomicUsize,
     /// How many schedulers still exist.
     open: AtomicUsize,
     /// The tasks that wait for capacity.
@@ -92,6 +94,7 @@ impl WorkerGroup {
             live: CachePadded::new(AtomicUsize::new(0)),
             max_jobs,
             closed: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
             waiting: WaitQueue::new(),
             thread: OnceLock::new(),
         }
@@ -118,6 +121,7 @@ impl WorkerGroup {
     /// notified has found no capacity and lined up again, so it is notified here.
     #[cold]
     fn take_back_refused(&self) {
+        self.count_refused();
         if self.live.fetch_sub(1, Ordering::SeqCst) <= self.max_jobs {
             self.waiting.notify_one();
         }
@@ -167,9 +171,26 @@ impl WorkerGroup {
             return Err(SpawnErrorKind::Forked);
         }
         if self.closed.load(Ordering::SeqCst) {
+            self.count_refused();
             return Err(SpawnErrorKind::ShuttingDown);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many spawns were refused, because there were too many jobs or the scheduler was shutting down.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed) as u64
+    }
+
+    /// How many jobs no scheduler has taken yet.
+    #[cfg(feature = "insight")]
+    pub(super) fn submitted(&self) -> usize {
+        self.submissions.len()
     }
 
     /// Ready when there is capacity and it is the turn of this waiter.

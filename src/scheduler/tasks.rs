@@ -174,6 +174,13 @@ impl Core {
         self.ready.len() + self.refused.ready() + pending
     }
 
+    /// How many jobs are ready, have not started, and are paused.
+    #[cfg(feature = "insight")]
+    pub(super) fn queues(&self) -> (usize, usize, usize) {
+        let paused = self.tasks.len().saturating_sub(self.ready.len());
+        (self.ready.len(), self.pending.len() + self.refused.len(), paused)
+    }
+
     /// Whether some job has not started.
     pub(super) fn has_unstarted(&self) -> bool {
         !self.pending.is_empty() || !self.refused.is_empty()

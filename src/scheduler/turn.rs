@@ -66,8 +66,12 @@ impl Scheduler {
         } else {
             inner.look_at_kernel(calls)?;
         }
+        #[cfg(feature = "insight")]
+        inner.gauges.turn_begins(|| inner.queues());
         let resumed = inner.start_pending() + inner.resume_ready();
         inner.take_local_wakes();
+        #[cfg(feature = "insight")]
+        inner.gauges.turn_ends(|| (inner.queues(), inner.totals()));
         Ok(Turn {
             resumed,
             ready: inner.end_turn(resumed)?,

@@ -71,6 +71,8 @@ pub struct StackStats {
     pub slabs: usize,
     /// The address space of those slabs, in bytes. Only pages that were touched take memory.
     pub reserved: usize,
+    /// How many bytes of those stacks are in memory. Pages that were swapped out do not count.
+    pub resident: usize,
     /// How many stacks exist: under a job, idle in the pool of a thread, idle in the depot that threads share, or in
     /// quarantine.
     pub stacks: usize,
@@ -310,10 +312,13 @@ impl Depot {
     /// Counts the stacks, and measures each of them.
     pub(super) fn stats(&self) -> StackStats {
         let state = lock(&self.state);
-        if !self.spec.exact {
-            for bitmap in &state.bitmaps {
-                let slots = merged(bitmap.slots_in_use().map(|index| bitmap.slab.whole(index)));
-                self.note_depth(depth::deepest(slots.into_iter(), Geometry::of(self.spec)));
+        let mut resident = 0;
+        for bitmap in &state.bitmaps {
+            let slots = merged(bitmap.slots_in_use().map(|index| bitmap.slab.whole(index)));
+            let survey = depth::survey(slots.into_iter(), Geometry::of(self.spec));
+            resident += survey.resident;
+            if !self.spec.exact {
+                self.note_depth(survey.deepest);
             }
         }
         StackStats {
@@ -321,6 +326,7 @@ impl Depot {
             guard: self.spec.guard as usize,
             slabs: state.bitmaps.len(),
             reserved: state.bitmaps.iter().map(|bitmap| bitmap.slab.bytes()).sum(),
+            resident,
             stacks: state.bitmaps.iter().map(SlotBitmap::in_use_count).sum(),
             in_depot: state.cached.len() + state.leaving.len(),
             quarantined: self.quarantined(),
@@ -409,7 +415,7 @@ impl Depot {
             .collect();
         let ranges = merged(claims.iter().map(|(slab, index)| slab.whole(*index)));
         if !self.spec.exact {
-            self.note_depth(depth::deepest(ranges.iter().copied(), Geometry::of(self.spec)));
+            self.note_depth(depth::survey(ranges.iter().copied(), Geometry::of(self.spec)).deepest);
         }
         // SAFETY: the ranges are the claimed slots, whose stacks are gone.
         unsafe { self.release_pages(&ranges) };

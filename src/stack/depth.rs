@@ -63,19 +63,29 @@ pub(super) fn resident(stack: Range, below: usize) -> Resident {
     found
 }
 
-/// The largest [`resident_depth`] of many slots. Each range is one slot or several neighbours.
-pub(super) fn deepest(slots: impl Iterator<Item = Range>, shape: Geometry) -> usize {
-    let mut deepest = 0;
+/// What [`survey`] finds of many slots.
+#[derive(Default)]
+pub(super) struct Survey {
+    /// The largest [`resident_depth`].
+    pub(super) deepest: usize,
+    /// How many bytes are resident, in all slots together.
+    pub(super) resident: usize,
+}
+
+/// Looks at every page of many slots. Each range is one slot or several neighbours.
+pub(super) fn survey(slots: impl Iterator<Item = Range>, shape: Geometry) -> Survey {
+    let mut found = Survey::default();
     for range in slots {
         let _ = visit_pages(range, |address, resident| {
             let within = (address - range.start) % shape.stride;
             if resident && within >= shape.guard {
-                deepest = deepest.max(shape.stride - within);
+                found.deepest = found.deepest.max(shape.stride - within);
+                found.resident += page();
             }
             true
         });
     }
-    deepest
+    found
 }
 
 /// The lowest address from `start` (a multiple of 8) to `end` whose word is not zero, or `end` if there is none.

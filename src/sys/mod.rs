@@ -8,8 +8,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering, compiler_fence, fence};
 use std::time::Duration;
 
+#[cfg(feature = "insight")]
+mod interrupt;
 mod linux;
 
+#[cfg(feature = "insight")]
+pub(crate) use interrupt::{Interrupt, Registers, ThreadNumber};
 #[cfg(feature = "insight")]
 pub(crate) use linux::{LoadedModule, loaded_modules, read_memory};
 pub(crate) use linux::{

@@ -21,7 +21,7 @@ use super::{WaitCtx, WakeCause, waker_fn};
 /// The wake that has made a paused job ready.
 #[derive(Clone, Debug)]
 pub(crate) struct NotedWake {
-    /// When it came.
+    /// When it came. For a deadline this is the deadline, which may have passed before the job paused.
     pub(crate) at: Instant,
     /// What it was.
     pub(crate) cause: WakeCause,
@@ -40,17 +40,18 @@ impl Wakes {
         let Some(first) = self.0.get() else { return callback };
         let first = Arc::clone(first);
         waker_fn(move || {
-            note(&first, WakeCause::Callback);
+            note(&first, WakeCause::Callback, None);
             callback.wake_by_ref();
         })
     }
 }
 
-fn note(first: &Mutex<Option<NotedWake>>, cause: WakeCause) {
+/// Notes a wake that came at `at`, or now.
+fn note(first: &Mutex<Option<NotedWake>>, cause: WakeCause, at: Option<Instant>) {
     let mut first = first.lock();
     if first.is_none() {
         *first = Some(NotedWake {
-            at: Instant::now(),
+            at: at.unwrap_or_else(Instant::now),
             cause,
             thread: thread::current(),
         });
@@ -75,18 +76,23 @@ impl WaitCtx {
     /// Notes a wake that the driver has found out, if wakes are observed.
     pub(super) fn note_wake(&self, cause: WakeCause) {
         let Some(first) = self.inner.wakes.0.get() else { return };
-        let is_over = || self.deadline().is_some_and(|at| at <= Instant::now());
-        let cause = match cause {
-            WakeCause::Deadline if !is_over() => WakeCause::Retry,
-            WakeCause::Watch if is_over() => WakeCause::Deadline,
-            WakeCause::Watch => match self.fds()[..] {
-                [] => WakeCause::Retry,
-                [fd] => WakeCause::Fd(fd.fd),
-                _ => WakeCause::Watch,
-            },
-            other => other,
-        };
-        note(first, cause);
+        let over = self.deadline().filter(|at| *at <= Instant::now());
+        match (cause, over) {
+            // The driver may see it long after it has passed.
+            (WakeCause::Deadline | WakeCause::Watch, Some(deadline)) => {
+                note(first, WakeCause::Deadline, Some(deadline));
+            }
+            (WakeCause::Deadline, None) => note(first, WakeCause::Retry, None),
+            (WakeCause::Watch, None) => {
+                let cause = match self.fds()[..] {
+                    [] => WakeCause::Retry,
+                    [fd] => WakeCause::Fd(fd.fd),
+                    _ => WakeCause::Watch,
+                };
+                note(first, cause, None);
+            }
+            (other, _) => note(first, other, None),
+        }
     }
 
     /// The first wake since the last resume.

@@ -12,7 +12,11 @@ use named::{join, tasks, turn};
 #[path = "../../../src/scheduler/cancel.rs"]
 mod cancel;
 
-#[allow(dead_code, reason = "not all of it is run here")]
+#[allow(
+    dead_code,
+    unexpected_cfgs,
+    reason = "not all of it is run here, and nothing with the feature `insight`"
+)]
 #[path = "../../../src/scheduler/submit.rs"]
 mod submit;
 

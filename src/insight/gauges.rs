@@ -1,0 +1,127 @@
+//! What a scheduler says of itself at each turn, where other threads can read it at any time: also when the turn does
+//! not end.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::numbers::{Series, Times};
+use super::recorder::is_recording;
+use crate::pool::PoolStats;
+
+/// The numbers of one scheduler, as it publishes them.
+pub(crate) struct Gauges(Mutex<Published>);
+
+#[derive(Default)]
+struct Published {
+    queues: Queues,
+    totals: Totals,
+    turns: Series,
+    turn_began: Option<Instant>,
+}
+
+/// How many jobs are where in a scheduler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Queues {
+    /// These jobs can run, and wait for their thread.
+    pub ready: usize,
+    /// These jobs have not started.
+    pub unstarted: usize,
+    /// These jobs have been spawned from another thread, and no scheduler has taken them. All workers have one such
+    /// queue.
+    pub submitted: usize,
+    /// These jobs are paused, and what they wait for has not happened.
+    pub paused: usize,
+}
+
+/// What a scheduler has counted since it was made. A scheduler of workers counts its own jobs, except where it is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// The jobs that have ended in any way.
+    pub ended: u64,
+    /// Those of them that were cancelled.
+    pub cancelled: u64,
+    /// Those of the cancelled ones that did not end, and were quarantined.
+    pub quarantined: u64,
+    /// The spawns that were refused, because the scheduler was full or shutting down: those of all workers together.
+    pub refused: u64,
+    /// How often a job was started or resumed.
+    pub resumes: u64,
+    /// How often the kernel was asked for ready fds.
+    pub kernel_waits: u64,
+    /// What the pool of the thread holds. `None` before the first turn.
+    pub pool: Option<PoolStats>,
+}
+
+/// The numbers of one scheduler: see [`Numbers::schedulers`](super::Numbers::schedulers).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SchedulerNumbers {
+    /// The name of its thread, or the number that std gives it.
+    pub thread: String,
+    /// A number that no other scheduler of the process has.
+    pub number: u64,
+    /// How many jobs were where at the start of the turn that goes on, or at the end of the last one.
+    pub queues: Queues,
+    /// What was counted until the end of the last turn.
+    pub totals: Totals,
+    /// How long turns took, without the wait in the kernel. An fd that is ready waits for the end of a turn.
+    pub turns: Times,
+    /// How long the turn has taken that goes on.
+    pub in_turn: Option<Duration>,
+}
+
+impl Gauges {
+    pub(crate) fn new() -> Self {
+        Gauges(Mutex::default())
+    }
+
+    /// A turn has begun. Without a recorder nothing is published, and `queues` is not called.
+    #[inline]
+    pub(crate) fn turn_begins(&self, queues: impl FnOnce() -> Queues) {
+        if is_recording() {
+            self.publish_begin(queues());
+        }
+    }
+
+    /// The jobs of the turn have run.
+    #[inline]
+    pub(crate) fn turn_ends(&self, now: impl FnOnce() -> (Queues, Totals)) {
+        if is_recording() {
+            let (queues, totals) = now();
+            self.publish_end(queues, totals);
+        }
+    }
+
+    #[cold]
+    fn publish_begin(&self, queues: Queues) {
+        let mut published = self.0.lock();
+        published.queues = queues;
+        published.turn_began = Some(Instant::now());
+    }
+
+    #[cold]
+    fn publish_end(&self, queues: Queues, totals: Totals) {
+        let mut published = self.0.lock();
+        published.queues = queues;
+        published.totals = totals;
+        if let Some(began) = published.turn_began.take() {
+            published.turns.record(began.elapsed());
+        }
+    }
+
+    /// `None` if nothing was published.
+    pub(super) fn read(&self, thread: &str, number: u64) -> Option<SchedulerNumbers> {
+        let published = self.0.lock();
+        (published.turn_began.is_some() || published.totals.pool.is_some()).then(|| SchedulerNumbers {
+            thread: thread.to_owned(),
+            number,
+            queues: published.queues,
+            totals: published.totals,
+            turns: published.turns.times(),
+            in_turn: published.turn_began.map(|began| began.elapsed()),
+        })
+    }
+}

@@ -1,11 +1,18 @@
 //! Refuses a target that the library does not support, in one sentence. A `compile_error!` in the library would stand
 //! among dozens of errors about system calls and registers that the target does not have.
+//!
+//! Also sets `asyncjob_portable` where the system calls of Linux are missing. With
+//! `RUSTFLAGS="--cfg asyncjob_portable"` it is set on Linux, too, so that tests can run what is used elsewhere.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(asyncjob_portable)");
     let of_target = |name: &str| std::env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
     if let Some(sentence) = refusal(&of_target("OS"), &of_target("ARCH"), &of_target("POINTER_WIDTH")) {
         println!("cargo::error={sentence}");
+    }
+    if of_target("OS") != "linux" {
+        println!("cargo::rustc-cfg=asyncjob_portable");
     }
 }
 
@@ -18,10 +25,10 @@ pub(crate) fn refusal(os: &str, arch: &str, pointer_width: &str) -> Option<Strin
                 .into(),
         );
     }
-    if os != "linux" {
+    if !["linux", "macos", "freebsd"].contains(&os) {
         return Some(format!(
-            "asyncjob does not support {os} yet: waiting, guards and overflow reports use system calls of Linux. \
-             Build for Linux, for example in a container"
+            "asyncjob does not support {os} yet: it knows the system calls of Linux, and for development those of \
+             macOS and FreeBSD. Build for Linux, for example in a container"
         ));
     }
     if pointer_width != "64" {

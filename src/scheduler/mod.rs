@@ -78,7 +78,7 @@ mod workers;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -98,6 +98,7 @@ use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
 use crate::job::{HeapClosure, JobBuilder, LARGEST_CLOSURE_ON_STACK, SharedClosure, Wiped};
 use crate::stack::depot::release_surplus;
+use crate::sys::PollerFd;
 use current::Refused;
 use idle_memory::IdleMemory;
 use join::{JoinState, block_of};
@@ -137,9 +138,9 @@ pub struct Scheduler {
 /// What a scheduler shares with its [`LocalHandle`]s.
 struct Inner {
     core: RefCell<Core>,
-    poller: Rc<OwnedFd>,
+    poller: Rc<PollerFd>,
     /// What a host watches, once it has asked for it.
-    fd_for_host: OnceCell<Rc<OwnedFd>>,
+    fd_for_host: OnceCell<Rc<PollerFd>>,
     inbox: Arc<Inbox>,
     shared: Arc<WorkerGroup>,
     thread: ThreadId,

@@ -36,14 +36,14 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use slab::Slab;
 
 use super::wake::TaskId;
-use crate::sys::{Poller, Readiness};
+use crate::sys::{Poller, PollerFd, Readiness};
 use crate::wait_ctx::{Interest, WaitFd};
 
 /// The epoll instance of a scheduler, and the tasks that wait for each fd.
@@ -120,12 +120,12 @@ impl Reactor {
     }
 
     /// The fd of the instance. It is ready when an fd of a task is.
-    pub(super) fn fd(&self) -> Rc<OwnedFd> {
+    pub(super) fn fd(&self) -> Rc<PollerFd> {
         self.poller.fd()
     }
 
     /// The fd that a host polls, or watches, instead of waiting here.
-    pub(super) fn fd_for_host(&mut self) -> io::Result<Rc<OwnedFd>> {
+    pub(super) fn fd_for_host(&mut self) -> io::Result<Rc<PollerFd>> {
         self.poller.for_host()
     }
 

@@ -19,7 +19,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,7 +36,7 @@ use super::wake::{Inbox, TaskId};
 use super::{JobState, Stats};
 use crate::error::StartErrorKind;
 use crate::job::{Job, JobPlan, OwnedClosure};
-use crate::sys::clock_tick;
+use crate::sys::{PollerFd, clock_tick};
 use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, Status, WaitFd, WakeCause, Wants};
 
 /// How many jobs are started, and how many are resumed, before the scheduler looks at what has happened meanwhile.
@@ -155,7 +154,7 @@ impl Core {
     }
 
     /// The fd that a host polls, or watches.
-    pub(super) fn fd_for_host(&mut self) -> io::Result<Rc<OwnedFd>> {
+    pub(super) fn fd_for_host(&mut self) -> io::Result<Rc<PollerFd>> {
         self.reactor.fd_for_host()
     }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 use super::fork::{self, lock};
 use super::header::{Slot, Stack, StackHeader};
 use super::idle::{IdleMarks, idle_time};
-use super::memory::{self, Range};
+use super::memory::{self, Advice, Range};
 #[cfg(feature = "insight")]
 use super::places::Place;
 use super::size::Spec;
@@ -355,7 +355,12 @@ impl Depot {
     /// As [`StackHeader::write`].
     unsafe fn make_stack(&'static self, slab: &'static Slab, index: usize) -> io::Result<Stack> {
         if self.spec.secrets.mlock {
-            memory::lock(slab.whole(index)).map_err(|error| {
+            let range = if memory::RELEASE_KEEPS_MAPPING {
+                slab.whole(index) // neighbours stay one mapping
+            } else {
+                slab.stack(index)
+            };
+            memory::lock(range).map_err(|error| {
                 // SAFETY: the claim is the caller's, which gave it to this function. No stack was made of the slot.
                 unsafe { lock(&self.state).release(slab, index) };
                 memory::explain(
@@ -432,9 +437,16 @@ impl Depot {
     ///
     /// The caller must own the slots in the ranges, and no stack may be in them.
     unsafe fn release_pages(&self, ranges: &[Range]) {
+        let stacks: Vec<Range>;
+        let ranges = if memory::RELEASE_KEEPS_MAPPING {
+            ranges
+        } else {
+            stacks = Geometry::of(self.spec).stacks(ranges).collect();
+            &stacks
+        };
         // A refusal leaves the pages as they are: resident, and wiped if the `Spec` asks for it.
         // SAFETY: the caller's promise. Guards in the ranges survive this advice.
-        let _ = unsafe { memory::advise_all(ranges, self.spec.release_advice()) };
+        let _ = unsafe { memory::advise_all(ranges, Advice::Release(self.spec.secrets)) };
         if self.spec.secrets.mlock {
             ranges.iter().copied().for_each(memory::unlock);
         }

@@ -14,7 +14,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard};
 
 use super::fork::lock;
-use super::memory::{self, GUARD_INSTALL, GUARD_REMOVE, Range, is_unavailable};
+use super::memory::{self, Advice, Range, is_unavailable, too_many_mappings};
 
 /// The mappings that protected guards may not take: this part of `vm.max_map_count`, 8,191 by default.
 ///
@@ -95,7 +95,7 @@ impl Guards {
     /// `guard` must be mapped memory of a slab, and no slot in it may be in use.
     pub(super) unsafe fn probe(guard: Range) -> io::Result<Guards> {
         // SAFETY: the caller's promise.
-        match unsafe { memory::advise(guard, GUARD_INSTALL) } {
+        match unsafe { memory::advise(guard, Advice::GuardInstall) } {
             Ok(()) => Ok(Guards::Advised),
             Err(error) if is_unavailable(&error) => Ok(Guards::Protected),
             Err(error) => Err(explain(error, "MADV_GUARD_INSTALL")),
@@ -114,7 +114,7 @@ impl Guards {
     pub(super) unsafe fn install(&mut self, guards: &[Range]) -> io::Result<Guards> {
         if *self == Guards::Advised {
             // SAFETY: the caller's promise.
-            match unsafe { memory::advise_all(guards, GUARD_INSTALL) } {
+            match unsafe { memory::advise_all(guards, Advice::GuardInstall) } {
                 Ok(()) => return Ok(Guards::Advised),
                 Err(error) if is_unavailable(&error) => *self = Guards::Protected,
                 Err(error) => return Err(explain(error, "MADV_GUARD_INSTALL")),
@@ -138,7 +138,7 @@ impl Guards {
     pub(super) unsafe fn remove(self, range: Range) -> io::Result<()> {
         match self {
             // SAFETY: the caller's promise.
-            Guards::Advised => unsafe { memory::advise(range, GUARD_REMOVE) },
+            Guards::Advised => unsafe { memory::advise(range, Advice::GuardRemove) },
             // SAFETY: the caller's promise.
             Guards::Protected => unsafe { memory::protect(range, true) },
         }
@@ -147,13 +147,4 @@ impl Guards {
 
 fn explain(error: io::Error, call: &str) -> io::Error {
     memory::explain(error, format_args!("the guard of a stack could not be made ({call})"))
-}
-
-fn too_many_mappings(error: io::Error) -> io::Error {
-    memory::explain(
-        error,
-        "the guard of a stack could not be made (mprotect): without MADV_GUARD_INSTALL (Linux 6.13, memory not locked \
-         by mlockall) each stack takes two mappings, and an eighth of the sysctl vm.max_map_count is left to the rest \
-         of the program: raise it, or lower the limit of the pool",
-    )
 }

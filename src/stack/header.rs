@@ -20,7 +20,7 @@ use corosensei::stack::valgrind::ValgrindStackRegistration;
 use super::depot::Depot;
 use super::foreign::{self, AllocateStack, FreeStack};
 use super::idle::Idle;
-use super::memory::{self, Range, page};
+use super::memory::{self, Advice, Range, page};
 use super::slab::Slab;
 use super::{depth, scrub};
 
@@ -202,6 +202,9 @@ impl Stack {
             return 0;
         };
         let depot = self.depot();
+        if depot.spec.secrets.mlock && !memory::RELEASE_KEEPS_MAPPING {
+            return 0; // what is mapped anew is not locked
+        }
         // The pages are the record of how deep the stack has been used.
         let resident = depth::resident(stack, end);
         let depth = if depot.spec.exact {
@@ -216,7 +219,7 @@ impl Stack {
         };
         // Pages that were swapped out are not resident, and go with the others.
         // SAFETY: the caller's promise. The range has no part of the guard, which lies below `stack.start`.
-        let released = unsafe { memory::advise(range, depot.spec.release_advice()) };
+        let released = unsafe { memory::advise(range, Advice::Release(depot.spec.secrets)) };
         released.map_or(0, |()| resident.below)
     }
 
@@ -310,7 +313,7 @@ impl Slot {
         let depot = self.header().depot;
         if let Some(stack) = self.memory().filter(|_| depot.spec.wipes()) {
             // SAFETY: the caller's promise. The header lies in the highest page of the slot.
-            let used = unsafe { scrub::scrub(stack, self.0.as_ptr() as usize, depot.spec.secrets.mlock) };
+            let used = unsafe { scrub::scrub(stack, self.0.as_ptr() as usize, depot.spec.secrets) };
             depot.note_depth(used);
         }
     }

@@ -1,20 +1,21 @@
 //! Scrubbing: overwriting with zeros what a job has used of its stack.
 
 use super::depth;
-use super::memory::{self, Range, page};
+use super::memory::{self, Advice, Range, page};
+use super::size::SecretPolicy;
 
 /// Zeroes the stack from its lowest byte to `top`, and returns how many bytes below `top` had been used.
 ///
 /// The function writes only to pages that are in memory. A page that was never touched reads as zero and stays
 /// untouched. A page below an absent one may have been swapped out, and to write zeros there would first read it back.
-/// Unless the stack is `locked`, everything from the highest absent page down is therefore given back to the kernel
-/// instead.
+/// Unless the stack is locked in memory, everything from the highest absent page down is therefore given back to the
+/// kernel instead.
 ///
 /// # Safety
 ///
 /// `stack` must be the memory of a stack. No code may run on the stack, and nothing that lies on it may be used after
 /// this call. `top` must lie in the highest page of the stack.
-pub(super) unsafe fn scrub(stack: Range, top: usize, locked: bool) -> usize {
+pub(super) unsafe fn scrub(stack: Range, top: usize, policy: SecretPolicy) -> usize {
     let mut lowest = None;
     // All pages from this address up are resident.
     let mut together = stack.start + stack.len;
@@ -31,7 +32,7 @@ pub(super) unsafe fn scrub(stack: Range, top: usize, locked: bool) -> usize {
     if together > top {
         known = false; // the page of the header is there, whatever the kernel says
     }
-    if !known || locked {
+    if !known || policy.mlock {
         together = if known {
             lowest.unwrap_or(stack.start)
         } else {
@@ -43,13 +44,13 @@ pub(super) unsafe fn scrub(stack: Range, top: usize, locked: bool) -> usize {
     let used = top - unsafe { depth::lowest_used_word(from, top) };
     // SAFETY: the range is within the stack, on which no code runs.
     unsafe { zero(together.min(top), top) };
-    if together > stack.start && !locked {
+    if together > stack.start && !policy.mlock {
         let below = Range {
             start: stack.start,
             len: together - stack.start,
         };
         // SAFETY: no code runs on the stack, and its contents are to go.
-        if unsafe { memory::advise(below, libc::MADV_DONTNEED) }.is_err() {
+        if unsafe { memory::advise(below, Advice::Release(policy)) }.is_err() {
             // SAFETY: as above.
             unsafe { zero(below.start, together) };
         }

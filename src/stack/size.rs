@@ -1,7 +1,5 @@
 //! The size of a stack, and what makes two stacks interchangeable.
 
-use super::memory;
-
 /// The size of a stack: a power of two from 16 KiB to 8 MiB.
 ///
 /// ```
@@ -144,15 +142,6 @@ impl Spec {
             guard: Self::DEFAULT_GUARD,
             secrets: SecretPolicy::new(),
             exact: false,
-        }
-    }
-
-    /// The advice that gives pages of such a stack back to the kernel.
-    pub(super) fn release_advice(self) -> i32 {
-        if self.secrets.mlock {
-            memory::DONTNEED_LOCKED
-        } else {
-            libc::MADV_DONTNEED
         }
     }
 

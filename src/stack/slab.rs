@@ -21,8 +21,7 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use super::depot::Depot;
 use super::guard::Guards;
 use super::header::StackHeader;
-use super::memory::page;
-use super::memory::{self, Range};
+use super::memory::{self, Advice, Range, page};
 use super::size::Spec;
 
 /// Neighbouring slots whose guards are made and removed together. The slots of a slab are a multiple of this, or fewer.
@@ -62,6 +61,18 @@ impl Geometry {
             guard,
             stride: guard + spec.size.bytes().next_multiple_of(page()),
         }
+    }
+
+    /// The stacks of whole slots, without their guards.
+    pub(super) fn stacks(self, slots: &[Range]) -> impl Iterator<Item = Range> {
+        let stacks = move |slots: &Range| {
+            let starts = (slots.start..slots.start + slots.len).step_by(self.stride);
+            starts.map(move |start| Range {
+                start: start + self.guard,
+                len: self.stride - self.guard,
+            })
+        };
+        slots.iter().flat_map(stacks)
     }
 
     /// The distance of the header of slot `index` from the start of the slab.
@@ -277,7 +288,7 @@ fn prepare(range: Range, geometry: Geometry, spec: Spec) -> io::Result<Guards> {
     // A huge page would make 2 MiB resident for the first byte that is touched. A kernel without huge pages refuses the
     // advice with EINVAL and needs none. Under a sandbox that refuses it, stacks take more memory than they need.
     // SAFETY: no slot of a fresh mapping is in use.
-    if let Err(error) = unsafe { memory::advise(range, libc::MADV_NOHUGEPAGE) }
+    if let Err(error) = unsafe { memory::advise(range, Advice::NoHugePages) }
         && !memory::is_unavailable(&error)
     {
         let what = "the memory of stacks could not be prepared (MADV_NOHUGEPAGE)";
@@ -285,7 +296,7 @@ fn prepare(range: Range, geometry: Geometry, spec: Spec) -> io::Result<Guards> {
     }
     if spec.secrets.dont_dump {
         // SAFETY: as above.
-        unsafe { memory::advise(range, libc::MADV_DONTDUMP) }
+        unsafe { memory::advise(range, Advice::DontDump) }
             .map_err(|error| memory::explain(error, "stacks could not be left out of core dumps (MADV_DONTDUMP)"))?;
     }
     let first = Range {

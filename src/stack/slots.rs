@@ -18,7 +18,8 @@ use std::io;
 
 use super::depot::Depot;
 use super::guard::{self, Guards};
-use super::memory::{self, Range};
+use super::memory::{self, Advice, Range};
+use super::size::SecretPolicy;
 use super::slab::{GROUP_SLOTS, Slab};
 
 /// Which slots of a slab are unguarded, free and in use.
@@ -181,8 +182,13 @@ impl SlotBitmap {
         let range = self.slab.group(group);
         // SAFETY: no slot of the group is in use.
         let _ = unsafe { self.guards.remove(range) };
+        // The stacks of the group have unlocked their memory.
+        let policy = SecretPolicy {
+            mlock: false,
+            ..self.slab.depot.spec.secrets
+        };
         // SAFETY: as above.
-        let _ = unsafe { memory::advise(range, libc::MADV_DONTNEED) };
+        let _ = unsafe { memory::advise(range, Advice::Release(policy)) };
         self.forget_mappings(group);
     }
 

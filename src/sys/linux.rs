@@ -62,6 +62,9 @@ impl AsFd for Notifier {
     }
 }
 
+/// What owns the fd of a [`Poller`].
+pub(crate) type PollerFd = OwnedFd;
+
 /// A level-triggered epoll instance. An event carries the token that its fd was registered with last.
 ///
 /// In a child of the process that made it every call fails: the instance is the parent's, which would lose its
@@ -69,9 +72,9 @@ impl AsFd for Notifier {
 #[derive(Debug)]
 pub(crate) struct Poller {
     process: Process,
-    fd: Rc<OwnedFd>,
+    fd: Rc<PollerFd>,
     /// Another instance, which watches this one for a host. It stays when this one is replaced.
-    for_host: Option<Rc<OwnedFd>>,
+    for_host: Option<Rc<PollerFd>>,
     /// A timer that ends a wait. It is made when it is needed first.
     alarm: Option<File>,
     /// The time that the alarm is set to, if it has not come.
@@ -98,7 +101,7 @@ impl Poller {
     }
 
     /// The fd of the instance, which is readable when an fd of the instance is ready. It never changes.
-    pub(crate) fn fd(&self) -> Rc<OwnedFd> {
+    pub(crate) fn fd(&self) -> Rc<PollerFd> {
         Rc::clone(&self.fd)
     }
 
@@ -107,7 +110,7 @@ impl Poller {
     ///
     /// The host's registration names a file, and a file that is replaced takes it along. So the fd is that of another
     /// instance, whose only registration is this one. It is made at the first call.
-    pub(crate) fn for_host(&mut self) -> io::Result<Rc<OwnedFd>> {
+    pub(crate) fn for_host(&mut self) -> io::Result<Rc<PollerFd>> {
         if let Some(fd) = &self.for_host {
             return Ok(Rc::clone(fd));
         }

@@ -10,14 +10,22 @@ use std::time::Duration;
 
 #[cfg(feature = "insight")]
 mod interrupt;
+#[cfg(not(asyncjob_portable))]
 mod linux;
+#[cfg(asyncjob_portable)]
+mod portable;
+
+#[cfg(not(asyncjob_portable))]
+use linux as system;
+#[cfg(asyncjob_portable)]
+use portable as system;
 
 #[cfg(feature = "insight")]
 pub(crate) use interrupt::{Interrupt, Registers, ThreadNumber};
-#[cfg(feature = "insight")]
+#[cfg(all(feature = "insight", not(asyncjob_portable)))]
 pub(crate) use linux::{LoadedModule, loaded_modules, read_memory};
-pub(crate) use linux::{
-    Notifier, Poller, can_order_all_threads, clock_tick, connect_unix, order_all_threads, start_connect,
+pub(crate) use system::{
+    Notifier, Poller, PollerFd, can_order_all_threads, clock_tick, connect_unix, order_all_threads, start_connect,
 };
 
 /// The process that made something. A child of `fork(2)` has a copy of it, with fds that lead to the parent's own
@@ -108,7 +116,12 @@ pub(crate) const FORKED: &str = concat!(
 /// A number that no other thread has at the same time. A thread that begins after this one has ended may get the same.
 #[inline]
 pub(crate) fn thread_address() -> usize {
-    #[cfg(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))]
+    // Other systems keep the address elsewhere.
+    #[cfg(all(
+        not(miri),
+        not(asyncjob_portable),
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
     {
         let pointer: usize;
         #[cfg(target_arch = "x86_64")]
@@ -124,7 +137,11 @@ pub(crate) fn thread_address() -> usize {
         }
         pointer
     }
-    #[cfg(not(all(not(miri), any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    #[cfg(not(all(
+        not(miri),
+        not(asyncjob_portable),
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    )))]
     {
         thread_local!(static HERE: u8 = const { 0 });
         HERE.with(|here| std::ptr::from_ref(here).addr())

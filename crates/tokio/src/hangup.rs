@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::task::Poll;
 
+#[cfg(target_os = "linux")]
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFdReadyGuard;
 
 use crate::raw::register;
 
@@ -53,17 +55,25 @@ pub fn hangup(stream: BorrowedFd<'_>) -> io::Result<impl Future<Output = io::Res
             // Data that is not read yet makes the stream ready, too. If that stayed, the task would be woken again and
             // again.
             ready.clear_ready();
-            if has_left(stream.get_ref())? {
+            if has_left(&ready)? {
                 return Poll::Ready(Ok(()));
             }
         }
     }))
 }
 
-fn has_left(stream: &impl AsFd) -> io::Result<bool> {
+/// Whether it has, by a call that asks: what made the stream ready may be data that was read since.
+#[cfg(target_os = "linux")]
+fn has_left(ready: &AsyncFdReadyGuard<'_, OwnedFd>) -> io::Result<bool> {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
+    let mut fds = [PollFd::new(ready.get_inner(), PollFlags::RDHUP)];
     poll(&mut fds, Some(&now))?;
     // HUP and ERR are reported without being asked for.
     Ok(!fds[0].revents().is_empty())
+}
+
+/// Whether it has. Other systems have no such call, and kqueue says it with the event, which tokio does not clear.
+#[cfg(not(target_os = "linux"))]
+fn has_left(ready: &AsyncFdReadyGuard<'_, OwnedFd>) -> io::Result<bool> {
+    Ok(ready.ready().is_read_closed())
 }

@@ -35,6 +35,15 @@ pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
 ///
 /// Outside a tokio runtime.
 pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<Source> {
+    // kqueue takes a regular file, and reports it as readable until its end and then not at all.
+    #[cfg(not(target_os = "linux"))]
+    let fd = {
+        let file = std::fs::File::from(fd);
+        if file.metadata()?.is_file() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        OwnedFd::from(file)
+    };
     // SAFETY: the `OwnedFd` keeps its number open until it is dropped, and always gives the same one.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     Ok(Source {

@@ -2,11 +2,23 @@
 //!
 //! The calls on signals are in `overflow`.
 
-use std::io::{self, Read};
+use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::size::SecretPolicy;
 use crate::sys::check;
+
+#[cfg(not(asyncjob_portable))]
+mod linux;
+#[cfg(asyncjob_portable)]
+mod portable;
+
+#[cfg(not(asyncjob_portable))]
+use linux as system;
+#[cfg(asyncjob_portable)]
+use portable as system;
+pub(super) use system::{RELEASE_KEEPS_MAPPING, count_mappings, max_mappings, too_many_mappings};
 
 /// The bytes of a page: 4 KiB on `x86_64`, and 4, 16 or 64 KiB on `aarch64`. Sizes and guards are rounded up to whole
 /// pages.
@@ -30,12 +42,21 @@ pub(super) struct Range {
     pub(super) len: usize,
 }
 
-/// `MADV_GUARD_INSTALL` of `madvise(2)`, Linux 6.13. The crate `libc` does not have it for every target.
-pub(super) const GUARD_INSTALL: i32 = 102;
-/// `MADV_GUARD_REMOVE` of `madvise(2)`, Linux 6.13. As above.
-pub(super) const GUARD_REMOVE: i32 = 103;
-/// `MADV_DONTNEED_LOCKED` of `madvise(2)`, Linux 5.18. As above.
-pub(super) const DONTNEED_LOCKED: i32 = 24;
+/// What the kernel is to do with a range of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// Gives the pages back: the range reads as zeros, and a page takes memory when it is touched again. The policy is
+    /// that of the stacks in the range.
+    Release(SecretPolicy),
+    /// Makes no huge page, which would make 2 MiB resident for the first byte that is touched.
+    NoHugePages,
+    /// Leaves the range out of core dumps.
+    DontDump,
+    /// Makes a guard that is no mapping of its own.
+    GuardInstall,
+    /// Removes such guards.
+    GuardRemove,
+}
 
 /// Maps `len` bytes of zeroed memory. Only pages that are touched take memory.
 pub(super) fn map(len: usize) -> io::Result<usize> {
@@ -46,7 +67,7 @@ pub(super) fn map(len: usize) -> io::Result<usize> {
             ptr::null_mut(),
             len,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK,
+            libc::MAP_PRIVATE | libc::MAP_ANON | system::MAP_FLAGS,
             -1,
             0,
         )
@@ -69,7 +90,7 @@ pub(super) fn maps_resident() -> bool {
             ptr::null_mut(),
             len,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            libc::MAP_PRIVATE | libc::MAP_ANON,
             -1,
             0,
         )
@@ -99,29 +120,28 @@ pub(super) unsafe fn unmap(range: Range) {
     fault::count(-(range.len as isize));
 }
 
-/// `madvise(2)` on one range.
+/// Advises the kernel of one range.
 ///
 /// # Safety
 ///
 /// The caller must own the memory in the range, and nothing may rely on what the advice takes away.
-pub(super) unsafe fn advise(range: Range, advice: i32) -> io::Result<()> {
+pub(super) unsafe fn advise(range: Range, advice: Advice) -> io::Result<()> {
     #[cfg(test)]
     fault::refused(advice)?;
     injected()?;
     // SAFETY: the caller's promise.
-    check(unsafe { libc::madvise(range.start as *mut _, range.len, advice) }).map(drop)
+    unsafe { system::advise(range, advice) }
 }
 
-/// `madvise(2)` on many ranges, in as few calls as the kernel allows. `process_madvise(2)` does [`RANGES_PER_CALL`] in
-/// one call for the calling process since Linux 6.14, at half the cost of a call for each.
+/// Advises the kernel of many ranges, in as few calls as it allows.
 ///
 /// # Safety
 ///
 /// As [`advise`], for each range.
-pub(super) unsafe fn advise_all(ranges: &[Range], advice: i32) -> io::Result<()> {
-    let done = if ranges.len() > 1 {
+pub(super) unsafe fn advise_all(ranges: &[Range], advice: Advice) -> io::Result<()> {
+    let done = if ranges.len() > 1 && is_permitted(advice) {
         // SAFETY: the caller's promise.
-        unsafe { advise_batches(ranges, advice) }
+        unsafe { system::advise_batches(ranges, advice) }
     } else {
         0
     };
@@ -132,62 +152,17 @@ pub(super) unsafe fn advise_all(ranges: &[Range], advice: i32) -> io::Result<()>
     Ok(())
 }
 
-/// Advises ranges by `process_madvise(2)` for as long as the kernel does whole batches, and returns how many ranges it
-/// has done. The caller may repeat the advice for ranges that were done but do not count.
-///
-/// # Safety
-///
-/// As [`advise`], for each range.
-unsafe fn advise_batches(ranges: &[Range], advice: i32) -> usize {
-    static REFUSED: AtomicBool = AtomicBool::new(false);
-    #[cfg(test)]
-    if fault::refused(advice).is_err() {
-        return 0;
-    }
-    if injected().is_err() || REFUSED.load(Ordering::Relaxed) {
-        return 0;
-    }
-    let mut done = 0;
-    for batch in ranges.chunks(RANGES_PER_CALL) {
-        let mut vectors = [libc::iovec {
-            iov_base: ptr::null_mut(),
-            iov_len: 0,
-        }; RANGES_PER_CALL];
-        for (vector, range) in vectors.iter_mut().zip(batch) {
-            vector.iov_base = range.start as *mut _;
-            vector.iov_len = range.len;
-        }
-        let wanted: usize = batch.iter().map(|range| range.len).sum();
-        // SAFETY: the vectors outlive the call. For the ranges, the caller's promise.
-        let bytes = unsafe {
-            libc::syscall(
-                libc::SYS_process_madvise,
-                PIDFD_SELF,
-                &raw const vectors,
-                batch.len(),
-                advice,
-                0,
-            )
-        };
-        if bytes < 0 && done == 0 {
-            // An older kernel fails with EBADF, EPERM or ENOSYS. So does Valgrind, which also complains of each call
-            // that it does not know, so the first such failure is the last call.
-            REFUSED.store(is_unavailable(&io::Error::last_os_error()), Ordering::Relaxed);
-        }
-        if bytes < 0 || bytes as usize != wanted {
-            break;
-        }
-        done += batch.len();
-    }
-    done
+#[cfg(not(test))]
+#[inline]
+fn is_permitted(_: Advice) -> bool {
+    true
 }
 
-/// `PIDFD_SELF` of `pidfd_open(2)`, Linux 6.14. A descriptor that is kept would refer to the parent after a fork, so
-/// without this constant each call would have to open one.
-const PIDFD_SELF: i32 = -10000;
-
-/// Ranges that one call of `process_madvise(2)` gets.
-const RANGES_PER_CALL: usize = 64;
+/// Whether no test wants the call for many ranges to fail.
+#[cfg(test)]
+fn is_permitted(advice: Advice) -> bool {
+    fault::refused(advice).is_ok() && injected().is_ok()
+}
 
 /// `mprotect(2)`: forbids access to the range, or allows reading and writing.
 ///
@@ -215,13 +190,11 @@ pub(super) unsafe fn protect(range: Range, access: bool) -> io::Result<()> {
     check(unsafe { libc::mprotect(range.start as *mut _, range.len, protection) }).map(drop)
 }
 
-/// Keeps the range out of swap: each page is locked in memory when it is first touched. On failure nothing of the range
+/// Keeps the range out of swap: each page is locked in memory when it is first touched, or at once where the system
+/// cannot wait for that. On failure nothing of the range
 /// is locked.
 pub(super) fn lock(range: Range) -> io::Result<()> {
-    let locked = injected().and_then(|()| {
-        // SAFETY: locking changes no contents of memory.
-        check(unsafe { libc::syscall(libc::SYS_mlock2, range.start, range.len, libc::MLOCK_ONFAULT) } as i32)
-    });
+    let locked = injected().and_then(|()| check(system::lock(range)));
     // The kernel goes from mapping to mapping here, too, and may have locked some of them.
     locked.map(drop).inspect_err(|_| unlock(range))
 }
@@ -238,7 +211,7 @@ pub(super) fn residency(range: Range, pages: &mut [u8]) -> io::Result<()> {
     assert!(range.len <= pages.len() * page());
     // SAFETY: the call writes a byte for each page of the range, for which there is room. It reads no memory, and
     // refuses a range that is not mapped.
-    check(unsafe { libc::mincore(range.start as *mut _, range.len, pages.as_mut_ptr()) }).map(drop)
+    check(unsafe { libc::mincore(range.start as *mut _, range.len, pages.as_mut_ptr().cast()) }).map(drop)
 }
 
 /// Whether a call failed because this process cannot have what it asked for, now or later, and not for want of memory.
@@ -251,25 +224,6 @@ pub(super) fn is_unavailable(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::ENOMEM | libc::EAGAIN | libc::EINTR | libc::ENOBUFS)
     )
-}
-
-/// How many mappings a process may have: `vm.max_map_count`, or its default where it cannot be read.
-pub(super) fn max_mappings() -> usize {
-    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count");
-    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(65_530)
-}
-
-/// How many mappings this process has, or `None` where that cannot be read. It takes about 1 ms for 5,000 mappings.
-pub(super) fn count_mappings() -> Option<usize> {
-    let mut maps = std::fs::File::open("/proc/self/maps").ok()?;
-    let mut buffer = vec![0; 64 << 10];
-    let mut lines = 0;
-    loop {
-        match maps.read(&mut buffer).ok()? {
-            0 => return Some(lines),
-            bytes => lines += buffer[..bytes].iter().filter(|&&byte| byte == b'\n').count(),
-        }
-    }
 }
 
 /// The error, with `what` failed and what the reader can do about it.
@@ -335,9 +289,9 @@ pub(crate) mod fault {
         GUARD_ADVICE_FAILS.set(error);
     }
 
-    pub(super) fn refused(advice: i32) -> io::Result<()> {
+    pub(super) fn refused(advice: super::Advice) -> io::Result<()> {
         match GUARD_ADVICE_FAILS.get() {
-            Some(error) if advice == super::GUARD_INSTALL => Err(io::Error::from_raw_os_error(error)),
+            Some(error) if advice == super::Advice::GuardInstall => Err(io::Error::from_raw_os_error(error)),
             _ => Ok(()),
         }
     }

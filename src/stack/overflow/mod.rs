@@ -21,7 +21,7 @@ use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::Ordering;
 
 use corosensei::stack::StackPointer;
 use parking_lot::Mutex;
@@ -31,6 +31,16 @@ use super::header::StackHeader;
 use super::memory::{self, Range, page};
 use super::slab::{self, Slab};
 use crate::sys::check;
+
+#[cfg(not(asyncjob_portable))]
+mod linux;
+#[cfg(asyncjob_portable)]
+mod portable;
+
+#[cfg(not(asyncjob_portable))]
+use linux as system;
+#[cfg(asyncjob_portable)]
+use portable as system;
 
 /// Installs a handler for `SIGSEGV` and `SIGBUS` that names the job whose stack has overflowed. It is process-wide.
 ///
@@ -97,13 +107,13 @@ fn current_action(signal: c_int) -> libc::sigaction {
 unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel hands a valid `info` to a handler with SA_SIGINFO.
     let fault = unsafe { &*info };
-    // Positive codes are faults. With any other code a process has sent the signal, and the address means nothing.
-    if fault.si_code > 0 {
+    // With any other code a process has sent the signal, and the address means nothing.
+    if system::is_fault(fault.si_code) {
         // SAFETY: the signal is a fault, which has an address.
         let address = unsafe { fault.si_addr() } as usize;
         if let Some(hit) = Hit::at(address) {
             // SAFETY: the kernel hands a valid `context` to a handler with SA_SIGINFO.
-            report(&hit, unsafe { stack_pointer(context) });
+            report(&hit, unsafe { system::stack_pointer(context) });
             die_by(signal);
             return;
         }
@@ -123,9 +133,8 @@ unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context
 /// Prints the report, on a stack of its own. The alternate stack of a thread of std has 8 KiB, and the kernel needs
 /// half of it for the registers of a large processor.
 fn report(hit: &Hit, stack_pointer: usize) {
-    static REPORTER: AtomicI32 = AtomicI32::new(0);
-    // SAFETY: the call returns a number and does nothing else.
-    let myself = unsafe { libc::gettid() };
+    static REPORTER: system::AtomicThreadId = system::AtomicThreadId::new(0);
+    let myself = system::thread_id();
     match REPORTER.compare_exchange(0, myself, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
             if let Some(memory) = REPORT_STACK.get() {
@@ -247,7 +256,7 @@ impl Hit {
             text,
             "has overflowed its stack of {size} bytes (thread \"{}\"). Other jobs on stacks of this size have used at \
              most {} bytes. Give it a larger StackSize.{}",
-            ThreadName::current(),
+            Name(&system::thread_name()),
             self.deepest_peer(),
             guide_page!("stack-size"),
         )
@@ -270,20 +279,6 @@ impl Hit {
 
 /// How many stacks a report looks at. It bounds the time that a dying process takes.
 const MAX_PEERS: usize = 4096;
-
-/// The stack pointer at the fault.
-///
-/// # Safety
-///
-/// `context` must be what the kernel has handed to a handler with SA_SIGINFO.
-unsafe fn stack_pointer(context: *mut c_void) -> usize {
-    // SAFETY: the caller's promise.
-    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
-    #[cfg(target_arch = "x86_64")]
-    return context.uc_mcontext.gregs[libc::REG_RSP as usize] as usize;
-    #[cfg(target_arch = "aarch64")]
-    return context.uc_mcontext.sp as usize;
-}
 
 /// A message of bounded length, on the stack of the report.
 struct Text {
@@ -319,19 +314,10 @@ impl Write for Text {
     }
 }
 
-/// The name of a thread, as the kernel knows it.
-struct ThreadName([u8; 16]);
+/// The name of a thread, with zeros after it.
+struct Name<'a>(&'a [u8]);
 
-impl ThreadName {
-    fn current() -> Self {
-        let mut name = [0; 16];
-        // SAFETY: PR_GET_NAME writes at most 16 bytes, with a 0 at the end.
-        unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
-        Self(name)
-    }
-}
-
-impl fmt::Display for ThreadName {
+impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let len = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
         f.write_str(std::str::from_utf8(&self.0[..len]).unwrap_or("?"))
@@ -402,9 +388,7 @@ fn alternate_stack() -> libc::stack_t {
 ///
 /// Returns `None` when there is no memory. An overflow then kills the process without a message.
 fn make_alternate_stack() -> Option<Range> {
-    // SAFETY: the call reads a constant of the process.
-    let frame = unsafe { libc::getauxval(AT_MINSIGSTKSZ) } as usize;
-    let size = (frame + (32 << 10)).next_multiple_of(page());
+    let size = (system::signal_frame_size() + (32 << 10)).next_multiple_of(page());
     let mapping = Range {
         start: memory::map(page() + size).ok()?,
         len: page() + size,
@@ -425,6 +409,3 @@ fn make_alternate_stack() -> Option<Range> {
     }
     Some(mapping)
 }
-
-/// The entry of `getauxval(3)` with the size of the frame that the kernel writes. From `linux/auxvec.h`.
-const AT_MINSIGSTKSZ: libc::c_ulong = 51;

@@ -66,6 +66,7 @@
 //! | May my server fork its workers? | [fork] |
 //! | What do OpenSSL's functions correspond to in Rust? | [from-c] |
 //! | My server hangs. What now? | [hang] |
+//! | What do my jobs do, in numbers? | [numbers] |
 //! | Which job ran when, and what kept the others? | [timeline] |
 //! | What do the benchmark's numbers mean for me? | [benchmark] |
 //!
@@ -82,6 +83,7 @@
 //! [fork]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/fork.md
 //! [from-c]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/from-c.md
 //! [hang]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/hang.md
+//! [numbers]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/numbers.md
 //! [timeline]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/timeline.md
 //! [benchmark]: https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/benchmark.md
 //!
@@ -121,6 +123,7 @@
 //! | feature | adds |
 //! |---|---|
 //! | `insight` | the module `insight`: every job of the process with its stack, on one page, as text or JSON |
+//! | `metrics` | `insight::Numbers::export`: counts, queues and times through the facade of the crate `metrics` |
 //! | `tracing` | `hooks::Spans`: each job has a span of `tracing`, with its waits as events; its spans and its subscriber travel with it |
 //! | `sanitizer` | tells AddressSanitizer of each switch, in a build with `-Zsanitizer=address` |
 //!
@@ -244,6 +247,9 @@ mod guide_programs {
     struct Jobs;
     #[doc = include_str!("../docs/guide/stack-size.md")]
     struct StackSize;
+    #[cfg(feature = "insight")]
+    #[doc = include_str!("../docs/guide/numbers.md")]
+    struct Numbers;
     #[cfg(feature = "insight")]
     #[doc = include_str!("../docs/guide/timeline.md")]
     struct Timeline;

@@ -671,8 +671,10 @@ fn a_flood_of_connections_leaves_no_memory_behind() {
     };
     let after: Vec<u64> = (0..rounds).map(|_| flood()).collect();
     let last = after[after.len() - 1];
+    // With `insight` the server keeps the last 10,000 runs, for its timeline.
+    let of_timeline = if cfg!(feature = "insight") { 8 << 10 } else { 0 };
     assert!(
-        last < after_first + after_first / 8,
+        last < after_first + after_first / 8 + of_timeline,
         "{after_first} KiB, then {after:?}"
     );
     let stats = witness.stats();

@@ -28,6 +28,8 @@
 //! [`JobFuture`]: crate::job_future::JobFuture
 
 mod drawing;
+#[cfg(feature = "metrics")]
+mod export;
 mod fork;
 mod gauges;
 mod hogs;

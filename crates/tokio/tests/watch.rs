@@ -461,6 +461,36 @@ fn aborting_the_handle_cancels_the_job() {
     });
 }
 
+/// The guide (cancel.md) says so: the handle is tokio's.
+#[test]
+fn a_job_goes_on_when_the_handle_of_spawn_local_is_dropped() {
+    on_one_thread(async {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let (asked, question) = tokio::sync::oneshot::channel();
+        drop(spawn_local(move || reply.send(await_future(question).is_ok())));
+        many_turns().await;
+        asked.send(()).expect("the job waits for it");
+        assert_eq!(answer.await, Ok(true));
+    });
+}
+
+/// The guide (cancel.md) says so.
+#[test]
+fn a_timeout_around_the_future_of_a_job_cancels_the_job() {
+    on_a_paused_clock(async {
+        let seen = Rc::new(Cell::new(None));
+        let sees = Rc::clone(&seen);
+        let limited = job(move || sees.set(Some(await_future(std::future::pending::<()>()))));
+        let late = tokio::time::timeout(Duration::from_secs(1), limited).await;
+        assert!(late.is_err());
+        let error = seen.take().expect("the job has ended").unwrap_err();
+        assert!(
+            matches!(error, AwaitError::Interrupted(Interrupted::Cancelled)),
+            "{error}"
+        );
+    });
+}
+
 #[test]
 fn a_panic_is_the_panic_of_the_task() {
     on_one_thread(async {

@@ -7,7 +7,8 @@
 //! | the job itself: it is to end, or its deadline has passed | [`Interrupted`], [`Cancelled`] |
 //! | the programmer: misuse | a compile error, an error that names the right call, or a panic under `# Panics` |
 //!
-//! Every error is `Send + Sync + 'static`. An error does not print what it gives as its `source`.
+//! Every error is `Send + Sync + 'static`. An error does not print what it gives as its `source`. Its `Debug`, which
+//! `unwrap` prints, is its variant, its sentence and its source.
 //!
 //! Every error enum, and every struct of figures, is `#[non_exhaustive]`. An enum that a caller has to handle in full
 //! is not: `Step`, `Wants`, `Status`, `Interest`, `JobState`.
@@ -85,7 +86,7 @@ impl From<Interrupted> for io::Error {
 ///
 /// Code that also runs outside jobs waits with [`pause_until`](crate::waiting::pause_until), which blocks the thread
 /// where it cannot pause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PauseError {
     /// The job is to end. Later pauses of the job fail in the same way.
@@ -129,6 +130,8 @@ impl fmt::Display for PauseError {
     }
 }
 
+debug_with_sentence!(PauseError: Cancelled, NotInJob, Blocked, Panicking, OffStack);
+
 impl Error for PauseError {}
 
 impl From<PauseError> for io::Error {
@@ -143,7 +146,7 @@ impl From<PauseError> for io::Error {
 /// The job was cancelled and did not end within a thousand pauses. Its stack is quarantined.
 ///
 /// See [`Job::cancel`](crate::Job::cancel).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Quarantined;
 
 impl fmt::Display for Quarantined {
@@ -155,11 +158,16 @@ impl fmt::Display for Quarantined {
     }
 }
 
+impl fmt::Debug for Quarantined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Quarantined: {self}")
+    }
+}
+
 impl Error for Quarantined {}
 
 /// Why [`await_future`](crate::waiting::await_future) has no output. The future was dropped, unless it was awaited by
 /// reference.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum AwaitError {
     /// The code runs outside a job.
@@ -195,6 +203,8 @@ impl fmt::Display for AwaitError {
 /// The text of [`AwaitError::NoWaker`] and of the errors of the same name.
 pub(crate) const NO_WAKER: &str = "the process has no fd left for an eventfd to wake the job with: \
     raise RLIMIT_NOFILE (ulimit -n)";
+
+debug_with_sentence!(AwaitError: NotInJob, CannotPause, Interrupted, NoWaker);
 
 impl Error for AwaitError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
@@ -303,7 +313,6 @@ pub struct StartError<F, B = ()> {
 }
 
 /// Why a job was not started.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum StartErrorKind {
     /// The limit of this thread's pool is reached. Finish a paused job, and start again
@@ -337,6 +346,8 @@ impl fmt::Display for StartErrorKind {
     }
 }
 
+debug_with_sentence!(StartErrorKind: NoJobs, NoStack);
+
 impl Error for StartErrorKind {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
@@ -366,7 +377,7 @@ pub struct SpawnError<F, B = ()> {
 }
 
 /// Why a job was not spawned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpawnErrorKind {
     /// The limit of jobs is reached. Spawn again when a job has ended:
@@ -407,6 +418,8 @@ impl fmt::Display for SpawnErrorKind {
         }
     }
 }
+
+debug_with_sentence!(SpawnErrorKind: Full, ShuttingDown, WaitCtxInUse, NoScheduler, Forked);
 
 impl Error for SpawnErrorKind {}
 

@@ -380,7 +380,6 @@ enum NextStep {
 }
 
 /// Why a [`JobFuture`] has no value.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum JobError {
     /// The system has no memory for another stack.
@@ -411,6 +410,8 @@ impl fmt::Display for JobError {
         }
     }
 }
+
+debug_with_sentence!(JobError: NoStack, EngineFailed, Unwatched, WaitCtxInUse, Await);
 
 impl std::error::Error for JobError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {

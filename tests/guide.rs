@@ -120,5 +120,12 @@ fn an_error_of_misuse_ends_with_the_address_of_the_page_that_helps() {
     for (error, page) in errors {
         let (text, end) = (error.to_string(), format!(" [{}]", address(page)));
         assert!(text.ends_with(&end), "{text:?} does not end with {end:?}");
+        // What `unwrap` prints, and a `main` that returns an error.
+        let (debug, source) = (format!("{error:?}"), error.source());
+        let (variant, rest) = debug.split_once(": ").expect("the variant, then the sentence");
+        assert!(variant.chars().all(char::is_alphabetic), "{debug}");
+        let source = source.map(|source| format!(": {source:?}")).unwrap_or_default();
+        assert_eq!(rest, text + &source);
     }
+    assert!(format!("{:?}", PauseError::NotInJob).starts_with("NotInJob: pause_job was called outside"));
 }

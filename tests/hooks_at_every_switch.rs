@@ -180,7 +180,7 @@ fn a_panic_in_enter_at_a_resume_cancels_the_job() {
     let job = still_paused(started.unwrap());
     let resumed = catch_unwind(AssertUnwindSafe(|| job.resume()));
     assert_eq!(resumed.unwrap_err().downcast_ref(), Some(&"in enter"));
-    assert_eq!(log.take(), ["Err(Cancelled)"]);
+    assert_eq!(log.take(), ["Err(Cancelled: the job was cancelled: return from it)"]);
     assert_eq!((by_hand::in_use(), current_job_id()), (0, None));
 }
 
@@ -465,7 +465,7 @@ fn a_panic_in_pausing_leaves_and_cancels() {
             .start(move || inside.say(format!("{:?}", pause_job())))
     }));
     assert!(started.is_err());
-    assert_eq!(log.take(), ["Err(Cancelled)"]);
+    assert_eq!(log.take(), ["Err(Cancelled: the job was cancelled: return from it)"]);
     calls.expect(2, 2);
     assert_eq!(in_use(), before);
 }

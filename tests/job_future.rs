@@ -245,7 +245,7 @@ fn a_future_dropped_while_its_job_is_paused_cancels_it_and_leaks_nothing() {
     assert_eq!(drops.get(), 3, "destructors on the job's stack ran");
     assert_eq!(
         *ends.borrow(),
-        ["Err(Interrupted(Cancelled))"; 3],
+        ["Err(Interrupted: the job was cancelled: return from it)"; 3],
         "and the job's code saw the error"
     );
     assert!(

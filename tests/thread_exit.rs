@@ -58,7 +58,10 @@ fn a_job_in_a_thread_local_ends_when_its_thread_exits() {
         })
         .join()
         .unwrap();
-        assert_eq!(receiver.try_recv().unwrap(), "Err(Cancelled), 1 in use");
+        assert_eq!(
+            receiver.try_recv().unwrap(),
+            "Err(Cancelled: the job was cancelled: return from it), 1 in use"
+        );
         assert!(receiver.recv().is_err(), "the closure was dropped");
     }
 }
@@ -91,7 +94,10 @@ fn jobs_may_start_while_the_thread_exits() {
         let events: Vec<_> = receiver.iter().collect();
         assert_eq!(
             events,
-            ["Err(Cancelled), 1 in use", "2 0 0 None"],
+            [
+                "Err(Cancelled: the job was cancelled: return from it), 1 in use",
+                "2 0 0 None"
+            ],
             "the thread-local is used before the pool: {before_the_pool}"
         );
     }

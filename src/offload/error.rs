@@ -9,7 +9,6 @@ use crate::returned::Returned;
 use crate::sys::{FORKED, forked};
 
 /// Why [`Offload::run`](super::Offload::run) has no value.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum OffloadError {
     /// The closure panicked. [`Panic::resume`] goes on panicking here. The thread of the pool lives on.
@@ -51,6 +50,8 @@ impl fmt::Display for OffloadError {
         }
     }
 }
+
+debug_with_sentence!(OffloadError: Panicked, NotInJob, CannotPause, Interrupted, ShutDown, Forked, NoWaker);
 
 impl Error for OffloadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
@@ -119,14 +120,7 @@ impl<F> fmt::Display for TryRunError<F> {
     }
 }
 
-impl<F> fmt::Debug for TryRunError<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TryRunError::Full(_) => f.write_str("Full"),
-            TryRunError::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
-        }
-    }
-}
+debug_with_sentence!(TryRunError<F>: Full, Failed);
 
 impl<F> Error for TryRunError<F> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {

@@ -169,7 +169,7 @@ const LARGEST_GUARD: usize = 1 << 30;
 const _: () = assert!(LARGEST_GUARD <= u32::MAX as usize, "a Spec holds a guard in 32 bits");
 
 /// Why a pool was not set up or not cleaned up. Nothing has changed then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PoolError {
     /// More stacks were to be made in advance than the limit allows ([S11](crate::docs::openssl_behaviour#s11)).
@@ -206,6 +206,8 @@ impl fmt::Display for PoolError {
         }
     }
 }
+
+debug_with_sentence!(PoolError: PrecreateAboveLimit, GuardOutOfRange, InsideJob);
 
 impl std::error::Error for PoolError {}
 

@@ -23,7 +23,6 @@ use crate::sync::{Closed, OneshotSlot};
 use crate::sys::{Process, forked};
 
 /// Why a job has no result.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum JoinError {
     /// The job panicked, or one of its hooks did.
@@ -66,6 +65,10 @@ impl fmt::Display for JoinError {
         }
     }
 }
+
+debug_with_sentence!(
+    JoinError: Panicked, Cancelled, EngineFailed, Quarantined, NoStack, Interrupted, NoWaker, Scheduler
+);
 
 impl std::error::Error for JoinError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {

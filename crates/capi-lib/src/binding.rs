@@ -1,6 +1,6 @@
 //! Whether OpenSSL, and the engines and providers in this process, reach the functions of this library.
 
-use asyncjob::guide_page;
+use asyncjob::{debug_with_sentence, guide_page};
 use std::error::Error;
 use std::ffi::{CStr, c_void};
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::thread::{self, OUR_EXPORTS};
 use crate::wait_ctx;
 
 /// Why C code in this process does not reach the functions of this library: see [`check`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotBound {
     /// A call of this function by C code does not reach this library.
@@ -92,6 +92,8 @@ impl fmt::Display for NotBound {
         }
     }
 }
+
+debug_with_sentence!(NotBound: NotExported, NoLibcrypto, Static);
 
 impl Error for NotBound {}
 

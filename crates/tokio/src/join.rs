@@ -8,8 +8,8 @@ use std::sync::Weak;
 use std::task::{Context, Poll};
 
 use asyncjob::Panic;
-use asyncjob::guide_page;
 use asyncjob::job_future::JobError;
+use asyncjob::{debug_with_sentence, guide_page};
 use tokio::sync::{Notify, oneshot};
 
 /// The result of work on [`Workers`](crate::Workers), when it is there: a future, for any runtime.
@@ -25,7 +25,6 @@ pub struct JoinHandle<T> {
 }
 
 /// Why work on [`Workers`](crate::Workers) has no result.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum JoinError {
     /// The job had no result.
@@ -109,6 +108,8 @@ impl fmt::Display for JoinError {
         }
     }
 }
+
+debug_with_sentence!(JoinError: Job, Panicked, Cancelled, WorkersEnded);
 
 impl std::error::Error for JoinError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {

@@ -1,6 +1,6 @@
 //! What can go wrong with a key in a token.
 
-use asyncjob::guide_page;
+use asyncjob::{debug_with_sentence, guide_page};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -9,7 +9,6 @@ use cryptoki::error::Error as TokenError;
 use super::UriError;
 
 /// A key in a token that cannot be opened, or cannot sign. The text says what was looked for, and what to do.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum KeyError {
     /// The PKCS#11 URI cannot be used.
@@ -164,6 +163,11 @@ impl KeyError {
         }
     }
 }
+
+debug_with_sentence!(
+    KeyError: Uri, NoToken, ManyTokens, NoKey, ManyKeys, NoPublicKey, WrongPair, NotSupported, NoPin, PinSource,
+    PinRefused, LoginsStopped, PinLocked, PinFinalTry, NoSession, Token
+);
 
 impl std::error::Error for KeyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {

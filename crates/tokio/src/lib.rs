@@ -99,10 +99,12 @@ mod raw;
 mod watch;
 mod workers;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Context;
 
 use asyncjob::job_future::{JobError, JobFuture};
+use asyncjob::{Panic, guide_page};
 pub use handle::Handle;
 pub use hangup::hangup;
 pub use join::{JoinError, JoinHandle};
@@ -115,7 +117,8 @@ pub use workers::{Workers, WorkersBuilder};
 ///
 /// # Panics
 ///
-/// Outside a `LocalSet`, as tokio's.
+/// Outside a `LocalSet`, and so in a task of `tokio::spawn`, which may move to another thread. The message says what to
+/// use there: [`Workers`].
 ///
 /// ```
 /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -132,8 +135,20 @@ pub use workers::{Workers, WorkersBuilder};
 /// ```
 ///
 /// [`tokio::task::spawn_local`]: https://docs.rs/tokio/latest/tokio/task/fn.spawn_local.html
+#[track_caller]
 pub fn spawn_local<T: 'static>(f: impl FnOnce() -> T + 'static) -> tokio::task::JoinHandle<Result<T, JobError>> {
-    tokio::task::spawn_local(job(f))
+    let job = job(f);
+    // tokio has no call that asks whether there is a `LocalSet`. Its panic names neither the caller nor a way out.
+    match catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_local(job))) {
+        Ok(handle) => handle,
+        Err(panic) => panic!(
+            "asyncjob_tokio::spawn_local was called where no LocalSet runs, as in a task of tokio::spawn: use \
+             asyncjob_tokio::Workers there, or call it inside LocalSet::run_until or LocalSet::block_on (tokio says: \
+             {}){}",
+            Panic::from(panic).message(),
+            guide_page!("tokio")
+        ),
+    }
 }
 
 /// A future that runs `f` as a job. tokio watches what the job waits for. See [`JobFuture`].

@@ -334,3 +334,31 @@ fn an_io_error_keeps_the_type_of_the_error() {
 fn inner<E: std::error::Error + 'static>(error: &io::Error) -> &E {
     error.get_ref().and_then(|error| error.downcast_ref()).unwrap()
 }
+
+/// A task of `tokio::spawn` may move between threads, so no job can be spawned beside it. The compiler cannot tell.
+#[test]
+fn spawn_local_outside_a_local_set_says_at_its_caller_what_to_use() {
+    let _watchdog = Watchdog::new();
+    let (before, (place, seen)) = (std::panic::take_hook(), mpsc::channel());
+    std::panic::set_hook(Box::new(move |panic| {
+        let at = panic.location().expect("std always knows").file().to_owned();
+        if panic.to_string().contains("asyncjob_tokio::spawn_local was called") {
+            let _ = place.send(at);
+        }
+        before(panic);
+    }));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .unwrap();
+    let task = runtime.spawn(async { drop(asyncjob_tokio::spawn_local(|| ())) });
+    let panic = Panic::from(runtime.block_on(task).unwrap_err().into_panic());
+    let text = panic.message();
+    assert!(
+        text.starts_with("asyncjob_tokio::spawn_local was called where no LocalSet runs"),
+        "{text}"
+    );
+    assert!(text.contains("asyncjob_tokio::Workers"), "{text}");
+    assert!(text.ends_with("/docs/guide/tokio.md]"), "{text}");
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), [file!()]);
+}

@@ -233,8 +233,6 @@ mod guide_programs {
     struct Bound;
     #[doc = include_str!("../docs/guide/cancel.md")]
     struct Cancel;
-    #[doc = include_str!("../docs/guide/embed.md")]
-    struct Embed;
     #[doc = include_str!("../docs/guide/engine.md")]
     struct Engine;
     #[doc = include_str!("../docs/guide/fork.md")]

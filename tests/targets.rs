@@ -9,9 +9,14 @@ use std::path::Path;
 mod build;
 
 /// A target in the words of Cargo, and what the README says of it.
-const TARGETS: [(&str, [&str; 3], &str); 11] = [
+const TARGETS: [(&str, [&str; 3], &str); 12] = [
     ("x86_64-unknown-linux-gnu", ["linux", "x86_64", "64"], "supported"),
     ("aarch64-unknown-linux-gnu", ["linux", "aarch64", "64"], "supported"),
+    (
+        "x86_64-unknown-linux-musl",
+        ["linux", "x86_64", "64"],
+        "builds, not run by us",
+    ),
     ("riscv64gc-unknown-linux-gnu", ["linux", "riscv64", "64"], "refused"),
     ("i686-unknown-linux-gnu", ["linux", "x86", "32"], "refused"),
     ("armv7-unknown-linux-gnueabihf", ["linux", "arm", "32"], "refused"),

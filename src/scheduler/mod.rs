@@ -399,8 +399,9 @@ impl Inner {
 }
 
 impl AsFd for Scheduler {
-    /// The fd is readable when [`turn`](Scheduler::turn) has something to do, except for deadlines: see
-    /// [`next_deadline`](Scheduler::next_deadline).
+    /// The fd is readable when there is something new for [`turn`](Scheduler::turn), except for deadlines: see
+    /// [`next_deadline`](Scheduler::next_deadline). Jobs that a turn has left to the next one need not make it
+    /// readable, so take turns until [`Turn::ready`] is 0 before you poll it.
     fn as_fd(&self) -> BorrowedFd<'_> {
         let inner = &self.inner;
         let for_host = || inner.core.borrow_mut().fd_for_host();

@@ -224,3 +224,8 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/guide/tokio.md")]
 struct Guide;
+
+/// This page has a loop around mio, which the tests of this crate use.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide/embed.md")]
+struct Embed;

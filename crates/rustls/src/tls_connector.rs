@@ -39,6 +39,8 @@ use crate::handshake::{self, Begun, Handshake};
 /// ```
 ///
 /// A client with a pool makes its connects itself: see `PinnedConnectorLayer` (feature `tower`).
+///
+/// [`tokio_rustls::TlsConnector`]: https://docs.rs/tokio-rustls/0.26/tokio_rustls/struct.TlsConnector.html
 #[derive(Clone)]
 pub struct TlsConnector {
     config: Arc<ClientConfig>,

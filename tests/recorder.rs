@@ -826,3 +826,32 @@ fn jobs_of_different_times_share_a_row() {
     assert_eq!(rows.collect::<Vec<_>>(), ["long", "2", "beside"], "{svg}");
     drop((third, lonely));
 }
+
+/// The run that is too long may be the last one of a poll, too.
+#[test]
+fn a_job_that_computes_and_polls_is_named_for_both() {
+    let _watchdog = Watchdog::new();
+    let (send, reported) = std::sync::mpsc::channel();
+    let also = send.clone();
+    let recorder = Recorder::builder()
+        .hog(Duration::from_millis(500), move |hog| send.send(hog.kind).unwrap())
+        .busy_poll(Duration::from_millis(500), move |hog| also.send(hog.kind).unwrap())
+        .build();
+    let step = JobBuilder::new().hooks(recorder.job("both")).start(|| {
+        (0..99).for_each(|_| pause_job().unwrap());
+        thread::sleep(Duration::from_millis(500)); // computes, and then pauses for the hundredth time
+        pause_job().unwrap();
+    });
+    let Ok(Step::Paused(mut job)) = step else {
+        panic!("it pauses")
+    };
+    while let Step::Paused(again) = job.resume() {
+        job = again;
+    }
+    let kinds = [reported.recv().unwrap(), reported.recv().unwrap()];
+    assert!(
+        kinds.contains(&HogKind::Ran) && kinds.contains(&HogKind::Polls),
+        "{kinds:?}"
+    );
+    assert_eq!(recorder.numbers().all.hogs, 2);
+}

@@ -22,8 +22,8 @@ use crate::wait_ctx::WaitCtx;
 #[cfg(feature = "tracing")]
 pub use spans::Spans;
 
-/// Two functions that are called around every switch into a job and out of it. Two more are called at events that a
-/// hook may want to know of.
+/// Two functions that are called around every switch into a job and out of it. Three more are called at the start, at
+/// each pause and at the end of a job, for a hook that wants to know of these.
 ///
 /// [`JobBuilder::hooks`](crate::JobBuilder::hooks) gives a job its hooks. The hooks stay on the thread of the job, so
 /// they need not be `Send`, unless the job is [submitted](crate::JobBuilder::submit_to) from another thread. A pair
@@ -40,7 +40,7 @@ pub use spans::Spans;
 /// | `enter` of a cancelled job | is [quarantined](crate::Job::quarantine) |
 /// | `pausing`, or `leave` after a pause | is cancelled, as above |
 /// | `leave` after a pause of a cancelled job | is quarantined |
-/// | `leave` after the end | has ended |
+/// | `ending`, or `leave` after the end | has ended |
 ///
 /// When the job itself has panicked, or is unwound, a panic of `leave` is reported by the panic hook and goes no
 /// further.
@@ -114,6 +114,7 @@ pub struct HookedJob<'a> {
 /// What a hook of `insight` asks of its job, while that does not run.
 #[cfg(feature = "insight")]
 pub(crate) trait LookAtJob {
+    /// Whether the job was cancelled.
     fn is_cancelled(&self) -> bool;
     /// How many bytes of its stack the job has used: see [`Job::high_water`](crate::Job::high_water). One system call.
     fn high_water(&self) -> usize;

@@ -89,7 +89,7 @@ pub(super) struct Found {
 }
 
 /// The stack of a hog.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) enum Copied {
     #[default]
     Nothing,

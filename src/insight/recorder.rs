@@ -632,7 +632,6 @@ impl SwitchHooks for Recorded {
 
     fn pausing(&mut self, job: HookedJob<'_>) {
         let shared = &self.recorder.0;
-        self.is_cancelled |= job.look.is_cancelled();
         self.waits_for = shared.waits_for(job.wait_ctx);
         if shared.kept_runs > 0 {
             self.pause = Some(self.kinds.pause(job.wait_ctx));
@@ -641,7 +640,8 @@ impl SwitchHooks for Recorded {
         let ran = now.saturating_duration_since(self.began);
         let is_too_long = shared.hog.as_ref().is_some_and(|(threshold, _)| ran >= *threshold);
         self.polled = self.polls(self.began, now);
-        if is_too_long || self.polled.is_some() {
+        let is_new_hog = is_too_long && !self.is_hog;
+        if is_new_hog || self.polled.is_some() {
             let stack = job.look.copy_stack(READ);
             self.stack = stack.map_or(Copied::Nothing, |(pointer, bytes)| Copied::Paused(pointer, bytes));
         }
@@ -649,7 +649,7 @@ impl SwitchHooks for Recorded {
 
     fn ending(&mut self, job: HookedJob<'_>) {
         self.has_ended = true;
-        self.is_cancelled |= job.look.is_cancelled();
+        self.is_cancelled = job.look.is_cancelled();
         if self.recorder.0.high_water {
             self.high_water = job.look.high_water();
         }
@@ -689,10 +689,11 @@ impl SwitchHooks for Recorded {
             });
         }
         drop(records);
+        if let Some(polls) = polls {
+            self.report(shard, HogKind::Polls, polls, stack.clone());
+        }
         if is_new_hog {
             self.report(shard, HogKind::Ran, ran, stack);
-        } else if let Some(polls) = polls {
-            self.report(shard, HogKind::Polls, polls, stack);
         }
         self.is_hog = was_hog || is_new_hog;
     }
@@ -715,7 +716,7 @@ impl Drop for Recorded {
             State::New => counts.never_started += 1,
             State::Started(..) => {
                 counts.ended += 1;
-                counts.cancelled += u64::from(self.is_cancelled && self.has_ended);
+                counts.cancelled += u64::from(self.is_cancelled);
                 counts.quarantined += u64::from(!self.has_ended);
             }
         }

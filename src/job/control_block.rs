@@ -573,7 +573,7 @@ impl<T> Running<T> {
             _not_send: PhantomData,
         }));
         // SAFETY: the guard that entered is forgotten, and this one takes its place for one call.
-        unsafe { ManuallyDrop::new(Running { block }).leave_paused() };
+        unsafe { ManuallyDrop::new(Running { block }).leave(hooks::pause) };
         let mut hooked = ManuallyDrop::new(hooked);
         // SAFETY: `hooked` is not used after this, and not dropped.
         unsafe { ManuallyDrop::take(&mut hooked.0) }
@@ -597,7 +597,7 @@ impl<T> Running<T> {
         }
         let ended = Finish(ManuallyDrop::new(self));
         // SAFETY: the coroutine is not resumed after this.
-        unsafe { ended.0.leave_ended() };
+        unsafe { ended.0.leave(hooks::end) };
     }
 
     /// Gives the stack of a job that has ended back to the pool. The guard dangles after this call.
@@ -615,52 +615,21 @@ impl<T> Running<T> {
         unsafe { ControlBlock::release(self.block.cast(), pool::give) };
     }
 
-    /// Makes the job that was current before this one current again.
+    /// Makes the job that was current before this one current again, and lets `last` call the hooks: [`hooks::pause`]
+    /// or [`hooks::end`] says why the job leaves.
     ///
     /// # Safety
     ///
     /// The caller must call this once for each guard. It must not resume the coroutine after this call: the job would
     /// take its parent for itself.
-    #[inline]
-    unsafe fn leave(&self) {
-        // SAFETY: the block exists until `finish`.
-        let control = unsafe { self.block.cast::<ControlBlock>().as_ref() };
-        CURRENT.set(control.parent.get());
-        if control.flags.get() & HOOKS != 0 {
-            // SAFETY: this is the job's guard.
-            unsafe { control.call_hooks(|hooks| hooks.leave()) };
-        }
-    }
-
-    /// As [`leave`](Self::leave), of a job that has ended.
-    ///
-    /// # Safety
-    ///
-    /// As [`leave`](Self::leave).
     #[inline(always)]
-    unsafe fn leave_ended(&self) {
+    unsafe fn leave(&self, last: fn(&mut dyn SwitchHooks, HookedJob<'_>)) {
         // SAFETY: the block exists until `finish`.
         let control = unsafe { self.block.cast::<ControlBlock>().as_ref() };
         CURRENT.set(control.parent.get());
         if control.flags.get() & HOOKS != 0 {
             // SAFETY: this is the job's guard.
-            unsafe { control.call_hooks(|hooks| hooks::end(hooks, control.hooked())) };
-        }
-    }
-
-    /// As [`leave`](Self::leave), of a job that has paused.
-    ///
-    /// # Safety
-    ///
-    /// As [`leave`](Self::leave).
-    #[inline(always)]
-    unsafe fn leave_paused(&self) {
-        // SAFETY: the block exists until `finish`.
-        let control = unsafe { self.block.cast::<ControlBlock>().as_ref() };
-        CURRENT.set(control.parent.get());
-        if control.flags.get() & HOOKS != 0 {
-            // SAFETY: this is the job's guard.
-            unsafe { control.call_hooks(|hooks| hooks::pause(hooks, control.hooked())) };
+            unsafe { control.call_hooks(|hooks| last(hooks, control.hooked())) };
         }
     }
 
@@ -714,16 +683,14 @@ impl<T> Drop for Running<T> {
     fn drop(&mut self) {
         // `done` is also true while the job runs, but this code runs outside the job.
         let has_ended = self.coroutine().done();
-        let leave = || {
-            if has_ended {
-                // SAFETY: `paused` and `finished`, which leave as well, keep a guard from being dropped. The coroutine
-                // is not resumed after this.
-                unsafe { self.leave_ended() };
-            } else {
-                // SAFETY: as above.
-                unsafe { self.leave() };
-            }
+        let last = if has_ended {
+            hooks::end
+        } else {
+            |hooks: &mut dyn SwitchHooks, _: HookedJob<'_>| hooks.leave()
         };
+        // SAFETY: `paused` and `finished`, which leave as well, keep a guard from being dropped. The coroutine is not
+        // resumed after this.
+        let leave = || unsafe { self.leave(last) };
         // While the panic of the job passes, a panic of its hook would abort the process. It ends here.
         if thread::panicking() {
             contain(leave);

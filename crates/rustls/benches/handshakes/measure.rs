@@ -12,7 +12,10 @@ use crate::machine::Usage;
 pub(crate) struct Plan {
     latencies: &'static [u64],
     outstanding: &'static [usize],
-    window: Duration,
+    pub(crate) window: Duration,
+    /// How often a job is measured beside `block_in_place`, and for how long each.
+    rounds: usize,
+    round: Duration,
 }
 
 impl Plan {
@@ -21,6 +24,8 @@ impl Plan {
             latencies: &[0, 5, 50, 1000],
             outstanding: &[20, 100, 400, 900, 2000],
             window: Duration::from_secs(2),
+            rounds: 5,
+            round: Duration::from_secs(1),
         }
     }
 
@@ -29,6 +34,8 @@ impl Plan {
             latencies: &[5],
             outstanding: &[20, 100],
             window: Duration::from_millis(500),
+            rounds: 1,
+            round: Duration::from_millis(500),
         }
     }
 
@@ -57,9 +64,45 @@ pub(crate) struct Cell {
     pub(crate) idle_resident_kib: u64,
 }
 
+/// The job mode beside `block_in_place` in one cell: the ratios of the rounds, the least first.
+pub(crate) struct Beside {
+    pub(crate) latency: Duration,
+    pub(crate) outstanding: usize,
+    /// Of the handshakes a second.
+    pub(crate) handshakes: Vec<f64>,
+    /// Of the handshakes for each second of the server's processor time.
+    pub(crate) handshakes_a_core: Vec<f64>,
+}
+
+/// Measures the two modes in turns. Every other round begins with the other mode.
+pub(crate) fn beside(plan: &Plan, latency: Duration, outstanding: usize) -> Result<Beside, Box<dyn Error>> {
+    let (mut handshakes, mut handshakes_a_core) = (Vec::new(), Vec::new());
+    for round in 0..plan.rounds {
+        let measure = |mode| cell(plan.round, mode, latency, outstanding, 0);
+        let (job, peer) = if round % 2 == 0 {
+            let job = measure(Mode::Job)?;
+            (job, measure(Mode::BlockInPlace)?)
+        } else {
+            let peer = measure(Mode::BlockInPlace)?;
+            (measure(Mode::Job)?, peer)
+        };
+        let ratio = job.handshakes_a_second / peer.handshakes_a_second;
+        handshakes.push(ratio);
+        handshakes_a_core.push(ratio * peer.cpu / job.cpu);
+    }
+    handshakes.sort_by(f64::total_cmp);
+    handshakes_a_core.sort_by(f64::total_cmp);
+    Ok(Beside {
+        latency,
+        outstanding,
+        handshakes,
+        handshakes_a_core,
+    })
+}
+
 /// Measures a cell: a closed loop if `rate` is 0, and the probe alone if `outstanding` is 0.
 pub(crate) fn cell(
-    plan: &Plan,
+    window: Duration,
     mode: Mode,
     latency: Duration,
     outstanding: usize,
@@ -67,7 +110,7 @@ pub(crate) fn cell(
 ) -> Result<Cell, Box<dyn Error>> {
     // Long enough that the closed loop is in its steady state when the window begins.
     let warm_up = Duration::from_millis(500) + 2 * latency;
-    let window = plan.window + latency;
+    let window = window + latency;
     let milliseconds = |duration: Duration| duration.as_millis().to_string();
 
     let mut server = Role::start(&["serve", mode.name(), &milliseconds(latency)])?;
@@ -120,8 +163,10 @@ pub(crate) fn at_seventy_percent(plan: &Plan, cells: &[Cell]) -> Result<Vec<Cell
         .max_by(|a, b| a.cpu.total_cmp(&b.cpu))
         .ok_or("the job mode was not measured")?;
     let rate = (0.7 * busiest.handshakes_a_second / busiest.cpu) as u32;
-    let idle = cell(plan, Mode::Job, latency, 0, 0)?;
-    let loaded = Mode::ALL.into_iter().map(|mode| cell(plan, mode, latency, 400, rate));
+    let idle = cell(plan.window, Mode::Job, latency, 0, 0)?;
+    let loaded = Mode::ALL
+        .into_iter()
+        .map(|mode| cell(plan.window, mode, latency, 400, rate));
     std::iter::once(Ok(idle)).chain(loaded).collect()
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use plotters::prelude::*;
 
 use crate::https::Mode;
-use crate::measure::Cell;
+use crate::measure::{Beside, Cell};
 
 pub(crate) const HEADER: &str = "\
 | signer ms | outstanding | mode           | handshakes/s | failed | probe p50 ms | probe p99 ms | cpu % | threads | resident MiB | virtual MiB | KiB/outstanding |
@@ -37,17 +37,17 @@ pub(crate) fn row(cell: &Cell) -> String {
 }
 
 /// Writes `handshakes.md` and `handshakes.svg` to the target directory, and prints what was not printed before.
-pub(crate) fn write(cells: &[Cell], paced: &[Cell]) -> Result<(), Box<dyn Error>> {
+pub(crate) fn write(cells: &[Cell], beside: &[Beside], paced: &[Cell]) -> Result<(), Box<dyn Error>> {
     let mut table = format!("{HEADER}\n");
     for cell in cells {
         writeln!(table, "{}", row(cell))?;
     }
-    let mut extra =
-        format!("\nAt 70% of a core (400 outstanding at most; the first row: the probe alone):\n\n{HEADER}\n");
+    let mut extra = shares(beside);
+    extra += &format!("\nAt 70% of a core (400 outstanding at most; the first row: the probe alone):\n\n{HEADER}\n");
     for cell in paced {
         writeln!(extra, "{}", row(cell))?;
     }
-    extra += &format!("\n{}", goals(cells, paced).ok_or("nothing was measured")?);
+    extra += &format!("\n{}", goals(cells, beside, paced).ok_or("nothing was measured")?);
     println!("{extra}");
     let directory = target()?;
     fs::write(directory.join("handshakes.md"), table + &extra)?;
@@ -56,15 +56,42 @@ pub(crate) fn write(cells: &[Cell], paced: &[Cell]) -> Result<(), Box<dyn Error>
     Ok(())
 }
 
-/// The figures that the goals are about.
-fn goals(cells: &[Cell], paced: &[Cell]) -> Option<String> {
-    let jobs = || cells.iter().filter(|cell| cell.mode == Mode::Job);
-    let beside = |job: &Cell| {
-        let same = |cell: &&Cell| cell.latency == job.latency && cell.outstanding == job.outstanding;
-        let peer = cells.iter().filter(same).find(|cell| cell.mode == Mode::BlockInPlace)?;
-        Some(job.handshakes_a_second / peer.handshakes_a_second)
+/// The job mode beside `block_in_place`, round by round.
+fn shares(beside: &[Beside]) -> String {
+    let mut table = String::from(
+        "\nA job's handshakes as a share of `block_in_place`'s, in turns: the median of the rounds, and the least and the \
+         most.\n\n\
+         | signer ms | outstanding | a second, % | least to most | a second of the server's processor, % | least to most |\n\
+         |----------:|------------:|------------:|--------------:|--------------------------------------:|--------------:|\n",
+    );
+    let spread = |ratios: &[f64]| match ratios {
+        [first, .., last] => format!("{:.0} to {:.0}", 100.0 * first, 100.0 * last),
+        _ => "one round".to_owned(),
     };
-    let least = jobs().filter_map(beside).fold(f64::INFINITY, f64::min);
+    for cell in beside {
+        table += &format!(
+            "| {:>9} | {:>11} | {:>11.0} | {:>13} | {:>37.0} | {:>13} |\n",
+            cell.latency.as_millis(),
+            cell.outstanding,
+            100.0 * median(&cell.handshakes),
+            spread(&cell.handshakes),
+            100.0 * median(&cell.handshakes_a_core),
+            spread(&cell.handshakes_a_core),
+        );
+    }
+    table
+}
+
+/// Of what is in order.
+fn median(ratios: &[f64]) -> f64 {
+    ratios.get(ratios.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The figures that the goals are about.
+fn goals(cells: &[Cell], beside: &[Beside], paced: &[Cell]) -> Option<String> {
+    let jobs = || cells.iter().filter(|cell| cell.mode == Mode::Job);
+    let medians = beside.iter().map(|cell| median(&cell.handshakes));
+    let least = medians.fold(f64::INFINITY, f64::min);
     let threads = jobs().map(|cell| cell.threads);
     let (few, many) = (threads.clone().min()?, threads.max()?);
     // With the longest latency all handshakes wait at the same time.
@@ -90,7 +117,7 @@ Of the job mode:
 
 - threads: {few} to {many};
 - with {outstanding} outstanding and a signer of {} ms: {count:.0} handshakes a second of {:.0} possible;
-- handshakes a second, as a share of block_in_place's: {:.0}% in the worst cell;
+- handshakes a second, as a share of block_in_place's, median of the rounds: {:.0}% in the worst cell;
 - resident memory for each of these {outstanding}: {whole:.1} KiB, and {more:.1} KiB for each one above {};
 - the probe's p99 at {:.0}% of a core: {times:.2} times its p99 alone.
 ",

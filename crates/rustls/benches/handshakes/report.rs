@@ -59,10 +59,10 @@ pub(crate) fn write(cells: &[Cell], beside: &[Beside], paced: &[Cell]) -> Result
 /// The job mode beside `block_in_place`, round by round.
 fn shares(beside: &[Beside]) -> String {
     let mut table = String::from(
-        "\nA job's handshakes as a share of `block_in_place`'s, in turns: the median of the rounds, and the least and the \
-         most.\n\n\
-         | signer ms | outstanding | a second, % | least to most | a second of the server's processor, % | least to most |\n\
-         |----------:|------------:|------------:|--------------:|--------------------------------------:|--------------:|\n",
+        "\nA job's handshakes as a share of `block_in_place`'s, in turns: the median of the rounds, the least and the \
+         most. A core-second is a second of the server's processor time.\n\n\
+         | signer ms | outstanding | a second, % | least to most | a core-second, % | least to most |\n\
+         |----------:|------------:|------------:|--------------:|-----------------:|--------------:|\n",
     );
     let spread = |ratios: &[f64]| match ratios {
         [first, .., last] => format!("{:.0} to {:.0}", 100.0 * first, 100.0 * last),
@@ -70,7 +70,7 @@ fn shares(beside: &[Beside]) -> String {
     };
     for cell in beside {
         table += &format!(
-            "| {:>9} | {:>11} | {:>11.0} | {:>13} | {:>37.0} | {:>13} |\n",
+            "| {:>9} | {:>11} | {:>11.0} | {:>13} | {:>16.0} | {:>13} |\n",
             cell.latency.as_millis(),
             cell.outstanding,
             100.0 * median(&cell.handshakes),

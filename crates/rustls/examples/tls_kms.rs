@@ -5,7 +5,8 @@
 //! cargo run -p asyncjob-rustls --example tls_kms -- --clients 100    runs 100 clients, and ends
 //!
 //!   --key ecdsa|rsa     a P-256 key, or an RSA key of 2,048 bits under TLS 1.2; default: ecdsa
-//!   --url URL           the service, which has the key `alias/tls`; default: the example starts one
+//!   --url URL           the service, which has the key `alias/tls`; default: the example starts one. Requests are
+//!                       signed with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, for AWS_REGION
 //!   --port 8443         default: 0, any port that is free
 //! ```
 //!
@@ -35,7 +36,7 @@ use std::thread;
 use std::time::Instant;
 
 use https::Mode;
-use kms::{Kms, Limits};
+use kms::{Account, Kms, Limits};
 use moto::Moto;
 use rustls::crypto::ring;
 use rustls::sign::CertifiedKey;
@@ -60,13 +61,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         .install_default()
         .map_err(|_| "the process has a provider already")?;
 
-    let moto = if option("--url", "").is_empty() {
-        Some(Moto::start(spec)?)
-    } else {
-        None
+    let (moto, url, account) = match option("--url", "") {
+        url if url.is_empty() => {
+            let moto = Moto::start(spec)?;
+            let (url, account) = (moto.endpoint(), moto.account());
+            (Some(moto), url, account)
+        }
+        url => (None, url, Account::from_environment()?),
     };
-    let url = moto.as_ref().map_or_else(|| option("--url", ""), Moto::endpoint);
-    let certified = certified(&url)?;
+    let certified = certified(&url, account)?;
     https::serve(Mode::Job, certified, port, move |address| {
         println!("https://localhost:{} (the key {spec} in {url})", address.port());
         // Ends the service with the clients: the server itself never ends.
@@ -84,10 +87,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The key in the service, with a certificate that it has signed itself.
-fn certified(url: &str) -> Result<CertifiedKey, Box<dyn Error>> {
+fn certified(url: &str, account: Account) -> Result<CertifiedKey, Box<dyn Error>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (key, public) = Kms::new(url, Limits::default())?.key(moto::KEY).await?;
+        let (key, public) = Kms::new(url, account, Limits::default())?.key(moto::KEY).await?;
         // `self_signed` is synchronous code that signs: in a job, it awaits.
         let certified = asyncjob_tokio::job(move || certificate::self_signed(Arc::new(key), &public)).await??;
         Ok(certified)

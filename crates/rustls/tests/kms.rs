@@ -7,6 +7,7 @@
 mod certificate;
 mod connections;
 #[path = "../examples/support/kms.rs"]
+#[allow(dead_code, reason = "the example uses the rest")]
 mod kms;
 #[path = "../examples/support/moto.rs"]
 mod moto;
@@ -22,12 +23,13 @@ use asyncjob::pool;
 use asyncjob_rustls::TlsAcceptor;
 use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{MOTO, missing};
+use aws_credential_types::Credentials;
 use connections::{Identity, alert, connect, of_handshake};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use kms::{Kind, Kms, KmsError, Limits};
+use kms::{Account, Kind, Kms, KmsError, Limits};
 use moto::Moto;
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::crypto::ring;
@@ -57,7 +59,7 @@ async fn set_up(
     limits: Limits,
     version: &'static SupportedProtocolVersion,
 ) -> (TlsAcceptor, TlsConnector) {
-    let (key, public) = Kms::new(&moto.endpoint(), limits)
+    let (key, public) = Kms::new(&moto.endpoint(), moto.account(), limits)
         .unwrap()
         .key(moto::KEY)
         .await
@@ -131,6 +133,31 @@ fn a_key_service_signs_for_handshakes() {
             });
         }
     }
+}
+
+/// Whoever has this secret.
+fn account(secret: &str) -> Account {
+    Account {
+        credentials: Credentials::new("AKIAIOSFODNN7EXAMPLE", secret, None, None, "test"),
+        region: "us-east-1".into(),
+    }
+}
+
+/// The service checks each request by code of AWS (`botocore`).
+#[test]
+fn a_request_with_a_wrong_signature_is_refused() {
+    if missing(&[MOTO]) {
+        return;
+    }
+    let _watchdog = Watchdog::new();
+    let moto = Moto::start("ECC_NIST_P256").unwrap();
+    on_one_thread(async {
+        let kms = Kms::new(&moto.endpoint(), account("a wrong secret"), Limits::default()).unwrap();
+        let (identity, key) = (Identity::new(), kms.signing_key(moto::KEY, Kind::P256, vec![]));
+        let (acceptor, connector) = (identity.server(key, TLS13), identity.client());
+        let error = handshake(&acceptor, &connector).await.unwrap_err();
+        assert!(causes(&error).contains("SignatureDoesNotMatch"), "{}", causes(&error));
+    });
 }
 
 #[test]
@@ -209,7 +236,7 @@ fn a_service_is_asked_for_so_many_signatures_at_a_time() {
             ..Limits::default()
         };
         let identity = Identity::new();
-        let key = Kms::new(&endpoint, limits)
+        let key = Kms::new(&endpoint, account("none"), limits)
             .unwrap()
             .signing_key("k", Kind::P256, vec![]);
         let (acceptor, connector) = (identity.server(key, TLS13), identity.client());

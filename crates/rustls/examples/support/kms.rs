@@ -1,19 +1,23 @@
 //! A private key in a key service that speaks the protocol of AWS KMS: JSON over HTTP, called by an async client.
 //!
 //! ```text
-//!   AwaitedKey::sign -> circuit -> time-out -> limit -> HTTP
-//!                       open?      of the wait and the call
+//!   AwaitedKey::sign -> circuit -> time-out -> limit -> request -> HTTP
+//!                       open?      of the wait          signed
+//!                                  and the call
 //! ```
 //!
-//! What is around the call is `tower`, and the circuit is `tower-resilience`. AWS itself wants each request to be
-//! signed (its "Signature Version 4"). Its SDK does that, in the place of [`send`]. The SDK needs a newer Rust than
-//! this crate.
+//! What is around the call is `tower`, and the circuit is `tower-resilience`. The service wants each request to be
+//! signed ("Signature Version 4"): `aws-sigv4` does that, the signer of the SDK of AWS. The whole SDK needs a newer
+//! Rust than this crate.
 
 use std::error::Error;
-use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+use std::{env, fmt};
 
 use asyncjob_rustls::AwaitedKey;
+use aws_credential_types::Credentials;
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::sign::v4::SigningParams;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::{SignatureAlgorithm, SignatureScheme};
@@ -22,9 +26,24 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_resilience_circuitbreaker::{CircuitBreakerError, CircuitBreakerLayer};
 
-/// A signed request says for which service and region it is signed. moto reads that, and checks no signature.
-pub(crate) const AUTHORIZATION: &str =
-    "AWS4-HMAC-SHA256 Credential=none/20260101/us-east-1/kms/aws4_request, SignedHeaders=host, Signature=none";
+/// Who asks the service: what each request is signed with.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) credentials: Credentials,
+    pub(crate) region: String,
+}
+
+impl Account {
+    /// From the variables that the tools of AWS read, too.
+    pub(crate) fn from_environment() -> Result<Account, Box<dyn Error>> {
+        let variable = |name| env::var(name).map_err(|error| format!("{name}: {error}"));
+        let (id, secret) = (variable("AWS_ACCESS_KEY_ID")?, variable("AWS_SECRET_ACCESS_KEY")?);
+        Ok(Account {
+            credentials: Credentials::new(id, secret, env::var("AWS_SESSION_TOKEN").ok(), None, "environment"),
+            region: variable("AWS_REGION")?,
+        })
+    }
+}
 
 /// What the service may cost.
 #[derive(Clone, Copy, Debug)]
@@ -71,11 +90,13 @@ pub(crate) enum KmsError {
 }
 
 impl Kms {
-    pub(crate) fn new(endpoint: &str, limits: Limits) -> Result<Kms, Box<dyn Error>> {
+    pub(crate) fn new(endpoint: &str, account: Account, limits: Limits) -> Result<Kms, Box<dyn Error>> {
         let (http, endpoint) = (reqwest::Client::builder().no_proxy().build()?, endpoint.to_owned());
         let limited = ServiceBuilder::new()
             .concurrency_limit(limits.outstanding)
-            .service(service_fn(move |call| send(http.clone(), endpoint.clone(), call)));
+            .service(service_fn(move |call| {
+                send(http.clone(), endpoint.clone(), account.clone(), call)
+            }));
         let circuit = CircuitBreakerLayer::builder()
             .consecutive_failures(limits.failures)
             .wait_duration_in_open(limits.pause)
@@ -128,20 +149,39 @@ impl Kms {
 }
 
 /// One request and its answer.
-async fn send(http: reqwest::Client, endpoint: String, call: Call) -> Result<Value, BoxError> {
-    let request = http
-        .post(endpoint)
-        .header("x-amz-target", format!("TrentService.{}", call.action))
-        .header("content-type", "application/x-amz-json-1.1")
-        .header("authorization", AUTHORIZATION)
-        .body(call.request.to_string());
-    let response = request.send().await?;
-    let status = response.status();
-    let answer: Value = serde_json::from_slice(&response.bytes().await?)?;
-    match status.is_success() {
-        true => Ok(answer),
-        false => Err(format!("the key service answers {status}: {answer}").into()),
+async fn send(http: reqwest::Client, endpoint: String, account: Account, call: Call) -> Result<Value, BoxError> {
+    let (target, body) = (format!("TrentService.{}", call.action), call.request.to_string());
+    let headers = [
+        ("content-type", "application/x-amz-json-1.1"),
+        ("x-amz-target", target.as_str()),
+    ];
+    let mut request = http.post(&endpoint);
+    for (name, value) in headers {
+        request = request.header(name, value);
     }
+    // The signature is about the headers, the body and the time.
+    let identity = account.credentials.into();
+    let parameters = SigningParams::builder()
+        .identity(&identity)
+        .region(&account.region)
+        .name("kms")
+        .time(SystemTime::now())
+        .settings(SigningSettings::default())
+        .build()?;
+    let body_bytes = SignableBody::Bytes(body.as_bytes());
+    let signable = SignableRequest::new("POST", &endpoint, headers.into_iter(), body_bytes)?;
+    let (instructions, _) = sign(signable, &parameters.into())?.into_parts();
+    for (name, value) in instructions.headers() {
+        request = request.header(name, value);
+    }
+    let response = request.body(body).send().await?;
+    let (status, answer) = (response.status(), response.bytes().await?);
+    if !status.is_success() {
+        // Not always JSON: a proxy in between may have answered.
+        let answer = String::from_utf8_lossy(&answer);
+        return Err(format!("the key service answers {status}: {answer}").into());
+    }
+    Ok(serde_json::from_slice(&answer)?)
 }
 
 fn bytes(answer: &Value, field: &str) -> Result<Vec<u8>, KmsError> {

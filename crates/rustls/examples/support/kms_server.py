@@ -1,19 +1,25 @@
-"""moto's server of the AWS KMS protocol, on a port of 127.0.0.1. Its keys survive a restart, as those of a service do.
+"""moto's server of the AWS KMS protocol, on a port of 127.0.0.1, with one key. It checks the signature of each request.
 
-usage: python kms_server.py DIRECTORY PORT
+usage: python kms_server.py DIRECTORY PORT KEY_SPEC KEY_ALIAS ACCESS_KEY_ID SECRET_ACCESS_KEY
 
-moto keeps nothing, and makes a new key pair for each key. Here a key pair is that of its kind (RSA, ECDSA) in the
-directory, if there is one.
+moto keeps nothing, and makes a new key pair for each key. Here the key pair is that of its kind (RSA, ECDSA) in the
+directory, if there is one: it survives a restart, as that of a service does.
 """
 
+import json
 import pathlib
 import sys
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from moto import server
+from moto import server, settings
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.iam.models import iam_backends
 from moto.kms import utils
+from moto.kms.models import kms_backends
 
-directory, port = pathlib.Path(sys.argv[1]), sys.argv[2]
+REGION = "us-east-1"
+directory = pathlib.Path(sys.argv[1])
+port, spec, alias, access_key_id, secret_access_key = sys.argv[2:]
 
 
 def keep(kind):
@@ -32,4 +38,17 @@ def keep(kind):
 
 keep(utils.ECDSAPrivateKey)
 keep(utils.RSAPrivateKey)
+kms = kms_backends[DEFAULT_ACCOUNT_ID][REGION]
+key = kms.create_key(policy=None, key_usage="SIGN_VERIFY", key_spec=spec, description="", tags=None)
+kms.create_alias(key.id, alias)
+
+# The one user, which may read the public key, and sign.
+iam = iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
+iam.create_user(REGION, "server")
+access_key = iam.create_access_key("server")
+access_key.access_key_id, access_key.secret_access_key = access_key_id, secret_access_key
+statement = {"Effect": "Allow", "Action": ["kms:GetPublicKey", "kms:Sign"], "Resource": "*"}
+iam.put_user_policy("server", "sign", json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
+
 server.main(["-H", "127.0.0.1", "-p", port])

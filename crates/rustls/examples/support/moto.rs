@@ -8,12 +8,15 @@ use std::time::Duration;
 use std::{env, fs, process, thread};
 
 use asyncjob_testing::tools::MOTO;
-use serde_json::{Value, json};
+use aws_credential_types::Credentials;
 
-use crate::kms::AUTHORIZATION;
+use crate::kms::Account;
 
 /// The name of the key in the service.
 pub(crate) const KEY: &str = "alias/tls";
+
+/// The only credentials that may ask for a signature. They are those of an example of AWS's documentation.
+const CREDENTIALS: [&str; 2] = ["AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"];
 
 /// The server. It ends when this is dropped, and its directory is removed.
 pub(crate) struct Moto {
@@ -43,6 +46,15 @@ impl Moto {
         format!("http://127.0.0.1:{}/", self.port)
     }
 
+    /// Who may ask this server for signatures.
+    pub(crate) fn account(&self) -> Account {
+        let [id, secret] = CREDENTIALS;
+        Account {
+            credentials: Credentials::new(id, secret, None, None, "moto"),
+            region: "us-east-1".into(),
+        }
+    }
+
     /// The process of the server.
     pub(crate) fn process(&self) -> Option<u32> {
         self.server.as_ref().map(Child::id)
@@ -64,17 +76,14 @@ impl Moto {
         let server = Command::new(python()?)
             .arg(script)
             .arg(&self.directory)
-            .arg(self.port.to_string())
+            .args([&self.port.to_string(), &self.spec, KEY])
+            .args(CREDENTIALS)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
         self.server = Some(server);
-        self.wait_until_it_listens()?;
-        let made = self.post("CreateKey", &json!({ "KeyUsage": "SIGN_VERIFY", "KeySpec": self.spec }))?;
-        let key = &made["KeyMetadata"]["KeyId"];
-        self.post("CreateAlias", &json!({ "AliasName": KEY, "TargetKeyId": key }))?;
-        Ok(())
+        self.wait_until_it_listens()
     }
 
     fn wait_until_it_listens(&mut self) -> Result<(), Box<dyn Error>> {
@@ -87,27 +96,6 @@ impl Moto {
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
-    }
-
-    /// A request of the program that sets the service up: it may block.
-    fn post(&self, action: &str, request: &Value) -> Result<Value, Box<dyn Error>> {
-        use std::io::{Read, Write};
-        let body = request.to_string();
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-        write!(
-            stream,
-            "POST / HTTP/1.0\r\nhost: 127.0.0.1\r\nx-amz-target: TrentService.{action}\r\n\
-             authorization: {AUTHORIZATION}\r\ncontent-type: application/x-amz-json-1.1\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or("moto has answered nothing")?;
-        match head.contains(" 200 ") {
-            true => Ok(serde_json::from_str(body)?),
-            false => Err(format!("moto answers to {action}: {answer}").into()),
-        }
     }
 }
 

@@ -30,27 +30,30 @@ const LOOK_AT_CLOCK: u32 = 8;
 const SLICE: Duration = Duration::from_micros(250);
 
 /// What is left of the budget of a job.
-#[derive(Clone, Copy)]
 struct Budget {
-    job: Option<JobId>,
-    operations: u32,
+    /// The job that counted last. With `None` the next one has a whole budget, whatever the other fields are.
+    job: Cell<Option<JobId>>,
+    operations: Cell<u32>,
     /// When the clock was looked at first.
-    since: Option<Instant>,
+    since: Cell<Option<Instant>>,
+    /// Whether a budget has run out since a driver asked last.
+    ran_out: Cell<bool>,
+    /// As `ran_out`, for the hook of a recorder.
+    #[cfg(feature = "insight")]
+    gave_way: Cell<bool>,
 }
 
-const NOTHING: Budget = Budget {
-    job: None,
-    operations: 0,
-    since: None,
-};
-
 thread_local! {
-    static BUDGET: Cell<Budget> = const { Cell::new(NOTHING) };
-    /// Whether a budget has run out since a driver asked last.
-    static RAN_OUT: Cell<bool> = const { Cell::new(false) };
-    /// As `RAN_OUT`, for the hook of a recorder.
-    #[cfg(feature = "insight")]
-    static GAVE_WAY: Cell<bool> = const { Cell::new(false) };
+    static BUDGET: Budget = const {
+        Budget {
+            job: Cell::new(None),
+            operations: Cell::new(0),
+            since: Cell::new(None),
+            ran_out: Cell::new(false),
+            #[cfg(feature = "insight")]
+            gave_way: Cell::new(false),
+        }
+    };
 }
 
 /// Counts an operation of the job that runs this code. Returns whether the job has to give way first. Outside a job
@@ -58,52 +61,51 @@ thread_local! {
 #[inline]
 pub(crate) fn spend() -> bool {
     let job = current_job_id();
-    let budget = BUDGET.get();
-    if budget.job == job && budget.operations > 0 && !budget.operations.is_multiple_of(LOOK_AT_CLOCK) {
-        BUDGET.set(Budget {
-            operations: budget.operations - 1,
-            ..budget
-        });
-        return false;
-    }
-    spend_slowly(job, budget)
+    BUDGET.with(|budget| {
+        let operations = budget.operations.get();
+        if budget.job.get() == job && operations > 0 && !operations.is_multiple_of(LOOK_AT_CLOCK) {
+            budget.operations.set(operations - 1);
+            return false;
+        }
+        budget.spend_slowly(job)
+    })
 }
 
-#[cold]
-fn spend_slowly(job: Option<JobId>, budget: Budget) -> bool {
-    if job.is_none() {
-        return false;
+impl Budget {
+    #[cold]
+    fn spend_slowly(&self, job: Option<JobId>) -> bool {
+        if job.is_none() {
+            return false;
+        }
+        if self.job.get() != job {
+            self.make_whole(job);
+            return false;
+        }
+        let now = Instant::now();
+        let since = self.since.get().unwrap_or(now);
+        if self.operations.get() == 0 || now.saturating_duration_since(since) >= SLICE {
+            self.make_whole(job);
+            self.ran_out.set(true);
+            #[cfg(feature = "insight")]
+            self.gave_way.set(true);
+            return true;
+        }
+        self.operations.set(self.operations.get() - 1);
+        self.since.set(Some(since));
+        false
     }
-    let whole = Budget {
-        job,
-        operations: OPERATIONS - 1,
-        since: None,
-    };
-    if budget.job != job {
-        BUDGET.set(whole);
-        return false;
+
+    fn make_whole(&self, job: Option<JobId>) {
+        self.job.set(job);
+        self.operations.set(OPERATIONS - 1);
+        self.since.set(None);
     }
-    let now = Instant::now();
-    let since = budget.since.unwrap_or(now);
-    if budget.operations == 0 || now.saturating_duration_since(since) >= SLICE {
-        BUDGET.set(whole);
-        RAN_OUT.set(true);
-        #[cfg(feature = "insight")]
-        GAVE_WAY.set(true);
-        return true;
-    }
-    BUDGET.set(Budget {
-        job,
-        operations: budget.operations - 1,
-        since: Some(since),
-    });
-    false
 }
 
 /// The job that runs this code has paused: its budget is whole again.
 #[inline]
 pub(crate) fn refill() {
-    BUDGET.set(NOTHING);
+    BUDGET.with(|budget| budget.job.set(None));
 }
 
 /// A driver is about to run a job. What the last job of the thread had left, and when it began, is not this one's. A
@@ -111,18 +113,18 @@ pub(crate) fn refill() {
 #[inline]
 pub(crate) fn begin() {
     if CURRENT.get().is_none() {
-        BUDGET.set(NOTHING);
+        refill();
     }
 }
 
 /// Whether the budget of a job has run out on this thread since the last call.
 #[inline]
 pub(crate) fn has_run_out() -> bool {
-    RAN_OUT.get() && RAN_OUT.replace(false)
+    BUDGET.with(|budget| budget.ran_out.get() && budget.ran_out.replace(false))
 }
 
 /// Whether a job of this thread has given way since the last call because its budget has run out.
 #[cfg(feature = "insight")]
 pub(crate) fn has_given_way() -> bool {
-    GAVE_WAY.take()
+    BUDGET.with(|budget| budget.gave_way.take())
 }

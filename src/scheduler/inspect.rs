@@ -80,7 +80,7 @@ impl Inner {
         let started = core.tasks.iter().filter_map(|(_, task)| {
             let in_state = Duration::from_nanos(now.saturating_sub(task.since));
             match &task.job {
-                Some(job) => Some(job.info(task.state, in_state)),
+                Some(job) => Some(job.info(task.state(), in_state)),
                 None => {
                     // The task of a job that runs has no handle. The chain of the running jobs of this thread has it.
                     let index = running.iter().position(|(_, ctx)| ctx.ptr_eq(&task.bound.ctx))?;

@@ -66,6 +66,7 @@ mod idle_memory;
 mod inspect;
 mod join;
 mod reactor;
+mod ready;
 mod refused;
 mod report;
 mod submit;

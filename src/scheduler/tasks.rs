@@ -1,9 +1,10 @@
 //! The jobs of one scheduler: which of them are ready, and what the others wait for.
 //!
 //! ```text
-//!   started ---- park_first --------------> Paused ---- make_ready: a wake -------> Ready
-//!      |                                      ^  |-------- wait: a ready fd ---------->  |
+//!   started ---- park_first --------------> Paused ---- add_woken: a wake --------> queued, and woken
+//!      |                                      ^  |-------- wait: a ready fd ---------->  Ready
 //!      |                                      |  |-------- fire_timers: a timer ------>  |
+//!      |                                      |  |-------- make_ready: a cancel ------>  |
 //!      |                                      |  '-------- park: Wants::Again, Poll -->  |
 //!      |                                    park                                         |
 //!      |                                      |                                          |
@@ -12,9 +13,10 @@
 //! ```
 //!
 //! A job gets a task when it pauses for the first time: most jobs of some programs never do. A ready task is in the
-//! queue of ready tasks once, because only a task that is Paused is put there. A task is found by its [`TaskId`], whose
-//! serial distinguishes it from earlier tasks at the same index. A shutdown takes the jobs out of tasks in every state,
-//! and retires these tasks.
+//! queue of ready tasks. One whose waker was called is put there without a look at it, and its state stays Paused: the
+//! latch of the waker says that it is woken. [`next_ready`](Core::next_ready) looks at both, and passes over a task
+//! that has been resumed since it was put there. A task is found by its [`TaskId`], whose serial distinguishes it from
+//! earlier tasks at the same index. A shutdown takes the jobs out of tasks in every state, and retires these tasks.
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,14 +32,15 @@ use super::cancel::CancelReason;
 use super::idle_memory::IdleMemory;
 use super::join::SpawnedJob;
 use super::reactor::{Reactor, Registration};
+use super::ready::ReadyQueue;
 use super::refused::RefusedJobs;
 use super::timer::Timers;
-use super::wake::{Inbox, TaskId};
+use super::wake::{Inbox, LocalWakes, TaskId};
 use super::{JobState, Stats};
 use crate::error::StartErrorKind;
 use crate::job::{Job, JobPlan, OwnedClosure};
 use crate::sys::{PollerFd, clock_tick};
-use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, Status, WaitFd, WakeCause, Wants};
+use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, WaitFd, WakeCause, Wants};
 
 /// How many jobs are started, and how many are resumed, before the scheduler looks at what has happened meanwhile.
 pub(super) const BATCH: usize = 64;
@@ -68,7 +71,7 @@ pub(super) struct Pending {
 /// A job that has started.
 pub(super) struct Task {
     pub(super) serial: u32,
-    pub(super) state: JobState,
+    state: JobState,
     /// The handle of the job. It is absent while the job runs.
     pub(super) job: Option<Job<()>>,
     pub(super) bound: BoundCtx,
@@ -90,6 +93,16 @@ pub(super) struct Task {
     pub(super) trimmed: Option<u64>,
 }
 
+impl Task {
+    /// The state, of which a woken task has none of its own.
+    pub(super) fn state(&self) -> JobState {
+        if self.state == JobState::Paused && self.bound.waker.is_woken() {
+            return JobState::Ready;
+        }
+        self.state
+    }
+}
+
 /// What is left of a job that has ended, for the caller to drop when the core is not borrowed: it may own what belongs
 /// to the user.
 #[allow(dead_code, reason = "what is dropped is not looked at")]
@@ -106,7 +119,7 @@ struct KnownFd {
 pub(super) struct Core {
     pub(super) tasks: Slab<Task>,
     next_serial: u32,
-    ready: VecDeque<TaskId>,
+    ready: ReadyQueue,
     pub(super) pending: VecDeque<Pending>,
     /// The jobs that there was no memory for.
     refused: RefusedJobs,
@@ -136,7 +149,7 @@ impl Core {
         Core {
             tasks: Slab::new(),
             next_serial: 0,
-            ready: VecDeque::new(),
+            ready: ReadyQueue::default(),
             pending: VecDeque::new(),
             refused: RefusedJobs::default(),
             pool_is_full: false,
@@ -331,17 +344,15 @@ impl Core {
             task.bound.ctx.woken(cause);
             task.state = JobState::Ready;
             task.polls = 0;
-            self.ready.push_back(id);
+            self.ready.push(id);
         }
     }
 
-    /// As [`make_ready`](Self::make_ready), for a wake that was posted. If the job has been resumed since the wake, the
-    /// wake was about the pause before.
+    /// Puts the tasks whose wakers were called into the queue of ready tasks, and leaves an empty list.
+    /// [`next_ready`](Self::next_ready) looks at each of them.
     #[inline]
-    pub(super) fn woken(&mut self, id: TaskId) {
-        if self.task(id).is_some_and(|task| task.bound.waker.is_woken()) {
-            self.make_ready(id, WakeCause::Callback);
-        }
+    pub(super) fn add_woken(&mut self, woken: &mut Vec<TaskId>) {
+        self.ready.append(woken);
     }
 
     /// Lets the scheduler cancel these tasks when it would resume them next, and lets one of the next turns resume
@@ -357,13 +368,21 @@ impl Core {
     }
 
     /// The next job to resume, and the reason to cancel it instead, if there is one.
+    #[inline]
     pub(super) fn next_ready(&mut self) -> Option<(TaskId, Job<()>, Option<CancelReason>)> {
-        self.prefetch();
-        while let Some(id) = self.ready.pop_front() {
+        if self.tasks.len() >= FIT_IN_CACHE {
+            self.prefetch();
+        }
+        while let Some(id) = self.ready.pop() {
             let now = self.turn_began;
             let Some(task) = self.task(id) else { continue };
+            match task.state {
+                _ if task.bound.waker.start_resume() => task.polls = 0,
+                JobState::Ready => {}
+                // The job has been resumed since this wake, so the wake was about the pause before.
+                JobState::Paused | JobState::Running => continue,
+            }
             let Some(job) = task.job.take() else { continue };
-            task.bound.waker.start_resume();
             let cancel = task.is_cancelled.then_some(CancelReason::Asked);
             task.state = JobState::Running;
             task.since = now;
@@ -375,12 +394,9 @@ impl Core {
 
     /// Lets the processor fetch the stack of a job that is resumed soon, while other jobs run. With 100,000 deep jobs
     /// this saves a quarter of the round trip. Few jobs stay in the cache by themselves.
-    #[inline]
+    #[inline(never)]
     fn prefetch(&self) {
-        if self.tasks.len() < FIT_IN_CACHE {
-            return;
-        }
-        let soon = self.ready.get(AHEAD).and_then(|id| self.tasks.get(id.index as usize));
+        let soon = self.ready.peek(AHEAD).and_then(|id| self.tasks.get(id.index as usize));
         if let Some(job) = soon.and_then(|task| task.job.as_ref()) {
             job.prefetch();
         }
@@ -423,6 +439,7 @@ impl Core {
 
     /// Handles a job that has paused: finds out what the job waits for. Gives the job back if there is a reason to
     /// cancel it.
+    #[inline]
     pub(super) fn park(&mut self, id: TaskId, job: Job<()>) -> Option<(Job<()>, CancelReason)> {
         // The job may have run for long. Only `insight` pays for a look at the clock here, of 4 ns.
         #[cfg(feature = "insight")]
@@ -433,33 +450,35 @@ impl Core {
         let Some(task) = self.tasks.get_mut(id.index as usize) else {
             return Some((job, CancelReason::Asked));
         };
-        let status = task.bound.ctx.status();
-        let deadline = task.bound.ctx.deadline();
-        let wants = Wants::of(status, false, deadline);
+        let ctx = &*task.bound.ctx;
+        let wants = Wants::of(ctx.status(), false, None);
         if wants == Wants::Cancel {
             return Some((job, CancelReason::EngineFailed));
         }
+        let has_fds = !task.fds.is_empty() || ctx.version() != task.version;
+        let has_deadline = ctx.has_deadline();
         task.job = Some(job);
         task.state = JobState::Paused;
         task.since = now;
         task.wake_at = None;
-        let has_no_fds = task.fds.is_empty() && task.bound.ctx.version() == task.version;
-        match wants {
-            Wants::Again if has_no_fds => {
-                task.bound.ctx.woken(WakeCause::Retry);
-                task.state = JobState::Ready;
-                self.ready.push_back(id);
-            }
-            Wants::Callback if has_no_fds => {}
-            _ => self.park_watched(id, status, deadline),
+        if wants == Wants::Callback && !has_fds && !has_deadline {
+            return None;
+        }
+        if wants == Wants::Again && !has_fds {
+            self.resume_after_others(id, WakeCause::Retry);
+        } else {
+            self.park_watched(id);
         }
         None
     }
 
     /// As [`park`](Self::park), for a job that waits for fds or a time, or has done so before.
-    fn park_watched(&mut self, id: TaskId, status: Status, deadline: Option<Instant>) {
+    #[inline(never)] // its frame would be that of `park`
+    fn park_watched(&mut self, id: TaskId) {
         self.sync_fds(id);
         let watched = self.watch(id);
+        let Some(task) = self.task(id) else { return };
+        let (status, deadline) = (task.bound.ctx.status(), task.bound.ctx.deadline());
         match (Wants::of(status, watched == Watched::Fds, deadline), deadline) {
             (Wants::Again, _) => self.resume_after_others(id, WakeCause::Retry),
             (Wants::Poll, _) => self.poll_later(id),
@@ -530,8 +549,15 @@ impl Core {
         if let Some(task) = self.task(id) {
             task.bound.ctx.woken(cause);
             task.state = JobState::Ready;
-            self.ready.push_back(id);
+            self.queue_last(id);
         }
+    }
+
+    /// Puts a task into the queue of ready tasks, behind those that its job, or a job before it, has woken.
+    #[inline]
+    fn queue_last(&mut self, id: TaskId) {
+        LocalWakes::take(|woken| self.ready.append(woken));
+        self.ready.push(id);
     }
 
     /// Resumes the job without an event: a few times after the other jobs, then at growing intervals.
@@ -633,7 +659,7 @@ impl Core {
                 task.bound.ctx.woken(WakeCause::Fd(fd.fd));
                 task.state = JobState::Ready;
                 task.polls = 0;
-                ready.push_back(id);
+                ready.push(id);
             }
             counts
         };

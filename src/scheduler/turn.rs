@@ -86,8 +86,8 @@ impl Scheduler {
             let mut woken = mem::take(&mut inner.core.borrow_mut().woken);
             let calls = inner.inbox.take(&mut woken);
             let mut core = inner.core.borrow_mut();
-            woken.drain(..).for_each(|id| core.woken(id));
-            core.woken = woken;
+            core.add_woken(&mut woken);
+            core.woken = woken; // its memory is used again
             drop(core);
             done = calls.len();
             for call in calls {
@@ -112,6 +112,7 @@ impl Inner {
         self.start_some()
     }
 
+    #[inline(never)] // as `resume_ready`
     fn start_some(&self) -> usize {
         let mut started = 0;
         for _ in 0..BATCH {
@@ -137,17 +138,10 @@ impl Inner {
         has_run_out
     }
 
-    /// Makes the jobs ready that were woken on this thread since the turn began.
+    /// Queues the jobs that were woken on this thread since the turn began.
     #[inline]
     fn take_local_wakes(&self) {
-        if LocalWakes::are_none() {
-            return;
-        }
-        let mut core = self.core.borrow_mut();
-        let mut woken = mem::take(&mut core.woken);
-        LocalWakes::swap(&mut woken);
-        woken.drain(..).for_each(|id| core.woken(id));
-        core.woken = woken;
+        LocalWakes::take(|woken| self.core.borrow_mut().add_woken(woken));
     }
 
     /// Takes the requests to cancel, from this thread and from others.
@@ -249,6 +243,7 @@ impl Inner {
     }
 
     /// Resumes the job, or cancels it if there is a reason to.
+    #[inline(never)] // so small, it has the switch in line
     fn resume(&self, id: TaskId, job: Job<()>, cancel: Option<CancelReason>) {
         if let Some(reason) = cancel {
             return self.cancel(id, job, reason);

@@ -29,8 +29,9 @@
 //! # From the same thread
 //!
 //! A wake on the scheduler's own thread during a turn goes to a list of the thread ([`LocalWakes`]), and has a latch of
-//! its own: neither needs a lock, or an atomic operation that reads and writes. Nothing else looks at the list, and the
-//! scheduler does so before its turn ends.
+//! its own: neither needs a lock, or an atomic operation that reads and writes. The
+//! scheduler takes the list before its turn ends, and before a job that gives way is queued: the jobs that it has woken
+//! go on before it.
 //!
 //! # When the scheduler sleeps
 //!
@@ -338,14 +339,18 @@ impl JobWaker {
         self.is_woken_here.load(Ordering::Relaxed) || self.state.load(Ordering::Relaxed) & LATCHED != 0
     }
 
-    /// Clears the latches when the job is about to run: a wake from now on is about its next pause.
+    /// Clears the latches when the job is about to run: a wake from now on is about its next pause. Returns whether a
+    /// wake has come since the job was resumed last.
     #[inline]
-    pub(super) fn start_resume(&self) {
+    pub(super) fn start_resume(&self) -> bool {
+        let is_woken_here = self.is_woken_here.load(Ordering::Relaxed);
         self.is_woken_here.store(false, Ordering::Relaxed);
-        if self.state.load(Ordering::Relaxed) & LATCHED != 0 {
+        let is_latched = self.state.load(Ordering::Relaxed) & LATCHED != 0;
+        if is_latched {
             // Not a store: it makes what the waking thread did before its wake visible to the job.
             self.state.fetch_and(!LATCHED, Ordering::AcqRel);
         }
+        is_woken_here || is_latched
     }
 
     /// Makes the waker that of another job that starts.
@@ -442,16 +447,15 @@ impl LocalWakes {
         })
     }
 
-    /// Whether there is no wake.
+    /// Lets `take` empty the list of the turn, unless it is empty.
     #[inline]
-    pub(super) fn are_none() -> bool {
-        LOCAL.with(|local| local.woken.borrow().is_empty())
-    }
-
-    /// Takes the list of the turn in exchange for `woken`, which is empty.
-    #[inline]
-    pub(super) fn swap(woken: &mut Vec<TaskId>) {
-        LOCAL.with(|local| mem::swap(&mut *local.woken.borrow_mut(), woken));
+    pub(super) fn take(take: impl FnOnce(&mut Vec<TaskId>)) {
+        LOCAL.with(|local| {
+            let mut woken = local.woken.borrow_mut();
+            if !woken.is_empty() {
+                take(&mut woken);
+            }
+        });
     }
 
     /// A scheduler of the thread is gone: frees the memory of the list, unless another one takes a turn.
@@ -485,6 +489,7 @@ impl Wake for JobWaker {
         self.wake_by_ref();
     }
 
+    #[inline]
     fn wake_by_ref(self: &Arc<Self>) {
         if LocalWakes::are_of(self) {
             return self.wake_here();

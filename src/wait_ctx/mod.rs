@@ -337,6 +337,7 @@ pub struct WaitCtx {
     inner: Arc<Inner>,
 }
 
+#[repr(C)] // what each pause and resume reads lies together, behind the counts of the `Arc`
 struct Inner {
     /// Goes up at every change of the entries. A driver that has seen a version need not look at the entries again.
     version: AtomicU32,
@@ -645,6 +646,11 @@ impl WaitCtx {
             NO_DEADLINE => None,
             nanos => Some(epoch() + Duration::from_nanos(nanos)),
         }
+    }
+
+    #[inline]
+    pub(crate) fn has_deadline(&self) -> bool {
+        self.inner.deadline.load(Ordering::Relaxed) != NO_DEADLINE
     }
 
     /// A number that changes with every change of the wait fds. A driver that has seen a version need not read the fds

@@ -56,22 +56,26 @@ pub(crate) fn spawn_many(name: &str, batch: usize) -> Candidate {
 pub(crate) fn callbacks(name: &str, batch: usize) -> Candidate {
     let scheduler = scheduler();
     let wakers: Rc<RefCell<Vec<Waker>>> = Rc::default();
+    let woken = Rc::new(Cell::new(0u64));
     for _ in 0..batch {
-        let wakers = Rc::clone(&wakers);
+        let (wakers, woken) = (Rc::clone(&wakers), Rc::clone(&woken));
         spawn(&scheduler, move || {
             let ctx = wait_ctx();
             ctx.set_status(Status::Ok);
             wakers
                 .borrow_mut()
                 .push(ctx.callback().expect("the scheduler has set one"));
-            while pause_job().is_ok() {}
+            while pause_job().is_ok() {
+                woken.set(woken.get() + 1);
+            }
         });
     }
     run_until_idle(&scheduler);
     let wakers = Rc::new(wakers.take());
     Candidate::new(name, move |n| {
         let (rounds_to_do, wakers) = (rounds(n, batch), Rc::clone(&wakers));
-        run_job(&scheduler, move || {
+        let goal = woken.get() + rounds_to_do * batch as u64;
+        let took = run_job(&scheduler, move || {
             wait_ctx().set_status(Status::Eagain); // so this job runs again when the jobs that it woke have run
             let clock = Instant::now();
             for _ in 0..rounds_to_do {
@@ -79,7 +83,9 @@ pub(crate) fn callbacks(name: &str, batch: usize) -> Candidate {
                 let _ = pause_job();
             }
             per_wake(clock.elapsed(), n, batch)
-        })
+        });
+        assert_eq!(woken.get(), goal, "each wake resumes its job");
+        took
     })
 }
 

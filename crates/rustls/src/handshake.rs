@@ -31,16 +31,13 @@ use std::task::{Context, Poll, ready};
 use rustls::client::ClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::Accepted;
-use rustls::{ClientConfig, ConnectionCommon, Error, ServerConfig, ServerConnection, SideData};
+use rustls::{AlertDescription, ClientConfig, ConnectionCommon, Error, ServerConfig, ServerConnection, SideData};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
 /// The stream, or the error and the connection beneath. They are behind pointers because they are large, and go through
 /// a dozen calls on their way out of the job.
 pub(crate) type Handshake<S, IO> = Result<Box<S>, Box<(io::Error, IO)>>;
-
-/// A whole record of TLS: an alert, fatal, `internal_error` (RFC 8446, section 6).
-const INTERNAL_ERROR: [u8; 7] = [ALERT, 3, 3, 0, 2, 2, 80];
 
 /// Types of records (RFC 8446, section 5.1). An encrypted record of TLS 1.3 looks like application data.
 const ALERT: u8 = 21;
@@ -89,7 +86,8 @@ where
             Err(Box::new((invalid(error), io)))
         }
         Err(payload) => {
-            poll_fn(|task| write_at_once(&mut io, &INTERNAL_ERROR, task)).await;
+            let last = alert_for(None);
+            poll_fn(|task| write_at_once(&mut io, &last, task)).await;
             resume_unwind(payload)
         }
     }
@@ -229,7 +227,17 @@ fn last_record(queued: Vec<u8>, error: Option<&Error>, has_encrypted: bool) -> V
     if is_told || knows || has_encrypted {
         return queued;
     }
-    INTERNAL_ERROR.to_vec()
+    alert_for(error).to_vec()
+}
+
+/// A whole record of TLS: an alert, fatal (RFC 8446, section 6). Of the messages that it cannot read, rustls queues an
+/// alert for most: the rest were wrong, too, and not the fault of this end.
+fn alert_for(error: Option<&Error>) -> [u8; 7] {
+    let description = match error {
+        Some(Error::InvalidMessage(invalid)) => AlertDescription::from(*invalid),
+        _ => AlertDescription::InternalError,
+    };
+    [ALERT, 3, 3, 0, 2, 2, description.into()]
 }
 
 /// The type of each record in `records`.

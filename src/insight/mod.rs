@@ -62,6 +62,9 @@ pub use tags::{Tag, tag};
 pub use timeline::{Pause, Run, Timeline, Track, Wake};
 
 use crate::job::{JobInfo, is_in_job, on_spare_stack, read_running, walking};
+#[doc(hidden)] // for asyncjob-capi-lib
+pub use crate::sys::{SignalRequests, spawn_for_signal};
+use crate::sys::{kind_of_open_fd, place_in_module};
 pub use crate::wait_ctx::WakeCause;
 use outside::{Outside, READ};
 use registry::Driver;
@@ -293,27 +296,33 @@ impl Folded {
 }
 
 /// The functions at a return address: several, if some are inlined.
+///
+/// A process that has changed its root directory has no files with symbols, and a program without symbols has nothing
+/// in them. What the dynamic linker knows is there all the same: exported functions, and the place in the module, which
+/// `addr2line -e` takes.
 fn names(frame: usize) -> Vec<String> {
     let mut names = Vec::new();
     let _walking = walking();
-    // The call is before its return address.
-    backtrace::resolve((frame - 1) as *mut _, |symbol| {
-        let function = symbol
-            .name()
-            .map_or_else(|| format!("{frame:#x}"), |name| format!("{name:#}"));
+    let call = frame - 1; // the call is before its return address
+    backtrace::resolve(call as *mut _, |symbol| {
+        let Some(name) = symbol.name() else { return };
         names.push(match (symbol.filename(), symbol.lineno()) {
-            (Some(file), Some(line)) => format!("{function} at {}:{line}", file.display()),
-            _ => function,
+            (Some(file), Some(line)) => format!("{name:#} at {}:{line}", file.display()),
+            _ => format!("{name:#}"),
         });
     });
     if names.is_empty() {
-        names.push(format!("{frame:#x}"));
+        names.push(match place_in_module(call) {
+            Some((Some(name), module, at)) => format!("{:#} in {module}+{at:#x}", backtrace::SymbolName::new(&name)),
+            Some((None, module, at)) => format!("{module}+{at:#x}"),
+            None => format!("{frame:#x}"),
+        });
     }
     names
 }
 
-/// What an fd is.
+/// What an fd is. A process that has changed its root directory has no `/proc`, and is told less.
 fn fd_kind(fd: RawFd) -> String {
     let link = std::fs::read_link(format!("/proc/self/fd/{fd}"));
-    link.map_or_else(|_| String::new(), |target| target.to_string_lossy().into_owned())
+    link.map_or_else(|_| kind_of_open_fd(fd), |target| target.to_string_lossy().into_owned())
 }

@@ -476,3 +476,46 @@ pub(crate) fn loaded_modules() -> Vec<LoadedModule> {
     unsafe { libc::dl_iterate_phdr(Some(add), (&raw mut modules).cast()) };
     modules
 }
+
+/// Where an address of code is, as the dynamic linker knows it, without a look at any file: the name of the exported
+/// function around it, the file name of its module, and the distance from the start of that.
+#[cfg(feature = "insight")]
+pub(crate) fn place_in_module(address: usize) -> Option<(Option<Vec<u8>>, String, usize)> {
+    use std::ffi::CStr;
+
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
+    // SAFETY: dladdr reads no memory at the address.
+    if unsafe { libc::dladdr(ptr::without_provenance(address), info.as_mut_ptr()) } == 0 {
+        return None;
+    }
+    // SAFETY: dladdr reported success, so it has filled this in.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: a string of the loader's, which stays while the module does. A module whose code a job is in is not
+    // unloaded.
+    let module = unsafe { CStr::from_ptr(info.dli_fname) }.to_string_lossy();
+    let file = module.rsplit('/').next().unwrap_or_default();
+    let function = (!info.dli_sname.is_null()).then(|| {
+        // SAFETY: as above.
+        unsafe { CStr::from_ptr(info.dli_sname) }.to_bytes().to_vec()
+    });
+    Some((function, file.to_owned(), address - info.dli_fbase.addr()))
+}
+
+/// What an fd is, as `/proc/self/fd` would have it, without a look there. It is empty if the fd is closed.
+#[cfg(feature = "insight")]
+pub(crate) fn kind_of_open_fd(fd: RawFd) -> String {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: the call fills `stat` in, or fails.
+    if unsafe { libc::fstat(fd, stat.as_mut_ptr()) } != 0 {
+        return String::new();
+    }
+    // SAFETY: filled in.
+    let stat = unsafe { stat.assume_init() };
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFSOCK => format!("socket:[{}]", stat.st_ino),
+        libc::S_IFIFO => format!("pipe:[{}]", stat.st_ino),
+        libc::S_IFREG | libc::S_IFDIR => "a file".to_owned(),
+        libc::S_IFCHR | libc::S_IFBLK => "a device".to_owned(),
+        _ => "anon_inode".to_owned(), // an eventfd, a timerfd, an epoll instance
+    }
+}

@@ -1,0 +1,242 @@
+//! Signals that are counted, and a thread that waits for them.
+//!
+//! ```text
+//!   the kernel --- signal ---> handler: sem_post, on any thread ---> the thread of the counter: sem_wait
+//! ```
+//!
+//! `sem_post(3)` is one of the few calls that a handler may make, and a semaphore is memory of the process. The usual
+//! pipe would be an fd. A program that closes all of its fds, as daemons do, may get another file under that number,
+//! and the handler would write into it. A child of `fork(2)` has a semaphore of its own, where it would share the pipe.
+
+use std::cell::UnsafeCell;
+use std::ffi::c_int;
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use signal_hook::SigId;
+use signal_hook::consts::FORBIDDEN;
+use signal_hook::low_level;
+
+use super::check;
+
+/// How often a signal has come that was not answered yet.
+pub struct SignalRequests {
+    count: Arc<Semaphore>,
+    handler: SigId,
+}
+
+impl SignalRequests {
+    /// Counts `signal` from now on.
+    ///
+    /// # Errors
+    ///
+    /// As [`count_and`](Self::count_and).
+    pub(crate) fn count(signal: c_int) -> io::Result<Self> {
+        // SAFETY: the function does nothing.
+        unsafe { Self::count_and(signal, || ()) }
+    }
+
+    /// Counts `signal` from now on. `also` is called in the handler.
+    ///
+    /// # Errors
+    ///
+    /// For a signal that no program may handle or that tells of a fault of the program itself, and when the system
+    /// refuses a handler.
+    ///
+    /// # Safety
+    ///
+    /// `also` must do only what a signal handler may do.
+    pub unsafe fn count_and(signal: c_int, also: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
+        if FORBIDDEN.contains(&signal) {
+            let message = format!("signal {signal} cannot ask for a dump: choose another one, SIGUSR2 for instance");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let count = Arc::new(Semaphore::new()?);
+        let posted = Arc::clone(&count);
+        let on_signal = move || {
+            posted.post();
+            also();
+        };
+        // SAFETY: the handler posts a semaphore and calls `also`, which keeps the promise of the caller.
+        let handler = unsafe { low_level::register(signal, on_signal) }?;
+        Ok(SignalRequests { count, handler })
+    }
+
+    /// Blocks the thread until there is a request, and takes all that there are.
+    pub fn wait(&self) {
+        self.count.wait();
+        self.take();
+    }
+
+    /// Takes all requests. Returns whether there was one.
+    pub fn take(&self) -> bool {
+        let mut was_asked = false;
+        while self.count.try_wait() {
+            was_asked = true;
+        }
+        was_asked
+    }
+
+    /// Ends a [`wait`](Self::wait), as a signal does.
+    pub(crate) fn wake(&self) {
+        self.count.post();
+    }
+}
+
+impl Drop for SignalRequests {
+    fn drop(&mut self) {
+        low_level::unregister(self.handler);
+    }
+}
+
+impl fmt::Debug for SignalRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignalRequests").finish_non_exhaustive()
+    }
+}
+
+/// A semaphore of this process.
+struct Semaphore(Box<UnsafeCell<libc::sem_t>>);
+
+// SAFETY: the semaphore is made for several threads, and its address does not change.
+unsafe impl Send for Semaphore {}
+// SAFETY: as above.
+unsafe impl Sync for Semaphore {}
+
+impl Semaphore {
+    fn new() -> io::Result<Self> {
+        // SAFETY: the type consists of bytes, for which all zero is valid.
+        let semaphore = Semaphore(Box::new(UnsafeCell::new(unsafe {
+            MaybeUninit::zeroed().assume_init()
+        })));
+        // SAFETY: nothing uses the semaphore yet.
+        check(unsafe { libc::sem_init(semaphore.0.get(), 0, 0) })?;
+        Ok(semaphore)
+    }
+
+    /// A signal handler may call this. A full counter, which is the one possible failure, has been posted before.
+    fn post(&self) {
+        // SAFETY: the call returns an address and does nothing else.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: the place belongs to this thread and exists as long as the thread.
+        let before = unsafe { errno.read() };
+        // SAFETY: `new` has made the semaphore.
+        unsafe { libc::sem_post(self.0.get()) };
+        // The code that was interrupted may read it next.
+        // SAFETY: as above.
+        unsafe { errno.write(before) };
+    }
+
+    fn wait(&self) {
+        // SAFETY: `new` has made the semaphore. A signal ends the call.
+        while unsafe { libc::sem_wait(self.0.get()) } != 0 {}
+    }
+
+    fn try_wait(&self) -> bool {
+        // SAFETY: `new` has made the semaphore.
+        unsafe { libc::sem_trywait(self.0.get()) == 0 }
+    }
+}
+
+impl Drop for Semaphore {
+    fn drop(&mut self) {
+        // SAFETY: no other thread has it any more, so none waits.
+        unsafe { libc::sem_destroy(self.0.get()) };
+    }
+}
+
+/// The faults of a thread itself. A thread that blocks them ends the process without a report.
+const FAULTS: [c_int; 6] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGTRAP,
+    libc::SIGSYS,
+];
+
+/// Starts a thread for `signal`. The thread takes the signal also if all others block it, and runs no handler for any
+/// other signal: those of the program may expect to be on a thread of the program.
+///
+/// The call is allowed in a child of a `fork(2)`, in the handlers of that fork, too. There std must not look at the
+/// environment, whose lock another thread may have had. So the size of the stack is given.
+///
+/// # Errors
+///
+/// When the system has no thread.
+pub fn spawn_for_signal(signal: c_int, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let mut before = set_mask(&all_but(&[]));
+    let thread = thread::Builder::new()
+        .name(name.into())
+        .stack_size(2 << 20)
+        .spawn(move || {
+            let [a, b, c, d, e, f] = FAULTS;
+            set_mask(&all_but(&[signal, a, b, c, d, e, f]));
+            run();
+        });
+    // SAFETY: the mask is one that the system has given.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_mut_ptr(), ptr::null_mut()) };
+    thread
+}
+
+/// All signals but `without`.
+fn all_but(without: &[c_int]) -> MaybeUninit<libc::sigset_t> {
+    let mut signals = MaybeUninit::uninit();
+    // SAFETY: the call fills the set in.
+    unsafe { libc::sigfillset(signals.as_mut_ptr()) };
+    for signal in without {
+        // SAFETY: the set was filled in.
+        unsafe { libc::sigdelset(signals.as_mut_ptr(), *signal) };
+    }
+    signals
+}
+
+/// Sets which signals this thread blocks. Returns what it blocked before.
+fn set_mask(to: &MaybeUninit<libc::sigset_t>) -> MaybeUninit<libc::sigset_t> {
+    let mut before = MaybeUninit::zeroed();
+    // SAFETY: `all_but` has filled the set in. The call fills `before` in.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, to.as_ptr(), before.as_mut_ptr()) };
+    before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raise(signal: c_int) {
+        // SAFETY: the signal has a handler.
+        unsafe { libc::raise(signal) };
+    }
+
+    #[test]
+    fn requests_are_taken_together() {
+        let requests = SignalRequests::count(libc::SIGURG).unwrap();
+        assert!(!requests.take());
+        raise(libc::SIGURG);
+        raise(libc::SIGURG);
+        assert!(requests.take() && !requests.take());
+        raise(libc::SIGURG);
+        requests.wait();
+        assert!(!requests.take());
+    }
+
+    #[test]
+    fn the_thread_takes_its_signal_only() {
+        let (sender, blocked) = std::sync::mpsc::channel();
+        let run = move || {
+            let mut now = MaybeUninit::zeroed();
+            // SAFETY: the call changes no mask, and fills `now` in.
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), now.as_mut_ptr()) };
+            // SAFETY: filled in.
+            let is_blocked = |signal| unsafe { libc::sigismember(now.as_ptr(), signal) == 1 };
+            let signals = [libc::SIGWINCH, libc::SIGSEGV, libc::SIGTERM, libc::SIGUSR1];
+            sender.send(signals.map(is_blocked)).unwrap();
+        };
+        spawn_for_signal(libc::SIGWINCH, "test", run).unwrap().join().unwrap();
+        assert_eq!(blocked.recv().unwrap(), [false, false, true, true]);
+    }
+}

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use asyncjob_testing::tools::{CC, MAKE, NM, PKG_CONFIG, READELF, missing};
-use support::{compile, install, pkg_config, printed, shared_object, source};
+use asyncjob_testing::tools::{CC, GDB, MAKE, NM, PKG_CONFIG, READELF, missing};
+use support::{C_WITH_OPENSSL, OPENSSL, compile, install, make, pkg_config, printed, shared_object, source};
 
 /// The functions of OpenSSL 3.2 and later; 3.0 lacks the last two.
 const FUNCTIONS: [&str; 22] = [
@@ -105,6 +105,9 @@ fn the_files_have_their_places_and_modes() {
         format!("644 lib/libasyncjob.so.{version}"),
         "644 lib/pkgconfig/asyncjob.pc".into(),
         "644 share/asyncjob/haproxy.service.d/asyncjob.conf".into(),
+        "644 share/asyncjob/asyncjob.py".into(),
+        "644 share/gdb/auto-load/p/lib/libasyncjob-preload.so-gdb.py".into(),
+        format!("644 share/gdb/auto-load/p/lib/libasyncjob.so.{version}-gdb.py"),
         "644 share/man/man3/asyncjob.3".into(),
         "644 share/man/man7/asyncjob.7".into(),
         "lib/libasyncjob.so -> libasyncjob.so.0".into(),
@@ -177,4 +180,44 @@ fn a_program_is_linked_statically_with_what_pkg_config_says() {
         printed.ends_with("Job finished with return value 1\nFinishing\n"),
         "{printed}"
     );
+}
+
+/// Where nothing has to be typed but `jobs`.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_gdb_with_the_same_prefix_has_the_commands_for_jobs() {
+    if missing(&[MAKE, GDB]) || missing(C_WITH_OPENSSL) {
+        return;
+    }
+    let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gdb-prefix");
+    let _ = fs::remove_dir_all(&prefix);
+    make(&["install", "DESTDIR=/", &format!("PREFIX={}", prefix.display())]);
+    let prefix = prefix.to_str().unwrap();
+    let mut gdb = Command::new("timeout");
+    gdb.args([
+        "--signal=KILL",
+        "120",
+        "gdb",
+        "--batch",
+        "-nx",
+        "-iex",
+        "set debuginfod enabled off",
+    ]);
+    // What is built into a gdb of that prefix.
+    let places = [
+        format!("set auto-load scripts-directory {prefix}/share/gdb/auto-load"),
+        format!("add-auto-load-safe-path {prefix}"),
+    ];
+    places.iter().for_each(|place| {
+        gdb.args(["-iex", place]);
+    });
+    let preload = format!("set environment LD_PRELOAD={prefix}/lib/libasyncjob-preload.so");
+    for command in [&preload, "break fflush", "run < /dev/null", "jobs", "kill"] {
+        gdb.args(["-ex", command]);
+    }
+    let printed = printed({
+        gdb.arg(compile("tests/c/paused_for_long.c", OPENSSL));
+        gdb
+    });
+    assert!(printed.contains("\n2 jobs\n"), "{printed}");
 }

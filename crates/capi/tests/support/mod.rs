@@ -19,19 +19,25 @@ pub(crate) fn install(name: &str, arguments: &[&str]) -> PathBuf {
     if directory.exists() {
         std::fs::remove_dir_all(&directory).expect("a directory of ours");
     }
+    let destination = format!("DESTDIR={}", directory.display());
+    make(&[arguments, &[&destination, "PREFIX=/p"]].concat());
+    directory.join("p")
+}
+
+/// Builds the library and makes what the arguments name. Two of them at once would write the same files.
+pub(crate) fn make(arguments: &[&str]) {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock();
     let output = Command::new("make")
         .args(["--silent", "all"])
         .args(arguments)
         .arg(format!("PROFILE={}", profile()))
         .arg(format!("CARGO={}", env!("CARGO")))
         .arg(format!("CARGO_TARGET_DIR={}", target().display()))
-        .arg(format!("DESTDIR={}", directory.display()))
-        .arg("PREFIX=/p")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("make starts");
     assert!(output.status.success(), "{}", describe(&output));
-    directory.join("p")
 }
 
 /// What `pkg-config` says of the library that is installed in `directory`, as arguments of a compiler.
@@ -128,6 +134,13 @@ fn call_cc(path: &str, arguments: &[&str]) -> PathBuf {
         .expect("cc starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     program
+}
+
+/// Whether this test may do what only root may.
+pub(crate) fn is_root() -> bool {
+    let mut id = Command::new("id");
+    id.arg("-u");
+    printed(id) == "0\n"
 }
 
 /// The libcrypto and libssl that are installed.

@@ -93,7 +93,10 @@
 mod binding;
 mod boundary;
 #[cfg(feature = "dump")]
-#[allow(unsafe_code, reason = "asks whether the program has more rights than its user")]
+#[allow(
+    unsafe_code,
+    reason = "a constructor, pthread_atfork, a signal's action, and fds that the program may close"
+)]
 mod dump;
 #[allow(unsafe_code, reason = "reaches the exception state of the C++ runtime")]
 mod exceptions;

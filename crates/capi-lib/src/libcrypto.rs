@@ -29,6 +29,8 @@ pub(crate) type LibCtx = *mut c_void;
 pub(crate) struct OurExports {
     pub(crate) set_default_ctx: unsafe extern "C" fn(LibCtx) -> LibCtx,
     pub(crate) thread_stop: unsafe extern "C" fn(),
+    /// What is called once jobs may be started, and after each [`ask`].
+    pub(crate) when_asked: fn(),
 }
 
 /// Functions of libcrypto. All are public, and exist since 3.0.
@@ -68,7 +70,7 @@ const OPENSSL_INIT_ASYNC: u64 = 0x100;
 
 static FOUND: AtomicPtr<Libcrypto> = AtomicPtr::new(ptr::null_mut());
 
-/// How far the process has come: one of the three values below.
+/// How far the process has come: one of the values below.
 static PHASE: AtomicU8 = AtomicU8::new(UNUSED);
 /// No job or pool has been asked for.
 const UNUSED: u8 = 0;
@@ -76,6 +78,8 @@ const UNUSED: u8 = 0;
 const READY: u8 = 1;
 /// `OPENSSL_cleanup` has run: no call works any more, as in libcrypto itself (S21).
 const STOPPED: u8 = 2;
+/// Jobs may be started, and the next start or resume of one has something to do before.
+const ASKED: u8 = 3;
 
 /// The libcrypto that [`search`] found.
 #[inline]
@@ -87,7 +91,13 @@ pub(crate) fn found() -> Option<&'static Libcrypto> {
 /// Whether jobs may be started and pools set up. The first call searches for a libcrypto.
 #[inline]
 pub(crate) fn is_ready(ours: OurExports) -> bool {
-    PHASE.load(Ordering::Relaxed) == READY || first_use(ours)
+    PHASE.load(Ordering::Relaxed) == READY || get_ready(ours)
+}
+
+/// Lets the next start or resume of a job call [`OurExports::when_asked`] first. A signal handler may call this.
+#[cfg(feature = "dump")]
+pub(crate) fn ask() {
+    let _ = PHASE.compare_exchange(READY, ASKED, Ordering::Relaxed, Ordering::Relaxed);
 }
 
 /// Whether `OPENSSL_cleanup` has run.
@@ -97,11 +107,16 @@ pub(crate) fn is_stopped() -> bool {
 }
 
 #[cold]
-fn first_use(ours: OurExports) -> bool {
-    search(ptr::null(), ours);
-    // Where the signal handlers cannot be installed, an overflow is an ordinary crash.
-    let _ = asyncjob::stack::install_overflow_handler();
-    let _ = PHASE.compare_exchange(UNUSED, READY, Ordering::Relaxed, Ordering::Relaxed);
+fn get_ready(ours: OurExports) -> bool {
+    if PHASE.load(Ordering::Relaxed) == UNUSED {
+        search(ptr::null(), ours);
+        // Where the signal handlers cannot be installed, an overflow is an ordinary crash.
+        let _ = asyncjob::stack::install_overflow_handler();
+    }
+    for before in [UNUSED, ASKED] {
+        let _ = PHASE.compare_exchange(before, READY, Ordering::Relaxed, Ordering::Relaxed);
+    }
+    (ours.when_asked)();
     !is_stopped()
 }
 

@@ -97,6 +97,10 @@ pub unsafe extern "C" fn OSSL_LIB_CTX_set0_default(ctx: LibCtx) -> LibCtx {
 pub(crate) const OUR_EXPORTS: OurExports = OurExports {
     set_default_ctx: OSSL_LIB_CTX_set0_default,
     thread_stop: OPENSSL_thread_stop,
+    #[cfg(feature = "dump")]
+    when_asked: crate::dump::answer,
+    #[cfg(not(feature = "dump"))]
+    when_asked: || (),
 };
 
 /// What a thread keeps. It has no destructor, so that it can be reached until the thread is gone, in one step.

@@ -45,6 +45,8 @@ pub const STRACE: Tool = program("strace", "strace");
 pub const VALGRIND: Tool = program("valgrind", "valgrind");
 /// The client of a TLS server.
 pub const CURL: Tool = program("curl", "curl");
+/// The server that C programs meet OpenSSL's jobs in most often.
+pub const HAPROXY: Tool = program("haproxy", "haproxy");
 /// OpenSSL's program.
 pub const OPENSSL: Tool = program("openssl", "openssl");
 /// Starts a program with other resource limits.

@@ -211,7 +211,7 @@ impl Drop for Turning<'_> {
     fn drop(&mut self) {
         let late = LocalWakes::leave(&mut self.outer_wakes);
         if !late.is_empty() {
-            late.into_iter().for_each(|id| self.inner.inbox.post(id)); // for the next turn
+            late.into_iter().for_each(|id| self.inner.inbox.post(id)); // for the next turn: their latches are set
         }
         pool::set_surplus(self.outer_surplus);
         RUNNING.with(|running| running.set(self.outer.take()));

@@ -14,9 +14,10 @@
 //!
 //! A job gets a task when it pauses for the first time: most jobs of some programs never do. A ready task is in the
 //! queue of ready tasks. One whose waker was called is put there without a look at it, and its state stays Paused: the
-//! latch of the waker says that it is woken. [`next_ready`](Core::next_ready) looks at both, and passes over a task
-//! that has been resumed since it was put there. A task is found by its [`TaskId`], whose serial distinguishes it from
-//! earlier tasks at the same index. A shutdown takes the jobs out of tasks in every state, and retires these tasks.
+//! latch of the waker or a mark says that it is woken. [`next_ready`](Core::next_ready) looks at both, and passes over
+//! a task that has been resumed since it was put there. A task is found by its [`TaskId`], whose serial distinguishes
+//! it from earlier tasks at the same index. A shutdown takes the jobs out of tasks in every state, and retires these
+//! tasks.
 
 use std::collections::VecDeque;
 use std::io;
@@ -78,6 +79,8 @@ pub(super) struct Task {
     pub(super) completion: Arc<dyn SpawnedJob>,
     /// Whether the job is to be cancelled when it would be resumed next.
     is_cancelled: bool,
+    /// The mark of a task that was the first one in the inbox: a wake has come, and the job has not been resumed since.
+    is_woken: bool,
     /// The entries of the ctx that the reactor knows, newest first, as of `version` of the ctx.
     fds: Vec<KnownFd>,
     version: u32,
@@ -96,7 +99,7 @@ pub(super) struct Task {
 impl Task {
     /// The state, of which a woken task has none of its own.
     pub(super) fn state(&self) -> JobState {
-        if self.state == JobState::Paused && self.bound.waker.is_woken() {
+        if self.state == JobState::Paused && (self.is_woken || self.bound.waker.is_woken()) {
             return JobState::Ready;
         }
         self.state
@@ -283,6 +286,7 @@ impl Core {
             bound,
             completion,
             is_cancelled: false,
+            is_woken: false,
             fds: Vec::new(),
             version,
             timer: None,
@@ -355,6 +359,14 @@ impl Core {
         self.ready.append(woken);
     }
 
+    /// As [`add_woken`](Self::add_woken), for a task whose latch is not set.
+    pub(super) fn add_first_woken(&mut self, id: TaskId) {
+        if let Some(task) = self.task(id) {
+            task.is_woken = true;
+            self.ready.push(id);
+        }
+    }
+
     /// Lets the scheduler cancel these tasks when it would resume them next, and lets one of the next turns resume
     /// those that are paused.
     #[cold]
@@ -377,7 +389,7 @@ impl Core {
             let now = self.turn_began;
             let Some(task) = self.task(id) else { continue };
             match task.state {
-                _ if task.bound.waker.start_resume() => task.polls = 0,
+                _ if task.bound.waker.start_resume(id) | mem::take(&mut task.is_woken) => task.polls = 0,
                 JobState::Ready => {}
                 // The job has been resumed since this wake, so the wake was about the pause before.
                 JobState::Paused | JobState::Running => continue,

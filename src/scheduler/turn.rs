@@ -83,9 +83,12 @@ impl Scheduler {
         let inner = &self.inner;
         let mut done = 0;
         if inner.inbox.has_messages() {
-            let mut woken = mem::take(&mut inner.core.borrow_mut().woken);
-            let calls = inner.inbox.take(&mut woken);
             let mut core = inner.core.borrow_mut();
+            if let Some(id) = inner.inbox.take_first() {
+                core.add_first_woken(id);
+            }
+            let mut woken = mem::take(&mut core.woken);
+            let calls = inner.inbox.take(&mut woken);
             core.add_woken(&mut woken);
             core.woken = woken; // its memory is used again
             drop(core);

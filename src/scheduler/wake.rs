@@ -3,25 +3,31 @@
 //! ```text
 //!   any thread                                            the scheduler's thread
 //!
-//!   JobWaker::wake                        first           Inbox::take: takes `first`, and the messages under one lock
-//!     latched already? nothing to do    .-> [id] ----->   JobWaker::start_resume: clears the latch
-//!     Inbox::post(id)  -----------------+                 nothing left to run?
-//!                                       '-> [id][id] ->
+//!   JobWaker::wake                        first           Inbox::take_first: the task is marked as woken
+//!     is `first` empty?  -----------------> [id] ----->   Inbox::take: the messages, under one lock
+//!     latched already? nothing to do                      JobWaker::start_resume: clears the latch and `first`
+//!     sets the latch, Inbox::post  -------> [id][id] ->   nothing left to run?
 //!     was the inbox parked? notify -----> eventfd  ---->    Inbox::park, epoll_wait
 //!
 //!   JoinHandle::request_cancel
 //!     Inbox::post_cancel(id)  ---------> [id]  ------->   Inbox::take_cancelled: looked at before each resume
 //! ```
 //!
-//! The first wake sets the latch, which is cleared just before the job is resumed. So a wake that comes before the
-//! pause (S64) is kept, and two wakes cost one resume. A wake that comes after the job has ended has the id of a task
-//! that does not exist any more.
+//! A wake is in `first`, or is a mark of the task, or has set the latch. All three are cleared just before the job is
+//! resumed. So a wake that comes before the pause (S64) is kept, and two wakes cost one resume. A wake that comes after
+//! the job has ended has the id of a task that does not exist any more.
 //!
 //! # From another processor
 //!
 //! A wake from another processor costs what it moves of cache lines from one to the other. The first wake since the
 //! scheduler looked goes to `first`, which is in the line that the scheduler looks at in each turn. So a wake moves
-//! this line and that of the latch. A wake that finds another one there goes to the list of messages, under a lock.
+//! this line and no other: the line of the waker is only read, on both sides. A wake that finds another one there, or
+//! an earlier one of the same job, sets the latch and goes to the list of messages, under a lock. The latch bounds the
+//! list to one message for each job.
+//!
+//! The latch is set and cleared by an exchange, so that the resume sees what came before each wake that found it set. A
+//! wake never relies on what it finds in `first`: the scheduler takes that by a load and a store, which is enough only
+//! because no one else changes a task that is there.
 //!
 //! A thread looks at `parked` after it has sent something, and the scheduler looks for what was sent after it has set
 //! `parked`. These operations are sequentially consistent, so one of the two sees the other.
@@ -131,17 +137,24 @@ impl Inbox {
         self.live.load(Ordering::Acquire)
     }
 
-    /// Lets the scheduler resume a task.
-    pub(super) fn post(&self, id: TaskId) {
+    /// Lets the scheduler resume a task, if this is the first wake since the scheduler looked. Returns `false` if it is
+    /// not.
+    pub(super) fn post_first(&self, id: TaskId) -> bool {
         if self.process().is_inherited() {
-            return;
+            return true;
         }
         // A read before the exchange would move the cache line twice.
         let first = &self.front.first;
-        match first.compare_exchange(EMPTY, id.to_bits(), Ordering::SeqCst, Ordering::Relaxed) {
-            Ok(_) => _ = self.notify_if_parked(),
-            Err(_) => self.put(|messages| messages.woken.push(id)),
+        let posted = first.compare_exchange(EMPTY, id.to_bits(), Ordering::SeqCst, Ordering::Relaxed);
+        if posted.is_ok() {
+            self.notify_if_parked();
         }
+        posted.is_ok()
+    }
+
+    /// Lets the scheduler resume a task whose latch is set.
+    pub(super) fn post(&self, id: TaskId) {
+        self.put(|messages| messages.woken.push(id));
     }
 
     /// Lets the scheduler cancel a task.
@@ -221,24 +234,27 @@ impl Inbox {
         is_task(self.front.first.load(Ordering::Relaxed)) || self.front.has_messages.load(Ordering::Relaxed)
     }
 
-    /// Takes everything. The woken tasks go to `woken`, which is empty, so that its memory is used again.
-    pub(super) fn take(&self, woken: &mut Vec<TaskId>) -> Vec<RemoteCall> {
-        debug_assert!(woken.is_empty());
-        let mut calls = Vec::new();
-        // Acquire: the jobs see what the waking threads did before.
+    /// Takes the first woken task. Its latch is not set, so the scheduler has to mark it as woken.
+    pub(super) fn take_first(&self) -> Option<TaskId> {
+        // Acquire: the job sees what the waking thread did before.
         let first = self.front.first.load(Ordering::Acquire);
-        if self.front.has_messages.load(Ordering::Relaxed) {
-            let mut messages = self.messages.lock();
-            mem::swap(&mut messages.woken, woken);
-            self.front.has_messages.store(false, Ordering::Relaxed);
-            calls = mem::take(&mut messages.calls);
-        }
-        if is_task(first) {
+        is_task(first).then(|| {
             // No other thread changes a task there, so this needs no exchange, which would wait for the cache line.
             self.front.first.store(EMPTY, Ordering::Relaxed);
-            woken.insert(0, TaskId::from_bits(first));
+            TaskId::from_bits(first)
+        })
+    }
+
+    /// Takes the messages. The woken tasks go to `woken`, which is empty, so that its memory is used again.
+    pub(super) fn take(&self, woken: &mut Vec<TaskId>) -> Vec<RemoteCall> {
+        debug_assert!(woken.is_empty());
+        if !self.front.has_messages.load(Ordering::Relaxed) {
+            return Vec::new();
         }
-        calls
+        let mut messages = self.messages.lock();
+        mem::swap(&mut messages.woken, woken);
+        self.front.has_messages.store(false, Ordering::Relaxed);
+        mem::take(&mut messages.calls)
     }
 
     /// Whether there may be tasks to cancel.
@@ -297,8 +313,8 @@ fn fence_of_loom() {
 /// The callback of the ctx of one job. What completes the wait of the job calls it.
 pub(super) struct JobWaker {
     inbox: Arc<Inbox>,
-    /// The latch, and the id of the task. They are one word, so that a wake either sees the task or is seen when the
-    /// task is made.
+    /// The latch, and the id of the task. A wake that goes to `first` does not set it. They are one word, so that a
+    /// wake either sees the task or is seen when the task is made.
     state: AtomicU64,
     /// The latch of the wakes on the scheduler's own thread, which alone reads and writes it.
     is_woken_here: AtomicBool,
@@ -333,24 +349,33 @@ impl JobWaker {
         is_latched || self.is_woken_here.load(Ordering::Relaxed)
     }
 
-    /// Whether a wake has come since the job was resumed last.
+    /// Whether a latch says that a wake has come since the job was resumed last.
     #[inline]
     pub(super) fn is_woken(&self) -> bool {
         self.is_woken_here.load(Ordering::Relaxed) || self.state.load(Ordering::Relaxed) & LATCHED != 0
     }
 
-    /// Clears the latches when the job is about to run: a wake from now on is about its next pause. Returns whether a
-    /// wake has come since the job was resumed last.
+    /// Clears the latches, and takes a wake of the task from `first`, when the job is about to run: a wake from now on
+    /// is about its next pause. Returns whether there was a wake.
     #[inline]
-    pub(super) fn start_resume(&self) -> bool {
+    pub(super) fn start_resume(&self, id: TaskId) -> bool {
         let is_woken_here = self.is_woken_here.load(Ordering::Relaxed);
-        self.is_woken_here.store(false, Ordering::Relaxed);
+        if is_woken_here {
+            // Not otherwise: the cache line may be that of other processors, too, as long as it is only read.
+            self.is_woken_here.store(false, Ordering::Relaxed);
+        }
+        // Acquire, and the store: as in `take_first`.
+        let first = &self.inbox.front.first;
+        let is_first = first.load(Ordering::Acquire) == id.to_bits();
+        if is_first {
+            first.store(EMPTY, Ordering::Relaxed);
+        }
         let is_latched = self.state.load(Ordering::Relaxed) & LATCHED != 0;
         if is_latched {
             // Not a store: it makes what the waking thread did before its wake visible to the job.
             self.state.fetch_and(!LATCHED, Ordering::AcqRel);
         }
-        is_woken_here || is_latched
+        is_woken_here || is_latched || is_first
     }
 
     /// Makes the waker that of another job that starts.
@@ -493,6 +518,11 @@ impl Wake for JobWaker {
     fn wake_by_ref(self: &Arc<Self>) {
         if LocalWakes::are_of(self) {
             return self.wake_here();
+        }
+        // Relaxed: who reads the task here may post it, and who does not read it yet goes on to the exchange.
+        let state = self.state.load(Ordering::Relaxed);
+        if state & LATCHED == 0 && is_task(state) && self.inbox.post_first(TaskId::from_bits(state)) {
+            return;
         }
         let before = self.state.fetch_or(LATCHED, Ordering::AcqRel);
         if before & LATCHED == 0 && is_task(before) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use loom::model::Builder;
-use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 
 use super::wake::{Inbox, JobWaker, TaskId};
@@ -14,14 +14,16 @@ const JOB: TaskId = TaskId { index: 0, serial: 0 };
 /// What a scheduler does with one job: takes wakes, resumes the job, and sleeps when there is nothing to do. Ends when
 /// the job says that it has seen all.
 fn run(inbox: &Inbox, waker: &JobWaker, mut job: impl FnMut() -> bool) {
-    let mut woken = Vec::new();
+    let (mut woken, mut is_marked) = (Vec::new(), false);
     loop {
         if inbox.has_messages() {
+            let first = inbox.take_first();
+            is_marked |= first.is_some();
             drop(inbox.take(&mut woken));
-            for id in woken.drain(..) {
+            for id in first.into_iter().chain(woken.drain(..)) {
                 assert_eq!(id, JOB);
-                waker.start_resume();
-                if job() {
+                let is_woken = waker.start_resume(JOB) | std::mem::take(&mut is_marked);
+                if is_woken && job() {
                     return;
                 }
             }
@@ -82,6 +84,7 @@ fn a_wake_beside_the_first_pause_is_one_wake() {
         other.join().unwrap();
         let mut woken = Vec::new();
         drop(inbox.take(&mut woken));
+        woken.extend(inbox.take_first());
         assert_eq!(woken, if is_woken { vec![] } else { vec![JOB] });
     });
 }
@@ -104,6 +107,7 @@ fn a_cancel_beside_a_wake_is_not_lost() {
         let mut woken = Vec::new();
         loop {
             if inbox.has_messages() {
+                inbox.take_first();
                 drop(inbox.take(&mut woken));
                 woken.clear();
             }
@@ -135,11 +139,12 @@ fn two_wakes_at_once_are_both_seen() {
         let (mut woken, mut resumed) = (Vec::new(), [0, 0]);
         while resumed != [1, 1] {
             if inbox.has_messages() {
+                let first = inbox.take_first();
                 drop(inbox.take(&mut woken));
-                for id in woken.drain(..) {
+                for id in first.into_iter().chain(woken.drain(..)) {
                     let at = id.index as usize;
-                    assert!(jobs[at].is_woken(), "the wake is about this pause");
-                    jobs[at].start_resume();
+                    let is_woken = jobs[at].start_resume(id);
+                    assert!(is_woken || first == Some(id), "the wake is about this pause");
                     assert!(!jobs[at].is_woken());
                     resumed[at] += 1;
                 }
@@ -151,5 +156,33 @@ fn two_wakes_at_once_are_both_seen() {
         for other in others {
             other.join().unwrap();
         }
+    });
+}
+
+/// A thread wakes the job twice, and says so between the two. The job is resumed for the second wake, too, unless it
+/// was resumed after that one: then nothing is left of it.
+#[test]
+fn a_second_wake_of_the_same_job_is_one_more_resume_at_most() {
+    model(|| {
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let job = Arc::new(JobWaker::new(inbox.clone()));
+        assert!(!job.set_task(JOB));
+        let wakes = loom::sync::Arc::new(AtomicUsize::new(0));
+        let other = {
+            let (wakes, waker) = (wakes.clone(), Waker::from(job.clone()));
+            thread::spawn(move || {
+                for wake in 1..=2 {
+                    wakes.store(wake, Ordering::Relaxed); // the wake makes it visible
+                    waker.wake_by_ref();
+                }
+            })
+        };
+        let mut resumes = 0;
+        run(&inbox, &job, || {
+            resumes += 1;
+            wakes.load(Ordering::Relaxed) == 2
+        });
+        other.join().unwrap();
+        assert!(resumes <= 2);
     });
 }

@@ -82,7 +82,10 @@ use forwarder::ForwardingWaker;
 #[must_use = "futures do nothing unless polled"]
 pub struct JobFuture<T: 'static> {
     _not_send: PhantomData<dyn JobStaysOnItsThread>, // first, so that the compiler's first error is about this
-    state: Progress<T>,
+    /// What is to be run, until the job starts.
+    pending: Option<Pending<T>>,
+    /// The job, while it is paused. A job that has finished, failed or panicked is in neither place.
+    paused: Option<Job<JobOutput<T>>>,
     ctx: WaitCtx,
     /// `None` if the ctx belongs to another job.
     claim: Option<ClaimedCtx>,
@@ -119,13 +122,11 @@ type Watch = dyn FnMut(&WaitCtx, &mut Context<'_>) -> Poll<()>;
 /// What the job returns. It is an error only if the code of the job is itself a wait, as in [`in_job`](crate::in_job).
 type JobOutput<T> = Result<T, JobError>;
 
-enum Progress<T: 'static> {
-    /// The job has not started. It may be in the queue for a stack.
-    Pending(JobPlan, Box<dyn HeapClosure<JobOutput<T>>>, Available),
-    /// The job is paused. The flag says whether the runtime has had a turn since the pause.
-    Paused(Job<JobOutput<T>>, bool),
-    /// The job has finished, failed or panicked.
-    Ended,
+/// A job that has not started. It may be in the queue for a stack.
+struct Pending<T: 'static> {
+    plan: JobPlan,
+    f: Box<dyn HeapClosure<JobOutput<T>>>,
+    available: Available,
 }
 
 impl<T: 'static> JobFuture<T> {
@@ -177,13 +178,18 @@ impl<T: 'static> JobFuture<T> {
         let builder = builder.map_hooks(|hooks| (crate::hooks::Spans::default(), hooks));
         let (plan, ctx) = builder.plan_and_ctx();
         let claim = ctx.claim();
-        let forwarder = Arc::new(ForwardingWaker::default());
+        let forwarder = Arc::new(ForwardingWaker::new());
         if claim.is_some() {
             ctx.set_callback(Some(Waker::from(Arc::clone(&forwarder))));
         }
         JobFuture {
             _not_send: PhantomData,
-            state: Progress::Pending(plan, Wiped::boxed(f), available()),
+            pending: Some(Pending {
+                plan,
+                f: Wiped::boxed(f),
+                available: available(),
+            }),
+            paused: None,
             ctx,
             claim,
             forwarder,
@@ -195,9 +201,24 @@ impl<T: 'static> JobFuture<T> {
         }
     }
 
-    /// What the table in the documentation of the module says about the paused job.
+    /// What the table in the documentation of the module says about the paused job. `had_turn`: the runtime has had a
+    /// turn since the pause.
+    #[inline(always)] // all but the first line is a call
     fn next_step(&mut self, had_turn: bool, task: &mut Context<'_>) -> NextStep {
-        // A ctx that never had a wait fd has none now, so its entries need not be locked.
+        if !self.ctx.wants_only_callback() {
+            return self.next_step_of_others(had_turn, task);
+        }
+        if self.forwarder.was_called() {
+            NextStep::Resume(WakeCause::Callback)
+        } else {
+            NextStep::Wait
+        }
+    }
+
+    /// The next step of a job that may wait for something else than its callback.
+    #[inline(never)]
+    fn next_step_of_others(&mut self, had_turn: bool, task: &mut Context<'_>) -> NextStep {
+        // A ctx that never had a wait fd has none now, so its entries need not be read.
         let never_had_fds = self.ctx.version() == 0;
         let wants = if never_had_fds {
             Wants::of(self.ctx.status(), false, self.ctx.deadline())
@@ -205,14 +226,18 @@ impl<T: 'static> JobFuture<T> {
             self.ctx.wants()
         };
         match wants {
-            Wants::Cancel => return NextStep::End(JobError::EngineFailed),
-            _ if self.forwarder.was_called() => return NextStep::Resume(WakeCause::Callback),
-            Wants::Again if had_turn => return NextStep::Resume(WakeCause::Retry),
-            Wants::Again => return NextStep::Yield,
-            Wants::Callback if never_had_fds => return NextStep::Wait,
+            Wants::Cancel => NextStep::End(JobError::EngineFailed),
+            _ if self.forwarder.was_called() => NextStep::Resume(WakeCause::Callback),
+            Wants::Again if had_turn => NextStep::Resume(WakeCause::Retry),
+            Wants::Again => NextStep::Yield,
+            Wants::Callback if never_had_fds => NextStep::Wait,
             // The watch is told of every change of the wait fds, so that it lets go of those that were removed.
-            Wants::Callback | Wants::Watch | Wants::Poll => {}
+            Wants::Callback | Wants::Watch | Wants::Poll => self.ask_watch(wants, had_turn, task),
         }
+    }
+
+    /// The rows of the table in which nothing has called the forwarder and the watch counts.
+    fn ask_watch(&mut self, wants: Wants, had_turn: bool, task: &mut Context<'_>) -> NextStep {
         if let Some(watch) = &mut self.watch {
             let may_resume = watch(&self.ctx, task).is_ready() && wants != Wants::Callback;
             return if may_resume {
@@ -227,6 +252,123 @@ impl<T: 'static> JobFuture<T> {
             Wants::Poll if had_turn => NextStep::Resume(WakeCause::Retry),
             Wants::Poll => NextStep::Yield,
             _ => NextStep::Wait,
+        }
+    }
+
+    /// Whether the job is paused and waits for its callback only, which was not called, and wakes this task when it is.
+    #[inline]
+    fn waits_for_callback_of(&self, task: &Context<'_>) -> bool {
+        #[cfg(feature = "insight")]
+        if self.forwarder.asked.is_some() {
+            return false;
+        }
+        !self.forwarder.was_called()
+            && self.task.as_ref().is_some_and(|last| last.will_wake(task.waker()))
+            && self.paused.is_some()
+            && self.ctx.wants_only_callback()
+    }
+
+    /// A poll for which there is something to do.
+    fn poll_on(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+        if self.paused.is_none() {
+            return self.start(task);
+        }
+        self.set_task(task);
+        #[cfg(feature = "insight")]
+        self.answer_requests();
+        match self.next_step(true, task) {
+            NextStep::Resume(cause) => self.resume(cause, task),
+            NextStep::Wait | NextStep::Yield => Poll::Pending,
+            NextStep::End(error) => {
+                drop(self.paused.take());
+                self.end(Err(error))
+            }
+        }
+    }
+
+    /// The first poll, or one of a future that waits for a stack.
+    #[cold]
+    fn start(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+        let Some(pending) = &mut self.pending else {
+            panic!("a JobFuture was polled after it had ended");
+        };
+        if self.claim.is_none() {
+            drop(self.pending.take());
+            return self.end(Err(JobError::WaitCtxInUse));
+        }
+        ready!(Pin::new(&mut pending.available).poll(task));
+        let Some(Pending {
+            plan,
+            f,
+            available: _free,
+        }) = self.pending.take()
+        else {
+            unreachable!("it was there above")
+        };
+        self.set_task(task);
+        #[cfg(feature = "insight")]
+        self.parked.start(&self.forwarder);
+        budget::begin();
+        let running = self.forwarder.start();
+        let started = plan.start(&self.ctx, f);
+        drop(running);
+        match started {
+            Ok(step) => self.after(step, task),
+            Err((.., StartErrorKind::NoStack(source))) => self.end(Err(JobError::NoStack(source))),
+            Err(_) => unreachable!("the pool had a free job, and no other code has run since"),
+        }
+    }
+
+    /// Resumes the paused job. A panic of the job leaves a future behind that has ended.
+    #[inline]
+    fn resume(&mut self, cause: WakeCause, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+        let Some(job) = self.paused.take() else {
+            unreachable!("the caller has found it")
+        };
+        self.ctx.woken(cause);
+        budget::begin();
+        let running = self.forwarder.start_resume();
+        let step = job.resume();
+        drop(running);
+        self.after(step, task)
+    }
+
+    /// Tells the dumps that have asked about the paused job.
+    #[cfg(feature = "insight")]
+    fn answer_requests(&mut self) {
+        if let Some(job) = &mut self.paused {
+            self.parked.answer(&self.forwarder, job);
+        }
+    }
+
+    /// The job has run until its end or a pause.
+    #[inline(always)] // `start` has a copy, and most polls resume
+    fn after(&mut self, step: Step<JobOutput<T>>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+        let job = match step {
+            Step::Finished(output) => return self.end(output),
+            Step::Paused(job) => job,
+        };
+        match self.next_step(false, task) {
+            // A resume here would starve the other tasks of the thread if the job always has a reason to go on.
+            NextStep::Resume(_) => task.waker().wake_by_ref(),
+            NextStep::Yield => (self.yield_by)(task),
+            NextStep::Wait => {}
+            NextStep::End(error) => {
+                drop(job);
+                return self.end(Err(error));
+            }
+        }
+        self.paused = Some(job);
+        #[cfg(feature = "insight")]
+        self.parked.paused();
+        Poll::Pending
+    }
+
+    /// The task that polls is the one that the forwarder wakes.
+    #[inline]
+    fn set_task(&mut self, task: &Context<'_>) {
+        if !self.task.as_ref().is_some_and(|last| last.will_wake(task.waker())) {
+            self.task = Some(self.forwarder.set_task(task.waker()));
         }
     }
 
@@ -271,64 +413,13 @@ impl<T: 'static> Future for JobFuture<T> {
     /// # Panics
     ///
     /// With the panic of the job. Also when the future is polled after it was ready.
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
-        let this = &mut *self;
-        if let Progress::Pending(.., free) = &mut this.state {
-            if this.claim.is_none() {
-                drop(this.state.take());
-                return this.end(Err(JobError::WaitCtxInUse));
-            }
-            ready!(Pin::new(free).poll(task));
+        // Nothing has happened since this task polled last: the rest of its futures is polled for something else.
+        if self.waits_for_callback_of(task) {
+            return Poll::Pending;
         }
-        if !this.task.as_ref().is_some_and(|last| last.will_wake(task.waker())) {
-            this.task = Some(this.forwarder.set_task(task.waker()));
-        }
-        #[cfg(feature = "insight")]
-        this.parked.poll(&this.forwarder, &mut this.state);
-        budget::begin();
-        // The state is `Ended` until the job has paused again. A panic of the job leaves that state behind.
-        let step = match this.state.take() {
-            Progress::Pending(plan, f, _free) => match plan.start(&this.ctx, f) {
-                Ok(step) => step,
-                Err((.., StartErrorKind::NoStack(source))) => return this.end(Err(JobError::NoStack(source))),
-                Err(_) => unreachable!("the pool had a free job, and no other code has run since"),
-            },
-            Progress::Paused(job, had_turn) => match this.next_step(had_turn, task) {
-                NextStep::Resume(cause) => {
-                    this.ctx.woken(cause);
-                    this.forwarder.start_resume();
-                    job.resume()
-                }
-                NextStep::End(error) => {
-                    drop(job);
-                    return this.end(Err(error));
-                }
-                NextStep::Wait | NextStep::Yield => {
-                    this.state = Progress::Paused(job, true);
-                    return Poll::Pending;
-                }
-            },
-            Progress::Ended => panic!("a JobFuture was polled after it had ended"),
-        };
-        match step {
-            Step::Finished(output) => this.end(output),
-            Step::Paused(job) => {
-                match this.next_step(false, task) {
-                    // A resume here would starve the other tasks of the thread if the job always has a reason to go on.
-                    NextStep::Resume(_) => task.waker().wake_by_ref(),
-                    NextStep::Yield => (this.yield_by)(task),
-                    NextStep::Wait => {}
-                    NextStep::End(error) => {
-                        drop(job);
-                        return this.end(Err(error));
-                    }
-                }
-                this.state = Progress::Paused(job, true);
-                #[cfg(feature = "insight")]
-                this.parked.paused();
-                Poll::Pending
-            }
-        }
+        self.poll_on(task)
     }
 }
 
@@ -338,7 +429,8 @@ impl<T: 'static> Unpin for JobFuture<T> {}
 impl<T: 'static> Drop for JobFuture<T> {
     /// Drops the job first, because the job may still use everything else.
     fn drop(&mut self) {
-        drop(self.state.take());
+        self.pending = None;
+        self.paused = None;
         #[cfg(feature = "insight")]
         self.parked.end();
         self.forwarder.clear_task();
@@ -346,19 +438,12 @@ impl<T: 'static> Drop for JobFuture<T> {
     }
 }
 
-impl<T: 'static> Progress<T> {
-    /// Takes the state, and leaves `Ended`.
-    fn take(&mut self) -> Self {
-        std::mem::replace(self, Progress::Ended)
-    }
-}
-
 impl<T: 'static> fmt::Debug for JobFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &self.state {
-            Progress::Pending(..) => "not started",
-            Progress::Paused(..) => "paused",
-            Progress::Ended => "ended",
+        let state = match (&self.pending, &self.paused) {
+            (Some(_), _) => "not started",
+            (None, Some(_)) => "paused",
+            (None, None) => "ended",
         };
         f.debug_struct("JobFuture")
             .field("state", &state)

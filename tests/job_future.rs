@@ -132,6 +132,44 @@ fn a_poll_resumes_the_job_only_after_a_wake() {
     assert_eq!((event.polls(), task.wakes(), resumes.get()), (2, 1, 1));
 }
 
+/// A wake that a later poll will see wakes the task once, however often it comes.
+#[test]
+fn a_task_is_woken_once_for_what_its_next_poll_sees() {
+    let (task, event) = (Task::new(), Event::default());
+    let mut job = pin!({
+        let event = event.clone();
+        JobFuture::new(move || {
+            // Wakes itself three times in each poll, before its job pauses.
+            let itself = std::future::poll_fn(move |task| {
+                let polled = Pin::new(&mut event.clone()).poll(task);
+                (0..3).for_each(|_| task.waker().wake_by_ref());
+                polled
+            });
+            await_future(itself).unwrap();
+        })
+    });
+    for polls in 1..4 {
+        assert!(task.poll(job.as_mut()).is_pending());
+        assert_eq!(
+            (event.polls(), task.wakes()),
+            (polls, polls),
+            "by the poll, when the job had paused"
+        );
+        let waker = event.waker();
+        waker.wake_by_ref();
+        thread::spawn(move || waker.wake()).join().unwrap();
+        assert_eq!(
+            task.wakes(),
+            polls + 1,
+            "by the other thread, which does not see what happens on this one"
+        );
+        task.0.fetch_sub(1, SeqCst);
+    }
+    event.set();
+    assert!(task.poll(job.as_mut()).is_ready());
+    assert_eq!((event.polls(), task.wakes()), (4, 3));
+}
+
 #[test]
 fn two_interleaved_jobs_wake_their_own_tasks() {
     let (first_task, second_task) = (Task::new(), Task::new());

@@ -17,10 +17,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::Progress;
 use super::forwarder::ForwardingWaker;
 use crate::insight::{Asked, DriverKind, Registration, Request};
-use crate::job::JobState;
+use crate::job::{Job, JobState};
 use crate::sync::contain;
 use crate::sys::clock_tick;
 
@@ -48,6 +47,11 @@ impl Requests {
             list.push(request);
             self.some.store(true, Ordering::Release);
         }
+    }
+
+    /// Whether there is one.
+    pub(super) fn is_some(&self) -> bool {
+        self.some.load(Ordering::Relaxed)
     }
 
     fn take(&self) -> Vec<Request> {
@@ -81,11 +85,8 @@ pub(super) struct Parked {
 }
 
 impl Parked {
-    /// The future is polled, and its job is about to start or to be asked for its next step.
-    pub(super) fn poll<T>(&mut self, forwarder: &Arc<ForwardingWaker>, state: &mut Progress<T>) {
-        let Progress::Paused(job, _) = state else {
-            return self.start(forwarder);
-        };
+    /// The future is polled while its job is paused.
+    pub(super) fn answer<T>(&mut self, forwarder: &ForwardingWaker, job: &mut Job<T>) {
         for request in forwarder.asked.take() {
             let in_state = Duration::from_nanos(clock_tick().saturating_sub(self.since));
             let info = job.info(JobState::Paused, in_state);
@@ -110,8 +111,8 @@ impl Parked {
         }
     }
 
-    /// Takes a place. A thread that exits has no driver any more.
-    fn start(&mut self, forwarder: &Arc<ForwardingWaker>) {
+    /// The job is about to start: takes a place. A thread that exits has no driver any more.
+    pub(super) fn start(&mut self, forwarder: &Arc<ForwardingWaker>) {
         let place = FUTURES.try_with(|futures| {
             let mut futures = futures.borrow_mut();
             let (forwarders, _) = futures.get_or_insert_with(register);

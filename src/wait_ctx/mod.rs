@@ -232,6 +232,7 @@ pub enum Status {
 
 impl Status {
     /// The status that has this number in C.
+    #[inline]
     pub fn from_raw(raw: i32) -> Self {
         match raw {
             0 => Status::Unsupported,
@@ -243,6 +244,7 @@ impl Status {
     }
 
     /// The number that this status has in C ([S2](crate::docs::openssl_behaviour#s2)).
+    #[inline]
     pub fn to_raw(self) -> i32 {
         match self {
             Status::Unsupported => 0,
@@ -577,8 +579,15 @@ impl WaitCtx {
         Wants::of(self.status(), has_wait_fds, self.deadline())
     }
 
+    /// Whether the job waits for its callback only: it [wants](Self::wants) just that, and the ctx never had a wait fd.
+    #[inline]
+    pub(crate) fn wants_only_callback(&self) -> bool {
+        self.status() == Status::Ok && self.version() == 0 && self.inner.deadline.load(Ordering::Relaxed) == NO_DEADLINE
+    }
+
     /// Makes the only-when-armed entry under `key` count. With `None` none of them counts. Returns the key that was
     /// armed before.
+    #[inline]
     pub fn arm(&self, key: Option<WaitKey>) -> Option<WaitKey> {
         // Only the job's own thread arms a key. A driver that reads the key has synchronised with the pause already.
         let before = self.armed();
@@ -587,6 +596,7 @@ impl WaitCtx {
     }
 
     /// The key that is armed now.
+    #[inline]
     pub fn armed(&self) -> Option<WaitKey> {
         let key = self.inner.armed.load(Ordering::Relaxed);
         (key != 0).then_some(WaitKey(key))
@@ -621,11 +631,13 @@ impl WaitCtx {
 
     /// Sets the status of the engine's request. It stays until it is set again
     /// ([S65](crate::docs::openssl_behaviour#s65)).
+    #[inline]
     pub fn set_status(&self, status: Status) {
         self.inner.status.store(status.to_raw(), Ordering::Relaxed);
     }
 
     /// The status of the engine's request. It is [`Status::Unsupported`] until it is set.
+    #[inline]
     pub fn status(&self) -> Status {
         Status::from_raw(self.inner.status.load(Ordering::Relaxed))
     }
@@ -641,6 +653,7 @@ impl WaitCtx {
     }
 
     /// The time at which the driver is to resume the job at the latest.
+    #[inline]
     pub fn deadline(&self) -> Option<Instant> {
         match self.inner.deadline.load(Ordering::Relaxed) {
             NO_DEADLINE => None,
@@ -655,6 +668,7 @@ impl WaitCtx {
 
     /// A number that changes with every change of the wait fds. A driver that has seen a version need not read the fds
     /// again. It is 0 as long as the ctx has had no wait fd.
+    #[inline]
     pub fn version(&self) -> u32 {
         self.inner.version.load(Ordering::Acquire)
     }

@@ -150,6 +150,7 @@ impl Route {
 impl PollWaker<'_> {
     /// The waker for the next poll of a future: a wake that comes from now on is about that poll. A driver that is a
     /// task itself may have set another callback since the last poll.
+    #[inline]
     pub(super) fn refreshed(&mut self) -> &Waker {
         match self.route {
             Route::Callback(ctx, version) => {

@@ -50,7 +50,7 @@ struct Args {
     /// Only peers with this in their name, beside their floor (may be repeated).
     #[arg(long, value_name = "NAME")]
     peer: Vec<String>,
-    /// Only this part: switch, life, wait_ctx, wake, scale, memory, options, work, counts (may be repeated).
+    /// Only this part: switch, life, wait_ctx, wake, poll, scale, memory, options, work, counts (may be repeated).
     #[arg(long, value_name = "PART")]
     part: Vec<String>,
     /// Name every peer, and for each that was not found the reason.
@@ -76,11 +76,12 @@ static ALLOCATOR: alloc::Counting = alloc::Counting;
 /// A part of a run: its name, and what runs it.
 type Part = (&'static str, fn(&Setup) -> Section);
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("switch", parts::switch::run),
     ("life", parts::life::run),
     ("wait_ctx", parts::wait_ctx::run),
     ("wake", parts::wake::run),
+    ("poll", parts::poll::run),
     ("scale", parts::scale::run),
     ("memory", parts::memory::run),
     ("options", parts::options::run),

@@ -26,6 +26,7 @@ fn our_operations_consist_of_what_the_readme_says() {
     an_empty_job_touches_neither_the_kernel_nor_the_heap(&report);
     a_wake_by_callback_makes_a_small_share_of_a_system_call(&report);
     a_wake_by_fd_makes_the_system_calls_of_its_floor(&report);
+    a_poll_in_a_job_touches_neither_the_kernel_nor_the_heap(&report);
     if OPTIMISED {
         a_switch_has_as_many_mispredicted_returns_as_its_floor(&report);
         instructions_stay_near_the_floor(&report);
@@ -67,6 +68,16 @@ fn a_wake_by_fd_makes_the_system_calls_of_its_floor(report: &Report) {
     }
 }
 
+/// Beside what the future does itself: a task of tokio asks the kernel for events from time to time.
+fn a_poll_in_a_job_touches_neither_the_kernel_nor_the_heap(report: &Report) {
+    for table in ["poll, not woken", "poll, by itself", "poll, channel", "poll, task"] {
+        for column in [SYSTEM_CALLS, ALLOCATIONS] {
+            let without = report.count(table, "without a job", column);
+            report.expect(table, "asyncjob, in_job", column, without - 0.1..=without + 0.1);
+        }
+    }
+}
+
 fn a_switch_has_as_many_mispredicted_returns_as_its_floor(report: &Report) {
     for table in [
         "switch, job 0, caller 0",
@@ -92,6 +103,8 @@ fn instructions_stay_near_the_floor(report: &Report) {
     report.expect("wake by eventfd", "asyncjob, an eventfd", INSTRUCTIONS, 0.0..=1700.0); // 1,464; 2,395 with two turns
     report.expect("life", "asyncjob, spawn and join", INSTRUCTIONS, 0.0..=2400.0); // 2,075
     report.expect("life", "asyncjob, spawn and join", ALLOCATIONS, 0.0..=1.0);
+    report.expect("poll, not woken", "asyncjob, in_job", INSTRUCTIONS, 0.0..=60.0); // 47
+    report.expect("poll, by itself", "asyncjob, in_job", INSTRUCTIONS, 0.0..=370.0); // 301; 480 with locks
 }
 
 /// The report of one run of the part `counts`.

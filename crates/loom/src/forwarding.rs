@@ -30,7 +30,7 @@ fn poll(forwarder: &ForwardingWaker, task: &Waker) -> bool {
     drop(forwarder.set_task(task));
     let was_called = forwarder.was_called();
     if was_called {
-        forwarder.start_resume();
+        drop(forwarder.start_resume());
     }
     was_called
 }
@@ -40,7 +40,7 @@ fn poll(forwarder: &ForwardingWaker, task: &Waker) -> bool {
 #[test]
 fn no_wake_is_lost_between_two_tasks() {
     loom::model(|| {
-        let forwarder = Arc::new(ForwardingWaker::default());
+        let forwarder = Arc::new(ForwardingWaker::new());
         let (first, second) = (Arc::new(Task(AtomicUsize::new(0))), Arc::new(Task(AtomicUsize::new(0))));
         assert!(!poll(&forwarder, &Waker::from(first)));
         let done = loom::sync::Arc::new(AtomicBool::new(false));
@@ -72,7 +72,7 @@ fn no_wake_is_lost_between_two_tasks() {
 #[test]
 fn of_two_wakes_none_is_lost() {
     loom::model(|| {
-        let forwarder = Arc::new(ForwardingWaker::default());
+        let forwarder = Arc::new(ForwardingWaker::new());
         let task = Arc::new(Task(AtomicUsize::new(0)));
         let waker = Waker::from(task.clone());
         assert!(!poll(&forwarder, &waker));
@@ -93,6 +93,39 @@ fn of_two_wakes_none_is_lost() {
         // A last poll, for which the task was woken if the first one has not seen both.
         if !polled {
             assert!(task.0.load(Ordering::SeqCst) != 0 && poll(&forwarder, &waker));
+        }
+    });
+}
+
+/// The job runs and calls its own waker while another thread calls it, too. The poll sees that it was called, and what
+/// was done before both.
+#[test]
+fn a_wake_of_the_job_itself_hides_none_of_another_thread() {
+    loom::model(|| {
+        let forwarder = Arc::new(ForwardingWaker::new());
+        let task = Arc::new(Task(AtomicUsize::new(0)));
+        let (waker, of_job) = (Waker::from(task.clone()), Waker::from(forwarder.clone()));
+        let done = loom::sync::Arc::new(AtomicBool::new(false));
+        let running = {
+            drop(forwarder.set_task(&waker));
+            forwarder.start()
+        };
+        let other = {
+            let (done, of_job) = (done.clone(), of_job.clone());
+            thread::spawn(move || {
+                done.store(true, Ordering::Relaxed);
+                of_job.wake();
+            })
+        };
+        of_job.wake_by_ref();
+        drop(running);
+        assert!(poll(&forwarder, &waker), "the job has called its waker");
+        let seen_first = done.load(Ordering::Relaxed);
+        other.join().unwrap();
+        let woken = task.0.load(Ordering::SeqCst) != 0;
+        assert!(seen_first || woken, "the task sleeps on the wake of the other thread");
+        if !seen_first {
+            assert!(poll(&forwarder, &waker) && done.load(Ordering::Relaxed));
         }
     });
 }

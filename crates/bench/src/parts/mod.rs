@@ -4,6 +4,7 @@ pub(crate) mod counts;
 pub(crate) mod life;
 pub(crate) mod memory;
 pub(crate) mod options;
+pub(crate) mod poll;
 pub(crate) mod scale;
 pub(crate) mod switch;
 pub(crate) mod wait_ctx;
@@ -22,6 +23,7 @@ pub(crate) fn groups(setup: &Setup) -> Vec<(String, Group<'_>)> {
     switches
         .chain([("life".to_string(), life::group(setup))])
         .chain(wake::groups(setup))
+        .chain(poll::groups(setup))
         .collect()
 }
 

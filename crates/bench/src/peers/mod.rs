@@ -21,6 +21,7 @@ pub(crate) mod may;
 pub(crate) mod ours;
 #[allow(unsafe_code, reason = "raw mappings instead of stacks")]
 pub(crate) mod pages;
+pub(crate) mod polls;
 pub(crate) mod scheduled;
 pub(crate) mod smol;
 #[allow(unsafe_code, reason = "a bare system call, a futex")]

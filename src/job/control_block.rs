@@ -206,11 +206,6 @@ const _: () = assert!(
     offset_of!(TypedBlock<()>, control) == 0,
     "a block is cast to its control"
 );
-const _: () = assert!(
-    MAX_ABOVE_TOP + size_of::<TypedBlock<()>>() <= StackSize::MAX_RESERVED,
-    "the documentation of `StackSize::bytes` has the figure"
-);
-
 /// The stack of a job as corosensei sees it: everything below the [`TypedBlock`].
 pub(super) struct Bounds {
     base: StackPointer,
@@ -314,6 +309,12 @@ where
     F: FnOnce() -> T + 'static,
     T: 'static,
 {
+    const {
+        assert!(
+            MAX_ABOVE_TOP + size_of::<TypedBlock<()>>() <= StackSize::MAX_RESERVED,
+            "the documentation of `StackSize::bytes` has the figure"
+        );
+    }
     // SAFETY: `top` is one past the end of memory that `stack` owns, of which there is much more than a block.
     let block = unsafe { stack.top().byte_sub(size_of::<TypedBlock<T>>()) }.cast::<TypedBlock<T>>();
     let bounds = Bounds {

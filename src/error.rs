@@ -201,8 +201,10 @@ impl fmt::Display for AwaitError {
 }
 
 /// The text of [`AwaitError::NoWaker`] and of the errors of the same name.
-pub(crate) const NO_WAKER: &str = "the process has no fd left for an eventfd to wake the job with: \
-    raise RLIMIT_NOFILE (ulimit -n)";
+pub(crate) const NO_WAKER: &str = concat!(
+    "the process has no fd left for an eventfd to wake the job with: raise RLIMIT_NOFILE (ulimit -n)",
+    guide_page!("bound")
+);
 
 debug_with_sentence!(AwaitError: NotInJob, CannotPause, Interrupted, NoWaker);
 
@@ -397,8 +399,11 @@ pub enum SpawnErrorKind {
 }
 
 /// The text of every error about a wait ctx with two jobs.
-pub(crate) const WAIT_CTX_IN_USE: &str = "the wait ctx belongs to a job that has not ended: \
-    give each job a ctx of its own, or wait until the other job has ended";
+pub(crate) const WAIT_CTX_IN_USE: &str = concat!(
+    "the wait ctx belongs to a job that has not ended: give each job a ctx of its own, or wait until the other job has \
+     ended",
+    guide_page!("from-c")
+);
 
 impl fmt::Display for SpawnErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -408,7 +413,11 @@ impl fmt::Display for SpawnErrorKind {
                 "all {max_jobs} jobs of the scheduler are in use: wait for Handle::capacity, or raise max_jobs{}",
                 guide_page!("bound")
             ),
-            SpawnErrorKind::ShuttingDown => f.write_str("the scheduler is shutting down and accepts no more jobs"),
+            SpawnErrorKind::ShuttingDown => f.write_str(concat!(
+                "the scheduler is shutting down or was dropped, and accepts no more jobs: spawn before \
+                 Scheduler::shutdown, and keep the scheduler",
+                guide_page!("cancel")
+            )),
             SpawnErrorKind::WaitCtxInUse => f.write_str(WAIT_CTX_IN_USE),
             SpawnErrorKind::NoScheduler => f.write_str(concat!(
                 "no scheduler runs this code: call scheduler::spawn inside a job, or Scheduler::spawn",

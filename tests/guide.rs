@@ -48,6 +48,40 @@ fn each_page_is_found_asks_a_question_and_is_tested() {
     assert!(pages >= 14, "{pages}");
 }
 
+/// The words of each part of a page, from one heading to the next, with the words of the heading. Code counts.
+fn parts(text: &str) -> Vec<(String, usize)> {
+    let (mut parts, mut in_code) = (Vec::new(), false);
+    for line in text.lines() {
+        in_code ^= line.starts_with("```");
+        if !in_code && line.starts_with('#') {
+            parts.push((line.to_owned(), 0));
+        }
+        if let Some((_, words)) = parts.last_mut() {
+            *words += line.split_whitespace().count();
+        }
+    }
+    parts
+}
+
+#[test]
+fn an_answer_is_found_within_two_minutes() {
+    // 200 words a minute: the beginning of the README, half of the index, and one part of a page.
+    let readme = file("README.md");
+    let (beginning, _) = readme.split_once("](#the-guide)").expect("a link to the guide");
+    assert!(beginning.split_whitespace().count() <= 120, "the link comes late");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide");
+    for entry in fs::read_dir(directory).unwrap() {
+        let page = entry.unwrap().file_name().into_string().unwrap();
+        if page == "README.md" {
+            continue;
+        }
+        let text = file(&format!("docs/guide/{page}"));
+        for (heading, words) in parts(&text) {
+            assert!(words <= 300, "{page}: {heading}: {words} words: divide it");
+        }
+    }
+}
+
 /// The address of a page, as the front page of the documentation has it.
 fn address(page: &str) -> String {
     let front = file("src/lib.rs");
@@ -93,12 +127,13 @@ fn each_page_that_an_error_names_exists() {
 fn an_error_of_misuse_ends_with_the_address_of_the_page_that_helps() {
     use asyncjob::job_future::JobError;
     use asyncjob::offload::OffloadError;
+    use asyncjob::pool::PoolError;
     use asyncjob::scheduler::JoinError;
     use asyncjob::waiting::AwaitError;
     use asyncjob::{PauseError, Quarantined, SpawnErrorKind, StartErrorKind};
 
     let no_stack = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
-    let errors: [(Box<dyn std::error::Error>, &str); 17] = [
+    let errors: [(Box<dyn std::error::Error>, &str); 24] = [
         (Box::new(PauseError::NotInJob), "jobs"),
         (Box::new(PauseError::Blocked), "across-a-pause"),
         (Box::new(PauseError::Panicking), "across-a-pause"),
@@ -115,6 +150,16 @@ fn an_error_of_misuse_ends_with_the_address_of_the_page_that_helps() {
         (Box::new(SpawnErrorKind::Full { max_jobs: 1 }), "bound"),
         (Box::new(SpawnErrorKind::NoScheduler), "jobs"),
         (Box::new(SpawnErrorKind::Forked), "fork"),
+        (Box::new(SpawnErrorKind::ShuttingDown), "cancel"),
+        (Box::new(SpawnErrorKind::WaitCtxInUse), "from-c"),
+        (Box::new(JobError::WaitCtxInUse), "from-c"),
+        (Box::new(OffloadError::ShutDown), "bound"),
+        (Box::new(JoinError::NoWaker(no_stack())), "bound"),
+        (
+            Box::new(PoolError::PrecreateAboveLimit { precreate: 2, limit: 1 }),
+            "bound",
+        ),
+        (Box::new(PoolError::GuardOutOfRange { guard: 0 }), "stack-size"),
         (Box::new(Quarantined), "cancel"),
     ];
     for (error, page) in errors {

@@ -44,7 +44,10 @@ impl fmt::Display for OffloadError {
                 guide_page!("across-a-pause")
             )),
             OffloadError::Interrupted(interrupted) => interrupted.fmt(f),
-            OffloadError::ShutDown => f.write_str("the Offload was shut down before the closure ran"),
+            OffloadError::ShutDown => f.write_str(concat!(
+                "the Offload was shut down before the closure ran: call Offload::shutdown when its jobs have ended",
+                guide_page!("bound")
+            )),
             OffloadError::Forked => f.write_str(FORKED),
             OffloadError::NoWaker(_) => f.write_str(NO_WAKER),
         }

@@ -194,11 +194,13 @@ impl fmt::Display for PoolError {
         match self {
             PoolError::PrecreateAboveLimit { precreate, limit } => write!(
                 f,
-                "the pool cannot make {precreate} stacks in advance with a limit of {limit}: raise the limit"
+                "the pool cannot make {precreate} stacks in advance with a limit of {limit}: raise the limit{}",
+                guide_page!("bound")
             ),
             PoolError::GuardOutOfRange { guard } => write!(
                 f,
-                "a stack cannot have a guard of {guard} bytes: choose 1 byte (which is one page) to 1 GiB"
+                "a stack cannot have a guard of {guard} bytes: choose 1 byte (which is one page) to 1 GiB{}",
+                guide_page!("stack-size")
             ),
             PoolError::InsideJob => {
                 f.write_str("a job cannot clean up the pool of its thread: call cleanup_thread outside of jobs")

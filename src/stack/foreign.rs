@@ -43,7 +43,10 @@ pub struct SetStackMemoryError;
 
 impl std::fmt::Display for SetStackMemoryError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the memory functions of stacks cannot change after a job or a pool has asked for a stack")
+        f.write_str(
+            "the memory functions of stacks cannot change after a job or a pool has asked for a stack: call \
+             set_stack_memory first of all",
+        )
     }
 }
 

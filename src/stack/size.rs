@@ -30,7 +30,10 @@ impl StackSize {
     pub const fn at_least(bytes: usize) -> StackSize {
         match Self::try_at_least(bytes) {
             Some(size) => size,
-            None => panic!("a stack has at most 8 MiB"),
+            None => panic!(concat!(
+                "a stack has at most 8 MiB: ask StackSize::try_at_least for a number that comes from outside",
+                guide_page!("stack-size")
+            )),
         }
     }
 

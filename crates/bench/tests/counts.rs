@@ -98,7 +98,12 @@ fn instructions_stay_near_the_floor(report: &Report) {
     most("switch, job 8, caller 0", "asyncjob", 1.6); // 129 to 94
     most("life", "asyncjob", 1.5); // 150 to 118
     // A wake, the resume of its job and the pause after it.
-    report.expect("wake by callback, a batch of 20", "asyncjob, callback", INSTRUCTIONS, 0.0..=350.0); // 325
+    report.expect(
+        "wake by callback, a batch of 20",
+        "asyncjob, callback",
+        INSTRUCTIONS,
+        0.0..=350.0,
+    ); // 325
     // Single steps take so long that the kernel's clock ticks in each turn, which adds a little to these.
     report.expect("wake by eventfd", "asyncjob, an eventfd", INSTRUCTIONS, 0.0..=1700.0); // 1,464; 2,395 with two turns
     report.expect("life", "asyncjob, spawn and join", INSTRUCTIONS, 0.0..=2400.0); // 2,075

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::numbers::{Series, Times};
-use super::recorder::is_recording;
+use super::recorder::{is_recording, nanos};
 use crate::pool::PoolStats;
 
 /// The numbers of one scheduler, as it publishes them.
@@ -108,7 +108,7 @@ impl Gauges {
         published.queues = queues;
         published.totals = totals;
         if let Some(began) = published.turn_began.take() {
-            published.turns.record(began.elapsed());
+            published.turns.record(nanos(began.elapsed()));
         }
     }
 

@@ -11,10 +11,10 @@
 //! milliseconds, and is done on the thread of the recorder.
 
 use std::fmt;
+use std::sync::Weak;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::names;
 use super::outside::{READ, Walker};
@@ -126,7 +126,9 @@ fn run(shared: &Weak<Shared>, found: &Receiver<Found>, watched: Option<(Duration
         }
         if let Some((threshold, interrupt)) = watched {
             let seen = shared.shards();
-            let seen = seen.iter().filter_map(|shard| look(shard, threshold, interrupt));
+            let seen = seen
+                .iter()
+                .filter_map(|shard| look(&shared, shard, threshold, interrupt));
             seen.for_each(|found| report(&shared, found));
         }
     }
@@ -139,14 +141,14 @@ const LONGEST_INTERVAL: Duration = Duration::from_millis(250);
 const MOST_BYTES: usize = 256 << 10;
 
 /// Looks at the job that runs on a thread, if it has run for too long and was not reported.
-fn look(shard: &Arc<Shard>, threshold: Duration, interrupt: Interrupt) -> Option<Found> {
-    let (name, since) = shard.overdue(threshold, Instant::now())?;
+fn look(shared: &Shared, shard: &Shard, threshold: Duration, interrupt: Interrupt) -> Option<Found> {
+    let (name, since) = shard.overdue(threshold, shared.now())?;
     let seen = interrupt.stop(shard.number, |registers| (registers, copy(shard, registers)));
     Some(Found {
         name,
         thread: shard.thread_name.clone(),
         kind: HogKind::Runs,
-        ran: since.elapsed(),
+        ran: Duration::from_nanos(shared.now().saturating_sub(since)),
         stack: seen.map_or(Copied::Nothing, |(registers, bytes)| {
             Copied::Interrupted(registers, bytes)
         }),

@@ -118,8 +118,8 @@ impl Default for Series {
 }
 
 impl Series {
-    pub(super) fn record(&mut self, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    /// Records a time in nanoseconds.
+    pub(super) fn record(&mut self, nanos: u64) {
         self.nanos = self.nanos.saturating_add(nanos);
         // A histogram has no place for 0, and takes it as 1 in its percentiles anyway.
         // It resizes itself, and so takes any time. (`saturating_record` would not resize it, and record 2 ns.)

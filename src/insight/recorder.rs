@@ -29,12 +29,12 @@ use super::hogs::{self, Copied, Found, Hog, HogKind, Report};
 use super::numbers::{JobNumbers, Numbers, Series};
 use super::outside::READ;
 use super::registry;
-use super::timeline::{FdKinds, KeptPause, KeptRun, Timeline, name_of};
+use super::timeline::{FdKinds, Kept, KeptPause, KeptRun, KeptWake, Timeline, name_of};
 use crate::hooks::{HookedJob, SwitchHooks};
 use crate::job::{address_of_current, budget};
 use crate::stack;
 use crate::sys::{Interrupt, ThreadNumber};
-use crate::wait_ctx::{NotedWake, Status, WaitCtx, WaitKey, WakeCause};
+use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitKey, WakeCause};
 
 /// Measures how long jobs run without a pause, how long they are paused and for what, and how long they wait for their
 /// thread. Keeps the last runs of each thread for a [`Timeline`].
@@ -71,7 +71,11 @@ pub(super) struct Shared {
     high_water: bool,
     keys: Vec<(WaitKey, Cow<'static, str>)>,
     pub(super) hog: Option<(Duration, Report)>,
+    /// The threshold of `hog` in nanoseconds, or more than any run takes.
+    hog_after: u64,
     pub(super) busy: Option<(Duration, Report)>,
+    /// Whether a thread looks at the jobs that run.
+    is_watched: bool,
     /// The way to the thread that makes the reports.
     reports: Option<SyncSender<Found>>,
     shards: Mutex<Vec<Arc<Shard>>>,
@@ -108,7 +112,7 @@ struct Records {
     names: BTreeMap<String, usize>,
     counts: Vec<Counts>,
     runs: VecDeque<KeptRun>,
-    /// The jobs that run now. The innermost is the last.
+    /// The jobs that run now, if a thread looks at them. The innermost is the last.
     running: Vec<Running>,
 }
 
@@ -117,7 +121,8 @@ struct Running {
     number: u64,
     /// The place of its name.
     name: usize,
-    since: Instant,
+    /// When the run began: see [`Shared::now`].
+    since: u64,
     /// Whether it was reported as a hog, in this run or before.
     is_hog: bool,
 }
@@ -131,9 +136,9 @@ struct Counts {
     never_started: u64,
     hogs: u64,
     runs: Series,
-    pauses: Series,
     delays: Series,
-    pauses_by_key: BTreeMap<Cow<'static, str>, Series>,
+    /// By [`WaitsFor::place`]. A place that no pause has needed is empty.
+    pauses: Vec<Option<Box<Series>>>,
     high_water: usize,
 }
 
@@ -146,16 +151,32 @@ impl Counts {
         self.never_started += other.never_started;
         self.hogs += other.hogs;
         self.runs.add(&other.runs);
-        self.pauses.add(&other.pauses);
         self.delays.add(&other.delays);
-        for (key, times) in &other.pauses_by_key {
-            self.pauses_by_key.entry(key.clone()).or_default().add(times);
+        for (place, times) in other.pauses.iter().enumerate() {
+            if let Some(times) = times {
+                self.pauses_at(place).add(times);
+            }
         }
         self.high_water = self.high_water.max(other.high_water);
     }
 
-    fn numbers(&self) -> JobNumbers {
-        let by_key = self.pauses_by_key.iter();
+    /// The pauses of a place.
+    fn pauses_at(&mut self, place: usize) -> &mut Series {
+        if self.pauses.len() <= place {
+            self.pauses.resize_with(place + 1, || None);
+        }
+        self.pauses[place].get_or_insert_default()
+    }
+
+    fn numbers(&self, keys: &[(WaitKey, Cow<'static, str>)]) -> JobNumbers {
+        let mut all_pauses = Series::default();
+        let mut by_key: BTreeMap<&str, Series> = BTreeMap::new(); // two keys may have one name
+        for (place, times) in self.pauses.iter().enumerate() {
+            let Some(times) = times else { continue };
+            all_pauses.add(times);
+            by_key.entry(WaitsFor::label(place, keys)).or_default().add(times);
+        }
+        let by_key = by_key.into_iter();
         JobNumbers {
             started: self.started,
             ended: self.ended,
@@ -164,11 +185,9 @@ impl Counts {
             never_started: self.never_started,
             hogs: self.hogs,
             runs: self.runs.times(),
-            pauses: self.pauses.times(),
+            pauses: all_pauses.times(),
             delays: self.delays.times(),
-            pauses_by_key: by_key
-                .map(|(key, times)| (key.clone().into_owned(), times.times()))
-                .collect(),
+            pauses_by_key: by_key.map(|(key, times)| (key.to_owned(), times.times())).collect(),
             high_water: self.high_water,
         }
     }
@@ -189,13 +208,13 @@ impl Records {
 impl Shard {
     /// The name of the job that runs on the thread, if it has run for longer than `threshold` and was not reported, and
     /// since when. It counts as reported from now on.
-    pub(super) fn overdue(&self, threshold: Duration, now: Instant) -> Option<(String, Instant)> {
+    pub(super) fn overdue(&self, threshold: Duration, now: u64) -> Option<(String, u64)> {
         let mut records = self.records.lock();
         let Records {
             names, counts, running, ..
         } = &mut *records;
         let job = running.last_mut()?;
-        if job.is_hog || now.saturating_duration_since(job.since) < threshold {
+        if job.is_hog || Duration::from_nanos(now.saturating_sub(job.since)) < threshold {
             return None;
         }
         job.is_hog = true;
@@ -306,8 +325,10 @@ impl RecorderBuilder {
                 kept_runs: self.kept_runs,
                 high_water: self.high_water,
                 keys: self.keys,
+                hog_after: hog.as_ref().map_or(u64::MAX, |(threshold, _)| nanos(*threshold)),
                 hog,
                 busy,
+                is_watched: watched.is_some(),
                 reports: has_reports.then(|| hogs::start(shared, watched)).flatten(),
                 shards: Mutex::new(Vec::new()),
             }
@@ -340,17 +361,18 @@ impl Recorder {
             recorder: self.clone(),
             name: name.into(),
             id: 0,
-            began: Instant::now(),
+            began: self.0.now(),
+            paused: None,
             state: State::New,
             ctx: None,
+            before: None,
             wake: None,
             pause: None,
             kinds: FdKinds::default(),
             waits_for: WaitsFor::ItsTurn,
             is_hog: false,
             polls: Polls::default(),
-            polled: None,
-            stack: Copied::Nothing,
+            noticed: None,
             high_water: 0,
             is_cancelled: false,
             has_ended: false,
@@ -370,9 +392,10 @@ impl Recorder {
         }
         let mut all = Counts::default();
         names.values().for_each(|counts| all.add(counts));
-        let by_name = names.into_iter().map(|(name, counts)| (name, counts.numbers()));
+        let keys = &self.0.keys;
+        let by_name = names.into_iter().map(|(name, counts)| (name, counts.numbers(keys)));
         Numbers {
-            all: all.numbers(),
+            all: all.numbers(keys),
             by_name: by_name.collect(),
             schedulers: registry::schedulers(),
             stacks: stack::stats(),
@@ -382,16 +405,41 @@ impl Recorder {
     /// The last runs of each thread.
     pub fn timeline(&self) -> Timeline {
         let kept = |shard: Arc<Shard>| {
-            let runs = shard.records.lock().runs.iter().cloned().collect();
-            (shard.thread, shard.thread_name.clone(), runs)
+            let records = shard.records.lock();
+            let mut names = vec![String::new(); records.counts.len()];
+            for (name, place) in &records.names {
+                names[*place].clone_from(name);
+            }
+            Kept {
+                thread: shard.thread,
+                thread_name: shard.thread_name.clone(),
+                names,
+                runs: records.runs.iter().cloned().collect(),
+            }
         };
         Timeline::of(self.0.began, self.0.shards().into_iter().map(kept).collect())
     }
 }
 
+/// Nanoseconds: what times are kept in, because a difference of them is one instruction.
+pub(super) fn nanos(time: Duration) -> u64 {
+    time.as_secs()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.subsec_nanos().into())
+}
+
 impl Shared {
     pub(super) fn shards(&self) -> Vec<Arc<Shard>> {
         self.shards.lock().clone()
+    }
+
+    /// The nanoseconds since the recorder was made.
+    pub(super) fn now(&self) -> u64 {
+        self.at(Instant::now())
+    }
+
+    fn at(&self, at: Instant) -> u64 {
+        nanos(at.saturating_duration_since(self.began))
     }
 
     /// What this thread records.
@@ -412,22 +460,18 @@ impl Shared {
         shard
     }
 
-    /// What a job that has paused waits for.
-    fn waits_for(&self, ctx: &WaitCtx) -> WaitsFor {
-        if ctx.status() == Status::Eagain {
+    /// What a job that has paused waits for. `fds` are those of its ctx.
+    fn waits_for(&self, ctx: &WaitCtx, fds: &[WaitFd]) -> WaitsFor {
+        let status = ctx.status();
+        if status == Status::Eagain {
             return WaitsFor::ItsTurn;
         }
-        if ctx.version() != 0 {
-            let fds = ctx.fds();
+        if !fds.is_empty() {
             let named = |key: &WaitKey| fds.iter().any(|fd| fd.key == *key);
-            if let Some(place) = self.keys.iter().position(|(key, _)| named(key)) {
-                return WaitsFor::Key(place);
-            }
-            if !fds.is_empty() {
-                return WaitsFor::Fd;
-            }
+            let place = self.keys.iter().position(|(key, _)| named(key));
+            return place.map_or(WaitsFor::Fd, WaitsFor::Key);
         }
-        match ctx.status() {
+        match status {
             Status::Ok => WaitsFor::Callback,
             _ if ctx.deadline().is_some() => WaitsFor::Deadline,
             _ => WaitsFor::Nothing,
@@ -455,15 +499,25 @@ enum WaitsFor {
 }
 
 impl WaitsFor {
-    fn label(self, keys: &[(WaitKey, Cow<'static, str>)]) -> Cow<'static, str> {
-        Cow::Borrowed(match self {
-            WaitsFor::Key(place) => return keys[place].1.clone(),
-            WaitsFor::Fd => "fd",
-            WaitsFor::Callback => "callback",
-            WaitsFor::Deadline => "deadline",
-            WaitsFor::ItsTurn => "its turn",
-            WaitsFor::Nothing => "nothing: it polls",
-        })
+    /// What has no key of its own, by its place.
+    const WITHOUT_KEY: [&str; 5] = ["fd", "callback", "deadline", "its turn", "nothing: it polls"];
+
+    /// The place of its pauses in [`Counts::pauses`].
+    fn place(self) -> usize {
+        match self {
+            WaitsFor::Fd => 0,
+            WaitsFor::Callback => 1,
+            WaitsFor::Deadline => 2,
+            WaitsFor::ItsTurn => 3,
+            WaitsFor::Nothing => 4,
+            WaitsFor::Key(key) => Self::WITHOUT_KEY.len() + key,
+        }
+    }
+
+    /// What to call the pauses at a place.
+    fn label<'a>(place: usize, keys: &'a [(WaitKey, Cow<'static, str>)]) -> &'a str {
+        let key = place.checked_sub(Self::WITHOUT_KEY.len());
+        key.map_or_else(|| Self::WITHOUT_KEY[place], |key| &keys[key].1)
     }
 }
 
@@ -495,13 +549,17 @@ pub struct Recorded {
     name: Cow<'static, str>,
     /// The number of its `JobId`, once it starts.
     id: u64,
-    /// When the job began to run or to be paused.
-    began: Instant,
+    /// When the job began to run or to be paused: see [`Shared::now`].
+    began: u64,
+    /// When the job has paused that is about to leave.
+    paused: Option<u64>,
     state: State,
     /// The ctx of the job, which notes its wakes.
     ctx: Option<WaitCtx>,
-    /// What has made the job ready that runs.
-    wake: Option<NotedWake>,
+    /// The pause before the run that goes on. It is recorded with the run, so that a switch takes one lock.
+    before: Option<Paused>,
+    /// What has made the job ready that runs, if there is a timeline.
+    wake: Option<KeptWake>,
     /// What a job waits for that has run and is about to leave, if there is a timeline.
     pause: Option<KeptPause>,
     kinds: FdKinds,
@@ -510,21 +568,37 @@ pub struct Recorded {
     /// Whether the job has been reported as a hog.
     is_hog: bool,
     polls: Polls,
-    /// For how long a job has polled that is to be reported, from the pause to the leave.
-    polled: Option<Duration>,
-    /// A copy of the stack of a job that is to be reported, from the pause to the leave.
-    stack: Copied,
+    /// What there is to report of a job, from the pause to the leave.
+    noticed: Option<Box<Noticed>>,
     /// How much of its stack a job has used that has ended.
     high_water: usize,
     is_cancelled: bool,
     has_ended: bool,
 }
 
+/// A pause that is over, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Paused {
+    for_what: WaitsFor,
+    took: u64,
+    /// How long the job could run and has not, if that is known.
+    delay: Option<u64>,
+}
+
+/// What a job has done that is to be reported.
+#[derive(Debug)]
+struct Noticed {
+    /// For how long it has polled, if that is to be reported.
+    polls: Option<Duration>,
+    /// A copy of its stack.
+    stack: Copied,
+}
+
 /// The pauses in a row in which the job has named nothing that it waits for.
 #[derive(Debug, Default)]
 struct Polls {
     /// When the run before the first of them began.
-    since: Option<Instant>,
+    since: Option<u64>,
     count: u32,
     is_reported: bool,
 }
@@ -545,19 +619,35 @@ impl fmt::Debug for State {
 }
 
 impl Recorded {
-    /// How long the job could run and has not, if that is known. `now` is the end of that time.
-    fn delay(&self, now: Instant) -> Option<Duration> {
-        let ready = match (&self.state, &self.wake) {
-            (State::New, _) => self.began,
-            (State::Started(..), _) if self.waits_for == WaitsFor::ItsTurn => self.began,
-            (State::Started(..), Some(wake)) => wake.at.max(self.began),
-            (State::Started(..), None) => return None,
+    /// The job goes on at `now`, after a pause.
+    fn pause_ends(&mut self, now: u64) {
+        let shared = &*self.recorder.0;
+        let wake = self.ctx.as_ref().and_then(WaitCtx::wake);
+        let wake = wake.map(|wake| KeptWake {
+            at: match wake.cause {
+                WakeCause::Deadline => shared.at(wake.at).max(self.began), // it may have passed before the pause
+                _ => shared.at(wake.at),
+            },
+            cause: wake.cause,
+            thread: wake.thread,
+        });
+        let ready = match (&wake, self.waits_for) {
+            (_, WaitsFor::ItsTurn) => Some(self.began),
+            (Some(wake), _) => Some(wake.at.max(self.began)),
+            (None, _) => None,
         };
-        Some(now.saturating_duration_since(ready))
+        self.before = Some(Paused {
+            for_what: self.waits_for,
+            took: now.saturating_sub(self.began),
+            delay: ready.map(|ready| now.saturating_sub(ready)),
+        });
+        if shared.kept_runs > 0 {
+            self.wake = wake;
+        }
     }
 
     /// The job has paused after a run that began at `began`. Returns for how long it polls, if it is to be reported.
-    fn polls(&mut self, began: Instant, now: Instant) -> Option<Duration> {
+    fn polls(&mut self, began: u64, now: u64) -> Option<Duration> {
         let (after, _) = self.recorder.0.busy.as_ref()?;
         let has_worked = budget::has_given_way();
         let names_nothing = matches!(self.waits_for, WaitsFor::ItsTurn | WaitsFor::Nothing);
@@ -567,61 +657,55 @@ impl Recorded {
         }
         let since = *self.polls.since.get_or_insert(began);
         self.polls.count = self.polls.count.saturating_add(1);
-        let polls = now.saturating_duration_since(since);
+        let polls = Duration::from_nanos(now.saturating_sub(since));
         let is_due = self.polls.count >= FEWEST_POLLS && polls >= *after;
         (is_due && !std::mem::replace(&mut self.polls.is_reported, true)).then_some(polls)
     }
 
-    fn report(&self, shard: &Shard, kind: HogKind, ran: Duration, stack: Copied) {
-        self.recorder.0.report(Found {
-            name: self.name.clone().into_owned(),
-            thread: shard.thread_name.clone(),
-            kind,
-            ran,
-            stack,
-        });
+    /// Reports a job that polls, and one that has run for too long.
+    #[cold]
+    fn report_noticed(&self, polls: Option<Duration>, ran: Option<u64>, noticed: Option<Box<Noticed>>) {
+        let State::Started(shard, _) = &self.state else { return };
+        let stack = noticed.map_or(Copied::Nothing, |noticed| noticed.stack);
+        let polls = polls.map(|polls| (HogKind::Polls, polls));
+        let ran = ran.map(|ran| (HogKind::Ran, Duration::from_nanos(ran)));
+        for (kind, ran) in polls.into_iter().chain(ran) {
+            self.recorder.0.report(Found {
+                name: self.name.clone().into_owned(),
+                thread: shard.thread_name.clone(),
+                kind,
+                ran,
+                stack: stack.clone(),
+            });
+        }
     }
 }
 
 impl SwitchHooks for Recorded {
     fn enter(&mut self) {
-        let now = Instant::now();
-        self.wake = self.ctx.as_ref().and_then(WaitCtx::wake);
-        if let Some(wake) = self.wake.as_mut().filter(|wake| wake.cause == WakeCause::Deadline) {
-            wake.at = wake.at.max(self.began);
-        }
-        let (paused, delay) = (now.saturating_duration_since(self.began), self.delay(now));
-        self.began = now;
+        let now = self.recorder.0.now();
         let is_new = matches!(self.state, State::New);
         if is_new {
             let shard = self.recorder.0.shard();
-            let name = shard.records.lock().place(&self.name);
-            self.state = State::Started(shard, name);
-        }
-        let State::Started(shard, name) = &self.state else {
-            return;
-        };
-        let mut records = shard.records.lock();
-        let counts = &mut records.counts[*name];
-        if is_new {
+            let mut records = shard.records.lock();
+            let name = records.place(&self.name);
+            let counts = &mut records.counts[name];
             counts.started += 1;
+            counts.delays.record(now.saturating_sub(self.began));
+            drop(records);
+            self.state = State::Started(shard, name);
         } else {
-            counts.pauses.record(paused);
-            let key = self.waits_for.label(&self.recorder.0.keys);
-            match counts.pauses_by_key.get_mut(&key) {
-                Some(times) => times.record(paused),
-                None => counts.pauses_by_key.entry(key).or_default().record(paused),
-            }
+            self.pause_ends(now);
         }
-        if let Some(delay) = delay {
-            counts.delays.record(delay);
+        self.began = now;
+        if let (State::Started(shard, name), true) = (&self.state, self.recorder.0.is_watched) {
+            shard.records.lock().running.push(Running {
+                number: self.id,
+                name: *name,
+                since: now,
+                is_hog: self.is_hog,
+            });
         }
-        records.running.push(Running {
-            number: self.id,
-            name: *name,
-            since: now,
-            is_hog: self.is_hog,
-        });
     }
 
     fn starting(&mut self, job: HookedJob<'_>) {
@@ -631,19 +715,21 @@ impl SwitchHooks for Recorded {
     }
 
     fn pausing(&mut self, job: HookedJob<'_>) {
-        let shared = &self.recorder.0;
-        self.waits_for = shared.waits_for(job.wait_ctx);
+        let shared = &*self.recorder.0;
+        let now = shared.now();
+        self.paused = Some(now);
+        let ctx = job.wait_ctx;
+        let fds = if ctx.version() == 0 { Vec::new() } else { ctx.fds() };
+        self.waits_for = shared.waits_for(ctx, &fds);
         if shared.kept_runs > 0 {
-            self.pause = Some(self.kinds.pause(job.wait_ctx));
+            self.pause = Some(self.kinds.pause(ctx, fds));
         }
-        let now = Instant::now();
-        let ran = now.saturating_duration_since(self.began);
-        let is_too_long = shared.hog.as_ref().is_some_and(|(threshold, _)| ran >= *threshold);
-        self.polled = self.polls(self.began, now);
-        let is_new_hog = is_too_long && !self.is_hog;
-        if is_new_hog || self.polled.is_some() {
+        let is_new_hog = now.saturating_sub(self.began) >= shared.hog_after && !self.is_hog;
+        let polls = self.polls(self.began, now);
+        if is_new_hog || polls.is_some() {
             let stack = job.look.copy_stack(READ);
-            self.stack = stack.map_or(Copied::Nothing, |(pointer, bytes)| Copied::Paused(pointer, bytes));
+            let stack = stack.map_or(Copied::Nothing, |(pointer, bytes)| Copied::Paused(pointer, bytes));
+            self.noticed = Some(Box::new(Noticed { polls, stack }));
         }
     }
 
@@ -656,23 +742,30 @@ impl SwitchHooks for Recorded {
     }
 
     fn leave(&mut self) {
-        let now = Instant::now();
-        let (began, ran) = (self.began, now.saturating_duration_since(self.began));
-        self.began = now;
-        let (polls, stack) = (self.polled.take(), std::mem::take(&mut self.stack));
-        let recorder = self.recorder.clone();
-        let shared = &recorder.0;
+        let shared = &*self.recorder.0;
         let State::Started(shard, name) = &self.state else {
             return;
         };
+        let now = self.paused.take().unwrap_or_else(|| shared.now());
+        let (began, ran) = (self.began, now.saturating_sub(self.began));
+        self.began = now;
+        let noticed = self.noticed.take();
         let mut records = shard.records.lock();
-        let was_running = records.running.iter().rposition(|job| job.number == self.id);
-        let was_hog = was_running.is_some_and(|at| records.running.remove(at).is_hog);
-        let is_too_long = shared.hog.as_ref().is_some_and(|(threshold, _)| ran >= *threshold);
-        let is_new_hog = is_too_long && !was_hog;
+        if shared.is_watched {
+            let at = records.running.iter().rposition(|job| job.number == self.id);
+            self.is_hog |= at.is_some_and(|at| records.running.remove(at).is_hog);
+        }
+        let is_new_hog = ran >= shared.hog_after && !self.is_hog;
         let counts = &mut records.counts[*name];
+        if let Some(pause) = self.before.take() {
+            counts.pauses_at(pause.for_what.place()).record(pause.took);
+            if let Some(delay) = pause.delay {
+                counts.delays.record(delay);
+            }
+        }
         counts.runs.record(ran);
         counts.high_water = counts.high_water.max(self.high_water);
+        let polls = noticed.as_ref().and_then(|noticed| noticed.polls);
         counts.hogs += u64::from(is_new_hog) + u64::from(polls.is_some());
         if shared.kept_runs > 0 {
             let runs = &mut records.runs;
@@ -680,7 +773,7 @@ impl SwitchHooks for Recorded {
                 runs.pop_front();
             }
             runs.push_back(KeptRun {
-                name: self.name.clone(),
+                name: *name,
                 job: self.id,
                 from: began,
                 ran,
@@ -689,13 +782,10 @@ impl SwitchHooks for Recorded {
             });
         }
         drop(records);
-        if let Some(polls) = polls {
-            self.report(shard, HogKind::Polls, polls, stack.clone());
+        self.is_hog |= is_new_hog;
+        if is_new_hog || polls.is_some() {
+            self.report_noticed(polls, is_new_hog.then_some(ran), noticed);
         }
-        if is_new_hog {
-            self.report(shard, HogKind::Ran, ran, stack);
-        }
-        self.is_hog = was_hog || is_new_hog;
     }
 }
 

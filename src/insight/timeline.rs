@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use smallvec::SmallVec;
 
 use super::fd_kind;
-use crate::wait_ctx::{Interest, NotedWake, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WakeCause, waits_for};
+use crate::wait_ctx::{Interest, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WakeCause, waits_for};
 
 /// The last runs of each thread: see [`Recorder::timeline`](super::Recorder::timeline).
 ///
@@ -110,15 +110,24 @@ pub struct Pause {
     pub from: Duration,
 }
 
-/// What a hook keeps of a run.
+/// What a hook keeps of a run. Times are nanoseconds since the recorder was made.
 #[derive(Clone)]
 pub(super) struct KeptRun {
-    pub(super) name: Cow<'static, str>,
+    /// The place of the name of the job: see [`Kept::names`].
+    pub(super) name: usize,
     pub(super) job: u64,
-    pub(super) from: Instant,
-    pub(super) ran: Duration,
-    pub(super) wake: Option<NotedWake>,
+    pub(super) from: u64,
+    pub(super) ran: u64,
+    pub(super) wake: Option<KeptWake>,
     pub(super) pause: Option<KeptPause>,
+}
+
+/// What a hook keeps of a wake.
+#[derive(Clone, Debug)]
+pub(super) struct KeptWake {
+    pub(super) at: u64,
+    pub(super) cause: WakeCause,
+    pub(super) thread: Thread,
 }
 
 /// What a hook keeps of a pause.
@@ -137,10 +146,10 @@ pub(super) struct FdKinds(Vec<(WaitKey, RawFd, Arc<str>)>);
 const MOST_KINDS: usize = 4;
 
 impl FdKinds {
-    /// What the job of this ctx waits for now.
-    pub(super) fn pause(&mut self, ctx: &WaitCtx) -> KeptPause {
+    /// What the job of this ctx waits for now. `fds` are those of the ctx.
+    pub(super) fn pause(&mut self, ctx: &WaitCtx, fds: Vec<WaitFd>) -> KeptPause {
         KeptPause {
-            fds: ctx.fds().into_iter().map(|fd| (fd, self.kind(&fd))).collect(),
+            fds: fds.into_iter().map(|fd| (fd, self.kind(&fd))).collect(),
             status: ctx.status(),
             deadline: ctx.deadline(),
         }
@@ -164,7 +173,13 @@ impl FdKinds {
 }
 
 /// The runs that a thread has kept.
-pub(super) type Kept = (ThreadId, String, Vec<KeptRun>);
+pub(super) struct Kept {
+    pub(super) thread: ThreadId,
+    pub(super) thread_name: String,
+    /// The names of the jobs, by their places.
+    pub(super) names: Vec<String>,
+    pub(super) runs: Vec<KeptRun>,
+}
 
 /// The name of a thread, or the number that std gives it.
 pub(super) fn name_of(thread: &Thread) -> String {
@@ -177,8 +192,8 @@ impl Timeline {
     pub(super) fn of(began: Instant, threads: Vec<Kept>) -> Self {
         let since = |at: Instant| at.saturating_duration_since(began);
         let taken = since(Instant::now());
-        let mut ids: Vec<_> = threads.iter().map(|(id, ..)| *id).collect();
-        let mut names: Vec<_> = threads.iter().map(|(_, name, _)| name.clone()).collect();
+        let mut ids: Vec<_> = threads.iter().map(|kept| kept.thread).collect();
+        let mut names: Vec<_> = threads.iter().map(|kept| kept.thread_name.clone()).collect();
         let mut track_of = |thread: &Thread| {
             let known = ids.iter().position(|id| *id == thread.id());
             known.unwrap_or_else(|| {
@@ -187,13 +202,13 @@ impl Timeline {
                 ids.len() - 1
             })
         };
-        let mut run = |kept: KeptRun| Run {
-            name: kept.name,
+        let mut run = |kept: KeptRun, names: &[String]| Run {
+            name: names[kept.name].clone().into(),
             job: kept.job,
-            from: since(kept.from),
-            ran: kept.ran,
+            from: Duration::from_nanos(kept.from),
+            ran: Duration::from_nanos(kept.ran),
             wake: kept.wake.map(|wake| Wake {
-                at: since(wake.at),
+                at: Duration::from_nanos(wake.at),
                 cause: wake.cause,
                 track: track_of(&wake.thread),
             }),
@@ -201,12 +216,12 @@ impl Timeline {
                 fds: pause.fds.into_iter().map(|(fd, kind)| (fd, kind.to_string())).collect(),
                 status: pause.status,
                 deadline: pause.deadline.map(since),
-                from: since(kept.from) + kept.ran,
+                from: Duration::from_nanos(kept.from + kept.ran),
             }),
         };
         let runs: Vec<Vec<_>> = threads
             .into_iter()
-            .map(|(.., kept)| kept.into_iter().map(&mut run).collect())
+            .map(|kept| kept.runs.into_iter().map(|one| run(one, &kept.names)).collect())
             .collect();
         let mut runs = runs.into_iter();
         let tracks = names.into_iter().map(|thread| Track {

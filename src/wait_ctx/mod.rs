@@ -66,7 +66,6 @@ pub use entries::{Fd, Record};
 #[doc(hidden)]
 pub use locked::Locked;
 #[cfg(feature = "insight")]
-pub(crate) use noted::NotedWake;
 #[cfg(feature = "insight")]
 pub(crate) use outside::Waits;
 use owner_lock::OwnerLock;

@@ -9,6 +9,7 @@
 //! Nothing is noted in a ctx that no hook observes. In one that is observed, the callback is behind a waker that notes
 //! the time and the thread of the call. A driver notes what it finds out itself: that an fd is ready, say.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::thread::{self, Thread};
@@ -32,7 +33,14 @@ pub(crate) struct NotedWake {
 
 /// The first wake since the last resume. Empty and unused unless a hook observes it.
 #[derive(Default)]
-pub(super) struct Wakes(OnceLock<Arc<Mutex<Option<NotedWake>>>>);
+pub(super) struct Wakes(OnceLock<Arc<First>>);
+
+/// The wake itself, and whether there is one: a resume without a wake takes no lock.
+#[derive(Default)]
+struct First {
+    is_noted: AtomicBool,
+    wake: Mutex<Option<NotedWake>>,
+}
 
 impl Wakes {
     /// A callback that notes its calls, if they are observed.
@@ -47,14 +55,18 @@ impl Wakes {
 }
 
 /// Notes a wake that came at `at`, or now.
-fn note(first: &Mutex<Option<NotedWake>>, cause: WakeCause, at: Option<Instant>) {
-    let mut first = first.lock();
-    if first.is_none() {
-        *first = Some(NotedWake {
+fn note(first: &First, cause: WakeCause, at: Option<Instant>) {
+    if first.is_noted.load(Ordering::Relaxed) {
+        return; // a later wake
+    }
+    let mut wake = first.wake.lock();
+    if wake.is_none() {
+        *wake = Some(NotedWake {
             at: at.unwrap_or_else(Instant::now),
             cause,
             thread: thread::current(),
         });
+        first.is_noted.store(true, Ordering::Release);
     }
 }
 
@@ -97,13 +109,20 @@ impl WaitCtx {
 
     /// The first wake since the last resume.
     pub(crate) fn wake(&self) -> Option<NotedWake> {
-        self.inner.wakes.0.get()?.lock().clone()
+        let first = self.inner.wakes.0.get()?;
+        let is_noted = first.is_noted.load(Ordering::Acquire);
+        is_noted.then(|| first.wake.lock().clone()).flatten()
     }
 
     /// The job is resumed: the next wake is the first one.
     pub(crate) fn forget_wake(&self) {
         let Some(first) = self.inner.wakes.0.get() else { return };
-        let forgotten = first.lock().take();
-        drop(forgotten);
+        if first.is_noted.load(Ordering::Acquire) {
+            let mut wake = first.wake.lock();
+            first.is_noted.store(false, Ordering::Relaxed);
+            let forgotten = wake.take();
+            drop(wake);
+            drop(forgotten);
+        }
     }
 }

@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use super::names;
+use super::frames::Names;
 use super::outside::{READ, Walker};
 use super::recorder::{Shard, Shared};
 use crate::job::end_of_frames;
@@ -179,7 +179,11 @@ fn report(shared: &Shared, found: Found) {
         Copied::Paused(pointer, bytes) => Walker::new().frames_of_paused(*pointer, bytes),
         Copied::Interrupted(registers, bytes) => Walker::new().frames_of_interrupted(*registers, bytes),
     };
-    let backtrace: Vec<_> = frames.into_iter().flat_map(names).collect();
+    let backtrace = if frames.is_empty() {
+        Vec::new()
+    } else {
+        Names::new().of(&frames)
+    };
     let hog = Hog {
         name: &found.name,
         thread: &found.thread,

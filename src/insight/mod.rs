@@ -31,6 +31,7 @@ mod drawing;
 #[cfg(feature = "metrics")]
 mod export;
 mod fork;
+mod frames;
 mod gauges;
 mod hogs;
 mod numbers;
@@ -61,11 +62,12 @@ pub use signal::{OnSignal, on_signal};
 pub use tags::{Tag, tag};
 pub use timeline::{Pause, Run, Timeline, Track, Wake};
 
-use crate::job::{JobInfo, is_in_job, on_spare_stack, read_running, walking};
+use crate::job::{JobInfo, is_in_job, on_spare_stack, read_running};
+use crate::sys::kind_of_open_fd;
 #[doc(hidden)] // for asyncjob-capi-lib
 pub use crate::sys::{SignalRequests, spawn_for_signal};
-use crate::sys::{kind_of_open_fd, place_in_module};
 pub use crate::wait_ctx::WakeCause;
+use frames::Names;
 use outside::{Outside, READ};
 use registry::Driver;
 
@@ -77,7 +79,8 @@ pub struct Dump {
     /// [`DriverKind::Unknown`], if there are jobs that no other driver has told of.
     pub drivers: Vec<DriverDump>,
     /// The distinct stacks of the jobs: [`JobDump::stack`] is an index into this. A stack is a list of functions, with
-    /// file and line where they are known, the innermost first.
+    /// file and line where they are known, the innermost first. It begins with the function of this crate in which the
+    /// code of the job waits, and ends with the closure of the job: how a job pauses and starts is left out.
     pub stacks: Vec<Vec<String>>,
     /// How long it took.
     pub took: Duration,
@@ -182,9 +185,10 @@ fn dump_here(within: Duration) -> Dump {
             jobs: rest.into_iter().map(|job| folded.add(job)).collect(),
         });
     }
+    let stacks = folded.named(&mut drivers);
     Dump {
         drivers,
-        stacks: folded.named(),
+        stacks,
         took: began.elapsed(),
     }
 }
@@ -284,41 +288,28 @@ impl Folded {
         }
     }
 
-    /// Looks the names of the functions up.
-    fn named(&self) -> Vec<Vec<String>> {
-        let mut known = HashMap::new();
-        let mut name = |frame: usize| known.entry(frame).or_insert_with(|| names(frame)).clone();
-        let stacks = self.stacks.iter();
-        stacks
-            .map(|stack| stack.iter().flat_map(|frame| name(*frame)).collect())
-            .collect()
+    /// Names the functions of each stack. Stacks that differ only in what is left out are one: the jobs of `drivers`
+    /// get the places of theirs.
+    fn named(self, drivers: &mut [DriverDump]) -> Vec<Vec<String>> {
+        let mut names = Names::new();
+        let mut place_of = HashMap::new();
+        let mut named = Vec::new();
+        let places: Vec<usize> = self
+            .stacks
+            .iter()
+            .map(|frames| {
+                let stack = names.of(frames);
+                *place_of.entry(stack).or_insert_with_key(|stack: &Vec<String>| {
+                    named.push(stack.clone());
+                    named.len() - 1
+                })
+            })
+            .collect();
+        for job in drivers.iter_mut().flat_map(|driver| &mut driver.jobs) {
+            job.stack = job.stack.map(|stack| places[stack]);
+        }
+        named
     }
-}
-
-/// The functions at a return address: several, if some are inlined.
-///
-/// A process that has changed its root directory has no files with symbols, and a program without symbols has nothing
-/// in them. What the dynamic linker knows is there all the same: exported functions, and the place in the module, which
-/// `addr2line -e` takes.
-fn names(frame: usize) -> Vec<String> {
-    let mut names = Vec::new();
-    let _walking = walking();
-    let call = frame - 1; // the call is before its return address
-    backtrace::resolve(call as *mut _, |symbol| {
-        let Some(name) = symbol.name() else { return };
-        names.push(match (symbol.filename(), symbol.lineno()) {
-            (Some(file), Some(line)) => format!("{name:#} at {}:{line}", file.display()),
-            _ => format!("{name:#}"),
-        });
-    });
-    if names.is_empty() {
-        names.push(match place_in_module(call) {
-            Some((Some(name), module, at)) => format!("{:#} in {module}+{at:#x}", backtrace::SymbolName::new(&name)),
-            Some((None, module, at)) => format!("{module}+{at:#x}"),
-            None => format!("{frame:#x}"),
-        });
-    }
-    names
 }
 
 /// What an fd is. A process that has changed its root directory has no `/proc`, and is told less.

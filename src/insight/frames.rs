@@ -1,0 +1,179 @@
+//! The names of the frames of a job, without those that are not its own.
+//!
+//! ```text
+//!   corosensei, the pause itself       left out: how it pauses differs, and is the same for all
+//!   asyncjob::time::sleep              the function that the code of the job has called: without its line
+//!   client::asks at client.rs:7        ) the code of the job, with whatever it has called in between
+//!   client::main::{closure} at ...     )
+//!   FnOnce::call_once, job_main, ...   left out: how a job starts
+//! ```
+//!
+//! A debug build inlines nothing, so it has many more frames of ours than an optimised one. What is left is the same in
+//! both.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use crate::job::walking;
+use crate::sys::place_in_module;
+
+/// Names the frames of stacks.
+pub(super) struct Names {
+    known: HashMap<usize, Vec<Function>>,
+    /// Where the sources of this crate are, as the debug information has it.
+    own_sources: Option<PathBuf>,
+}
+
+/// A function in a frame. A frame has several, if some are inlined.
+#[derive(Clone)]
+struct Function {
+    name: String,
+    /// In which file and line, or where in which module, if that is known.
+    place: Option<String>,
+    code: Code,
+}
+
+/// Whose code a function is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Code {
+    /// This crate's.
+    Own,
+    /// What lies below any code: the switch, the standard library.
+    Below,
+    /// The job's, as far as is known.
+    Job,
+}
+
+impl Names {
+    #[inline(never)]
+    pub(super) fn new() -> Self {
+        let mut names = Names {
+            known: HashMap::new(),
+            own_sources: None,
+        };
+        // This function lies in this file: what is before the path in the crate is the same for all of its files.
+        let here = (Names::new as fn() -> Names) as usize + 1;
+        resolve(here, |symbol| {
+            let root = symbol.filename().and_then(|file| file.ancestors().nth(2));
+            let is_this = symbol
+                .filename()
+                .is_some_and(|file| file.ends_with("insight/frames.rs"));
+            if let (Some(root), true) = (root, is_this) {
+                names.own_sources = Some(root.to_owned());
+            }
+        });
+        names
+    }
+
+    /// The functions of a stack whose return addresses these are, the innermost first.
+    pub(super) fn of(&mut self, frames: &[usize]) -> Vec<String> {
+        let functions: Vec<_> = frames.iter().flat_map(|frame| self.functions(*frame)).collect();
+        let shown = match functions.iter().position(|function| function.code == Code::Job) {
+            Some(innermost) => {
+                let outermost = functions.iter().rposition(|function| function.code == Code::Job);
+                let called = functions[..innermost]
+                    .iter()
+                    .rposition(|function| function.code == Code::Own);
+                called.unwrap_or(0)..outermost.map_or(functions.len(), |at| at + 1)
+            }
+            None => 0..functions.len(), // nothing is known of the code of the job
+        };
+        let text = |(at, function): (usize, &Function)| match &function.place {
+            Some(place) if at != 0 || function.code == Code::Job => format!("{} {place}", function.name),
+            _ => function.name.clone(),
+        };
+        functions[shown].iter().enumerate().map(text).collect()
+    }
+
+    /// The functions at a return address.
+    ///
+    /// A process that has changed its root directory has no files with symbols, and a program without symbols has
+    /// nothing in them. What the dynamic linker knows is there all the same: exported functions, and the place in the
+    /// module, which `addr2line -e` takes.
+    fn functions(&mut self, frame: usize) -> Vec<Function> {
+        if let Some(known) = self.known.get(&frame) {
+            return known.clone();
+        }
+        let mut functions = Vec::new();
+        let own_sources = self.own_sources.as_deref();
+        resolve(frame, |symbol| {
+            let Some(name) = symbol.name() else { return };
+            let name = format!("{name:#}");
+            let file = symbol.filename();
+            let line = file.zip(symbol.lineno());
+            functions.push(Function {
+                code: Code::of(&name, file, own_sources),
+                place: line.map(|(file, line)| format!("at {}:{line}", file.display())),
+                name,
+            });
+        });
+        if functions.is_empty() {
+            let (name, place) = match place_in_module(frame - 1) {
+                Some((Some(name), module, at)) => (
+                    format!("{:#}", backtrace::SymbolName::new(&name)),
+                    Some(format!("in {module}+{at:#x}")),
+                ),
+                Some((None, module, at)) => (format!("{module}+{at:#x}"), None),
+                None => (format!("{frame:#x}"), None),
+            };
+            functions.push(Function {
+                code: Code::of(&name, None, own_sources),
+                place,
+                name,
+            });
+        }
+        self.known.insert(frame, functions.clone());
+        functions
+    }
+}
+
+/// Calls `found` with each function at a return address.
+fn resolve(frame: usize, found: impl FnMut(&backtrace::Symbol)) {
+    let _walking = walking();
+    // The call is before its return address.
+    backtrace::resolve((frame - 1) as *mut _, found);
+}
+
+impl Code {
+    /// By the file, and by the name where there is no debug information.
+    fn of(name: &str, file: Option<&Path>, own_sources: Option<&Path>) -> Self {
+        if let (Some(file), Some(own)) = (file, own_sources)
+            && file.starts_with(own)
+        {
+            return Code::Own;
+        }
+        let path = name.trim_start_matches(['<', '&']);
+        let is_of = |name: &str| path.strip_prefix(name).is_some_and(|rest| rest.starts_with("::"));
+        if is_of("asyncjob") {
+            return Code::Own;
+        }
+        let is_below = ["core", "std", "alloc", "corosensei"].into_iter().any(is_of)
+            || ["stack_init_trampoline", "__rust_try"].contains(&name)
+            || file.is_some_and(is_below);
+        if is_below { Code::Below } else { Code::Job }
+    }
+}
+
+/// Whether a file is one of the standard library or of corosensei.
+fn is_below(file: &Path) -> bool {
+    let mut parts = file.components().filter_map(|part| part.as_os_str().to_str());
+    file.starts_with("/rustc") || parts.any(|part| part.starts_with("corosensei-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_told_apart_with_and_without_files() {
+        let of = |name, file: Option<&str>| Code::of(name, file.map(Path::new), Some(Path::new("/own/src")));
+        assert!(of("pause_job", Some("/own/src/job/mod.rs")) == Code::Own);
+        assert!(of("<asyncjob::job::Job<T>>::resume", None) == Code::Own);
+        assert!(of("asyncjob_user::main", None) == Code::Job);
+        assert!(of("serve", Some("/own/src_of_another/main.rs")) == Code::Job);
+        assert!(of("<core::panic::AssertUnwindSafe<F> as FnOnce<()>>::call_once", None) == Code::Below);
+        assert!(of("do_call<F, R>", Some("/rustc/1/library/std/src/panicking.rs")) == Code::Below);
+        assert!(of("switch_yield", Some("/registry/corosensei-0.3.4/src/unwind.rs")) == Code::Below);
+        assert!(of("ASYNC_pause_job", None) == Code::Job);
+    }
+}

@@ -619,38 +619,6 @@ fn a_job_that_gives_way_goes_on_after_those_that_it_has_woken() {
     assert_eq!(log.take(), ["round 0", "woken", "round 1", "woken", "round 2", "woken"]);
 }
 
-/// A job whose callback is called and whose fd becomes ready during the same pause is resumed once.
-#[test]
-fn a_callback_and_a_ready_fd_cause_one_resume() {
-    let _watchdog = Watchdog::new();
-    let scheduler = Scheduler::new().unwrap();
-    let (reader, mut writer) = pipe().unwrap();
-    let (count, sleeper_ctx) = (Rc::new(Cell::new(0)), WaitCtx::new());
-    let counted = count.clone();
-    let sleeper = move || {
-        register(&ctx(), wait_for(&reader));
-        while pause_job().is_ok() {
-            (&reader).read_exact(&mut [0]).unwrap();
-            counted.set(counted.get() + 1);
-        }
-    };
-    let sleeper = JobBuilder::new().wait_ctx(&sleeper_ctx).spawn_on(&scheduler, sleeper);
-    run_ready(&scheduler);
-    // Another job gives way beside it, so that the scheduler also looks at the wakes without asking the kernel.
-    let busy = scheduler.spawn(|| {
-        ctx().set_status(Status::Eagain);
-        while pause_job().is_ok() {}
-    });
-    for round in 1..=300 {
-        writer.write_all(&[1]).unwrap();
-        let callback = sleeper_ctx.callback().unwrap();
-        thread::spawn(move || callback.wake()).join().unwrap();
-        scheduler.turn(Some(Duration::ZERO)).unwrap();
-        assert_eq!(count.get(), round);
-    }
-    drop((busy, sleeper));
-}
-
 /// S66, `Err`: the engine has failed for this session, so the job is cancelled and the join says why.
 #[test]
 fn status_err_cancels_the_job() {

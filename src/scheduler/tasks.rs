@@ -184,7 +184,10 @@ impl Core {
         if self.pool_is_full {
             return self.ready.len();
         }
-        let may_start = self.refused.has_no_lines() || self.refused.may_others_start(self.tasks.len());
+        if self.refused.has_no_lines() {
+            return self.ready.len() + self.pending.len();
+        }
+        let may_start = self.refused.may_others_start(self.tasks.len());
         let pending = if may_start { self.pending.len() } else { 0 };
         self.ready.len() + self.refused.ready() + pending
     }
@@ -389,7 +392,7 @@ impl Core {
             let now = self.turn_began;
             let Some(task) = self.task(id) else { continue };
             match task.state {
-                _ if task.bound.waker.start_resume(id) | mem::take(&mut task.is_woken) => task.polls = 0,
+                _ if task.bound.waker.start_resume() | mem::take(&mut task.is_woken) => task.polls = 0,
                 JobState::Ready => {}
                 // The job has been resumed since this wake, so the wake was about the pause before.
                 JobState::Paused | JobState::Running => continue,

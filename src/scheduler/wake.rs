@@ -358,19 +358,21 @@ impl JobWaker {
     /// Clears the latches, and takes a wake of the task from `first`, when the job is about to run: a wake from now on
     /// is about its next pause. Returns whether there was a wake.
     #[inline]
-    pub(super) fn start_resume(&self, id: TaskId) -> bool {
+    pub(super) fn start_resume(&self) -> bool {
         let is_woken_here = self.is_woken_here.load(Ordering::Relaxed);
         if is_woken_here {
             // Not otherwise: the cache line may be that of other processors, too, as long as it is only read.
             self.is_woken_here.store(false, Ordering::Relaxed);
         }
+        let state = self.state.load(Ordering::Relaxed);
+        debug_assert!(is_task(state));
         // Acquire, and the store: as in `take_first`.
         let first = &self.inbox.front.first;
-        let is_first = first.load(Ordering::Acquire) == id.to_bits();
+        let is_first = first.load(Ordering::Acquire) == state & !LATCHED;
         if is_first {
             first.store(EMPTY, Ordering::Relaxed);
         }
-        let is_latched = self.state.load(Ordering::Relaxed) & LATCHED != 0;
+        let is_latched = state & LATCHED != 0;
         if is_latched {
             // Not a store: it makes what the waking thread did before its wake visible to the job.
             self.state.fetch_and(!LATCHED, Ordering::AcqRel);
@@ -428,8 +430,7 @@ pub(super) struct OuterWakes {
 impl LocalWakes {
     /// Whether the scheduler of this job takes a turn on this thread.
     ///
-    /// Most threads that wake take no turn. So they do not read what is in one cache line with the latch, which the
-    /// exchange of the latch fetches anyway.
+    /// Most threads that wake take no turn, and read no more than that.
     #[inline]
     fn are_of(waker: &JobWaker) -> bool {
         let here = LOCAL.with(|local| local.inbox.get());

@@ -37,6 +37,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
+/// The limit of a test that makes thousands of handshakes or of turns.
+const THOUSANDS: Duration = Duration::from_secs(300);
+
 /// A stream that takes and gives so many bytes at a time, is not ready each other time, and may harm what it gives.
 struct Narrow<IO> {
     io: IO,
@@ -179,7 +182,7 @@ fn both_ends(
 /// Chains of 12 and more KiB, which need many writes; both ends sign, and wait for it.
 #[test]
 fn a_handshake_goes_through_streams_of_any_width() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::after(THOUSANDS);
     for version in rustls::ALL_VERSIONS {
         for (width, others) in [(1, 1), (7, 30), (1000, 100), (usize::MAX, 100)] {
             on_one_thread(async {
@@ -247,10 +250,11 @@ fn ed25519() -> Identity {
     Identity { certificate, key }
 }
 
-/// The bytes of one end are cut or changed at each place but the `ClientHello`, whose extensions have no order.
+/// The bytes of one end are cut or changed all over the handshake, but for the `ClientHello`, whose extensions have no
+/// order.
 #[test]
 fn a_handshake_that_is_cut_or_changed_ends_as_with_tokio_rustls() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::after(THOUSANDS);
     let identity = ed25519();
     let hello = client_hello(&identity).len() + 64;
     let (mut failed, mut succeeded) = (0, 0);
@@ -259,10 +263,10 @@ fn a_handshake_that_is_cut_or_changed_ends_as_with_tokio_rustls() {
         let (server, client) = both_ends(&identity, 0, keys, version);
         // A whole handshake is some 900 bytes each way. Beyond that nothing is harmed.
         let cuts = (0..1300)
-            .step_by(11)
+            .step_by(47)
             .flat_map(|at| [(Harm::Cut(at), true), (Harm::Cut(at), false)]);
-        let flips_at_client = (0..1300).step_by(13).map(|at| (Harm::Flip(at), false));
-        let flips_at_server = (hello..1300).step_by(13).map(|at| (Harm::Flip(at), true));
+        let flips_at_client = (0..1300).step_by(29).map(|at| (Harm::Flip(at), false));
+        let flips_at_server = (hello..1300).step_by(29).map(|at| (Harm::Flip(at), true));
         for (harm, at_server) in cuts.chain(flips_at_client).chain(flips_at_server) {
             let ends = || {
                 let (near, far) = duplex(1 << 14);
@@ -289,13 +293,13 @@ fn a_handshake_that_is_cut_or_changed_ends_as_with_tokio_rustls() {
             });
         }
     }
-    assert!(failed > 250 && succeeded > 50, "{failed} {succeeded}");
+    assert!(failed > 100 && succeeded > 25, "{failed} {succeeded}");
 }
 
 /// The same `ClientHello`, each of its bytes cut off or changed: the error, and what the client gets.
 #[test]
 fn a_client_hello_that_is_cut_or_changed_is_answered_as_by_tokio_rustls() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::after(THOUSANDS);
     let identity = ed25519();
     let hello = client_hello(&identity);
     let config = identity.config(Arc::clone(&identity.key), &rustls::version::TLS13);

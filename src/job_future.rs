@@ -107,6 +107,10 @@ pub struct JobFuture<T: 'static> {
 /// * `asyncjob_tokio::Workers`, which are threads for jobs behind a handle that is `Send`. For TLS handshakes that is
 ///   `asyncjob_rustls::TlsAcceptor::pinned`.
 ///
+/// The [guide's page about tokio](https://github.com/asyncjob/asyncjob/blob/HEAD/docs/guide/tokio.md) has a program for
+/// each. The compiler cannot print that address with its error: what is missing is `Send`, whose texts are the standard
+/// library's.
+///
 /// ```compile_fail,E0277
 /// fn spawn<T: Send>(_: T) {}
 /// spawn(asyncjob::job_future::JobFuture::new(|| ()));

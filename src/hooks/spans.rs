@@ -33,8 +33,12 @@ use crate::wait_ctx::{WaitCtx, waits_for};
 /// and put them back when it is resumed. A default subscriber of the job travels with it in the same way.
 ///
 /// With the feature `tracing`, a [`JobFuture`](crate::job_future::JobFuture) has these hooks by itself, and so has a
-/// job that is spawned on a scheduler once a subscriber is set. They work with subscribers that know their current
-/// span, such as the registry of `tracing_subscriber`. The spans of other subscribers do not travel.
+/// job that is spawned on a scheduler once a subscriber is set. A job that your own loop drives
+/// ([`start_job`](crate::start_job), [`JobBuilder::start`](crate::JobBuilder::start)) has them only if you give them to
+/// it, as in the example below: hooks make each switch slower, so the loop decides whether its jobs are worth spans.
+///
+/// They work with subscribers that know their current span, such as the registry of `tracing_subscriber`. The spans of
+/// other subscribers do not travel.
 ///
 /// # The span of a job
 ///

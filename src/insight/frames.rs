@@ -45,24 +45,11 @@ enum Code {
 }
 
 impl Names {
-    #[inline(never)]
     pub(super) fn new() -> Self {
-        let mut names = Names {
+        Names {
             known: HashMap::new(),
-            own_sources: None,
-        };
-        // This function lies in this file: what is before the path in the crate is the same for all of its files.
-        let here = (Names::new as fn() -> Names) as usize + 1;
-        resolve(here, |symbol| {
-            let root = symbol.filename().and_then(|file| file.ancestors().nth(2));
-            let is_this = symbol
-                .filename()
-                .is_some_and(|file| file.ends_with("insight/frames.rs"));
-            if let (Some(root), true) = (root, is_this) {
-                names.own_sources = Some(root.to_owned());
-            }
-        });
-        names
+            own_sources: own_sources(),
+        }
     }
 
     /// The functions of a stack whose return addresses these are, the innermost first.
@@ -125,6 +112,25 @@ impl Names {
         self.known.insert(frame, functions.clone());
         functions
     }
+}
+
+/// Where the sources of this crate are, as the debug information has it: what is before the path of this file in it.
+fn own_sources() -> Option<PathBuf> {
+    const THIS_FILE: &str = "insight/frames.rs";
+    let mut found = None;
+    let mut left = 10; // one of the innermost frames is of this function
+    let _walking = walking();
+    backtrace::trace(|frame| {
+        backtrace::resolve_frame(frame, |symbol| {
+            let file = symbol.filename().filter(|file| file.ends_with(THIS_FILE));
+            found = found
+                .take()
+                .or(file.and_then(|file| file.ancestors().nth(2)).map(Path::to_owned));
+        });
+        left -= 1;
+        found.is_none() && left > 0
+    });
+    found
 }
 
 /// Calls `found` with each function at a return address.

@@ -42,7 +42,7 @@ pub struct Hog<'a> {
     /// How long the job did that.
     pub ran: Duration,
     /// The frames of the job, the innermost first: of the code that runs, or of the pause after it. There are none if
-    /// the job has ended, if another job took its turn to be looked at, and on other processors than x86-64.
+    /// the job has ended, and if another job took its turn to be looked at.
     pub backtrace: &'a [String],
 }
 

@@ -132,7 +132,7 @@ pub struct JobDump {
 ///
 /// Jobs that code drives by hand ([`start_job`](crate::start_job)) have no driver, and nor have those of the C drop-in.
 /// Their stacks are read while their threads go on, so they are there only while they are paused. What they wait for is
-/// there but for a third fd and further ones, and since when is not. Their frames are found on x86-64 only. Jobs whose
+/// there but for a third fd and further ones, and since when is not. Jobs whose
 /// stacks the program provides (`ASYNC_set_mem_functions`) are missing.
 ///
 /// ```

@@ -50,6 +50,9 @@ pub struct JobNumbers {
     /// A new job counts from [`Recorder::job`](super::Recorder::job). A paused one counts from the call of its
     /// callback, from its deadline, or from when its scheduler saw that its fd is ready. A job that only gives way
     /// counts from its pause. A driver of yours tells nothing, so its resumes do not count.
+    ///
+    /// A job that waits for an fd under tokio counts from the poll in which its task learns that the fd is ready. The
+    /// time before that poll is in [`pauses`](Self::pauses) only: tokio does not say when it saw the fd.
     pub delays: Times,
     /// The pauses by what the jobs waited for: a key that has a name ([`RecorderBuilder::key`]), or else `fd`,
     /// `callback`, `deadline`, `its turn` or `nothing: it polls`.

@@ -89,12 +89,11 @@ impl<'a> Copied<'a> {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 mod frames {
-    use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
     use framehop::{ExplicitModuleSectionInfo, Module, Unwinder};
 
     use super::Copied;
+    use super::processor::{Cache, OurUnwinder, UnwindRegs, of_interrupted, of_paused};
     use crate::sys::{LoadedModule, Registers, loaded_modules, read_memory};
 
     /// How many frames are looked at. A stack that was copied while it changed may seem to have no end.
@@ -102,13 +101,13 @@ mod frames {
 
     /// Walks the frames of copied stacks.
     pub(in crate::insight) struct Walker {
-        unwinder: UnwinderX86_64<Vec<u8>>,
-        cache: CacheX86_64,
+        unwinder: OurUnwinder,
+        cache: Cache,
     }
 
     impl Walker {
         pub(in crate::insight) fn new() -> Self {
-            let mut unwinder = UnwinderX86_64::new();
+            let mut unwinder = OurUnwinder::new();
             let modules = loaded_modules();
             modules
                 .iter()
@@ -116,34 +115,28 @@ mod frames {
                 .for_each(|module| unwinder.add_module(module));
             Walker {
                 unwinder,
-                cache: CacheX86_64::new(),
+                cache: Cache::new(),
             }
         }
 
         /// The addresses of the frames, the innermost first. `pointer` is the stack pointer with which corosensei has
         /// suspended the job, and `bytes` are what lies from there to the end of the stack.
-        ///
-        /// There lie the address at which the job goes on, `rbx` and `rbp`. With the address goes the stack pointer
-        /// above these three.
         pub(in crate::insight) fn frames_of_paused(&mut self, pointer: usize, bytes: &[u8]) -> Vec<usize> {
             let stack = Copied::from(pointer, bytes);
-            let start = pointer as u64;
-            let (Some(rip), Some(rbp)) = (stack.word(start), stack.word(start + 16)) else {
-                return Vec::new();
-            };
-            self.walk(rip, UnwindRegsX86_64::new(rip, start + 24, rbp), &stack)
+            let at = of_paused(&stack);
+            at.map_or_else(Vec::new, |(code, registers)| self.walk(code, registers, &stack))
         }
 
         /// The addresses of the frames of code that was interrupted, the innermost first. `bytes` are what lies from
         /// its stack pointer to the end of its stack.
         pub(in crate::insight) fn frames_of_interrupted(&mut self, at: Registers, bytes: &[u8]) -> Vec<usize> {
-            let registers = UnwindRegsX86_64::new(at.code as u64, at.stack as u64, at.frame as u64);
-            self.walk(at.code as u64, registers, &Copied::from(at.stack, bytes))
+            let stack = Copied::from(at.stack, bytes);
+            self.walk(at.code as u64, of_interrupted(at), &stack)
         }
 
-        fn walk(&mut self, rip: u64, registers: UnwindRegsX86_64, stack: &Copied<'_>) -> Vec<usize> {
+        fn walk(&mut self, code: u64, registers: UnwindRegs, stack: &Copied<'_>) -> Vec<usize> {
             let mut read = |address| stack.word(address).ok_or(());
-            let mut walk = self.unwinder.iter_frames(rip, registers, &mut self.cache, &mut read);
+            let mut walk = self.unwinder.iter_frames(code, registers, &mut self.cache, &mut read);
             let mut frames = Vec::new();
             while let Ok(Some(frame)) = walk.next() {
                 frames.push(frame.address() as usize);
@@ -187,24 +180,58 @@ mod frames {
     }
 }
 
-/// The way in which corosensei suspends a job is known here for one architecture only.
-#[cfg(not(target_arch = "x86_64"))]
-mod frames {
+/// Where corosensei has suspended a job, and what a walk of its frames begins with.
+#[cfg(target_arch = "x86_64")]
+mod processor {
+    pub(super) use framehop::x86_64::{CacheX86_64 as Cache, UnwindRegsX86_64 as UnwindRegs};
+
+    use super::Copied;
     use crate::sys::Registers;
 
-    pub(in crate::insight) struct Walker;
+    pub(super) type OurUnwinder = framehop::x86_64::UnwinderX86_64<Vec<u8>>;
 
-    impl Walker {
-        pub(in crate::insight) fn new() -> Self {
-            Walker
-        }
+    /// At the stack pointer lie the address at which the job goes on, `rbx` and `rbp`. With the address goes the stack
+    /// pointer above these three.
+    pub(super) fn of_paused(stack: &Copied<'_>) -> Option<(u64, UnwindRegs)> {
+        let start = stack.addresses.start;
+        let (rip, rbp) = (stack.word(start)?, stack.word(start + 16)?);
+        Some((rip, UnwindRegs::new(rip, start + 24, rbp)))
+    }
 
-        pub(in crate::insight) fn frames_of_paused(&mut self, _pointer: usize, _bytes: &[u8]) -> Vec<usize> {
-            Vec::new()
-        }
+    pub(super) fn of_interrupted(at: Registers) -> UnwindRegs {
+        UnwindRegs::new(at.code as u64, at.stack as u64, at.frame as u64)
+    }
+}
 
-        pub(in crate::insight) fn frames_of_interrupted(&mut self, _at: Registers, _bytes: &[u8]) -> Vec<usize> {
-            Vec::new()
-        }
+#[cfg(target_arch = "aarch64")]
+mod processor {
+    pub(super) use framehop::aarch64::{CacheAarch64 as Cache, UnwindRegsAarch64 as UnwindRegs};
+
+    use framehop::aarch64::PtrAuthMask;
+
+    use super::Copied;
+    use crate::sys::Registers;
+
+    pub(super) type OurUnwinder = framehop::aarch64::UnwinderAarch64<Vec<u8>>;
+
+    /// The highest address that Linux gives a program that does not ask for higher ones. Above it lies the signature of
+    /// a return address that is signed.
+    const HIGHEST_ADDRESS: u64 = (1 << 48) - 1;
+
+    /// At the stack pointer lie `x19`, `x29`, the address at which the job goes on, and nothing. With the address goes
+    /// the stack pointer above these four, and a link register whose value was lost.
+    pub(super) fn of_paused(stack: &Copied<'_>) -> Option<(u64, UnwindRegs)> {
+        let start = stack.addresses.start;
+        let (frame, code) = (stack.word(start + 8)?, stack.word(start + 16)?);
+        Some((code, registers(0, start + 32, frame)))
+    }
+
+    pub(super) fn of_interrupted(at: Registers) -> UnwindRegs {
+        registers(at.link as u64, at.stack as u64, at.frame as u64)
+    }
+
+    fn registers(link: u64, stack: u64, frame: u64) -> UnwindRegs {
+        let mask = PtrAuthMask::from_max_known_address(HIGHEST_ADDRESS);
+        UnwindRegs::new_with_ptr_auth_mask(mask, link, stack, frame)
     }
 }

@@ -40,7 +40,7 @@ const STATES: u32 = 4;
 /// One of the states, and the number of the look that it is about. A thread that comes late finds another number.
 static STATE: AtomicU32 = AtomicU32::new(IDLE);
 static THREAD: AtomicI32 = AtomicI32::new(0);
-static REGISTERS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
+static REGISTERS: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 /// Held by the thread that looks.
 static LOOKS: Mutex<()> = Mutex::new(());
 
@@ -53,6 +53,12 @@ pub(crate) struct Registers {
     pub(crate) stack: usize,
     /// The frame pointer, or what else the register has.
     pub(crate) frame: usize,
+    /// The link register, on a processor that has one: the return address of a function that calls no other.
+    #[cfg_attr(
+        target_arch = "x86_64",
+        expect(dead_code, reason = "its return addresses are on the stack")
+    )]
+    pub(crate) link: usize,
 }
 
 /// A thread of this process, as the kernel counts threads.
@@ -120,8 +126,13 @@ impl Interrupt {
             }
             thread::sleep(LOOK);
         }
-        let [code, stack, frame] = [0, 1, 2].map(|n: usize| REGISTERS[n].load(Ordering::Relaxed));
-        let seen = look(Registers { code, stack, frame });
+        let [code, stack, frame, link] = [0, 1, 2, 3].map(|n: usize| REGISTERS[n].load(Ordering::Relaxed));
+        let seen = look(Registers {
+            code,
+            stack,
+            frame,
+            link,
+        });
         change(STOPPED, IDLE).then_some(seen)
     }
 }
@@ -171,20 +182,16 @@ unsafe extern "C" fn on_signal(_: c_int, _: *mut libc::siginfo_t, context: *mut 
 }
 
 #[cfg(target_arch = "x86_64")]
-fn registers(context: &libc::ucontext_t) -> [usize; 3] {
+fn registers(context: &libc::ucontext_t) -> [usize; 4] {
     let of = |register: c_int| context.uc_mcontext.gregs[register as usize] as usize;
-    [libc::REG_RIP, libc::REG_RSP, libc::REG_RBP].map(of)
+    let [code, stack, frame] = [libc::REG_RIP, libc::REG_RSP, libc::REG_RBP].map(of);
+    [code, stack, frame, 0]
 }
 
 #[cfg(target_arch = "aarch64")]
-fn registers(context: &libc::ucontext_t) -> [usize; 3] {
+fn registers(context: &libc::ucontext_t) -> [usize; 4] {
     let machine = &context.uc_mcontext;
-    [machine.pc, machine.sp, machine.regs[29]].map(|register| register as usize)
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn registers(_: &libc::ucontext_t) -> [usize; 3] {
-    [0; 3]
+    [machine.pc, machine.sp, machine.regs[29], machine.regs[30]].map(|register| register as usize)
 }
 
 #[cfg(test)]

@@ -556,9 +556,15 @@ fn open_files() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Clients that are not correct, of six kinds, and as many that are.
 #[test]
 fn rude_clients_cost_their_own_handshakes() {
+    alone("clients_of_six_kinds_that_are_rude");
+}
+
+/// And one that is not, after each six.
+#[test]
+#[ignore = "another test starts it in a process of its own"]
+fn clients_of_six_kinds_that_are_rude() {
     let _watchdog = Watchdog::new();
     const ROUNDS: usize = 25;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -627,7 +633,11 @@ fn rude_clients_cost_their_own_handshakes() {
 /// In a process of its own, which is allowed few files.
 #[test]
 fn a_process_without_a_free_fd_finishes_its_handshakes_and_accepts_later() {
-    let name = "without_a_free_fd";
+    alone("without_a_free_fd");
+}
+
+/// Runs an ignored test in a process of its own: it counts the files of the process, or uses them up.
+fn alone(name: &str) {
     let mut test = Command::new(env::current_exe().unwrap());
     let output = test
         .args([name, "--exact", "--ignored", "--nocapture"])

@@ -99,6 +99,8 @@ pub(crate) enum Surplus {
 pub(crate) const LEAVE_AFTER: u64 = 1_000_000_000;
 /// How many of them one call of [`decay`](super::decay) gives back: it takes half a millisecond.
 const LEAVE_AT_ONCE: usize = 256;
+/// Of how many groups of each slab one call removes the guards. A group takes some ten microseconds.
+const GROUPS_AT_ONCE: usize = 4;
 /// How long it is until the next of them go.
 const LEAVE_AGAIN: Duration = Duration::from_millis(1);
 
@@ -277,9 +279,15 @@ impl Depot {
             LEAVING.fetch_sub(piece.len(), Ordering::Relaxed);
             unused.extend(piece);
         }
-        let leave = (!leaving.is_empty()).then(|| Duration::from_nanos(left).max(LEAVE_AGAIN));
         drop(state);
         self.release_all(unused);
+        let mut state = lock(&self.state);
+        // While stacks leave one after the other, their slab may become empty.
+        let is_over = left == 0 && state.leaving.is_empty();
+        let has_spare_guards = state.remove_spare_guards(if is_over { GROUPS_AT_ONCE } else { 0 }, None);
+        let has_more = has_spare_guards || !state.leaving.is_empty();
+        let leave = has_more.then(|| Duration::from_nanos(left).max(LEAVE_AGAIN));
+        drop(state);
         again.into_iter().chain(leave).min()
     }
 
@@ -362,7 +370,7 @@ impl Depot {
             };
             memory::lock(range).map_err(|error| {
                 // SAFETY: the claim is the caller's, which gave it to this function. No stack was made of the slot.
-                unsafe { lock(&self.state).release(slab, index) };
+                unsafe { self.release(vec![(slab, index)]) };
                 memory::explain(
                     error,
                     "a stack could not be locked in memory (mlock2): raise RLIMIT_MEMLOCK (ulimit -l), or ask for \
@@ -424,11 +432,32 @@ impl Depot {
         }
         // SAFETY: the ranges are the claimed slots, whose stacks are gone.
         unsafe { self.release_pages(&ranges) };
+        // SAFETY: these are the claims of stacks that are gone.
+        unsafe { self.release(claims) };
+    }
+
+    /// Releases claimed slots, and unmaps the slabs that are empty then.
+    ///
+    /// # Safety
+    ///
+    /// As [`SlotBitmap::release`], for each slot.
+    unsafe fn release(&self, claims: Vec<(&'static Slab, usize)>) {
+        let last = claims.last().map(|(slab, _)| *slab);
         let mut state = lock(&self.state);
+        let mut empty = Vec::new();
         for (slab, index) in claims {
-            // SAFETY: this is the claim of a stack that is gone.
-            unsafe { state.release(slab, index) };
+            // SAFETY: the caller's promise.
+            empty.extend(unsafe { state.release(slab, index) });
         }
+        state.remove_spare_guards(GROUPS_AT_ONCE, last);
+        drop(state);
+        if empty.is_empty() {
+            return;
+        }
+        // SAFETY: no slot is in use, so each slot that was claimed has been released. The depot does not have these
+        // bitmaps any more, so none is claimed.
+        let retired: Vec<&'static Slab> = empty.into_iter().map(|bitmap| unsafe { bitmap.unmap() }).collect();
+        lock(&self.state).retired.extend(retired);
     }
 
     /// Gives the pages of claimed slots back to the kernel.
@@ -484,10 +513,12 @@ impl DepotState {
         }
     }
 
+    /// Releases a slot. Takes out its slab, for the caller to unmap, if no other slot of it is in use.
+    ///
     /// # Safety
     ///
     /// As [`SlotBitmap::release`].
-    unsafe fn release(&mut self, slab: &'static Slab, index: usize) {
+    unsafe fn release(&mut self, slab: &'static Slab, index: usize) -> Option<SlotBitmap> {
         let at = self
             .bitmaps
             .iter()
@@ -495,11 +526,19 @@ impl DepotState {
             .expect("a slot belongs to a mapped slab of its depot");
         // SAFETY: the caller's promise.
         unsafe { self.bitmaps[at].release(index) };
-        if self.bitmaps[at].in_use_count() == 0 {
-            let bitmap = self.bitmaps.remove(at);
-            // SAFETY: no slot is in use, so each slot that was claimed has been released.
-            self.retired.push(unsafe { bitmap.unmap() });
-        }
+        (self.bitmaps[at].in_use_count() == 0).then(|| self.bitmaps.remove(at))
+    }
+
+    /// Removes guards of groups without a slot in use, up to `at_most` of each slab but that one, whose other slots may
+    /// follow. Returns whether there are more.
+    fn remove_spare_guards(&mut self, at_most: usize, but: Option<&'static Slab>) -> bool {
+        let others = self.bitmaps.iter_mut();
+        let others = others.filter(|bitmap| but.is_none_or(|but| !ptr::eq(bitmap.slab, but)));
+        others
+            .map(|bitmap| bitmap.remove_spare_guards(at_most))
+            .filter(|more| *more)
+            .count()
+            != 0
     }
 }
 

@@ -77,10 +77,12 @@ pub(super) fn survey(slots: impl Iterator<Item = Range>, shape: Geometry) -> Sur
     let mut found = Survey::default();
     for range in slots {
         let _ = visit_pages(range, |address, resident| {
-            let within = (address - range.start) % shape.stride;
-            if resident && within >= shape.guard {
-                found.deepest = found.deepest.max(shape.stride - within);
-                found.resident += page();
+            if resident {
+                let within = (address - range.start) % shape.stride;
+                if within >= shape.guard {
+                    found.deepest = found.deepest.max(shape.stride - within);
+                    found.resident += page();
+                }
             }
             true
         });

@@ -295,6 +295,44 @@ fn a_slab_whose_guard_advice_is_refused_later_goes_on_with_mprotect() {
     fault::guard_advice_fails_with(None);
 }
 
+/// The removal of guards costs more than the rest of the end of a job, so a slab that becomes empty does without. One
+/// that does not gives the page tables of its guards back, with time or while the stacks of another slab are released.
+#[cfg(not(asyncjob_portable))]
+#[test]
+fn the_guards_of_a_crowd_go_after_its_stacks() {
+    const SMALLER: usize = (1 + 4) * slab::GROUP_SLOTS; // the first two slabs
+    const CROWD: usize = 10 * slab::GROUP_SLOTS;
+    const STAY: usize = 4 * slab::GROUP_SLOTS;
+    let depot = Depot::of(spec(33));
+    depot.cache_nothing();
+    for by_time in [true, false] {
+        let mut stacks: Vec<Stack> = (0..SMALLER + CROWD).map(|_| take(depot)).collect();
+        if mappings(depot).len() > 3 {
+            return; // this kernel has no other guards than those of mprotect
+        }
+        let guards: Vec<usize> = stacks[SMALLER..]
+            .iter()
+            .map(|stack| stack.limit().as_ptr() as usize)
+            .collect();
+        let left = || guards.iter().filter(|guard| faults(**guard)).count();
+        depot.give_all(stacks.drain(SMALLER + 1..), Surplus::Now);
+        assert_eq!(left(), CROWD, "by time: {by_time}");
+        if by_time {
+            let now = u64::MAX / 2; // long after the last of them came
+            let calls = (0..).take_while(|_| depot.decay(now).is_some()).count();
+            assert_eq!(
+                calls, 1,
+                "five of the nine groups without a stack may not stay: four, and then one"
+            );
+        } else {
+            depot.give_all(stacks.drain(..2), Surplus::Now);
+            assert_eq!(left(), CROWD - 4 * slab::GROUP_SLOTS);
+            depot.give_all(stacks.drain(..2), Surplus::Now);
+        }
+        assert_eq!(left(), STAY + slab::GROUP_SLOTS, "by time: {by_time}");
+    }
+}
+
 #[cfg(not(asyncjob_portable))]
 #[test]
 fn an_advised_guard_is_there_whatever_fails() {

@@ -23,7 +23,6 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use signal_hook::consts::FORBIDDEN;
 
 use super::hogs::{self, Copied, Found, Hog, HogKind, Report};
 use super::numbers::{JobNumbers, Numbers, Series};
@@ -33,7 +32,7 @@ use super::timeline::{FdKinds, Kept, KeptPause, KeptRun, KeptWake, Timeline, nam
 use crate::hooks::{HookedJob, SwitchHooks};
 use crate::job::{address_of_current, budget};
 use crate::stack;
-use crate::sys::{Interrupt, ThreadNumber};
+use crate::sys::{Interrupt, ThreadNumber, check_choice};
 use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitKey, WakeCause};
 
 /// Measures how long jobs run without a pause, how long they are paused and for what, and how long they wait for their
@@ -287,10 +286,7 @@ impl RecorderBuilder {
     ///
     /// The program has a handler for the signal, or no program may have one.
     pub fn interrupt_by(mut self, signal: c_int) -> io::Result<Self> {
-        if FORBIDDEN.contains(&signal) {
-            let message = format!("signal {signal} cannot interrupt a job: choose another one, SIGPROF for instance");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
+        check_choice(signal, "interrupt a job", "SIGPROF")?;
         self.interrupt = Some(Interrupt::by(signal)?);
         Ok(self)
     }
@@ -664,9 +660,9 @@ impl Recorded {
 
     /// Reports a job that polls, and one that has run for too long.
     #[cold]
-    fn report_noticed(&self, polls: Option<Duration>, ran: Option<u64>, noticed: Option<Box<Noticed>>) {
+    fn report_noticed(&self, ran: Option<u64>, noticed: Option<Box<Noticed>>) {
         let State::Started(shard, _) = &self.state else { return };
-        let stack = noticed.map_or(Copied::Nothing, |noticed| noticed.stack);
+        let (polls, stack) = noticed.map_or((None, Copied::Nothing), |noticed| (noticed.polls, noticed.stack));
         let polls = polls.map(|polls| (HogKind::Polls, polls));
         let ran = ran.map(|ran| (HogKind::Ran, Duration::from_nanos(ran)));
         for (kind, ran) in polls.into_iter().chain(ran) {
@@ -765,8 +761,8 @@ impl SwitchHooks for Recorded {
         }
         counts.runs.record(ran);
         counts.high_water = counts.high_water.max(self.high_water);
-        let polls = noticed.as_ref().and_then(|noticed| noticed.polls);
-        counts.hogs += u64::from(is_new_hog) + u64::from(polls.is_some());
+        let polls = noticed.as_ref().is_some_and(|noticed| noticed.polls.is_some());
+        counts.hogs += u64::from(is_new_hog) + u64::from(polls);
         if shared.kept_runs > 0 {
             let runs = &mut records.runs;
             if runs.len() == shared.kept_runs {
@@ -783,8 +779,8 @@ impl SwitchHooks for Recorded {
         }
         drop(records);
         self.is_hog |= is_new_hog;
-        if is_new_hog || polls.is_some() {
-            self.report_noticed(polls, is_new_hog.then_some(ran), noticed);
+        if is_new_hog || polls {
+            self.report_noticed(is_new_hog.then_some(ran), noticed);
         }
     }
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::check;
+use super::signals::keeping_errno;
 
 /// How long a thread is stopped, and how long it may take to get the signal.
 const LONGEST: Duration = Duration::from_millis(100);
@@ -159,26 +160,21 @@ unsafe extern "C" fn on_signal(_: c_int, _: *mut libc::siginfo_t, context: *mut 
     for (place, register) in REGISTERS.iter().zip(registers) {
         place.store(register, Ordering::Relaxed);
     }
-    // The code that was interrupted may read `errno` next.
-    // SAFETY: the call returns an address and does nothing else.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: the place belongs to this thread and exists as long as the thread.
-    let before = unsafe { errno.read() };
     STATE.store(turn | STOPPED, Ordering::Release);
     let rest = libc::timespec {
         tv_sec: 0,
         tv_nsec: LOOK.subsec_nanos().into(),
     };
-    for _ in 0..LONGEST.as_nanos() / LOOK.as_nanos() {
-        if STATE.load(Ordering::Acquire) != turn | STOPPED {
-            break;
+    keeping_errno(|| {
+        for _ in 0..LONGEST.as_nanos() / LOOK.as_nanos() {
+            if STATE.load(Ordering::Acquire) != turn | STOPPED {
+                break;
+            }
+            // SAFETY: the timespec exists, and nothing is written. The call is allowed in a signal handler.
+            unsafe { libc::nanosleep(&rest, ptr::null_mut()) };
         }
-        // SAFETY: the timespec exists, and nothing is written. The call is allowed in a signal handler.
-        unsafe { libc::nanosleep(&rest, ptr::null_mut()) };
-    }
+    });
     change(STOPPED, IDLE); // changes nothing if the thread that looks has done so
-    // SAFETY: as above.
-    unsafe { errno.write(before) };
 }
 
 #[cfg(target_arch = "x86_64")]

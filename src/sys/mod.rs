@@ -27,6 +27,8 @@ pub(crate) use interrupt::{Interrupt, Registers, ThreadNumber};
 #[cfg(all(feature = "insight", not(asyncjob_portable)))]
 pub(crate) use linux::{LoadedModule, kind_of_open_fd, loaded_modules, place_in_module, read_memory};
 #[cfg(feature = "insight")]
+pub(crate) use signals::check_choice;
+#[cfg(feature = "insight")]
 pub use signals::{SignalRequests, spawn_for_signal};
 pub(crate) use system::{
     Notifier, Poller, PollerFd, can_order_all_threads, clock_tick, connect_unix, order_all_threads, start_connect,

@@ -51,10 +51,7 @@ impl SignalRequests {
     ///
     /// `also` must do only what a signal handler may do.
     pub unsafe fn count_and(signal: c_int, also: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
-        if FORBIDDEN.contains(&signal) {
-            let message = format!("signal {signal} cannot ask for a dump: choose another one, SIGUSR2 for instance");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
+        check_choice(signal, "ask for a dump", "SIGUSR2")?;
         let count = Arc::new(Semaphore::new()?);
         let posted = Arc::clone(&count);
         let on_signal = move || {
@@ -120,15 +117,10 @@ impl Semaphore {
 
     /// A signal handler may call this. A full counter, which is the one possible failure, has been posted before.
     fn post(&self) {
-        // SAFETY: the call returns an address and does nothing else.
-        let errno = unsafe { libc::__errno_location() };
-        // SAFETY: the place belongs to this thread and exists as long as the thread.
-        let before = unsafe { errno.read() };
-        // SAFETY: `new` has made the semaphore.
-        unsafe { libc::sem_post(self.0.get()) };
-        // The code that was interrupted may read it next.
-        // SAFETY: as above.
-        unsafe { errno.write(before) };
+        keeping_errno(|| {
+            // SAFETY: `new` has made the semaphore.
+            unsafe { libc::sem_post(self.0.get()) };
+        });
     }
 
     fn wait(&self) {
@@ -147,6 +139,26 @@ impl Drop for Semaphore {
         // SAFETY: no other thread has it any more, so none waits.
         unsafe { libc::sem_destroy(self.0.get()) };
     }
+}
+
+/// Refuses a signal that no program may handle, or that tells of a fault of the program itself.
+pub(crate) fn check_choice(signal: c_int, to: &str, better: &str) -> io::Result<()> {
+    if FORBIDDEN.contains(&signal) {
+        let message = format!("signal {signal} cannot {to}: choose another one, {better} for instance");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    Ok(())
+}
+
+/// Lets a signal handler make calls that set `errno`, which the code that was interrupted may read next.
+pub(super) fn keeping_errno(calls: impl FnOnce()) {
+    // SAFETY: the call returns an address and does nothing else.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: the place belongs to this thread and exists as long as the thread.
+    let before = unsafe { errno.read() };
+    calls();
+    // SAFETY: as above.
+    unsafe { errno.write(before) };
 }
 
 /// The faults of a thread itself. A thread that blocks them ends the process without a report.
@@ -169,13 +181,12 @@ const FAULTS: [c_int; 6] = [
 ///
 /// When the system has no thread.
 pub fn spawn_for_signal(signal: c_int, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    let mut before = set_mask(&all_but(&[]));
+    let mut before = set_mask(&all_but([]));
     let thread = thread::Builder::new()
         .name(name.into())
         .stack_size(2 << 20)
         .spawn(move || {
-            let [a, b, c, d, e, f] = FAULTS;
-            set_mask(&all_but(&[signal, a, b, c, d, e, f]));
+            set_mask(&all_but(FAULTS.into_iter().chain([signal])));
             run();
         });
     // SAFETY: the mask is one that the system has given.
@@ -184,13 +195,13 @@ pub fn spawn_for_signal(signal: c_int, name: &str, run: impl FnOnce() + Send + '
 }
 
 /// All signals but `without`.
-fn all_but(without: &[c_int]) -> MaybeUninit<libc::sigset_t> {
+fn all_but(without: impl IntoIterator<Item = c_int>) -> MaybeUninit<libc::sigset_t> {
     let mut signals = MaybeUninit::uninit();
     // SAFETY: the call fills the set in.
     unsafe { libc::sigfillset(signals.as_mut_ptr()) };
     for signal in without {
         // SAFETY: the set was filled in.
-        unsafe { libc::sigdelset(signals.as_mut_ptr(), *signal) };
+        unsafe { libc::sigdelset(signals.as_mut_ptr(), signal) };
     }
     signals
 }

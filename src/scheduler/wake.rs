@@ -35,9 +35,8 @@
 //! # From the same thread
 //!
 //! A wake on the scheduler's own thread during a turn goes to a list of the thread ([`LocalWakes`]), and has a latch of
-//! its own: neither needs a lock, or an atomic operation that reads and writes. The
-//! scheduler takes the list before its turn ends, and before a job that gives way is queued: the jobs that it has woken
-//! go on before it.
+//! its own: neither needs a lock, or an atomic operation that reads and writes. The scheduler takes the list before its
+//! turn ends, and before it queues a job that gives way: the jobs that this one has woken go on before it.
 //!
 //! # When the scheduler sleeps
 //!

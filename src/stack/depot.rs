@@ -532,13 +532,13 @@ impl DepotState {
     /// Removes guards of groups without a slot in use, up to `at_most` of each slab but that one, whose other slots may
     /// follow. Returns whether there are more.
     fn remove_spare_guards(&mut self, at_most: usize, but: Option<&'static Slab>) -> bool {
-        let others = self.bitmaps.iter_mut();
-        let others = others.filter(|bitmap| but.is_none_or(|but| !ptr::eq(bitmap.slab, but)));
-        others
-            .map(|bitmap| bitmap.remove_spare_guards(at_most))
-            .filter(|more| *more)
-            .count()
-            != 0
+        let mut has_more = false;
+        for bitmap in &mut self.bitmaps {
+            if but.is_none_or(|but| !ptr::eq(bitmap.slab, but)) {
+                has_more |= bitmap.remove_spare_guards(at_most);
+            }
+        }
+        has_more
     }
 }
 

@@ -53,9 +53,10 @@ const _: () = assert!(GROUP_SLOTS == u64::BITS as usize, "a group is a word of `
 /// How many groups may keep their guards with no slot in use. Without spare groups, a number of jobs that changes by
 /// one could make and remove the guards of a group each time.
 const MAX_SPARE_GROUPS: usize = 4;
-/// How many may while stacks of their slab come back one after the other. Without a bound, the end of the last of
-/// 65,536 jobs, which unmaps their slab, took 12 ms of processor time. With 64 groups the longest end takes 1 ms.
-const MAX_UNMAPPED_AT_ONCE: usize = 64;
+/// How many groups may keep guards that take no mappings, while stacks of their slab come back one after the other: a
+/// slab that becomes empty is unmapped with them. Without a bound, the end of the last of 65,536 jobs, which unmaps
+/// their slab, took 12 ms of processor time. With 64 groups the longest end takes 1 ms.
+const MAX_SPARE_UNMAPPED_GROUPS: usize = 64;
 
 impl SlotBitmap {
     /// Maps a slab: see [`Slab::map`].
@@ -136,7 +137,7 @@ impl SlotBitmap {
             let most = if takes_mappings {
                 MAX_SPARE_GROUPS
             } else {
-                MAX_UNMAPPED_AT_ONCE
+                MAX_SPARE_UNMAPPED_GROUPS
             };
             if self.spare_groups > most {
                 self.remove_guards(group);

@@ -66,7 +66,6 @@ pub use entries::{Fd, Record};
 #[doc(hidden)]
 pub use locked::Locked;
 #[cfg(feature = "insight")]
-#[cfg(feature = "insight")]
 pub(crate) use outside::Waits;
 use owner_lock::OwnerLock;
 #[cfg_attr(not(feature = "insight"), allow(unreachable_pub, reason = "`insight` exports it"))]

@@ -110,7 +110,8 @@ fn a_wait_under_the_guard_blocks_and_is_reported() {
     });
     finish(|| {
         let _held = no_pause("a clock");
-        let _ = asyncjob::time::sleep(Duration::from_millis(1));
+        // Long enough that it is not over before it has begun, on an emulator.
+        let _ = asyncjob::time::sleep(Duration::from_millis(50));
     });
     let whats: Vec<_> = reports.lock().unwrap().iter().map(|(what, ..)| *what).collect();
     assert_eq!(whats, ["a table", "a channel", "a clock"]);

@@ -15,8 +15,8 @@ use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{OPENSSL, missing};
 use asyncjob_tokio::{JoinError, Workers};
 use connections::{
-    Gate, Identity, Order, SCHEME, alert, config, connect, connect_to, localhost, of_handshake, offloaded,
-    on_one_thread,
+    Gate, Identity, Order, SCHEME, alert, assert_on_fire, config, connect, connect_to, greeted_in_the_clear, localhost,
+    offloaded, on_fire, on_one_thread, on_real_time, on_threads,
 };
 use rustls::crypto::ring::{self, kx_group};
 use rustls::server::Acceptor;
@@ -24,7 +24,6 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{AlertDescription, ClientConfig, ServerConfig, SignatureAlgorithm};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::TcpStream;
-use tokio::runtime::Builder;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -32,7 +31,7 @@ use tokio_rustls::TlsConnector;
 /// Makes the one signature that is waited for fail.
 async fn fail(gate: &Gate) {
     gate.asked(1).await;
-    gate.take().1.send(Err(io::Error::other("the HSM is on fire"))).unwrap();
+    gate.fail();
 }
 
 #[test]
@@ -44,7 +43,7 @@ fn a_client_is_told_when_the_signature_fails() {
             let (accept, connect) = connect(&identity.server(gate.key(), version), &identity.client());
             fail(&gate).await;
             let error = accept.await.unwrap().unwrap_err();
-            assert_eq!(of_handshake::<io::Error>(&error).to_string(), "the HSM is on fire");
+            assert_on_fire(&error);
             let error = connect.await.unwrap().unwrap_err();
             assert_eq!(alert(&error), AlertDescription::InternalError, "{version:?}");
         });
@@ -69,7 +68,7 @@ fn a_client_is_told_when_the_thread_of_a_signature_panics() {
 
 /// A key whose signatures fail.
 fn failing_key() -> AwaitedKey {
-    let answer = |_, _| async { Err(io::Error::other("the HSM is on fire")) };
+    let answer = |_, _| async { Err(on_fire()) };
     AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], answer)
 }
 
@@ -118,13 +117,8 @@ fn a_client_is_told_when_the_signer_panics_in_the_job() {
 fn a_client_of_a_pinned_server_is_told_of_both() {
     let _watchdog = Watchdog::new();
     let (identity, workers) = (Identity::new(), Workers::new(1).unwrap());
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
     for version in rustls::ALL_VERSIONS {
-        runtime.block_on(async {
+        on_threads(1, async {
             for key in [failing_key(), panicking_key()] {
                 let config = identity.config(Arc::new(key), version);
                 let acceptor = TlsAcceptor::from(Arc::clone(&config)).pinned(&workers);
@@ -189,7 +183,7 @@ fn a_client_that_takes_nothing_does_not_hold_a_handshake_that_has_failed() {
         far.write_all(&connections::client_hello(&identity)).await.unwrap();
         fail(&gate).await;
         let error = accept.await.unwrap().unwrap_err();
-        assert_eq!(of_handshake::<io::Error>(&error).to_string(), "the HSM is on fire");
+        assert_on_fire(&error);
     });
 }
 
@@ -218,7 +212,7 @@ fn a_server_is_told_when_the_clients_signature_fails() {
             let (connect, error) = error_at_the_server(&identity, begin).await;
             assert_eq!(alert(&error), AlertDescription::InternalError, "{version:?}");
             let error = connect.await.unwrap().unwrap_err();
-            assert_eq!(of_handshake::<io::Error>(&error).to_string(), "the HSM is on fire");
+            assert_on_fire(&error);
             failing.await.unwrap();
 
             let connector =
@@ -254,12 +248,11 @@ fn a_server_of_openssl_is_told_when_the_clients_signature_fails() {
         let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
         let address = lines.find_map(|line| line.unwrap().strip_prefix("ACCEPT ").map(str::to_owned));
         let connector = asyncjob_rustls::TlsConnector::from(identity.client_with(Arc::new(failing_key()), version));
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let error = runtime.block_on(async {
+        let error = on_real_time(async {
             let stream = TcpStream::connect(address.unwrap()).await.unwrap();
             connector.connect(localhost(), stream).await.unwrap_err()
         });
-        assert_eq!(of_handshake::<io::Error>(&error).to_string(), "the HSM is on fire");
+        assert_on_fire(&error);
         lines.for_each(drop); // until the server has ended
         let said = server.wait_with_output().unwrap().stderr;
         let said = String::from_utf8_lossy(&said);
@@ -282,7 +275,7 @@ fn a_client_of_a_lazy_server_is_told_when_the_signature_fails() {
             let accept = spawn_local(start.into_stream(config));
             fail(&gate).await;
             let error = accept.await.unwrap().unwrap_err();
-            assert_eq!(of_handshake::<io::Error>(&error).to_string(), "the HSM is on fire");
+            assert_on_fire(&error);
             let error = connect.await.unwrap().unwrap_err();
             assert_eq!(alert(&error), AlertDescription::InternalError, "{version:?}");
         });
@@ -308,8 +301,7 @@ fn a_client_is_told_when_the_signature_after_a_hello_retry_fails() {
         // The handshake with the same groups, and a signature.
         let (accept, connected) = connect(&acceptor, &identity.client());
         gate.asked(1).await;
-        let (message, answer) = gate.take();
-        answer.send(Ok(identity.sign(&message))).unwrap();
+        gate.sign(&identity);
         let accepted = accept.await.unwrap().unwrap();
         let kind = accepted.get_ref().1.handshake_kind();
         assert_eq!(kind, Some(rustls::HandshakeKind::FullWithHelloRetryRequest));
@@ -351,8 +343,7 @@ fn a_failed_handshake_gives_its_connection_back() {
     on_one_thread(async {
         let (identity, gate) = (Identity::new(), Gate::default());
         let acceptor = identity.server(gate.key(), &rustls::version::TLS13);
-        let (near, mut far) = duplex(1 << 16);
-        far.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let (near, mut far) = greeted_in_the_clear().await;
         let (error, connection) = acceptor.accept(near).into_fallible().await.unwrap_err();
         assert!(error.to_string().contains("corrupt message"), "{error}");
         let mut connection = connection.expect("the job has a result");

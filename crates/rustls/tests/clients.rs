@@ -14,18 +14,16 @@ use std::thread;
 use std::time::Duration;
 
 use asyncjob::offload::{Offload, OffloadError};
-use asyncjob::pool;
 use asyncjob_rustls::{OffloadedKey, PinnedConnectorLayer};
 use asyncjob_testing::Watchdog;
 use asyncjob_tokio::Workers;
-use connections::{Identity, Order, offloaded};
+use connections::{Identity, Order, offloaded, on_real_time};
 use hyper::StatusCode;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::sign::{Signer, SigningKey};
 use rustls::{ClientConfig, SignatureAlgorithm, SignatureScheme};
-use tokio::runtime::Builder;
 use tower_layer::Layer;
 
 /// How many turns another task has to have while a signature is being made.
@@ -67,14 +65,6 @@ fn reqwest(config: ClientConfig) -> reqwest::ClientBuilder {
         .no_proxy()
 }
 
-/// Runs a test on one thread.
-fn on_one_thread<T>(test: impl Future<Output = T>) -> T {
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let result = runtime.block_on(test);
-    assert_eq!(pool::stats().in_use, 0, "no job was on this thread");
-    result
-}
-
 /// The first cause of this type.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
@@ -102,7 +92,7 @@ fn connects_of_a_pooled_client_wait_for_their_signatures_side_by_side() {
     let server = Server::start();
     let workers = Workers::new(1).unwrap();
     let (key, signing, orders) = offloaded(&server.client, 3);
-    on_one_thread(async {
+    on_real_time(async {
         let client = reqwest(server.client(key)).connector_layer(PinnedConnectorLayer::new(&workers));
         let client = client.build().unwrap();
         let requests: Vec<_> = (0..3).map(|_| tokio::spawn(client.get(server.url()).send())).collect();
@@ -120,7 +110,7 @@ fn a_connect_without_the_layer_says_that_it_is_outside_a_job() {
     let _watchdog = Watchdog::new();
     let server = Server::start();
     let (key, _signing, _orders) = offloaded(&server.client, 1);
-    on_one_thread(async {
+    on_real_time(async {
         let client = reqwest(server.client(key)).build().unwrap();
         let error = client.get(server.url()).send().await.unwrap_err();
         assert!(matches!(cause(&error), Some(OffloadError::NotInJob)), "{error:?}");
@@ -184,7 +174,7 @@ fn worst_stall(in_jobs: bool) -> u64 {
         stalls: !in_jobs,
         fewest: Arc::clone(&fewest),
     };
-    on_one_thread(async {
+    on_real_time(async {
         let client = match in_jobs {
             true => {
                 let key = OffloadedKey::new(Arc::new(key), Offload::new(4).unwrap());
@@ -226,7 +216,7 @@ fn a_connection_outlives_the_workers_that_made_it() {
     let server = Server::start();
     let workers = Workers::new(1).unwrap();
     let (key, signing, orders) = offloaded(&server.client, 1);
-    on_one_thread(async {
+    on_real_time(async {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         let https = hyper_rustls::HttpsConnectorBuilder::new()

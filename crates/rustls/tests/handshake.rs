@@ -16,10 +16,9 @@ use asyncjob::pool;
 use asyncjob::waiting::AwaitError;
 use asyncjob_rustls::{AwaitedKey, TlsConnector};
 use asyncjob_testing::Watchdog;
-use asyncjob_tokio::{JoinError, Workers};
 use connections::{
-    Gate, Identity, Order, SCHEME, client_hello, connect, connect_to, localhost, of_handshake, of_signer, offloaded,
-    on_one_thread, resident_kib, until,
+    Gate, Identity, Order, SCHEME, assert_on_fire, client_hello, connect, connect_to, greeted, localhost, of_handshake,
+    of_signer, offloaded, on_one_thread, resident_kib, until,
 };
 use rustls::sign::SigningKey;
 use rustls::{ServerConfig, SignatureAlgorithm};
@@ -43,8 +42,7 @@ fn handshakes_wait_for_their_signatures_side_by_side() {
                 "all five handshakes wait, and this task runs"
             );
             for left in (0..5).rev() {
-                let (message, answer) = gate.take(); // the last one first
-                answer.send(Ok(identity.sign(&message))).unwrap();
+                gate.sign(&identity); // the last one first
                 while gate.waiting() > left {
                     tokio::task::yield_now().await;
                 }
@@ -77,8 +75,7 @@ fn connects_wait_for_their_signatures_side_by_side() {
             gate.asked(5).await;
             assert_eq!((gate.waiting(), pool::stats().in_use), (5, 5), "all five wait");
             for _ in 0..5 {
-                let (message, answer) = gate.take();
-                answer.send(Ok(identity.sign(&message))).unwrap();
+                gate.sign(&identity);
             }
             for (accept, connect) in ends {
                 let (mut accepted, mut connected) = (accept.await.unwrap().unwrap(), connect.await.unwrap().unwrap());
@@ -131,11 +128,10 @@ fn a_signer_that_fails_fails_its_handshake_only() {
         let (accept, connect_fails) = connect(&acceptor, &connector);
         let (other_accept, other_connect) = connect(&acceptor, &connector);
         gate.asked(2).await;
-        let (message, answer) = gate.take();
-        answer.send(Ok(identity.sign(&message))).unwrap();
-        gate.take().1.send(Err(io::Error::other("the HSM is on fire"))).unwrap();
+        gate.sign(&identity);
+        gate.fail();
         let error = accept.await.unwrap().unwrap_err();
-        assert_eq!(of_handshake::<io::Error>(&error).to_string(), "the HSM is on fire");
+        assert_on_fire(&error);
         connect_fails.await.unwrap().unwrap_err();
         other_accept.await.unwrap().unwrap();
         other_connect.await.unwrap().unwrap();
@@ -188,8 +184,7 @@ fn a_signer_that_panics_ends_its_task_and_no_other() {
         assert_eq!(*panic.downcast::<&str>().unwrap(), "a bug in the signer");
         connect.await.unwrap().unwrap_err();
         assert_eq!(pool::stats().in_use, 1, "the other handshake's job");
-        let (message, answer) = gate.take();
-        answer.send(Ok(identity.sign(&message))).unwrap();
+        gate.sign(&identity);
         other_accept.await.unwrap().unwrap();
         other_connect.await.unwrap().unwrap();
     });
@@ -324,8 +319,7 @@ fn a_runtime_that_shuts_down_cancels_the_signatures_that_are_waited_for() {
     tasks.block_on(&runtime, async {
         for _ in 0..3 {
             let ends = Rc::clone(&ends);
-            let (near, mut far) = duplex(1 << 14);
-            far.write_all(&client_hello(&identity)).await.unwrap();
+            let (near, far) = greeted(&identity).await;
             let accept = acceptor.accept(near);
             spawn_local(async move {
                 let _far = far;
@@ -344,49 +338,6 @@ fn a_runtime_that_shuts_down_cancels_the_signatures_that_are_waited_for() {
         0,
         "the tasks ended without a result, as tokio's tasks do"
     );
-}
-
-#[test]
-fn a_multi_threaded_runtime_runs_its_handshakes_on_workers() {
-    let _watchdog = Watchdog::new();
-    let (identity, gate) = (Identity::new(), Gate::default());
-    let workers = Workers::new(2).unwrap();
-    let acceptor = identity.server(gate.key(), &rustls::version::TLS13).pinned(&workers);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut ends = Vec::new();
-        for _ in 0..4 {
-            let (near, far) = duplex(1 << 16);
-            let accept = tokio::spawn(acceptor.accept(near));
-            ends.push((accept, tokio::spawn(identity.client().connect(localhost(), far))));
-        }
-        gate.asked(4).await;
-        assert_eq!(workers.handle().tasks(), [2, 2], "spread over the workers");
-        let (cancelled, _) = ends.pop().unwrap();
-        cancelled.abort();
-        cancelled.await.unwrap_err();
-        while gate.waiting() > 3 {
-            tokio::task::yield_now().await;
-        }
-        for _ in 0..4 {
-            let (message, answer) = gate.take();
-            let _ = answer.send(Ok(identity.sign(&message)));
-        }
-        for (accept, connect) in ends {
-            accept.await.unwrap().unwrap();
-            connect.await.unwrap().unwrap();
-        }
-    });
-    drop(workers);
-    assert_eq!(gate.waiting(), 0);
-    let (near, _far) = duplex(1 << 16);
-    let error = runtime.block_on(acceptor.accept(near)).unwrap_err();
-    let error = error.get_ref().and_then(|error| error.downcast_ref());
-    assert!(matches!(error, Some(JoinError::WorkersEnded)), "{error:?}");
 }
 
 #[test]
@@ -441,8 +392,7 @@ fn an_offloaded_signer_that_hangs_keeps_its_thread_and_not_its_handshake() {
         let identity = Identity::new();
         let (key, pool, orders) = offloaded(&identity, 1);
         let acceptor = identity.server(key, &rustls::version::TLS13);
-        let (near, mut far) = duplex(1 << 14);
-        far.write_all(&client_hello(&identity)).await.unwrap();
+        let (near, _far) = greeted(&identity).await;
         let accept = spawn_local(acceptor.accept(near));
         until(|| pool.stats().running == 1).await;
         accept.abort(); // as a timeout does

@@ -4,9 +4,9 @@
 mod connections;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, ThreadId};
+use std::thread::{self};
 
 use asyncjob::pool;
 use asyncjob::waiting::AwaitError;
@@ -14,13 +14,14 @@ use asyncjob_rustls::{AwaitedResolver, LazyConfigAcceptor, StartHandshake, TlsAc
 use asyncjob_testing::Watchdog;
 use asyncjob_tokio::Workers;
 use connections::{
-    Gate, Identity, alert, client_hello, config, connect, connect_to, localhost, of_handshake, on_one_thread,
+    Gate, Identity, alert, config, connect, connect_to, greeted, localhost, looked, of_handshake, on_one_thread,
+    on_threads,
 };
+use rustls::AlertDescription;
 use rustls::crypto::ring;
 use rustls::server::{Acceptor, ClientHello};
 use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, ServerConnection};
-use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{DuplexStream, duplex};
 use tokio::task::spawn_local;
 
 async fn start(stream: DuplexStream) -> StartHandshake<DuplexStream> {
@@ -52,8 +53,7 @@ fn handshakes_of_a_lazy_server_wait_for_their_signatures_side_by_side() {
                 "all five handshakes wait"
             );
             for _ in 0..5 {
-                let (message, answer) = gate.take();
-                answer.send(Ok(identity.sign(&message))).unwrap();
+                gate.sign(&identity);
             }
             for (accept, connect) in ends {
                 accept.await.unwrap().unwrap();
@@ -72,8 +72,7 @@ fn a_stream_that_is_begun_outside_the_job_signs_outside_the_job() {
         on_one_thread(async {
             let (identity, gate) = (Identity::new(), Gate::default());
             let config = identity.config(Arc::new(gate.key()), version);
-            let (near, mut far) = duplex(1 << 16);
-            far.write_all(&client_hello(&identity)).await.unwrap();
+            let (near, _far) = greeted(&identity).await;
             let start = tokio_rustls::LazyConfigAcceptor::new(Acceptor::default(), near)
                 .await
                 .unwrap();
@@ -89,12 +88,7 @@ fn a_lazy_handshake_is_begun_on_its_worker() {
     let _watchdog = Watchdog::new();
     let (identity, gate) = (Identity::new(), Gate::default());
     let workers = Workers::new(1).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    on_threads(1, async {
         let config = identity.config(Arc::new(gate.key()), &rustls::version::TLS13);
         let (near, far) = duplex(1 << 16);
         let connect = tokio::spawn(identity.client().connect(localhost(), far));
@@ -105,65 +99,10 @@ fn a_lazy_handshake_is_begun_on_its_worker() {
             async move { start(near).await.pinned(workers).into_stream_with(config, look).await }
         });
         gate.asked(1).await;
-        let (message, answer) = gate.take();
-        answer.send(Ok(identity.sign(&message))).unwrap();
+        gate.sign(&identity);
         accept.await.unwrap().unwrap();
         connect.await.unwrap().unwrap();
         assert_ne!(looked.lock().unwrap().expect("it was called"), thread::current().id());
-    });
-}
-
-/// A function for `accept_with`, and on which thread it was called.
-fn looked() -> (
-    impl FnOnce(&mut ServerConnection) + Send + 'static,
-    Arc<Mutex<Option<ThreadId>>>,
-) {
-    let called_on = Arc::new(Mutex::new(None));
-    let look = {
-        let called_on = Arc::clone(&called_on);
-        move |connection: &mut ServerConnection| {
-            connection.set_buffer_limit(Some(1 << 14));
-            *called_on.lock().unwrap() = Some(thread::current().id());
-        }
-    };
-    (look, called_on)
-}
-
-#[test]
-fn a_pinned_acceptor_has_what_the_one_of_tokio_rustls_has() {
-    let _watchdog = Watchdog::new();
-    let identity = Identity::new();
-    let workers = Workers::new(1).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let config = identity.config(identity.key.clone(), &rustls::version::TLS13);
-        let plain = tokio_rustls::TlsAcceptor::from(Arc::clone(&config));
-        let acceptor = TlsAcceptor::from(plain);
-        assert!(Arc::ptr_eq(acceptor.config(), &config));
-        let acceptor = acceptor.pinned(&workers);
-        assert!(Arc::ptr_eq(acceptor.config(), &config));
-
-        let (near, far) = duplex(1 << 16);
-        let connect = tokio::spawn(identity.client().connect(localhost(), far));
-        let (look, looked) = looked();
-        tokio::spawn(acceptor.accept_with(near, look)).await.unwrap().unwrap();
-        connect.await.unwrap().unwrap();
-        assert_ne!(looked.lock().unwrap().expect("it was called"), thread::current().id());
-
-        let (near, mut far) = duplex(1 << 16);
-        far.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        let accept = tokio::spawn(acceptor.accept(near).into_fallible());
-        let (error, connection) = accept.await.unwrap().unwrap_err();
-        assert!(error.to_string().contains("corrupt message"), "{error}");
-        connection.expect("the job has a result");
-        drop(workers);
-        let (near, _far) = duplex(1 << 16);
-        let (_, connection) = acceptor.accept(near).into_fallible().await.unwrap_err();
-        assert!(connection.is_none(), "it was on its way to the workers");
     });
 }
 
@@ -207,8 +146,7 @@ fn certificates_are_looked_up_side_by_side() {
             gate.asked(3).await;
             assert_eq!(waiting.load(SeqCst), 3);
             for _ in 0..3 {
-                let (message, answer) = gate.take();
-                answer.send(Ok(identity.sign(&message))).unwrap();
+                gate.sign(&identity);
             }
             for (accept, connect) in ends {
                 accept.await.unwrap().unwrap();
@@ -249,8 +187,7 @@ fn a_look_up_that_fails_fails_its_handshake_with_its_own_error() {
 
             // Outside a job.
             let plain = tokio_rustls::TlsAcceptor::from(Arc::clone(acceptor(Found::Key).config()));
-            let (near, mut far) = duplex(1 << 16);
-            far.write_all(&client_hello(&identity)).await.unwrap();
+            let (near, _far) = greeted(&identity).await;
             let error = plain.accept(near).await.unwrap_err();
             assert!(matches!(of_handshake(&error), AwaitError::NotInJob), "{error}");
         });

@@ -4,23 +4,22 @@
 mod connections;
 
 use std::collections::HashSet;
+use std::fs;
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use std::{env, fs};
 
 use asyncjob::pool;
 use asyncjob_rustls::{AwaitedKey, TlsAcceptor, TlsConnector};
-use asyncjob_testing::Watchdog;
-use asyncjob_tokio::{JoinError, Workers};
+use asyncjob_testing::{Watchdog, run_alone};
 use connections::{
-    Counted, Gate, Identity, Order, SCHEME, alert, client_hello, connect_to, localhost, offloaded, on_one_thread, until,
+    Counted, Identity, Order, SCHEME, alert, client_hello, connect_to, localhost, offloaded, on_one_thread,
+    on_real_time, until,
 };
 use rcgen::{CertificateParams, KeyPair};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -34,7 +33,7 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 /// The limit of a test that makes thousands of handshakes or of turns.
@@ -518,56 +517,13 @@ fn the_secrets_of_a_connection_can_be_taken() {
     }
 }
 
-/// The clients are told, and the acceptor says why.
-#[test]
-fn workers_that_end_cancel_the_handshakes_that_are_outstanding() {
-    let _watchdog = Watchdog::new();
-    let (identity, gate) = (Identity::new(), Gate::default());
-    let workers = Workers::new(2).unwrap();
-    let acceptor = identity.server(gate.key(), &rustls::version::TLS13).pinned(&workers);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut ends = Vec::new();
-        for _ in 0..4 {
-            let (near, far) = duplex(1 << 16);
-            ends.push((
-                acceptor.accept(near),
-                tokio::spawn(identity.client().connect(localhost(), far)),
-            ));
-        }
-        gate.asked(4).await;
-        tokio::task::spawn_blocking(move || drop(workers)).await.unwrap();
-        assert_eq!(gate.waiting(), 0);
-        for (accept, connect) in ends {
-            let error = accept.await.unwrap_err();
-            let cause = error.get_ref().and_then(|error| error.downcast_ref());
-            assert!(matches!(cause, Some(JoinError::WorkersEnded)), "{error:?}");
-            let error = connect.await.unwrap().unwrap_err();
-            assert_eq!(alert(&error), AlertDescription::InternalError);
-        }
-    });
-}
-
-/// As [`on_one_thread`], for a test with sockets: the clock goes as it does.
-fn on_real_time(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, test);
-}
-
 fn open_files() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 #[test]
 fn rude_clients_cost_their_own_handshakes() {
-    alone("clients_of_six_kinds_that_are_rude");
+    run_alone("clients_of_six_kinds_that_are_rude");
 }
 
 /// And one that is not, after each six.
@@ -635,19 +591,7 @@ fn clients_of_six_kinds_that_are_rude() {
 /// In a process of its own, which is allowed few files.
 #[test]
 fn a_process_without_a_free_fd_finishes_its_handshakes_and_accepts_later() {
-    alone("without_a_free_fd");
-}
-
-/// Runs an ignored test in a process of its own: it counts the files of the process, or uses them up.
-fn alone(name: &str) {
-    let mut test = Command::new(env::current_exe().unwrap());
-    let output = test
-        .args([name, "--exact", "--ignored", "--nocapture"])
-        .output()
-        .unwrap();
-    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    assert!(output.status.success(), "{said:?}");
-    assert!(said[0].contains("1 passed"), "{said:?}");
+    run_alone("without_a_free_fd");
 }
 
 #[test]

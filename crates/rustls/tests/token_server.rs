@@ -26,7 +26,7 @@ use asyncjob_rustls::{OffloadedKey, TlsAcceptor};
 use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{OPENSSL, missing};
 use asyncjob_tokio::{Handle, Workers};
-use connections::{Identity, config, connect, connect_to, until};
+use connections::{Identity, config, connect, connect_to, on_real_time, until};
 use rustls::SignatureScheme;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
@@ -36,16 +36,7 @@ use token::shim::{self, MESSAGE, Shim, Word};
 use token::{ED25519, P256, P384, P521, PIN, in_session, new_pair, new_token, pin};
 use tokio::io::{AsyncWriteExt, duplex};
 use tokio::net::TcpListener;
-use tokio::task::{LocalSet, spawn_local};
-
-/// Runs a test on one thread with a clock that runs, because a token has threads of its own.
-fn on_one_thread<T>(test: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, test)
-}
+use tokio::task::spawn_local;
 
 /// A server whose signatures `key` makes, on so many threads.
 fn server(key: &TokenKey, threads: usize) -> (Identity, TlsAcceptor, Offload) {
@@ -66,7 +57,7 @@ fn handshakes_after_one_whose_signer_hangs_succeed() {
         let builder = TokenKey::builder(shim.pkcs11.clone()).token("t").pin(pin(PIN));
         let key = builder.max_sessions(2).open().unwrap();
         let (identity, acceptor, pool) = server(&key, 2);
-        on_one_thread(async {
+        on_real_time(async {
             let begun = shim.get(Word::Signed);
             shim.set(Word::HangUntilZero, 1);
             let (near, far) = duplex(1 << 16);
@@ -172,7 +163,7 @@ fn sign_in_jobs(workers: &Handle, key: &Arc<dyn SigningKey>, token: &TokenKey, c
         })
     };
     let tasks: Vec<_> = (0..TASKS).map(one_task).collect();
-    on_one_thread(async {
+    on_real_time(async {
         let mut failed = 0;
         for task in tasks {
             failed += task.await.unwrap();
@@ -305,7 +296,7 @@ impl Authority {
 
 /// What `openssl s_client` says of one connection to a server of ours.
 fn s_client(directory: &Path, acceptor: TlsAcceptor, version: &str) -> String {
-    on_one_thread(async {
+    on_real_time(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let serving = spawn_local(async move {

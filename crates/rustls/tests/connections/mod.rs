@@ -4,8 +4,10 @@
 use std::error::Error;
 use std::future::Future;
 use std::io;
+use std::ops::DerefMut;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, ThreadId};
 
 use asyncjob::offload::Offload;
 use asyncjob::pool;
@@ -16,10 +18,11 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
 use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, RootCertStore, ServerConfig, SignatureAlgorithm, SignatureScheme,
-    SupportedProtocolVersion,
+    AlertDescription, ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig, SideData,
+    SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion,
 };
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio_rustls::{TlsConnector, client, server};
@@ -182,9 +185,30 @@ impl Gate {
         self.requests.lock().unwrap().pop().expect("a signature was asked for")
     }
 
+    /// Answers a request with the right signature.
+    pub(crate) fn sign(&self, identity: &Identity) {
+        let (message, answer) = self.take();
+        answer.send(Ok(identity.sign(&message))).unwrap();
+    }
+
+    /// Answers a request with an error.
+    pub(crate) fn fail(&self) {
+        self.take().1.send(Err(on_fire())).unwrap();
+    }
+
     pub(crate) fn waiting(&self) -> u32 {
         self.waiting.load(SeqCst)
     }
+}
+
+/// What a signer says that fails.
+pub(crate) fn on_fire() -> io::Error {
+    io::Error::other("the HSM is on fire")
+}
+
+/// The handshake has failed with [`on_fire`].
+pub(crate) fn assert_on_fire(error: &io::Error) {
+    assert_eq!(of_handshake::<io::Error>(error).to_string(), "the HSM is on fire");
 }
 
 /// The error of a signer, whose type it has kept in the error of rustls.
@@ -197,20 +221,21 @@ pub(crate) fn of_signer<E: Error + 'static>(error: &rustls::Error) -> &E {
 
 /// The same, in the error of a handshake.
 pub(crate) fn of_handshake<E: Error + 'static>(error: &io::Error) -> &E {
-    of_signer(
-        error
-            .get_ref()
-            .and_then(|error| error.downcast_ref())
-            .expect("an error of rustls"),
-    )
+    of_signer(held(error))
 }
 
 /// The alert that has ended the client's handshake, or its connection.
 pub(crate) fn alert(error: &io::Error) -> AlertDescription {
-    match error.get_ref().and_then(|error| error.downcast_ref()) {
-        Some(rustls::Error::AlertReceived(alert)) => *alert,
-        _ => panic!("no alert: {error}"),
+    match held(error) {
+        rustls::Error::AlertReceived(alert) => *alert,
+        error => panic!("no alert: {error}"),
     }
+}
+
+/// What an error of a handshake holds.
+pub(crate) fn held<E: Error + 'static>(error: &io::Error) -> &E {
+    let held = error.get_ref().and_then(|error| error.downcast_ref());
+    held.unwrap_or_else(|| panic!("not an error of this type: {error:?}"))
 }
 
 pub(crate) struct Counted(Arc<AtomicU32>);
@@ -249,16 +274,60 @@ pub(crate) fn localhost() -> ServerName<'static> {
     ServerName::try_from("localhost").unwrap()
 }
 
-/// Runs a test on one thread, and checks that no job is left.
+/// The stream of a server whose client has sent its first bytes, and the end of that client.
+pub(crate) async fn greeted(identity: &Identity) -> (DuplexStream, DuplexStream) {
+    let (near, mut far) = duplex(1 << 16);
+    far.write_all(&client_hello(identity)).await.unwrap();
+    (near, far)
+}
+
+/// The same, whose client does not speak TLS.
+pub(crate) async fn greeted_in_the_clear() -> (DuplexStream, DuplexStream) {
+    let (near, mut far) = duplex(1 << 16);
+    far.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    (near, far)
+}
+
+/// Runs a test on one thread, and checks that no job is left. Time passes when no task is ready.
 pub(crate) fn on_one_thread(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, test);
+    one_thread(Builder::new_current_thread().start_paused(true), test);
+}
+
+/// As [`on_one_thread`], for a test with sockets, or with threads of its own: the clock goes as it does.
+pub(crate) fn on_real_time<T>(test: impl Future<Output = T>) -> T {
+    one_thread(&mut Builder::new_current_thread(), test)
+}
+
+fn one_thread<T>(builder: &mut Builder, test: impl Future<Output = T>) -> T {
+    let runtime = builder.enable_all().build().unwrap();
+    let result = LocalSet::new().block_on(&runtime, test);
     drop(runtime);
     assert_eq!(pool::stats().in_use, 0, "every job has ended");
+    result
+}
+
+/// Runs a test beside so many threads, to which `tokio::spawn` gives its tasks.
+pub(crate) fn on_threads(threads: usize, test: impl Future<Output = ()>) {
+    let mut builder = Builder::new_multi_thread();
+    let runtime = builder.worker_threads(threads).enable_all().build().unwrap();
+    runtime.block_on(test);
+}
+
+/// A function for `accept_with` and `connect_with`, and on which thread it was called.
+pub(crate) fn looked<C, D>() -> (impl FnOnce(&mut C) + Send + 'static, Arc<Mutex<Option<ThreadId>>>)
+where
+    C: DerefMut<Target = ConnectionCommon<D>>,
+    D: SideData,
+{
+    let called_on = Arc::new(Mutex::new(None));
+    let look = {
+        let called_on = Arc::clone(&called_on);
+        move |connection: &mut C| {
+            connection.set_buffer_limit(Some(1 << 14));
+            *called_on.lock().unwrap() = Some(thread::current().id());
+        }
+    };
+    (look, called_on)
 }
 
 /// The first bytes that a client sends.

@@ -7,8 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use asyncjob::JobBuilder;
-use asyncjob::job_future::{JobError, JobFuture};
 use asyncjob::stack::StackSize;
 use asyncjob_tokio::Handle;
 use rustls::{ServerConfig, ServerConnection};
@@ -16,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 
 use crate::handshake::{self, Begun, Handshake};
+use crate::in_job::{Fallible, InJob, in_job, poll_in_job, without_connection};
 use crate::pinned::PinnedTlsAcceptor;
 
 /// Accepts TLS connections, each handshake in a job of its own: a drop-in for [`tokio_rustls::TlsAcceptor`].
@@ -140,33 +139,7 @@ impl TlsAcceptor {
 /// With the panic of a signer, or of another callback in the handshake. The client gets an alert before that.
 #[must_use = "futures do nothing unless polled"]
 pub struct Accept<IO: 'static> {
-    // A trait object has one reason not to be `Send`, where the job itself has six. So the compiler gives one error.
-    job: Pin<Box<dyn HandshakeNeedsPinnedOrSpawnLocal<Handshake<TlsStream<IO>, IO>>>>,
-}
-
-/// Names the ways out when the compiler says that a handshake cannot be sent between threads.
-///
-/// A job stays on the thread that started it, and so does the handshake in it. Use one of these:
-///
-/// * `tokio::task::spawn_local` instead of `tokio::spawn`, on a `LocalSet` or a current-thread runtime;
-/// * [`TlsAcceptor::pinned`], whose handshakes run on workers, for `tokio::spawn` and for servers that call it;
-/// * for a [`TlsConnector`](crate::TlsConnector), [`Handle::spawn_task`] of such workers.
-///
-/// It is a trait because the compiler names a trait object that is not `Send`.
-pub trait HandshakeNeedsPinnedOrSpawnLocal<T>: Future<Output = Result<T, JobError>> + fmt::Debug {}
-
-impl<T> HandshakeNeedsPinnedOrSpawnLocal<T> for JobFuture<T> {}
-
-/// Polls `handshake` in a job.
-pub(crate) fn in_job<T: 'static>(
-    stack_size: Option<StackSize>,
-    handshake: impl Future<Output = T> + 'static,
-) -> Pin<Box<dyn HandshakeNeedsPinnedOrSpawnLocal<T>>> {
-    let mut builder = JobBuilder::new().name("TLS handshake");
-    if let Some(size) = stack_size {
-        builder = builder.stack_size(size);
-    }
-    Box::pin(asyncjob_tokio::watched(builder.in_job(handshake)))
+    job: InJob<TlsStream<IO>, IO>,
 }
 
 impl<IO> Accept<IO> {
@@ -182,7 +155,7 @@ impl<IO> Accept<IO> {
 
     /// The same handshake. When it fails, it gives the connection back with the error.
     pub fn into_fallible(self) -> FallibleAccept<IO> {
-        FallibleAccept { accept: self }
+        FallibleAccept { job: self.job }
     }
 }
 
@@ -190,8 +163,7 @@ impl<IO> Future for Accept<IO> {
     type Output = io::Result<TlsStream<IO>>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        let done = self.job.as_mut().poll(task);
-        done.map(|outcome| outcome?.map(|stream| *stream).map_err(|failed| failed.0))
+        poll_in_job(&mut self.job, task).map(without_connection)
     }
 }
 
@@ -202,19 +174,14 @@ impl<IO> Future for Accept<IO> {
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
 pub struct FallibleAccept<IO: 'static> {
-    accept: Accept<IO>,
+    job: InJob<TlsStream<IO>, IO>,
 }
 
 impl<IO> Future for FallibleAccept<IO> {
-    type Output = Result<TlsStream<IO>, (io::Error, Option<IO>)>;
+    type Output = Fallible<TlsStream<IO>, IO>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        let done = self.accept.job.as_mut().poll(task);
-        done.map(|outcome| match outcome {
-            Ok(Ok(stream)) => Ok(*stream),
-            Ok(Err(failed)) => Err((failed.0, Some(failed.1))),
-            Err(error) => Err((error.into(), None)),
-        })
+        poll_in_job(&mut self.job, task)
     }
 }
 

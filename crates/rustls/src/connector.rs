@@ -88,7 +88,7 @@ where
 {
     type Response = S::Response;
     type Error = BoxError;
-    type Future = PinnedConnect<S::Response>;
+    type Future = PinnedConnecting<S::Response>;
 
     fn poll_ready(&mut self, task: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.connector.poll_ready(task).map_err(Into::into)
@@ -99,7 +99,7 @@ where
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    fn call(&mut self, request: R) -> PinnedConnect<S::Response> {
+    fn call(&mut self, request: R) -> PinnedConnecting<S::Response> {
         // The one that is ready goes to the worker, and the clone has to become ready.
         let clone = self.connector.clone();
         let mut connector = mem::replace(&mut self.connector, clone);
@@ -108,7 +108,7 @@ where
             runtime,
             future: in_job(async move { connector.call(request).await.map_err(Into::into) }),
         };
-        PinnedConnect {
+        PinnedConnecting {
             task: self.workers.spawn_task(connect),
         }
     }
@@ -123,11 +123,11 @@ where
 /// [`JobError`](asyncjob::job_future::JobError).
 #[must_use = "dropping the future cancels the connect"]
 #[derive(Debug)]
-pub struct PinnedConnect<T> {
+pub struct PinnedConnecting<T> {
     task: JoinHandle<Result<Result<T, BoxError>, asyncjob::job_future::JobError>>,
 }
 
-impl<T> Future for PinnedConnect<T> {
+impl<T> Future for PinnedConnecting<T> {
     type Output = Result<T, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {

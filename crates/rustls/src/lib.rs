@@ -49,7 +49,7 @@
 //! ```
 //!
 //! There are two ways out. On a current-thread runtime or a `LocalSet`, use `tokio::task::spawn_local`. On a
-//! multi-threaded runtime, use [`TlsAcceptor::pinned`], which runs the handshakes on
+//! multi-threaded runtime, use [`TlsAcceptor::pinned`] (or [`TlsConnector::pinned`]), which runs the handshakes on
 //! [`Workers`](asyncjob_tokio::Workers):
 //!
 //! ```
@@ -73,6 +73,7 @@ mod awaited;
 mod connector;
 mod der;
 mod handshake;
+mod in_job;
 mod lazy;
 mod offloaded;
 mod pinned;
@@ -83,16 +84,20 @@ mod tls_connector;
 #[cfg(feature = "tls-listener")]
 mod tls_listener;
 
-pub use acceptor::{Accept, FallibleAccept, HandshakeNeedsPinnedOrSpawnLocal, TlsAcceptor};
+pub use acceptor::{Accept, FallibleAccept, TlsAcceptor};
 pub use awaited::AwaitedKey;
 #[cfg(feature = "tower")]
-pub use connector::{PinnedConnect, PinnedConnector, PinnedConnectorLayer};
+pub use connector::{PinnedConnecting, PinnedConnector, PinnedConnectorLayer};
 pub use der::ecdsa_signature;
+pub use in_job::HandshakeNeedsPinnedOrSpawnLocal;
 pub use lazy::{LazyConfigAcceptor, StartHandshake};
 pub use offloaded::OffloadedKey;
-pub use pinned::{PinnedAccept, PinnedFallibleAccept, PinnedStartHandshake, PinnedTlsAcceptor};
+pub use pinned::{
+    PinnedAccept, PinnedConnect, PinnedFallibleAccept, PinnedFallibleConnect, PinnedStartHandshake, PinnedTlsAcceptor,
+    PinnedTlsConnector,
+};
 pub use resolver::AwaitedResolver;
-pub use tls_connector::{Connect, TlsConnector};
+pub use tls_connector::{Connect, FallibleConnect, TlsConnector};
 
 /// An error that is not one of rustls, in an error of rustls. It keeps its type.
 fn other(error: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {

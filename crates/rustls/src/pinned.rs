@@ -7,13 +7,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use asyncjob_tokio::{Handle, JoinHandle};
-use rustls::{ServerConfig, ServerConnection};
+use asyncjob_tokio::Handle;
+use rustls::client::ClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{client, server};
 
 use crate::acceptor::{Accept, TlsAcceptor};
+use crate::in_job::{Fallible, OnWorker, poll_on_worker, without_connection};
 use crate::lazy::StartHandshake;
+use crate::tls_connector::TlsConnector;
 
 /// Accepts TLS connections on [`Workers`](asyncjob_tokio::Workers): see [`TlsAcceptor::pinned`].
 #[derive(Clone, Debug)]
@@ -90,11 +94,8 @@ where
 /// has panicked, the error holds a [`JoinError`](asyncjob_tokio::JoinError).
 #[must_use = "dropping the future cancels the handshake"]
 pub struct PinnedAccept<IO> {
-    task: JoinHandle<Done<IO>>,
+    task: OnWorker<server::TlsStream<IO>, IO>,
 }
-
-/// What a [`FallibleAccept`](crate::FallibleAccept) gives.
-type Done<IO> = Result<TlsStream<IO>, (io::Error, Option<IO>)>;
 
 impl<IO: Send + 'static> PinnedAccept<IO> {
     fn on(workers: &Handle, begin: impl FnOnce() -> Accept<IO> + Send + 'static) -> Self {
@@ -105,16 +106,15 @@ impl<IO: Send + 'static> PinnedAccept<IO> {
 
     /// The same handshake. When it fails, it gives the connection back with the error.
     pub fn into_fallible(self) -> PinnedFallibleAccept<IO> {
-        PinnedFallibleAccept { accept: self }
+        PinnedFallibleAccept { task: self.task }
     }
 }
 
 impl<IO> Future for PinnedAccept<IO> {
-    type Output = io::Result<TlsStream<IO>>;
+    type Output = io::Result<server::TlsStream<IO>>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        let done = Pin::new(&mut self.task).poll(task);
-        done.map(|outcome| outcome?.map_err(|(error, _)| error))
+        poll_on_worker(&mut self.task, task).map(without_connection)
     }
 }
 
@@ -123,25 +123,113 @@ impl<IO> Future for PinnedAccept<IO> {
 /// The client has been told of the error by then. There is no connection if the handshake has no result, for instance
 /// because the workers have ended: the connection was with them.
 #[must_use = "dropping the future cancels the handshake"]
-#[derive(Debug)]
 pub struct PinnedFallibleAccept<IO> {
-    accept: PinnedAccept<IO>,
+    task: OnWorker<server::TlsStream<IO>, IO>,
 }
 
 impl<IO> Future for PinnedFallibleAccept<IO> {
-    type Output = Done<IO>;
+    type Output = Fallible<server::TlsStream<IO>, IO>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        let done = Pin::new(&mut self.accept.task).poll(task);
-        done.map(|outcome| outcome.unwrap_or_else(|error| Err((error.into(), None))))
+        poll_on_worker(&mut self.task, task)
     }
 }
 
-impl<IO> fmt::Debug for PinnedAccept<IO> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PinnedAccept").field("task", &self.task).finish()
+/// Makes TLS connections on [`Workers`](asyncjob_tokio::Workers): see [`TlsConnector::pinned`].
+#[derive(Clone, Debug)]
+pub struct PinnedTlsConnector {
+    connector: TlsConnector,
+    workers: Handle,
+}
+
+impl PinnedTlsConnector {
+    pub(crate) fn new(connector: TlsConnector, workers: Handle) -> Self {
+        PinnedTlsConnector { connector, workers }
+    }
+
+    /// The configuration of rustls that the handshakes use.
+    pub fn config(&self) -> &Arc<ClientConfig> {
+        self.connector.config()
+    }
+
+    /// Begins the handshake on `stream`, with the server of this name. Dropping the future cancels it.
+    pub fn connect<IO>(&self, name: ServerName<'static>, stream: IO) -> PinnedConnect<IO>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.connect_with(name, stream, |_| ())
+    }
+
+    /// Begins the handshake on `stream`. `look` is called on the worker, with the connection, before the handshake
+    /// begins.
+    pub fn connect_with<IO, F>(&self, name: ServerName<'static>, stream: IO, look: F) -> PinnedConnect<IO>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: FnOnce(&mut ClientConnection) + Send + 'static,
+    {
+        let connector = self.connector.clone();
+        let begin = move || connector.connect_with(name, stream, look).into_fallible();
+        PinnedConnect {
+            task: self.workers.spawn_task(begin),
+        }
     }
 }
+
+/// A client's handshake on a worker: see [`TlsConnector::pinned`]. It has begun. Dropping the future cancels it.
+///
+/// # Errors
+///
+/// The errors of the handshake, as from [`Connect`](crate::Connect). When the workers have ended, and when a callback
+/// in the handshake has panicked, the error holds a [`JoinError`](asyncjob_tokio::JoinError).
+#[must_use = "dropping the future cancels the handshake"]
+pub struct PinnedConnect<IO> {
+    task: OnWorker<client::TlsStream<IO>, IO>,
+}
+
+impl<IO> PinnedConnect<IO> {
+    /// The same handshake. When it fails, it gives the connection back with the error.
+    pub fn into_fallible(self) -> PinnedFallibleConnect<IO> {
+        PinnedFallibleConnect { task: self.task }
+    }
+}
+
+impl<IO> Future for PinnedConnect<IO> {
+    type Output = io::Result<client::TlsStream<IO>>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        poll_on_worker(&mut self.task, task).map(without_connection)
+    }
+}
+
+/// As [`PinnedConnect`], but a handshake that fails gives its connection back: see [`PinnedConnect::into_fallible`].
+///
+/// The server has been told of the error by then. There is no connection if the handshake has no result, for instance
+/// because the workers have ended: the connection was with them.
+#[must_use = "dropping the future cancels the handshake"]
+pub struct PinnedFallibleConnect<IO> {
+    task: OnWorker<client::TlsStream<IO>, IO>,
+}
+
+impl<IO> Future for PinnedFallibleConnect<IO> {
+    type Output = Fallible<client::TlsStream<IO>, IO>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        poll_on_worker(&mut self.task, task)
+    }
+}
+
+/// `derive` would ask for an `IO` that is `Debug`.
+macro_rules! debug {
+    ($($future:ident),+) => {$(
+        impl<IO> fmt::Debug for $future<IO> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($future)).field("task", &self.task).finish()
+            }
+        }
+    )+};
+}
+
+debug!(PinnedAccept, PinnedFallibleAccept, PinnedConnect, PinnedFallibleConnect);
 
 const _: () = {
     const fn is_portable<T: Send + 'static>() {}
@@ -149,4 +237,7 @@ const _: () = {
     is_portable::<PinnedStartHandshake<u8>>();
     is_portable::<PinnedAccept<u8>>();
     is_portable::<PinnedFallibleAccept<u8>>();
+    is_portable::<PinnedTlsConnector>();
+    is_portable::<PinnedConnect<u8>>();
+    is_portable::<PinnedFallibleConnect<u8>>();
 };

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use asyncjob::stack::StackSize;
+use asyncjob_tokio::Handle;
 use rustls::ClientConfig;
 use rustls::client::{ClientConnection, Resumption};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::client::TlsStream;
 
-use crate::acceptor::{HandshakeNeedsPinnedOrSpawnLocal, in_job};
-use crate::handshake::{self, Begun, Handshake};
+use crate::handshake::{self, Begun};
+use crate::in_job::{Fallible, InJob, in_job, poll_in_job, without_connection};
+use crate::pinned::PinnedTlsConnector;
 
 /// Makes TLS connections, each handshake in a job of its own: as [`tokio_rustls::TlsConnector`], for a client whose
 /// certificate has a slow key.
@@ -23,17 +25,17 @@ use crate::handshake::{self, Begun, Handshake};
 /// While the private key is busy, the job is paused and the thread does other things. When the signature fails, the
 /// server gets the alert `internal_error`.
 ///
-/// A job stays on its thread, so [`connect`](Self::connect) is for `spawn_local`. For tasks that move between threads,
-/// [`Handle::spawn_task`](asyncjob_tokio::Handle::spawn_task) runs it on workers:
+/// A job stays on its thread, so [`connect`](Self::connect) is for `spawn_local`. [`pinned`](Self::pinned) is for
+/// `tokio::spawn`.
+///
+/// Dropping the future cancels the handshake, also in the middle of its signature.
 ///
 /// ```no_run
 /// # use std::{io, sync::Arc};
 /// # async fn connect(config: Arc<rustls::ClientConfig>) -> Result<(), Box<dyn std::error::Error>> {
-/// let workers = asyncjob_tokio::Workers::new(1)?; // once in a program
-/// let connector = asyncjob_rustls::TlsConnector::from(config);
+/// let connector = asyncjob_rustls::TlsConnector::from(config); // was: tokio_rustls::TlsConnector::from(config)
 /// let stream = tokio::net::TcpStream::connect("example.org:443").await?;
-/// let connect = move || connector.connect("example.org".try_into().expect("a name"), stream);
-/// let stream = workers.handle().spawn_task(connect).await??;
+/// let stream = connector.connect("example.org".try_into()?, stream).await?;
 /// # Ok(drop(stream))
 /// # }
 /// ```
@@ -73,6 +75,27 @@ impl TlsConnector {
     pub fn stack_size(mut self, size: StackSize) -> Self {
         self.stack_size = Some(size);
         self
+    }
+
+    /// Runs each handshake on one of these workers, which it never leaves. The futures are `Send`, for `tokio::spawn`.
+    ///
+    /// ```no_run
+    /// # use std::{io, sync::Arc};
+    /// # async fn connect(config: Arc<rustls::ClientConfig>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let workers = asyncjob_tokio::Workers::new(1)?; // once in a program
+    /// let connector = asyncjob_rustls::TlsConnector::from(config).pinned(&workers);
+    /// tokio::spawn(async move {
+    ///     let stream = tokio::net::TcpStream::connect("example.org:443").await?;
+    ///     let name = "example.org".try_into().map_err(io::Error::other)?;
+    ///     let _stream = connector.connect(name, stream).await?;
+    ///     // use it
+    ///     Ok::<(), io::Error>(())
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pinned(self, workers: impl Into<Handle>) -> PinnedTlsConnector {
+        PinnedTlsConnector::new(self, workers.into())
     }
 
     /// The configuration of rustls that the handshakes use.
@@ -117,15 +140,39 @@ impl TlsConnector {
 /// With the panic of a signer, or of another callback in the handshake. The server gets the alert before that.
 #[must_use = "futures do nothing unless polled"]
 pub struct Connect<IO: 'static> {
-    job: Pin<Box<dyn HandshakeNeedsPinnedOrSpawnLocal<Handshake<TlsStream<IO>, IO>>>>,
+    job: InJob<TlsStream<IO>, IO>,
+}
+
+impl<IO> Connect<IO> {
+    /// The same handshake. When it fails, it gives the connection back with the error.
+    pub fn into_fallible(self) -> FallibleConnect<IO> {
+        FallibleConnect { job: self.job }
+    }
 }
 
 impl<IO> Future for Connect<IO> {
     type Output = io::Result<TlsStream<IO>>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
-        let done = self.job.as_mut().poll(task);
-        done.map(|outcome| outcome?.map(|stream| *stream).map_err(|failed| failed.0))
+        poll_in_job(&mut self.job, task).map(without_connection)
+    }
+}
+
+/// As [`Connect`], but a handshake that fails gives its connection back: see [`Connect::into_fallible`].
+///
+/// The server has been told of the error by then. There is no connection if the job has ended without a result, for
+/// instance because there was no memory for its stack: the connection was in the job.
+#[must_use = "futures do nothing unless polled"]
+#[derive(Debug)]
+pub struct FallibleConnect<IO: 'static> {
+    job: InJob<TlsStream<IO>, IO>,
+}
+
+impl<IO> Future for FallibleConnect<IO> {
+    type Output = Fallible<TlsStream<IO>, IO>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        poll_in_job(&mut self.job, task)
     }
 }
 

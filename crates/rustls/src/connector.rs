@@ -31,8 +31,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// The connections belong to the runtime that the client runs on, as without the layer. They outlive the workers.
 ///
-/// When the signature of a client fails, the request fails with the error of the key, and the server sees a connection
-/// that ends: the stream is inside the client's own connector. A [`TlsConnector`](crate::TlsConnector) sends an alert.
+/// When the signature of a client fails, the request fails with the error of the key as its last cause, and the server
+/// sees a connection that ends: the stream is inside the client's own connector. A
+/// [`TlsConnector`](crate::TlsConnector) sends an alert.
 ///
 /// ```
 /// # struct Client;

@@ -8,16 +8,17 @@ mod mutual_tls;
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
 use asyncjob::offload::{Offload, OffloadError};
-use asyncjob_rustls::{OffloadedKey, PinnedConnectorLayer};
+use asyncjob_rustls::{AwaitedKey, OffloadedKey, PinnedConnector, PinnedConnectorLayer};
 use asyncjob_testing::Watchdog;
-use asyncjob_tokio::Workers;
-use connections::{Identity, Order, offloaded, on_real_time};
+use asyncjob_tokio::{JoinError, Workers};
+use connections::{Identity, Order, SCHEME, of_signer, offloaded, on_fire, on_real_time};
 use hyper::StatusCode;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -63,6 +64,22 @@ fn reqwest(config: ClientConfig) -> reqwest::ClientBuilder {
         .tls_backend_preconfigured(config)
         .timeout(Duration::from_secs(60))
         .no_proxy()
+}
+
+/// A client of `hyper-util`, with the connector of `hyper-rustls` in the layer.
+fn pooled(
+    config: ClientConfig,
+    workers: &Workers,
+) -> Client<PinnedConnector<hyper_rustls::HttpsConnector<HttpConnector>>, String> {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    let https = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(config)
+        .https_only()
+        .enable_http1()
+        .wrap_connector(http);
+    let connector = PinnedConnectorLayer::new(workers).layer(https);
+    Client::builder(TokioExecutor::new()).build(connector)
 }
 
 /// The first cause of this type.
@@ -114,6 +131,53 @@ fn a_connect_without_the_layer_says_that_it_is_outside_a_job() {
         let client = reqwest(server.client(key)).build().unwrap();
         let error = client.get(server.url()).send().await.unwrap_err();
         assert!(matches!(cause(&error), Some(OffloadError::NotInJob)), "{error:?}");
+    });
+}
+
+/// What a program says that prints each error of a chain, in the end.
+fn last_said(error: &(dyn Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+/// The stream is inside the client's own connector, so the server sees an end. The one who asks gets the cause, in what
+/// the client says and by its type.
+#[test]
+fn a_request_whose_signature_fails_says_what_the_signer_says() {
+    let _watchdog = Watchdog::new();
+    let server = Server::start();
+    let workers = Workers::new(1).unwrap();
+    let fails: fn() -> AwaitedKey =
+        || AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], |_, _| async { Err(on_fire()) });
+    let panics: fn() -> AwaitedKey = || {
+        AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], |_, _| async {
+            tokio::task::yield_now().await;
+            if true {
+                // Without the report of the panic hook.
+                resume_unwind(Box::new("a bug in the signer"));
+            }
+            Ok::<_, std::io::Error>(vec![])
+        })
+    };
+    on_real_time(async {
+        let requests = async |key: fn() -> AwaitedKey| {
+            let by_reqwest = reqwest(server.client(key())).connector_layer(PinnedConnectorLayer::new(&workers));
+            let error = by_reqwest.build().unwrap().get(server.url()).send().await.unwrap_err();
+            let by_hyper = pooled(server.client(key()), &workers).get(server.url().parse().unwrap());
+            [Box::from(error), Box::from(by_hyper.await.unwrap_err())] as [Box<dyn Error>; 2]
+        };
+        for error in requests(fails).await {
+            assert_eq!(last_said(&*error), "other error: the HSM is on fire");
+            let signer = cause::<rustls::Error>(&*error).expect("the error of the handshake");
+            assert_eq!(of_signer::<std::io::Error>(signer).to_string(), "the HSM is on fire");
+        }
+        for error in requests(panics).await {
+            assert_eq!(last_said(&*error), "the work panicked: a bug in the signer");
+            assert!(matches!(cause(&*error), Some(JoinError::Panicked(_))), "{error:?}");
+        }
     });
 }
 
@@ -217,15 +281,7 @@ fn a_connection_outlives_the_workers_that_made_it() {
     let workers = Workers::new(1).unwrap();
     let (key, signing, orders) = offloaded(&server.client, 1);
     on_real_time(async {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(server.client(key))
-            .https_only()
-            .enable_http1()
-            .wrap_connector(http);
-        let connector = PinnedConnectorLayer::new(&workers).layer(https);
-        let client = Client::builder(TokioExecutor::new()).build::<_, String>(connector);
+        let client = pooled(server.client(key), &workers);
         let url: hyper::Uri = server.url().parse().unwrap();
         orders.send(Order::Sign).unwrap();
         let response = client.get(url.clone()).await.unwrap();

@@ -67,7 +67,9 @@ const REFUSED: [(&str, &str); 4] = [
     ),
     (
         "accept_in_a_task",
-        "fn program(acceptor: TlsAcceptor, stream: TcpStream) { tokio::spawn(async move { acceptor.accept(stream).await }); }",
+        "fn program(acceptor: TlsAcceptor, stream: TcpStream) {
+            tokio::spawn(async move { acceptor.accept(stream).await });
+        }",
     ),
     (
         "connect",

@@ -26,7 +26,9 @@ use ring::signature as verify;
 use ring::signature::{UnparsedPublicKey, VerificationAlgorithm};
 use rustls::SignatureScheme as S;
 use rustls::sign::SigningKey;
-use token::{ED25519, P256, P384, P521, PIN, SECP256K1, alone, in_session, is_logged_in, new_pair, new_token};
+use token::{
+    BRAINPOOL_P256, ED25519, P256, P384, P521, PIN, SECP256K1, alone, in_session, is_logged_in, new_pair, new_token,
+};
 
 const MESSAGE: &[u8] = b"message";
 
@@ -127,21 +129,25 @@ fn ed25519_signs_what_verifies() {
     });
 }
 
+/// The points of these curves have 65 bytes, as those of P-256 have.
 #[test]
 fn a_curve_of_the_same_size_is_refused_by_its_name() {
     alone("a_curve_of_the_same_size_is_refused_by_its_name", || {
         let pkcs11 = module();
         let serial = new_token(&pkcs11, "t");
-        in_session(&pkcs11, &serial, |session| {
-            new_pair(session, "k1", &[1], Some(SECP256K1), &[])
-        });
-        let error = open(&pkcs11, "token=t;object=k1").expect_err("TLS has no such key");
-        assert!(matches!(error, KeyError::NotSupported { .. }), "{error:?}");
-        assert!(
-            error.to_string().contains("the curve secp256k1 is not supported"),
-            "{error}"
-        );
-        assert!(!is_logged_in(&pkcs11, &serial));
+        for (id, name, curve) in [(1, "secp256k1", SECP256K1), (2, "brainpoolP256r1", BRAINPOOL_P256)] {
+            in_session(&pkcs11, &serial, |session| {
+                new_pair(session, name, &[id], Some(curve), &[])
+            });
+            let error = open(&pkcs11, &format!("token=t;object={name}")).expect_err("TLS has no such key");
+            assert!(matches!(error, KeyError::NotSupported { .. }), "{error:?}");
+            let sentence = format!(
+                "the key {name:?} with the id 0{id} in the token \"t\" (serial {serial}) cannot be used: the curve \
+                 {name} is not supported; P-256, P-384, P-521 and Ed25519 are"
+            );
+            assert!(error.to_string().starts_with(&sentence), "{error}");
+            assert!(!is_logged_in(&pkcs11, &serial));
+        }
     });
 }
 

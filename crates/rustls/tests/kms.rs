@@ -24,7 +24,7 @@ use asyncjob_rustls::TlsAcceptor;
 use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{MOTO, missing};
 use aws_credential_types::Credentials;
-use connections::{Identity, alert, connect, of_handshake};
+use connections::{Identity, alert, connect, of_handshake, on_real_time, until};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -35,22 +35,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustls::crypto::ring;
 use rustls::{AlertDescription, SupportedProtocolVersion};
 use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::{JoinHandle, spawn_local};
 use tokio_rustls::TlsConnector;
 
 const TLS12: &SupportedProtocolVersion = &rustls::version::TLS12;
 const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
 
-/// Runs a test on one thread with a clock that runs, because the service is a process.
+/// Runs a test on one thread with a clock that runs, because the service is a process. Its client has TLS, too.
 fn on_one_thread(test: impl Future<Output = ()>) {
     let _ = ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, test);
-    drop(runtime);
-    assert_eq!(pool::stats().in_use, 0, "every job has ended");
+    on_real_time(test);
 }
 
 /// A server whose key is in the service, and a client that trusts it.
@@ -217,6 +211,42 @@ fn a_service_that_hangs_fails_handshakes_in_time() {
         let error = handshake(&acceptor, &connector).await.unwrap_err();
         assert!(causes(&error).contains("request timed out"), "{}", causes(&error));
         kill_process(process, Signal::CONT).unwrap();
+        until_one_succeeds(&acceptor, &connector).await;
+    });
+}
+
+/// The process of the service is killed while it has the requests of five handshakes.
+#[test]
+fn a_service_that_is_killed_during_signatures_fails_their_handshakes_at_once() {
+    if missing(&[MOTO]) {
+        return;
+    }
+    let _watchdog = Watchdog::new();
+    let mut moto = Moto::start("ECC_NIST_P256").unwrap();
+    let limits = Limits {
+        time: Duration::from_secs(3600),
+        pause: Duration::from_millis(100),
+        failures: 1000,
+        ..Limits::default()
+    };
+    let process = Pid::from_raw(moto.process().unwrap() as i32).unwrap();
+    on_one_thread(async {
+        let (acceptor, connector) = set_up(&moto, limits, TLS13).await;
+        kill_process(process, Signal::STOP).unwrap();
+        let outstanding = at_once(5, &acceptor, &connector);
+        until(|| pool::stats().in_use == 5).await;
+        // Their requests are sent, or wait in the kernel for the process.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        moto.stop();
+        for handshake in outstanding {
+            let error = handshake.await.unwrap().unwrap_err();
+            assert!(
+                causes(&error).contains("the key service has made no signature; error sending request"),
+                "{}",
+                causes(&error)
+            );
+        }
+        moto.restart().unwrap();
         until_one_succeeds(&acceptor, &connector).await;
     });
 }

@@ -4,6 +4,9 @@
 //!   pkcs11: name=value ; name=value   ? name=value & name=value
 //!           what is looked for          the PIN
 //! ```
+//!
+//! The crate for such URIs, `pk11-uri-parser`, keeps the whole URI in each error, and prints it with the PIN. It leaves
+//! the `%` to its caller.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,6 +33,8 @@ pub enum UriError {
     Value(String),
     /// This attribute says which object is meant, and is not understood here: to ignore it could find another key.
     NotSupported(String),
+    /// This attribute belongs into the query, behind a `?`.
+    NotInQuery(String),
 }
 
 impl fmt::Display for UriError {
@@ -49,12 +54,16 @@ impl fmt::Display for UriError {
                 "pin-value" => f.write_str("the PKCS#11 URI has both `pin-value` and `pin-source`"),
                 name => write!(f, "`{name}` in the PKCS#11 URI is not UTF-8"),
             },
+            UriError::NotInQuery(name) => write!(f, "`{name}` in the PKCS#11 URI must be behind a `?`"),
             UriError::NotSupported(name) => write!(f, "`{name}` in the PKCS#11 URI is not supported"),
         }
     }
 }
 
 impl std::error::Error for UriError {}
+
+/// The attributes of the query that are understood.
+const PINS: [&str; 2] = ["pin-value", "pin-source"];
 
 /// What the URI looks for, and where its PIN is.
 pub(super) fn parse(uri: &str) -> Result<(Wanted, Option<Pin>), UriError> {
@@ -65,27 +74,32 @@ pub(super) fn parse(uri: &str) -> Result<(Wanted, Option<Pin>), UriError> {
 
 fn wanted(path: &str) -> Result<Wanted, UriError> {
     let mut wanted = Wanted::default();
-    for (name, value) in attributes(path, ';')? {
-        let is_new = match name {
-            "token" => wanted.token.replace(text(name, value)?).is_none(),
-            "serial" => wanted.serial.replace(text(name, value)?).is_none(),
-            "manufacturer" => wanted.manufacturer.replace(text(name, value)?).is_none(),
-            "model" => wanted.model.replace(text(name, value)?).is_none(),
-            "object" => wanted.label.replace(text(name, value)?).is_none(),
-            "id" => wanted.id.replace(decoded(name, value)?.to_vec()).is_none(),
-            "slot-id" => {
-                let number = value.bytes().all(|digit| digit.is_ascii_digit()).then(|| value.parse());
-                let number = number
-                    .and_then(Result::ok)
-                    .ok_or_else(|| UriError::Value(name.into()))?;
-                wanted.slot_id.replace(number).is_none()
+    let attributes = attributes(path, ';')?;
+    for (at, &(name, value)) in attributes.iter().enumerate() {
+        if attributes[..at].iter().any(|(before, _)| *before == name) {
+            return Err(UriError::Twice(name.into()));
+        }
+        // A PIN whose `?` was forgotten would be a part of a name, and names are printed.
+        for pin in PINS {
+            if name == pin || value.contains(&format!("&{pin}=")) {
+                return Err(UriError::NotInQuery(pin.into()));
             }
-            "type" if value == "private" => true,
+        }
+        match name {
+            "token" => wanted.token = Some(text(name, value)?),
+            "serial" => wanted.serial = Some(text(name, value)?),
+            "manufacturer" => wanted.manufacturer = Some(text(name, value)?),
+            "model" => wanted.model = Some(text(name, value)?),
+            "object" => wanted.label = Some(text(name, value)?),
+            "id" => wanted.id = Some(decoded(name, value)?.to_vec()),
+            "slot-id" => {
+                let digits = Some(value).filter(|value| value.bytes().all(|digit| digit.is_ascii_digit()));
+                let number = digits.and_then(|digits| digits.parse().ok());
+                wanted.slot_id = Some(number.ok_or_else(|| UriError::Value(name.into()))?);
+            }
+            "type" if value == "private" => {}
             "type" => return Err(UriError::Value(name.into())),
             _ => return Err(UriError::NotSupported(name.into())),
-        };
-        if !is_new {
-            return Err(UriError::Twice(name.into()));
         }
     }
     Ok(wanted)
@@ -216,6 +230,22 @@ mod tests {
             ("pkcs11:token", UriError::NoValue),
             ("pkcs11:token=t;", UriError::NoValue),
             ("pkcs11:token=t;token=t", UriError::Twice(name("token"))),
+            ("pkcs11:type=private;type=private", UriError::Twice(name("type"))),
+            ("pkcs11:token=t;pin-value=1", UriError::NotInQuery(name("pin-value"))),
+            ("pkcs11:object=k&pin-value=1", UriError::NotInQuery(name("pin-value"))),
+            ("pkcs11:token=t&pin-source=/p", UriError::NotInQuery(name("pin-source"))),
+            ("pkcs11:token=t;;object=k", UriError::NoValue),
+            (
+                "pkcs11:token=t?pin-value=1#part",
+                UriError::Character(name("pin-value")),
+            ),
+            (
+                "pkcs11:token=t?pin-source=file://host/p",
+                UriError::Value(name("pin-source")),
+            ),
+            ("pkcs11:token=t?pin-source=p", UriError::Value(name("pin-source"))),
+            ("pkcs11:token=t?pin-source=%7Ccat", UriError::Value(name("pin-source"))),
+            ("pkcs11:slot-id=99999999999999999999", UriError::Value(name("slot-id"))),
             ("pkcs11:token=a b", UriError::Character(name("token"))),
             ("pkcs11:token=%4", UriError::Character(name("token"))),
             ("pkcs11:token=%+4", UriError::Character(name("token"))),

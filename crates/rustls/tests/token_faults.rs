@@ -10,13 +10,16 @@
 mod softhsm;
 mod token;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use asyncjob_rustls::pkcs11::{KeyError, TokenKey};
 use cryptoki::object::{Attribute, ObjectClass};
-use rustls::SignatureScheme::RSA_PSS_SHA256;
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use rustls::SignatureScheme::{ECDSA_NISTP256_SHA256, RSA_PSS_SHA256};
 use rustls::sign::SigningKey;
 use token::shim::*;
 use token::{P256, PIN, in_session, new_pair};
@@ -377,5 +380,213 @@ fn a_session_goes_to_the_signature_that_waits_longest() {
             ["first", "second", "third", "fourth", "fifth"]
         );
         assert_eq!(key.session_stats().waited, 4);
+    });
+}
+
+/// A token counts it as a wrong one: the variable was not set, or the file is not written yet.
+#[test]
+fn an_empty_pin_is_not_sent() {
+    alone("an_empty_pin_is_not_sent", |shim| {
+        let builder = || TokenKey::builder(shim.pkcs11.clone()).token("t");
+        let by_uri = |query: &str| builder().uri(&format!("pkcs11:object=k?{query}")).expect("a good URI");
+        for builder in [
+            by_uri("pin-value="),
+            by_uri("pin-source=/dev/null"),
+            builder().pin(token::pin("")),
+            builder().pin_from(|| Ok(token::pin(""))),
+        ] {
+            let error = builder.open().expect_err("there is no PIN");
+            assert!(matches!(error, KeyError::NoPin { .. }), "{error:?}");
+        }
+        assert_eq!((shim.get(Word::Logins), shim.get(Word::Open)), (0, 0));
+    });
+}
+
+#[test]
+fn a_pin_function_that_panics_leaves_nothing_behind() {
+    alone("a_pin_function_that_panics_leaves_nothing_behind", |shim| {
+        let panics = Arc::new(AtomicBool::new(true));
+        let builder = || {
+            let panics = Arc::clone(&panics);
+            let builder = TokenKey::builder(shim.pkcs11.clone()).token("t").max_sessions(1);
+            builder.pin_from(move || match panics.load(SeqCst) {
+                true => resume_unwind(Box::new("a bug in the function")), // without the report of the panic hook
+                false => Ok(token::pin(PIN)),
+            })
+        };
+        catch_unwind(AssertUnwindSafe(|| builder().open())).expect_err("it panics");
+        assert_eq!((shim.get(Word::Logins), shim.get(Word::Open)), (0, 0));
+        panics.store(false, SeqCst);
+        let key = builder().open().expect("the key");
+
+        panics.store(true, SeqCst);
+        shim.restart();
+        for _ in 0..3 {
+            catch_unwind(AssertUnwindSafe(|| try_sign(&key))).expect_err("it panics");
+            let stats = key.session_stats();
+            assert_eq!((stats.in_use, stats.waiting), (0, 0), "{stats:?}");
+        }
+        panics.store(false, SeqCst);
+        assert_eq!(failures(&key, 4, 5), 0);
+        assert_eq!((shim.get(Word::Logins), shim.get(Word::MostOpen)), (2, 1));
+    });
+}
+
+/// A login that hangs is waited for so long, and not at all by those that need none.
+#[test]
+fn a_login_that_hangs_holds_one_thread() {
+    alone("a_login_that_hangs_holds_one_thread", |shim| {
+        let builder = TokenKey::builder(shim.pkcs11.clone()).token("t").pin(token::pin(PIN));
+        let key = builder.session_wait(Duration::from_millis(20)).open().expect("the key");
+        shim.restart();
+        shim.set(Word::LoginHangUntilZero, 1);
+        let hanging = thread::spawn({
+            let key = key.clone();
+            move || try_sign(&key)
+        });
+        while shim.get(Word::LoginHangUntilZero) != 2 {
+            thread::yield_now();
+        }
+        let error = try_sign(&key).expect_err("nobody is logged in").to_string();
+        assert!(error.contains("did not end within 20ms"), "{error}");
+        let stats = key.session_stats();
+        assert_eq!((stats.in_use, stats.logins), (1, 2), "{stats:?}");
+        // Other code of the process logs in.
+        let other = shim.key();
+        try_sign(&key).expect("it needs no login");
+        shim.set(Word::LoginHangUntilZero, 0);
+        hanging.join().expect("no panic").expect("signed at last");
+        let stats = key.session_stats();
+        assert_eq!((stats.in_use, stats.idle), (0, 2), "{stats:?}");
+        drop((key, other));
+        assert_eq!(shim.get(Word::Open), 0);
+    });
+}
+
+#[test]
+fn a_token_of_one_session_is_enough() {
+    alone("a_token_of_one_session_is_enough", |shim| {
+        shim.set(Word::MaxSessions, 1);
+        let key = shim.key();
+        assert_eq!(failures(&key, 6, 20), 0);
+        shim.break_sessions(1, GENERAL_ERROR);
+        assert_eq!(failures(&key, 6, 20), 0);
+        shim.restart();
+        assert_eq!(failures(&key, 6, 20), 0);
+        assert!(key.certificates().expect("none is no error").is_empty());
+        let error = shim.open("object=k").expect_err("the key has the session").to_string();
+        assert!(error.contains("has no session left"), "{error}");
+        let stats = key.session_stats();
+        assert_eq!((stats.failed, stats.in_use, stats.waiting), (0, 0, 0), "{stats:?}");
+        assert_eq!(shim.get(Word::MostOpen), 1);
+        drop(key);
+        shim.key();
+    });
+}
+
+#[test]
+fn a_key_that_is_dropped_during_a_signature_lives_as_long() {
+    alone("a_key_that_is_dropped_during_a_signature_lives_as_long", |shim| {
+        let key = shim.key();
+        let begun = shim.get(Word::Signed);
+        shim.set(Word::HangUntilZero, 1);
+        let signer = key
+            .choose_scheme(&[ECDSA_NISTP256_SHA256])
+            .expect("the key can do this");
+        let hanging = thread::spawn(move || signer.sign(MESSAGE));
+        while shim.get(Word::Signed) == begun {
+            thread::yield_now();
+        }
+        let public = key.public_key_bytes().to_vec();
+        drop(key);
+        assert_eq!(shim.get(Word::Open), 1);
+        shim.set(Word::HangUntilZero, 0);
+        let signature = hanging.join().expect("no panic").expect("signed");
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, public)
+            .verify(MESSAGE, &signature)
+            .expect("a good signature");
+        assert_eq!(shim.get(Word::Open), 0);
+    });
+}
+
+#[test]
+fn a_token_that_was_taken_out_is_used_when_it_is_back() {
+    alone("a_token_that_was_taken_out_is_used_when_it_is_back", |shim| {
+        let key = shim.key();
+        assert_eq!(failures(&key, 4, 10), 0);
+        shim.set(Word::Removed, 1);
+        for _ in 0..3 {
+            let error = try_sign(&key).expect_err("there is no token").to_string();
+            assert!(
+                error.contains(&shim.serial) && error.contains("the tokens are: none"),
+                "{error}"
+            );
+        }
+        let stats = key.session_stats();
+        assert_eq!((stats.idle, stats.in_use, stats.failed), (0, 0, 3), "{stats:?}");
+        assert_eq!(shim.get(Word::Open), 0);
+        shim.open("object=k").expect_err("there is no token");
+        // Nobody is logged in when it is back.
+        shim.restart();
+        shim.set(Word::Removed, 0);
+        assert_eq!(failures(&key, 4, 10), 0);
+        assert_eq!(shim.get(Word::Logins), 2);
+    });
+}
+
+/// Each call that a signature needs may answer any error, also that which looks whether a session lives.
+#[test]
+fn whatever_call_fails_no_session_is_lost() {
+    alone("whatever_call_fails_no_session_is_lost", |shim| {
+        const ANSWERS: [u64; 17] = [
+            0x01,
+            0x02,
+            GENERAL_ERROR,
+            FUNCTION_FAILED,
+            DEVICE_ERROR,
+            0x32, // CKR_DEVICE_REMOVED
+            0x60, // CKR_KEY_HANDLE_INVALID
+            0x70, // CKR_MECHANISM_INVALID
+            0x82, // CKR_OBJECT_HANDLE_INVALID
+            OPERATION_ACTIVE,
+            0x91,  // CKR_OPERATION_NOT_INITIALIZED
+            0xb1,  // CKR_SESSION_COUNT
+            0xe0,  // CKR_TOKEN_NOT_PRESENT
+            0xe1,  // CKR_TOKEN_NOT_RECOGNIZED
+            0x150, // CKR_BUFFER_TOO_SMALL
+            USER_NOT_LOGGED_IN,
+            VENDOR,
+        ];
+        let key = shim.key();
+        let (mut random, mut failed) = (fastrand::Rng::with_seed(8), 0);
+        for _ in 0..8 {
+            for answer in ANSWERS {
+                shim.set(Word::StrayAnswer, answer);
+                shim.set(Word::Stray, [1_000, 10_000, 100_000, 400_000][random.usize(..4)]);
+                shim.set(Word::MaxSessions, random.u64(..4));
+                failed += failures(&key, 4, 5);
+                shim.set(Word::Stray, 0);
+                assert_eq!(failures(&key, 2, 2), 0, "after {answer:#x}: {:?}", key.session_stats());
+                let stats = key.session_stats();
+                assert_eq!(
+                    (stats.in_use, stats.waiting, stats.failed),
+                    (0, 0, failed as u64),
+                    "{stats:?}"
+                );
+                assert_eq!(shim.get(Word::Open), stats.idle as u64, "after {answer:#x}: {stats:?}");
+            }
+        }
+        assert!(failed > 100, "{failed}");
+        assert!(!key.session_stats().logins_stopped);
+
+        // The library says that it does not know the session, and then that it cannot say more about it.
+        shim.break_sessions(1, SESSION_HANDLE_INVALID);
+        shim.set(Word::StrayAnswer, GENERAL_ERROR);
+        shim.set(Word::Stray, 1_000_000);
+        try_sign(&key).expect_err("nothing works");
+        assert_eq!((shim.get(Word::Break), key.session_stats().idle), (0, 0));
+        shim.set(Word::Stray, 0);
+        drop(key);
+        assert_eq!(shim.get(Word::Open), 0);
     });
 }

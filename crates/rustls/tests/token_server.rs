@@ -173,7 +173,7 @@ fn sign_in_jobs(workers: &Handle, key: &Arc<dyn SigningKey>, token: &TokenKey, c
 }
 
 /// Makes faults until it is stopped, and then none. Counts each kind.
-fn make_faults(shim: &Shim, stop: &AtomicBool) -> [usize; 5] {
+fn make_faults(shim: &Shim, stop: &AtomicBool) -> [usize; 6] {
     const ANSWERS: [u64; 6] = [
         shim::GENERAL_ERROR,
         shim::FUNCTION_FAILED,
@@ -182,7 +182,7 @@ fn make_faults(shim: &Shim, stop: &AtomicBool) -> [usize; 5] {
         shim::SESSION_HANDLE_INVALID,
         shim::VENDOR,
     ];
-    let (mut random, mut made) = (fastrand::Rng::with_seed(11), [0; 5]);
+    let (mut random, mut made) = (fastrand::Rng::with_seed(11), [0; 6]);
     while !stop.load(SeqCst) || made.contains(&0) {
         let kind = random.usize(..made.len());
         made[kind] += 1;
@@ -193,6 +193,15 @@ fn make_faults(shim: &Shim, stop: &AtomicBool) -> [usize; 5] {
             1 => shim.set(Word::MaxSessions, random.u64(1..=MOST_SESSIONS)),
             2 => shim.set(Word::DelayUs, random.u64(..500)),
             3 => shim.set(Word::CloseAnswer, if random.bool() { shim::GENERAL_ERROR } else { 0 }),
+            // Any call may fail. A library that denies a session that it has would keep it for ever.
+            4 => {
+                let answers = ANSWERS.map(|answer| match answer {
+                    shim::SESSION_HANDLE_INVALID => shim::USER_NOT_LOGGED_IN,
+                    answer => answer,
+                });
+                shim.set(Word::StrayAnswer, answers[random.usize(..answers.len())]);
+                shim.set(Word::Stray, random.u64(..20_000));
+            }
             _ => {
                 shim.set(Word::HangUntilZero, 1);
                 thread::sleep(Duration::from_millis(random.u64(1..10)));
@@ -207,6 +216,7 @@ fn make_faults(shim: &Shim, stop: &AtomicBool) -> [usize; 5] {
         Word::DelayUs,
         Word::CloseAnswer,
         Word::HangUntilZero,
+        Word::Stray,
     ] {
         shim.set(word, 0);
     }

@@ -4,7 +4,7 @@ use asyncjob::{debug_with_sentence, guide_page};
 use std::time::Duration;
 use std::{fmt, io};
 
-use cryptoki::error::Error as TokenError;
+use cryptoki::error::{Error as TokenError, RvError};
 
 use super::UriError;
 
@@ -56,7 +56,7 @@ pub enum KeyError {
         /// What is not supported.
         what: String,
     },
-    /// The token needs a PIN, and none was given.
+    /// The token needs a PIN, and none was given, or an empty one, which was not sent.
     NoPin {
         /// The token.
         token: String,
@@ -84,6 +84,13 @@ pub enum KeyError {
     PinFinalTry {
         /// The token.
         token: String,
+    },
+    /// A login that another signature has begun has not ended: the token hangs, or the function that fetches the PIN.
+    LoginHangs {
+        /// The token.
+        token: String,
+        /// How long the signature waited.
+        waited: Duration,
     },
     /// All sessions are in use, and none came back.
     NoSession {
@@ -138,7 +145,7 @@ impl KeyError {
                 )
             }
             KeyError::NotSupported { key, what } => write!(f, "{key} cannot be used: {what}"),
-            KeyError::NoPin { token } => write!(f, "{token} needs a PIN, and none was given"),
+            KeyError::NoPin { token } => write!(f, "{token} needs a PIN, and none was given, or an empty one"),
             KeyError::PinSource(_) => f.write_str("the PIN cannot be fetched"),
             KeyError::PinRefused { token, .. } => write!(
                 f,
@@ -156,8 +163,17 @@ impl KeyError {
                 f,
                 "one more wrong PIN locks {token}, so the PIN was not tried; log in once with the token's own tool"
             ),
+            KeyError::LoginHangs { token, waited } => {
+                write!(
+                    f,
+                    "a login to {token} that another signature has begun did not end within {waited:?}"
+                )
+            }
             KeyError::NoSession { token, waited } => {
                 write!(f, "{token} had no free session within {waited:?}")
+            }
+            KeyError::Token(TokenError::Pkcs11(RvError::SessionCount, _)) => {
+                f.write_str("the token has no session left: other keys and other programs have them all")
             }
             KeyError::Token(_) => f.write_str("the token has failed"),
         }
@@ -166,7 +182,7 @@ impl KeyError {
 
 debug_with_sentence!(
     KeyError: Uri, NoToken, ManyTokens, NoKey, ManyKeys, NoPublicKey, WrongPair, NotSupported, NoPin, PinSource,
-    PinRefused, LoginsStopped, PinLocked, PinFinalTry, NoSession, Token
+    PinRefused, LoginsStopped, PinLocked, PinFinalTry, LoginHangs, NoSession, Token
 );
 
 impl std::error::Error for KeyError {

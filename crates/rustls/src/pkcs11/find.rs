@@ -9,6 +9,7 @@
 //! ```
 
 use std::fmt;
+use std::time::Duration;
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error as TokenError, RvError};
@@ -169,6 +170,7 @@ pub(super) fn find(
     wanted: &Wanted,
     pin: Option<&Pin>,
     given: Option<(&[u8], &[u8])>,
+    patience: Duration,
 ) -> Result<Found, KeyError> {
     let present = tokens(pkcs11)?;
     let fitting: Vec<_> = present.iter().filter(|(slot, info)| wanted.fits(*slot, info)).collect();
@@ -185,7 +187,7 @@ pub(super) fn find(
     }
     let (mut searched, mut found) = (Vec::new(), Vec::new());
     for (slot, info) in fitting {
-        let token = Token::new(pkcs11.clone(), info, wanted.slot_id, pin.cloned());
+        let token = Token::new(pkcs11.clone(), info, wanted.slot_id, pin.cloned(), patience);
         let session = token.open(*slot)?;
         let handles = session.find_objects(&wanted.template())?;
         let keys: Vec<_> = handles

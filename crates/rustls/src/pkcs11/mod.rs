@@ -239,7 +239,8 @@ impl TokenKeyBuilder {
         self
     }
 
-    /// How long a signature waits for a session when all are in use. By default 30 seconds.
+    /// How long a signature waits for a session when all are in use, and for a login that another signature has begun.
+    /// By default 30 seconds.
     pub fn session_wait(mut self, limit: Duration) -> Self {
         self.patience = limit;
         self
@@ -261,10 +262,10 @@ impl TokenKeyBuilder {
         static OPENING: Mutex<()> = Mutex::new(());
         let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let given = self.given.as_deref().and_then(der::public_key_info);
-        let mut found = find::find(&self.pkcs11, &self.wanted, self.pin.as_ref(), given)?;
+        let mut found = find::find(&self.pkcs11, &self.wanted, self.pin.as_ref(), given, self.patience)?;
         found.session.log_out = false;
         let first = (found.session, found.handle);
-        let sessions = Sessions::new(found.token, found.identity, first, self.max_sessions, self.patience);
+        let sessions = Sessions::new(found.token, found.identity, first, self.max_sessions);
         Ok(TokenKey(Arc::new(Key {
             sessions,
             kind: found.kind,

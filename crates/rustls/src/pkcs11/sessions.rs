@@ -13,6 +13,9 @@
 //! shown to have: when it answers `CKR_SESSION_COUNT`, the sessions that are open are the bound, and the rest wait. The
 //! bound is forgotten after a minute, because other programs take sessions and give them back.
 //!
+//! A pool of connections, such as `r2d2`, has a size that is known at first. It connects again and again where that
+//! fails, and would send a wrong PIN each time.
+//!
 //! A **login** counts for the whole process. A PIN is tried once: when the token has refused it, no login is tried
 //! until the key is opened anew, because three wrong ones lock a token for good.
 
@@ -21,7 +24,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fmt, fs, io, mem};
 
@@ -31,6 +34,7 @@ use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::AuthPin;
+use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use super::KeyError;
@@ -114,10 +118,23 @@ pub(super) struct Token {
     /// SoftHSM.
     slot_id: Option<u64>,
     pin: Option<Pin>,
-    /// Whether the PIN was refused. Locked during a login, so that two threads do not try a wrong PIN twice.
-    stopped: Mutex<bool>,
+    /// One at a time, so that two threads do not try a wrong PIN twice.
+    login: Mutex<Login>,
+    login_ended: Condvar,
+    /// How long a signature waits for a session, or for the login of another thread, which may hang.
+    patience: Duration,
     logins: AtomicU64,
 }
+
+#[derive(Default)]
+struct Login {
+    goes_on: bool,
+    /// Whether the PIN was refused.
+    is_stopped: bool,
+}
+
+/// The right to log in. Its drop lets the next thread log in.
+struct LoginTurn<'a>(&'a Token);
 
 /// A session that is closed when it is dropped.
 pub(super) struct OpenSession {
@@ -126,8 +143,10 @@ pub(super) struct OpenSession {
     /// Whether to log out first: this session has logged the process in, and may turn out not to be needed.
     pub(super) log_out: bool,
     /// What the library said of the session when it was opened.
-    kind: Option<(Slot, SessionState)>,
+    kind: Option<SessionKind>,
 }
+
+type SessionKind = (Slot, SessionState);
 
 impl Deref for OpenSession {
     type Target = Session;
@@ -139,19 +158,32 @@ impl Deref for OpenSession {
 
 impl OpenSession {
     /// For a session that the library may have forgotten. Another session may have its number then: after a restart of
-    /// the library its numbers begin anew, with nobody logged in. So the session is closed only if the library says of
-    /// that number what it said when the session was opened.
+    /// the library its numbers begin anew, with nobody logged in. So the session is left alone if the library does not
+    /// know that number, or says of it something else than when the session was opened. Any other answer is that of a
+    /// library that knows it: a session that stays open is a loss for ever.
     fn close_if_it_lives(mut self) {
-        let kind = self.session.as_ref().and_then(kind);
-        if kind.is_none() || kind != self.kind {
+        let is_gone = match self.session.as_ref().map(kind) {
+            Some(Ok(kind)) => self.kind.is_some_and(|opened| opened != kind),
+            Some(Err(TokenError::Pkcs11(answer, _))) => is_unknown(answer),
+            _ => false,
+        };
+        if is_gone {
             self.session = None;
         }
     }
 }
 
-fn kind(session: &Session) -> Option<(Slot, SessionState)> {
-    let info = session.get_session_info().ok()?;
-    Some((info.slot_id(), info.session_state()))
+fn kind(session: &Session) -> Result<SessionKind, TokenError> {
+    let info = session.get_session_info()?;
+    Ok((info.slot_id(), info.session_state()))
+}
+
+/// The library says that it does not know the session.
+fn is_unknown(answer: RvError) -> bool {
+    matches!(
+        answer,
+        RvError::CryptokiNotInitialized | RvError::SessionClosed | RvError::SessionHandleInvalid
+    )
 }
 
 impl Drop for OpenSession {
@@ -166,14 +198,22 @@ impl Drop for OpenSession {
 }
 
 impl Token {
-    pub(super) fn new(pkcs11: Pkcs11, info: &TokenInfo, slot_id: Option<u64>, pin: Option<Pin>) -> Token {
+    pub(super) fn new(
+        pkcs11: Pkcs11,
+        info: &TokenInfo,
+        slot_id: Option<u64>,
+        pin: Option<Pin>,
+        patience: Duration,
+    ) -> Token {
         Token {
             pkcs11,
             label: info.label().into(),
             serial: info.serial_number().into(),
             slot_id,
             pin,
-            stopped: Mutex::new(false),
+            login: Mutex::default(),
+            login_ended: Condvar::new(),
+            patience,
             logins: AtomicU64::new(0),
         }
     }
@@ -204,38 +244,61 @@ impl Token {
             kind: None,
         };
         session.log_out = self.log_in(&session, slot)?;
-        session.kind = kind(&session);
+        session.kind = Some(kind(&session)?);
         Ok(session)
     }
 
     /// Whether it was this call that has logged in.
     fn log_in(&self, session: &Session, slot: Slot) -> Result<bool, KeyError> {
-        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        let info = self.pkcs11.get_token_info(slot)?;
-        let state = session.get_session_info()?.session_state();
-        if !info.login_required() || matches!(state, SessionState::RoUser | SessionState::RwUser) {
+        if !self.pkcs11.get_token_info(slot)?.login_required() || is_logged_in(session)? {
             return Ok(false);
         }
-        self.send_pin(&mut stopped, &info, session, UserType::User)
+        let turn = self.login_turn()?;
+        // Another thread may have logged in meanwhile, or may have been refused.
+        if is_logged_in(session)? {
+            return Ok(false);
+        }
+        turn.send_pin(&self.pkcs11.get_token_info(slot)?, session, UserType::User)
     }
 
     /// The login that a key asks for in the middle of each signature.
     pub(super) fn log_in_for_signature(&self, session: &Session) -> Result<(), KeyError> {
-        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.login_turn()?;
         let info = self.pkcs11.get_token_info(session.get_session_info()?.slot_id())?;
-        self.send_pin(&mut stopped, &info, session, UserType::ContextSpecific)
-            .map(drop)
+        turn.send_pin(&info, session, UserType::ContextSpecific).map(drop)
     }
 
-    fn send_pin(
-        &self,
-        stopped: &mut bool,
-        info: &TokenInfo,
-        session: &Session,
-        user: UserType,
-    ) -> Result<bool, KeyError> {
-        let token = self.name();
-        if *stopped {
+    fn login(&self) -> MutexGuard<'_, Login> {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn login_turn(&self) -> Result<LoginTurn<'_>, KeyError> {
+        let waited = self
+            .login_ended
+            .wait_timeout_while(self.login(), self.patience, |login| login.goes_on);
+        let (mut login, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(KeyError::LoginHangs {
+                token: self.name(),
+                waited: self.patience,
+            });
+        }
+        login.goes_on = true;
+        Ok(LoginTurn(self))
+    }
+}
+
+impl Drop for LoginTurn<'_> {
+    fn drop(&mut self) {
+        self.0.login().goes_on = false;
+        self.0.login_ended.notify_one();
+    }
+}
+
+impl LoginTurn<'_> {
+    fn send_pin(&self, info: &TokenInfo, session: &Session, user: UserType) -> Result<bool, KeyError> {
+        let token = self.0.name();
+        if self.0.login().is_stopped {
             return Err(KeyError::LoginsStopped { token });
         }
         if info.user_pin_locked() {
@@ -244,24 +307,34 @@ impl Token {
         if info.user_pin_final_try() {
             return Err(KeyError::PinFinalTry { token });
         }
-        let pin = match &self.pin {
+        let pin = match &self.0.pin {
             // The token has keys or a reader of its own for the PIN.
             _ if info.protected_authentication_path() => None,
             Some(pin) => Some(pin.fetch().map_err(KeyError::PinSource)?),
-            None => return Err(KeyError::NoPin { token }),
+            None => None,
         };
-        self.logins.fetch_add(1, Ordering::Relaxed);
+        // An empty file or variable is no PIN, and the token would count it as a wrong one.
+        let is_missing = pin.as_ref().is_none_or(|pin| pin.expose_secret().is_empty());
+        if is_missing && !info.protected_authentication_path() {
+            return Err(KeyError::NoPin { token });
+        }
+        self.0.logins.fetch_add(1, Ordering::Relaxed);
         match session.login(user, pin.as_ref()) {
             Ok(()) => Ok(true),
             // Another session has logged in since we looked.
             Err(TokenError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(false),
             Err(source) if is_refusal(&source) => {
-                *stopped = true;
+                self.0.login().is_stopped = true;
                 Err(KeyError::PinRefused { token, source })
             }
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn is_logged_in(session: &Session) -> Result<bool, TokenError> {
+    let state = session.get_session_info()?.session_state();
+    Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
 }
 
 fn is_refusal(error: &TokenError) -> bool {
@@ -298,7 +371,6 @@ pub(super) struct Sessions {
     pub(super) token: Token,
     pub(super) key: Identity,
     max: usize,
-    patience: Duration,
     state: Mutex<State>,
 }
 
@@ -334,13 +406,7 @@ struct Permit<'a> {
 }
 
 impl Sessions {
-    pub(super) fn new(
-        token: Token,
-        key: Identity,
-        first: (OpenSession, ObjectHandle),
-        max: usize,
-        patience: Duration,
-    ) -> Sessions {
+    pub(super) fn new(token: Token, key: Identity, first: (OpenSession, ObjectHandle), max: usize) -> Sessions {
         let first = KeySession {
             session: first.0,
             key: first.1,
@@ -357,7 +423,6 @@ impl Sessions {
             token,
             key,
             max: max.max(1),
-            patience,
             state: Mutex::new(state),
         }
     }
@@ -469,7 +534,7 @@ impl Sessions {
             session,
             is_returned: false,
         };
-        let grant = match granted.recv_timeout(self.patience) {
+        let grant = match granted.recv_timeout(self.token.patience) {
             Ok(grant) => Some(grant),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 let mut state = self.state();
@@ -483,7 +548,7 @@ impl Sessions {
             Some(Grant::Permit) => Ok(permit(None)),
             None => Err(KeyError::NoSession {
                 token: self.token.name(),
-                waited: self.patience,
+                waited: self.token.patience,
             }),
         }
     }
@@ -549,8 +614,7 @@ impl Sessions {
             waited: state.waited,
             learnt_bound: state.learnt_bound(),
             logins: self.token.logins.load(Ordering::Relaxed),
-            // Not locked: a login may be going on, and hang.
-            logins_stopped: self.token.stopped.try_lock().is_ok_and(|stopped| *stopped),
+            logins_stopped: self.token.login().is_stopped,
             failed: state.failed,
             errors: state.errors.clone(),
         }
@@ -662,7 +726,7 @@ impl Fate {
 
 fn fate(error: &KeyError) -> Fate {
     let answer = match error {
-        KeyError::Token(TokenError::Pkcs11(answer, _)) => answer,
+        KeyError::Token(TokenError::Pkcs11(answer, _)) => *answer,
         KeyError::Token(_) | KeyError::WrongPair { .. } | KeyError::NoKey { .. } | KeyError::NoToken { .. } => {
             return Fate::Closed;
         }
@@ -680,7 +744,7 @@ fn fate(error: &KeyError) -> Fate {
         RvError::DeviceError | RvError::DeviceRemoved | RvError::TokenNotPresent | RvError::UserNotLoggedIn => {
             Fate::AllClosed
         }
-        RvError::CryptokiNotInitialized | RvError::SessionClosed | RvError::SessionHandleInvalid => Fate::AllGone,
+        answer if is_unknown(answer) => Fate::AllGone,
         // None of ours came back, and no attempt opens one.
         RvError::SessionCount => Fate::ClosedForGood,
         _ => Fate::Closed,

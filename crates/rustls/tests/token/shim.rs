@@ -51,6 +51,10 @@ pub(crate) enum Word {
     Signed,
     CloseAnswer,
     HangUntilZero,
+    Stray,
+    StrayAnswer,
+    LoginHangUntilZero,
+    Removed,
     Words,
 }
 

@@ -211,5 +211,13 @@ mod tests {
         for end in 0..der.len() {
             assert_eq!(super::certificate(&der[..end]), None, "{end}");
         }
+        for at in 0..der.len() {
+            for bit in 0..8 {
+                let mut changed = der.to_vec();
+                changed[at] ^= 1 << bit;
+                let info = super::certificate(&changed).map(|parts| parts.public_key_info);
+                info.and_then(super::public_key_info); // either is fine
+            }
+        }
     }
 }

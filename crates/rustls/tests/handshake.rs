@@ -402,6 +402,15 @@ fn an_offloaded_signer_that_hangs_keeps_its_thread_and_not_its_handshake() {
             (0, 1),
             "the thread is still blocked"
         );
+        // Behind it: a signature that has not begun is not made.
+        let waiting: Vec<_> = (0..20).map(|_| connect(&acceptor, &identity.client())).collect();
+        until(|| pool.stats().queued == 20).await;
+        for (accept, connect) in waiting {
+            accept.abort();
+            assert!(accept.await.unwrap_err().is_cancelled());
+            connect.await.unwrap().unwrap_err();
+        }
+        assert_eq!((pool::stats().in_use, pool.stats().queued), (0, 0));
         orders.send(Order::Sign).unwrap();
         until(|| (pool.stats().running, pool.stats().finished) == (0, 1)).await;
     });

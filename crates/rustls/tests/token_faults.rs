@@ -227,6 +227,29 @@ fn a_refused_pin_is_sent_once() {
     });
 }
 
+/// A token that answers a wrong PIN by an error of its own, and counts it.
+#[test]
+fn a_pin_that_was_counted_as_wrong_is_sent_once() {
+    alone("a_pin_that_was_counted_as_wrong_is_sent_once", |shim| {
+        let key = shim.key();
+        // A login that fails for another reason is tried again: for the first signature once, because its first attempt
+        // is on a session that is dead.
+        shim.restart();
+        shim.set(Word::LoginAnswer, VENDOR);
+        assert_eq!(failures(&key, 1, 2), 2);
+        assert_eq!(
+            (shim.get(Word::Logins), key.session_stats().logins_stopped),
+            (1 + 3, false)
+        );
+        shim.set(Word::SetFlags, COUNT_LOW);
+        assert_eq!(failures(&key, 4, 25), 100);
+        assert_eq!(
+            (shim.get(Word::Logins), key.session_stats().logins_stopped),
+            (1 + 3 + 1, true)
+        );
+    });
+}
+
 #[test]
 fn a_pin_that_is_refused_at_first_opens_nothing() {
     alone("a_pin_that_is_refused_at_first_opens_nothing", |shim| {

@@ -258,14 +258,14 @@ impl Token {
         if is_logged_in(session)? {
             return Ok(false);
         }
-        turn.send_pin(&self.pkcs11.get_token_info(slot)?, session, UserType::User)
+        turn.send_pin(slot, session, UserType::User)
     }
 
     /// The login that a key asks for in the middle of each signature.
     pub(super) fn log_in_for_signature(&self, session: &Session) -> Result<(), KeyError> {
         let turn = self.login_turn()?;
-        let info = self.pkcs11.get_token_info(session.get_session_info()?.slot_id())?;
-        turn.send_pin(&info, session, UserType::ContextSpecific).map(drop)
+        let slot = session.get_session_info()?.slot_id();
+        turn.send_pin(slot, session, UserType::ContextSpecific).map(drop)
     }
 
     fn login(&self) -> MutexGuard<'_, Login> {
@@ -296,8 +296,9 @@ impl Drop for LoginTurn<'_> {
 }
 
 impl LoginTurn<'_> {
-    fn send_pin(&self, info: &TokenInfo, session: &Session, user: UserType) -> Result<bool, KeyError> {
+    fn send_pin(&self, slot: Slot, session: &Session, user: UserType) -> Result<bool, KeyError> {
         let token = self.0.name();
+        let info = self.0.pkcs11.get_token_info(slot)?;
         if self.0.login().is_stopped {
             return Err(KeyError::LoginsStopped { token });
         }
@@ -323,12 +324,19 @@ impl LoginTurn<'_> {
             Ok(()) => Ok(true),
             // Another session has logged in since we looked.
             Err(TokenError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(false),
-            Err(source) if is_refusal(&source) => {
+            Err(source) if is_refusal(&source) || self.was_counted(slot) => {
                 self.0.login().is_stopped = true;
                 Err(KeyError::PinRefused { token, source })
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether the token has counted a wrong PIN since the last right one. Some tokens answer a wrong PIN by an error
+    /// of their own, and the next attempts would lock them.
+    fn was_counted(&self, slot: Slot) -> bool {
+        let info = self.0.pkcs11.get_token_info(slot);
+        info.is_ok_and(|info| info.user_pin_count_low() || info.user_pin_final_try() || info.user_pin_locked())
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) const VENDOR: u64 = 0x8000_0042;
 
 pub(crate) const LOGIN_REQUIRED: u64 = 0x04;
 pub(crate) const PROTECTED_PATH: u64 = 0x100;
+pub(crate) const COUNT_LOW: u64 = 0x1_0000;
 pub(crate) const FINAL_TRY: u64 = 0x2_0000;
 pub(crate) const LOCKED: u64 = 0x4_0000;
 

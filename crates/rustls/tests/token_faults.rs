@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use asyncjob_rustls::pkcs11::{KeyError, TokenKey};
 use cryptoki::object::{Attribute, ObjectClass};
+use cryptoki::session::UserType;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::SignatureScheme::{ECDSA_NISTP256_SHA256, RSA_PSS_SHA256};
 use rustls::sign::SigningKey;
@@ -223,6 +224,50 @@ fn a_refused_pin_is_sent_once() {
             .pin(token::pin("11111111"));
         let key = builder.open().expect("the new PIN is right");
         try_sign(&key).expect("signed");
+        assert_eq!(shim.get(Word::Logins), 3);
+    });
+}
+
+/// As a server has with certificates for RSA and ECDSA. Each key sending the PIN once would lock the token.
+#[test]
+fn a_refused_pin_is_sent_once_by_all_keys_of_a_token() {
+    alone("a_refused_pin_is_sent_once_by_all_keys_of_a_token", |shim| {
+        let keys = [shim.key(), shim.key(), shim.key()];
+        let with_another_pin = {
+            let builder = TokenKey::builder(shim.pkcs11.clone()).token("t").label("k");
+            builder
+                .pin(token::pin("11111111"))
+                .open()
+                .expect("the process is logged in")
+        };
+        let slot = shim.pkcs11.get_slots_with_initialized_token().expect("slots")[0];
+        let session = shim.pkcs11.open_rw_session(slot).expect("a session");
+        session
+            .set_pin(&token::pin(PIN), &token::pin("11111111"))
+            .expect("changed");
+        drop(session);
+        shim.restart();
+        shim.set(Word::Logins, 0);
+
+        let signing: Vec<_> = keys
+            .clone()
+            .map(|key| thread::spawn(move || failures(&key, 2, 10)))
+            .into();
+        let failed = signing.into_iter().map(|thread| thread.join().expect("no panic"));
+        assert_eq!(failed.sum::<usize>(), 3 * 20);
+        assert_eq!(shim.get(Word::Logins), 1);
+        for key in &keys {
+            let error = try_sign(key).expect_err("the PIN was refused").to_string();
+            assert!(error.contains("open the key anew"), "{error}");
+            assert!(key.session_stats().logins_stopped);
+        }
+        // Another PIN is another matter, and so is a key that is opened with the same PIN: it may be right again.
+        try_sign(&with_another_pin).expect("its PIN is right");
+        assert_eq!(shim.get(Word::Logins), 2);
+        drop(with_another_pin);
+        shim.restart();
+        let error = shim.open("object=k").expect_err("the PIN is still wrong");
+        assert!(matches!(error, KeyError::PinRefused { .. }), "{error:?}");
         assert_eq!(shim.get(Word::Logins), 3);
     });
 }
@@ -475,7 +520,9 @@ fn a_login_that_hangs_holds_one_thread() {
         let stats = key.session_stats();
         assert_eq!((stats.in_use, stats.logins), (1, 2), "{stats:?}");
         // Other code of the process logs in.
-        let other = shim.key();
+        let slot = shim.pkcs11.get_slots_with_initialized_token().expect("slots")[0];
+        let other = shim.pkcs11.open_ro_session(slot).expect("a session");
+        other.login(UserType::User, Some(&token::pin(PIN))).expect("logged in");
         try_sign(&key).expect("it needs no login");
         shim.set(Word::LoginHangUntilZero, 0);
         hanging.join().expect("no panic").expect("signed at last");

@@ -16,15 +16,15 @@
 //! A pool of connections, such as `r2d2`, has a size that is known at first. It connects again and again where that
 //! fails, and would send a wrong PIN each time.
 //!
-//! A **login** counts for the whole process. A PIN is tried once: when the token has refused it, no login is tried
-//! until the key is opened anew, because three wrong ones lock a token for good.
+//! A **login** counts for the whole process. A PIN is tried once, by all keys of a token: when the token has refused
+//! it, no login is tried until the key is opened anew, because three wrong ones lock a token for good.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use std::{fmt, fs, io, mem};
 
@@ -118,19 +118,30 @@ pub(super) struct Token {
     /// SoftHSM.
     slot_id: Option<u64>,
     pin: Option<Pin>,
-    /// One at a time, so that two threads do not try a wrong PIN twice.
-    login: Mutex<Login>,
-    login_ended: Condvar,
+    shared: Arc<Logins>,
+    /// How many keys had been opened before this one.
+    number: u64,
+    /// Whether the PIN was refused.
+    is_stopped: AtomicBool,
     /// How long a signature waits for a session, or for the login of another thread, which may hang.
     patience: Duration,
     logins: AtomicU64,
 }
 
+/// The logins to one token, by each key of the process that is in it. One at a time, so that two keys or two threads do
+/// not send a wrong PIN twice.
 #[derive(Default)]
-struct Login {
+struct Logins {
+    state: Mutex<LoginState>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct LoginState {
     goes_on: bool,
-    /// Whether the PIN was refused.
-    is_stopped: bool,
+    keys_opened: u64,
+    /// Each PIN that was refused, and how many keys had been opened by then. `None` is what a PIN pad was given.
+    refused: Vec<(Option<AuthPin>, u64)>,
 }
 
 /// The right to log in. Its drop lets the next thread log in.
@@ -205,14 +216,20 @@ impl Token {
         pin: Option<Pin>,
         patience: Duration,
     ) -> Token {
+        let shared = Logins::of(info);
+        let mut state = shared.state();
+        let number = state.keys_opened;
+        state.keys_opened += 1;
+        drop(state);
         Token {
             pkcs11,
             label: info.label().into(),
             serial: info.serial_number().into(),
             slot_id,
             pin,
-            login: Mutex::default(),
-            login_ended: Condvar::new(),
+            shared,
+            number,
+            is_stopped: AtomicBool::new(false),
             patience,
             logins: AtomicU64::new(0),
         }
@@ -268,30 +285,64 @@ impl Token {
         turn.send_pin(slot, session, UserType::ContextSpecific).map(drop)
     }
 
-    fn login(&self) -> MutexGuard<'_, Login> {
-        self.login.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn login_turn(&self) -> Result<LoginTurn<'_>, KeyError> {
-        let waited = self
-            .login_ended
-            .wait_timeout_while(self.login(), self.patience, |login| login.goes_on);
-        let (mut login, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        let Logins { ended, .. } = &*self.shared;
+        let waited = ended.wait_timeout_while(self.shared.state(), self.patience, |state| state.goes_on);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
             return Err(KeyError::LoginHangs {
                 token: self.name(),
                 waited: self.patience,
             });
         }
-        login.goes_on = true;
+        state.goes_on = true;
         Ok(LoginTurn(self))
+    }
+}
+
+impl Logins {
+    /// The same for each key in the token, as long as there is one.
+    fn of(token: &TokenInfo) -> Arc<Logins> {
+        static TOKENS: Mutex<Vec<([String; 4], Weak<Logins>)>> = Mutex::new(Vec::new());
+        let names = [
+            token.serial_number(),
+            token.label(),
+            token.model(),
+            token.manufacturer_id(),
+        ]
+        .map(String::from);
+        let mut tokens = TOKENS.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.retain(|(_, logins)| logins.strong_count() > 0);
+        let known = tokens.iter().find(|(others, _)| *others == names);
+        if let Some(logins) = known.and_then(|(_, logins)| logins.upgrade()) {
+            return logins;
+        }
+        let logins = Arc::default();
+        tokens.push((names, Arc::downgrade(&logins)));
+        logins
+    }
+
+    fn state(&self) -> MutexGuard<'_, LoginState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LoginState {
+    /// When this PIN was refused, in keys that had been opened by then.
+    fn refusal(&mut self, pin: Option<&AuthPin>) -> Option<&mut u64> {
+        let is_it = |refused: &Option<AuthPin>| match (refused, pin) {
+            (Some(refused), Some(pin)) => refused.expose_secret() == pin.expose_secret(),
+            (refused, pin) => refused.is_none() && pin.is_none(),
+        };
+        let found = self.refused.iter_mut().find(|(refused, _)| is_it(refused));
+        found.map(|(_, at)| at)
     }
 }
 
 impl Drop for LoginTurn<'_> {
     fn drop(&mut self) {
-        self.0.login().goes_on = false;
-        self.0.login_ended.notify_one();
+        self.0.shared.state().goes_on = false;
+        self.0.shared.ended.notify_one();
     }
 }
 
@@ -299,7 +350,7 @@ impl LoginTurn<'_> {
     fn send_pin(&self, slot: Slot, session: &Session, user: UserType) -> Result<bool, KeyError> {
         let token = self.0.name();
         let info = self.0.pkcs11.get_token_info(slot)?;
-        if self.0.login().is_stopped {
+        if self.0.is_stopped.load(Ordering::Relaxed) {
             return Err(KeyError::LoginsStopped { token });
         }
         if info.user_pin_locked() {
@@ -319,16 +370,32 @@ impl LoginTurn<'_> {
         if is_missing && !info.protected_authentication_path() {
             return Err(KeyError::NoPin { token });
         }
+        // By another key of this token, after this one was opened.
+        let refused = self.0.shared.state().refusal(pin.as_ref()).copied();
+        if refused.is_some_and(|at| at > self.0.number) {
+            self.0.is_stopped.store(true, Ordering::Relaxed);
+            return Err(KeyError::LoginsStopped { token });
+        }
         self.0.logins.fetch_add(1, Ordering::Relaxed);
         match session.login(user, pin.as_ref()) {
             Ok(()) => Ok(true),
             // Another session has logged in since we looked.
             Err(TokenError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(false),
             Err(source) if is_refusal(&source) || self.was_counted(slot) => {
-                self.0.login().is_stopped = true;
+                self.refused(pin);
                 Err(KeyError::PinRefused { token, source })
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    fn refused(&self, pin: Option<AuthPin>) {
+        self.0.is_stopped.store(true, Ordering::Relaxed);
+        let mut state = self.0.shared.state();
+        let at = state.keys_opened;
+        match state.refusal(pin.as_ref()) {
+            Some(refused) => *refused = at,
+            None => state.refused.push((pin, at)),
         }
     }
 
@@ -622,7 +689,7 @@ impl Sessions {
             waited: state.waited,
             learnt_bound: state.learnt_bound(),
             logins: self.token.logins.load(Ordering::Relaxed),
-            logins_stopped: self.token.login().is_stopped,
+            logins_stopped: self.token.is_stopped.load(Ordering::Relaxed),
             failed: state.failed,
             errors: state.errors.clone(),
         }

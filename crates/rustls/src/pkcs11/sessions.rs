@@ -149,7 +149,7 @@ struct LoginTurn<'a>(&'a Token);
 
 /// A session that is closed when it is dropped.
 pub(super) struct OpenSession {
-    // `None` only after `leave_open`. Its own drop does not close it.
+    // `None` only if the library has forgotten it. Its own drop does not close it.
     session: Option<Session>,
     /// Whether to log out first: this session has logged the process in, and may turn out not to be needed.
     pub(super) log_out: bool,

@@ -7,10 +7,11 @@ mod connections;
 mod mutual_tls;
 
 use std::error::Error;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -18,13 +19,14 @@ use asyncjob::offload::{Offload, OffloadError};
 use asyncjob_rustls::{AwaitedKey, OffloadedKey, PinnedConnector, PinnedConnectorLayer};
 use asyncjob_testing::Watchdog;
 use asyncjob_tokio::{JoinError, Workers};
-use connections::{Identity, Order, SCHEME, of_signer, offloaded, on_fire, on_real_time};
+use connections::{Counted, Identity, Order, SCHEME, of_signer, offloaded, on_fire, on_real_time};
 use hyper::StatusCode;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::sign::{Signer, SigningKey};
 use rustls::{ClientConfig, SignatureAlgorithm, SignatureScheme};
+use tower::{ServiceExt, service_fn};
 use tower_layer::Layer;
 
 /// How many turns another task has to have while a signature is being made.
@@ -293,5 +295,43 @@ fn a_connection_outlives_the_workers_that_made_it() {
         let response = client.get(url).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(signing.stats().finished, 1);
+    });
+}
+
+/// A timeout of the one who asks, for instance, drops the connect.
+#[test]
+fn a_connect_that_is_dropped_is_cancelled_and_one_without_workers_says_so() {
+    let _watchdog = Watchdog::new();
+    let workers = Workers::new(1).unwrap();
+    let waiting = Arc::new(AtomicU32::new(0));
+    let connector = PinnedConnectorLayer::new(&workers).layer(service_fn({
+        let waiting = Arc::clone(&waiting);
+        move |()| {
+            let waiting = Counted::new(&waiting);
+            async move {
+                let _waiting = waiting;
+                pending::<Result<(), std::io::Error>>().await
+            }
+        }
+    }));
+    on_real_time(async {
+        let connects: Vec<_> = (0..3).map(|_| tokio::spawn(connector.clone().oneshot(()))).collect();
+        connections::until(|| waiting.load(SeqCst) == 3).await;
+        connects[0].abort();
+        connections::until(|| waiting.load(SeqCst) == 2).await;
+        tokio::task::spawn_blocking(move || drop(workers)).await.unwrap();
+        assert_eq!(waiting.load(SeqCst), 0);
+        for connect in connects.into_iter().skip(1) {
+            let error = connect.await.unwrap().unwrap_err();
+            assert!(
+                matches!(error.downcast_ref(), Some(JoinError::WorkersEnded)),
+                "{error:?}"
+            );
+        }
+        let error = connector.oneshot(()).await.unwrap_err();
+        assert!(
+            matches!(error.downcast_ref(), Some(JoinError::WorkersEnded)),
+            "{error:?}"
+        );
     });
 }

@@ -252,7 +252,8 @@ impl TokenKeyBuilder {
     /// `CKA_ID`, or the one that was given: the first that verifies. A private key without a `CKA_ID` has the objects
     /// with its label.
     ///
-    /// A failed `open` closes its sessions, and logs out if it has logged in.
+    /// A failed `open` closes its sessions, and logs out if it has logged in. So a process opens one key at a time: the
+    /// others wait, also for a token that hangs.
     ///
     /// # Errors
     ///

@@ -5,23 +5,22 @@ mod connections;
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::panic::resume_unwind;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncjob_rustls::{AwaitedKey, LazyConfigAcceptor, TlsAcceptor};
+use asyncjob_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{OPENSSL, missing};
 use asyncjob_tokio::{JoinError, Workers};
 use connections::{
-    Gate, Identity, Order, SCHEME, alert, assert_on_fire, config, connect, connect_to, greeted_in_the_clear, localhost,
-    offloaded, on_fire, on_one_thread, on_real_time, on_threads,
+    Gate, Identity, Order, alert, assert_on_fire, config, connect, connect_to, failing_key, greeted_in_the_clear,
+    localhost, offloaded, on_one_thread, on_real_time, on_threads, panicking_key,
 };
 use rustls::crypto::ring::{self, kx_group};
 use rustls::server::Acceptor;
 use rustls::sign::SingleCertAndKey;
-use rustls::{AlertDescription, ClientConfig, ServerConfig, SignatureAlgorithm};
+use rustls::{AlertDescription, ClientConfig, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_local};
@@ -64,24 +63,6 @@ fn a_client_is_told_when_the_thread_of_a_signature_panics() {
             assert_eq!(alert(&error), AlertDescription::InternalError, "{version:?}");
         });
     }
-}
-
-/// A key whose signatures fail.
-fn failing_key() -> AwaitedKey {
-    let answer = |_, _| async { Err(on_fire()) };
-    AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], answer)
-}
-
-/// A key that panics in the job, after a pause.
-fn panicking_key() -> AwaitedKey {
-    AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], |_, _| async {
-        tokio::task::yield_now().await;
-        if true {
-            // Without the report of the panic hook.
-            resume_unwind(Box::new("a bug in the signer"));
-        }
-        Ok::<_, io::Error>(vec![])
-    })
 }
 
 /// The task of a handshake has panicked, and the panic is that of the signer.

@@ -9,7 +9,6 @@ mod mutual_tls;
 use std::error::Error;
 use std::future::pending;
 use std::net::SocketAddr;
-use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::thread;
@@ -19,7 +18,7 @@ use asyncjob::offload::{Offload, OffloadError};
 use asyncjob_rustls::{AwaitedKey, OffloadedKey, PinnedConnector, PinnedConnectorLayer};
 use asyncjob_testing::Watchdog;
 use asyncjob_tokio::{JoinError, Workers};
-use connections::{Counted, Identity, Order, SCHEME, of_signer, offloaded, on_fire, on_real_time};
+use connections::{Counted, Identity, Order, failing_key, of_signer, offloaded, on_real_time, panicking_key};
 use hyper::StatusCode;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -152,18 +151,6 @@ fn a_request_whose_signature_fails_says_what_the_signer_says() {
     let _watchdog = Watchdog::new();
     let server = Server::start();
     let workers = Workers::new(1).unwrap();
-    let fails: fn() -> AwaitedKey =
-        || AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], |_, _| async { Err(on_fire()) });
-    let panics: fn() -> AwaitedKey = || {
-        AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], |_, _| async {
-            tokio::task::yield_now().await;
-            if true {
-                // Without the report of the panic hook.
-                resume_unwind(Box::new("a bug in the signer"));
-            }
-            Ok::<_, std::io::Error>(vec![])
-        })
-    };
     on_real_time(async {
         let requests = async |key: fn() -> AwaitedKey| {
             let by_reqwest = reqwest(server.client(key())).connector_layer(PinnedConnectorLayer::new(&workers));
@@ -171,12 +158,12 @@ fn a_request_whose_signature_fails_says_what_the_signer_says() {
             let by_hyper = pooled(server.client(key()), &workers).get(server.url().parse().unwrap());
             [Box::from(error), Box::from(by_hyper.await.unwrap_err())] as [Box<dyn Error>; 2]
         };
-        for error in requests(fails).await {
+        for error in requests(failing_key).await {
             assert_eq!(last_said(&*error), "other error: the HSM is on fire");
             let signer = cause::<rustls::Error>(&*error).expect("the error of the handshake");
             assert_eq!(of_signer::<std::io::Error>(signer).to_string(), "the HSM is on fire");
         }
-        for error in requests(panics).await {
+        for error in requests(panicking_key).await {
             assert_eq!(last_said(&*error), "the work panicked: a bug in the signer");
             assert!(matches!(cause(&*error), Some(JoinError::Panicked(_))), "{error:?}");
         }

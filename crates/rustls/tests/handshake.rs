@@ -18,7 +18,7 @@ use asyncjob_rustls::{AwaitedKey, TlsConnector};
 use asyncjob_testing::Watchdog;
 use connections::{
     Gate, Identity, Order, SCHEME, assert_on_fire, client_hello, connect, connect_to, greeted, localhost, of_handshake,
-    of_signer, offloaded, on_one_thread, resident_kib, until,
+    of_signer, offloaded, on_one_thread, panicking_key, resident_kib, until,
 };
 use rustls::sign::SigningKey;
 use rustls::{ServerConfig, SignatureAlgorithm};
@@ -170,16 +170,9 @@ fn a_signer_that_panics_ends_its_task_and_no_other() {
     on_one_thread(async {
         let (identity, gate) = (Identity::new(), Gate::default());
         let connector = identity.client();
-        let key = AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], |_, _| async {
-            tokio::task::yield_now().await;
-            if true {
-                panic!("a bug in the signer");
-            }
-            Ok::<_, io::Error>(vec![])
-        });
         let (other_accept, other_connect) = connect(&identity.server(gate.key(), &rustls::version::TLS13), &connector);
         gate.asked(1).await;
-        let (accept, connect) = connect(&identity.server(key, &rustls::version::TLS13), &connector);
+        let (accept, connect) = connect(&identity.server(panicking_key(), &rustls::version::TLS13), &connector);
         let panic = accept.await.unwrap_err().into_panic();
         assert_eq!(*panic.downcast::<&str>().unwrap(), "a bug in the signer");
         connect.await.unwrap().unwrap_err();

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::ops::DerefMut;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, ThreadId};
@@ -204,6 +205,24 @@ impl Gate {
 /// What a signer says that fails.
 pub(crate) fn on_fire() -> io::Error {
     io::Error::other("the HSM is on fire")
+}
+
+/// A key whose signatures fail.
+pub(crate) fn failing_key() -> AwaitedKey {
+    let answer = |_, _| async { Err(on_fire()) };
+    AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], answer)
+}
+
+/// A key that panics in the job, after a pause.
+pub(crate) fn panicking_key() -> AwaitedKey {
+    AwaitedKey::new(SignatureAlgorithm::ECDSA, [SCHEME], |_, _| async {
+        tokio::task::yield_now().await;
+        if true {
+            // Without the report of the panic hook.
+            resume_unwind(Box::new("a bug in the signer"));
+        }
+        Ok::<_, io::Error>(vec![])
+    })
 }
 
 /// The handshake has failed with [`on_fire`].

@@ -113,8 +113,7 @@ fn without_any_session_there_is_an_error_and_no_wait() {
 
 fn in_session_that_stays(shim: &Shim) -> cryptoki::session::Session {
     shim.set(Word::MaxSessions, 0);
-    let slot = shim.pkcs11.get_slots_with_initialized_token().expect("slots")[0];
-    shim.pkcs11.open_ro_session(slot).expect("a session")
+    shim.pkcs11.open_ro_session(shim.slot()).expect("a session")
 }
 
 #[test]
@@ -198,12 +197,7 @@ fn a_refused_pin_is_sent_once() {
         assert_eq!(failures(&key, 4, 10), 0);
         assert_eq!(shim.get(Word::Logins), 1);
         // Really changed, and all sessions really dead.
-        let slot = shim.pkcs11.get_slots_with_initialized_token().expect("slots")[0];
-        let session = shim.pkcs11.open_rw_session(slot).expect("a session");
-        session
-            .set_pin(&token::pin(PIN), &token::pin("11111111"))
-            .expect("changed");
-        drop(session);
+        shim.change_pin("11111111");
         shim.restart();
 
         assert_eq!(failures(&key, 4, 25), 100);
@@ -240,12 +234,7 @@ fn a_refused_pin_is_sent_once_by_all_keys_of_a_token() {
                 .open()
                 .expect("the process is logged in")
         };
-        let slot = shim.pkcs11.get_slots_with_initialized_token().expect("slots")[0];
-        let session = shim.pkcs11.open_rw_session(slot).expect("a session");
-        session
-            .set_pin(&token::pin(PIN), &token::pin("11111111"))
-            .expect("changed");
-        drop(session);
+        shim.change_pin("11111111");
         shim.restart();
         shim.set(Word::Logins, 0);
 
@@ -520,8 +509,7 @@ fn a_login_that_hangs_holds_one_thread() {
         let stats = key.session_stats();
         assert_eq!((stats.in_use, stats.logins), (1, 2), "{stats:?}");
         // Other code of the process logs in.
-        let slot = shim.pkcs11.get_slots_with_initialized_token().expect("slots")[0];
-        let other = shim.pkcs11.open_ro_session(slot).expect("a session");
+        let other = shim.pkcs11.open_ro_session(shim.slot()).expect("a session");
         other.login(UserType::User, Some(&token::pin(PIN))).expect("logged in");
         try_sign(&key).expect("it needs no login");
         shim.set(Word::LoginHangUntilZero, 0);

@@ -12,6 +12,7 @@ use asyncjob_rustls::pkcs11::{KeyError, TokenKey};
 use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{CC, missing};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::slot::Slot;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::SignatureScheme::ECDSA_NISTP256_SHA256;
 use rustls::sign::SigningKey;
@@ -105,6 +106,16 @@ impl Shim {
         let mut bytes = [0; 8];
         self.script.read_exact_at(&mut bytes, 8 * word as u64).expect("read");
         u64::from_ne_bytes(bytes)
+    }
+
+    pub(crate) fn slot(&self) -> Slot {
+        self.pkcs11.get_slots_with_initialized_token().expect("slots")[0]
+    }
+
+    /// By another program, as it were: the sessions that are open live on.
+    pub(crate) fn change_pin(&self, digits: &str) {
+        let session = self.pkcs11.open_rw_session(self.slot()).expect("a session");
+        session.set_pin(&token::pin(PIN), &token::pin(digits)).expect("changed");
     }
 
     /// All sessions die, and the login with them.

@@ -99,6 +99,15 @@ enum Kind {
     Ed25519,
 }
 
+impl Kind {
+    fn public_key_length(self) -> usize {
+        match self {
+            Kind::P256 => 65,
+            Kind::Ed25519 => 32,
+        }
+    }
+}
+
 impl AgentKey {
     /// The agent's first key.
     pub(crate) fn first(socket: &Path) -> io::Result<AgentKey> {
@@ -117,6 +126,12 @@ impl AgentKey {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, sentence));
             }
         };
+        if blob.len() < kind.public_key_length() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the agent's key is too short",
+            ));
+        }
         Ok(AgentKey {
             socket: socket.into(),
             blob: blob.into(),
@@ -126,10 +141,7 @@ impl AgentKey {
 
     /// The public key as a certificate holds it: the point or the 32 bytes in the last string of the blob.
     pub(crate) fn public_key_bytes(&self) -> &[u8] {
-        match self.kind {
-            Kind::P256 => &self.blob[self.blob.len() - 65..],
-            Kind::Ed25519 => &self.blob[self.blob.len() - 32..],
-        }
+        &self.blob[self.blob.len() - self.kind.public_key_length()..]
     }
 
     fn scheme(&self) -> SignatureScheme {

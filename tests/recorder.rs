@@ -281,14 +281,14 @@ fn the_numbers_of_a_scheduler_are_there_while_it_hangs() {
     // The last turn may still end.
     let rests = loop {
         let one = scheduler().unwrap();
-        if one.in_turn.is_none() && one.totals.ended == 4 {
+        if one.in_turn.is_none() && one.stats.ended == 4 {
             break one;
         }
         thread::yield_now();
     };
-    let totals = rests.totals;
-    assert_eq!((totals.cancelled, totals.quarantined, totals.refused), (1, 0, 3));
-    assert_eq!((rests.queues.paused, totals.pool.unwrap().in_use), (0, 0));
+    let stats = rests.stats;
+    assert_eq!((stats.cancelled, stats.quarantined, stats.refused), (1, 0, 3));
+    assert_eq!((rests.queues.paused, rests.pool.unwrap().in_use), (0, 0));
     assert!(
         rests.turns.count >= 2 && rests.turns.sum >= rests.turns.max,
         "{rests:?}"

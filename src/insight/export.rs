@@ -95,9 +95,9 @@ impl SchedulerNumbers {
             gauge!("asyncjob_scheduler_jobs", with("queue", queue)).set(jobs as f64);
         }
         let counts = [
-            ("asyncjob_scheduler_spawns_refused_total", self.totals.refused),
-            ("asyncjob_scheduler_resumes_total", self.totals.resumes),
-            ("asyncjob_scheduler_kernel_waits_total", self.totals.kernel_waits),
+            ("asyncjob_scheduler_spawns_refused_total", self.stats.refused),
+            ("asyncjob_scheduler_resumes_total", self.stats.resumes),
+            ("asyncjob_scheduler_kernel_waits_total", self.stats.kernel_waits),
         ];
         for (name, count) in counts {
             counter!(name, labels.clone()).absolute(count);
@@ -105,7 +105,7 @@ impl SchedulerNumbers {
         export_times("asyncjob_turn_seconds", &labels, &self.turns);
         let so_far = self.in_turn.map_or(0.0, |time| time.as_secs_f64());
         gauge!("asyncjob_turn_seconds_so_far", labels.clone()).set(so_far);
-        if let Some(pool) = self.totals.pool {
+        if let Some(pool) = self.pool {
             gauge!("asyncjob_pool_stacks", with("state", "in use")).set(pool.in_use as f64);
             gauge!("asyncjob_pool_stacks", with("state", "idle")).set(pool.idle as f64);
         }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use super::numbers::{Series, Times};
 use super::recorder::{is_recording, nanos};
 use crate::pool::PoolStats;
+use crate::scheduler::Stats;
 
 /// The numbers of one scheduler, as it publishes them.
 pub(crate) struct Gauges(Mutex<Published>);
@@ -15,7 +16,8 @@ pub(crate) struct Gauges(Mutex<Published>);
 #[derive(Default)]
 struct Published {
     queues: Queues,
-    totals: Totals,
+    stats: Stats,
+    pool: Option<PoolStats>,
     turns: Series,
     turn_began: Option<Instant>,
 }
@@ -35,26 +37,6 @@ pub struct Queues {
     pub paused: usize,
 }
 
-/// What a scheduler has counted since it was made. A scheduler of workers counts its own jobs, except where it is said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Totals {
-    /// The jobs that have ended in any way.
-    pub ended: u64,
-    /// Those of them that were cancelled.
-    pub cancelled: u64,
-    /// Those of the cancelled ones that did not end, and were quarantined.
-    pub quarantined: u64,
-    /// The spawns that were refused, because the scheduler was full or shutting down: those of all workers together.
-    pub refused: u64,
-    /// How often a job was started or resumed.
-    pub resumes: u64,
-    /// How often the kernel was asked for ready fds.
-    pub kernel_waits: u64,
-    /// What the pool of the thread holds. `None` before the first turn.
-    pub pool: Option<PoolStats>,
-}
-
 /// The numbers of one scheduler: see [`Numbers::schedulers`](super::Numbers::schedulers).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -65,8 +47,11 @@ pub struct SchedulerNumbers {
     pub number: u64,
     /// How many jobs were where at the start of the turn that goes on, or at the end of the last one.
     pub queues: Queues,
-    /// What was counted until the end of the last turn.
-    pub totals: Totals,
+    /// What the scheduler had counted at the end of the last turn: see
+    /// [`Scheduler::stats`](crate::scheduler::Scheduler::stats).
+    pub stats: Stats,
+    /// What the pool of the thread held then. `None` before the end of the first turn.
+    pub pool: Option<PoolStats>,
     /// How long turns took, without the wait in the kernel. An fd that is ready waits for the end of a turn.
     pub turns: Times,
     /// How long the turn has taken that goes on.
@@ -88,10 +73,10 @@ impl Gauges {
 
     /// The jobs of the turn have run.
     #[inline]
-    pub(crate) fn turn_ends(&self, now: impl FnOnce() -> (Queues, Totals)) {
+    pub(crate) fn turn_ends(&self, now: impl FnOnce() -> (Queues, Stats, PoolStats)) {
         if is_recording() {
-            let (queues, totals) = now();
-            self.publish_end(queues, totals);
+            let (queues, stats, pool) = now();
+            self.publish_end(queues, stats, pool);
         }
     }
 
@@ -103,10 +88,11 @@ impl Gauges {
     }
 
     #[cold]
-    fn publish_end(&self, queues: Queues, totals: Totals) {
+    fn publish_end(&self, queues: Queues, stats: Stats, pool: PoolStats) {
         let mut published = self.0.lock();
         published.queues = queues;
-        published.totals = totals;
+        published.stats = stats;
+        published.pool = Some(pool);
         if let Some(began) = published.turn_began.take() {
             published.turns.record(nanos(began.elapsed()));
         }
@@ -115,11 +101,12 @@ impl Gauges {
     /// `None` if nothing was published.
     pub(super) fn read(&self, thread: &str, number: u64) -> Option<SchedulerNumbers> {
         let published = self.0.lock();
-        (published.turn_began.is_some() || published.totals.pool.is_some()).then(|| SchedulerNumbers {
+        (published.turn_began.is_some() || published.pool.is_some()).then(|| SchedulerNumbers {
             thread: thread.to_owned(),
             number,
             queues: published.queues,
-            totals: published.totals,
+            stats: published.stats,
+            pool: published.pool,
             turns: published.turns.times(),
             in_turn: published.turn_began.map(|began| began.elapsed()),
         })

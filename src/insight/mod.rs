@@ -52,7 +52,7 @@ use std::time::{Duration, Instant};
 pub use drawing::{Panel, draw};
 pub(crate) use fork::prepare_for_forks;
 pub(crate) use gauges::Gauges;
-pub use gauges::{Queues, SchedulerNumbers, Totals};
+pub use gauges::{Queues, SchedulerNumbers};
 pub use hogs::{Hog, HogKind};
 pub use numbers::{JobNumbers, Numbers, Times};
 pub use recorder::{Recorded, Recorder, RecorderBuilder};

@@ -229,11 +229,11 @@ impl Numbers {
             "idle stacks"
         )?;
         for scheduler in &self.schedulers {
-            let (queues, totals) = (scheduler.queues, scheduler.totals);
+            let (queues, stats) = (scheduler.queues, scheduler.stats);
             let in_turn = scheduler
                 .in_turn
                 .map_or_else(|| "-".to_owned(), |time| format!("{time:.1?}"));
-            let (used, idle) = totals.pool.map_or((0, 0), |pool| (pool.in_use, pool.idle));
+            let (used, idle) = scheduler.pool.map_or((0, 0), |pool| (pool.in_use, pool.idle));
             writeln!(
                 f,
                 "{:<20} {:>7} {:>9} {:>9} {:>7} {:>9} {:>9}  {}  {in_turn:>10}  {used:>10} {idle:>11}",
@@ -242,8 +242,8 @@ impl Numbers {
                 queues.unstarted,
                 queues.submitted,
                 queues.paused,
-                totals.ended,
-                totals.refused,
+                stats.ended,
+                stats.refused,
                 Row(&scheduler.turns)
             )?;
         }

@@ -14,10 +14,8 @@ use super::current::Turning;
 use super::wake::TaskId;
 use super::{Inner, JobInfo, Scheduler};
 #[cfg(feature = "insight")]
-use crate::insight::{Asked, DriverKind, Queues, Registration, Request, Totals};
+use crate::insight::{Asked, DriverKind, Queues, Registration, Request};
 use crate::job::{Job, JobId, running_jobs};
-#[cfg(feature = "insight")]
-use crate::pool;
 use crate::sys::clock_tick;
 
 impl Scheduler {
@@ -142,19 +140,6 @@ impl Inner {
             unstarted,
             paused,
             submitted: self.shared.submitted(),
-        }
-    }
-
-    pub(super) fn totals(&self) -> Totals {
-        let stats = self.stats();
-        Totals {
-            ended: stats.ended,
-            cancelled: stats.cancelled,
-            quarantined: stats.quarantined,
-            refused: stats.refused,
-            resumes: stats.resumes,
-            kernel_waits: stats.kernel_waits,
-            pool: Some(pool::stats()),
         }
     }
 

@@ -43,6 +43,6 @@ pub struct Stats {
     pub refused: u64,
     /// How often a job was started or resumed.
     pub resumes: u64,
-    /// How often the scheduler called `epoll_wait`.
+    /// How often the scheduler asked the kernel for ready fds (`epoll_wait`).
     pub kernel_waits: u64,
 }

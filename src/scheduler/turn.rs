@@ -31,6 +31,8 @@ use super::wake::{LocalWakes, TaskId};
 use super::{Inner, JoinError, Scheduler, Turn};
 use crate::error::{Panic, Quarantined, StartErrorKind};
 use crate::job::{Job, Step, budget};
+#[cfg(feature = "insight")]
+use crate::pool;
 use crate::sync::contain;
 use crate::sys::clock_tick;
 
@@ -71,7 +73,7 @@ impl Scheduler {
         let resumed = inner.start_pending() + inner.resume_ready();
         inner.take_local_wakes();
         #[cfg(feature = "insight")]
-        inner.gauges.turn_ends(|| (inner.queues(), inner.totals()));
+        inner.gauges.turn_ends(|| (inner.queues(), inner.stats(), pool::stats()));
         Ok(Turn {
             resumed,
             ready: inner.end_turn(resumed)?,

@@ -297,6 +297,7 @@ fn the_numbers_of_a_scheduler_are_there_while_it_hangs() {
     assert_eq!((stats.ended, stats.refused), (4, 3));
 }
 
+#[cfg(not(asyncjob_portable))]
 #[inline(never)]
 fn computes_until(stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
@@ -310,6 +311,7 @@ fn has_frame(backtrace: &[String], name: &str) -> bool {
 }
 
 /// The job is named while it runs, with what it runs, and not again when it pauses.
+#[cfg(not(asyncjob_portable))]
 #[test]
 fn a_job_that_runs_for_ever_is_named_with_a_backtrace() {
     let _watchdog = Watchdog::new();

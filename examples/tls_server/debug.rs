@@ -32,8 +32,11 @@ static RECORDER: std::sync::LazyLock<asyncjob::insight::Recorder> = std::sync::L
     let threshold = std::time::Duration::from_millis(100);
     let recorder = asyncjob::insight::Recorder::builder().timeline(10_000).high_water();
     let recorder = recorder.hog(threshold, |hog| eprintln!("{hog}"));
-    let recorder = recorder.interrupt_by(signal_hook::consts::SIGPROF);
-    recorder.expect("this program has no handler for SIGPROF").build()
+    #[cfg(target_os = "linux")]
+    let recorder = recorder
+        .interrupt_by(signal_hook::consts::SIGPROF)
+        .expect("this program has no handler for SIGPROF");
+    recorder.build()
 });
 
 /// Describes the job of a connection.

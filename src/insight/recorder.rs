@@ -13,9 +13,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
-use std::ffi::c_int;
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -32,7 +30,7 @@ use super::timeline::{FdKinds, Kept, KeptPause, KeptRun, KeptWake, Timeline, nam
 use crate::hooks::{HookedJob, SwitchHooks};
 use crate::job::{address_of_current, budget};
 use crate::stack;
-use crate::sys::{Interrupt, ThreadNumber, check_choice};
+use crate::sys::{Interrupt, ThreadNumber};
 use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitKey, WakeCause};
 
 /// Measures how long jobs run without a pause, how long they are paused and for what, and how long they wait for their
@@ -282,11 +280,14 @@ impl RecorderBuilder {
     /// most calls go on, and others (`nanosleep`, `epoll_wait`) return early with `EINTR`. `SIGPROF` suits a program
     /// that no profiler uses it in. The handler stays installed.
     ///
+    /// This is there on Linux only.
+    ///
     /// # Errors
     ///
     /// The program has a handler for the signal, or no program may have one.
-    pub fn interrupt_by(mut self, signal: c_int) -> io::Result<Self> {
-        check_choice(signal, "interrupt a job", "SIGPROF")?;
+    #[cfg(not(asyncjob_portable))]
+    pub fn interrupt_by(mut self, signal: std::ffi::c_int) -> std::io::Result<Self> {
+        crate::sys::check_choice(signal, "interrupt a job", "SIGPROF")?;
         self.interrupt = Some(Interrupt::by(signal)?);
         Ok(self)
     }

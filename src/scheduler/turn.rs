@@ -73,7 +73,9 @@ impl Scheduler {
         let resumed = inner.start_pending() + inner.resume_ready();
         inner.take_local_wakes();
         #[cfg(feature = "insight")]
-        inner.gauges.turn_ends(|| (inner.queues(), inner.stats(), pool::stats()));
+        inner
+            .gauges
+            .turn_ends(|| (inner.queues(), inner.stats(), pool::stats()));
         Ok(Turn {
             resumed,
             ready: inner.end_turn(resumed)?,

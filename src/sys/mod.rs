@@ -8,10 +8,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering, compiler_fence, fence};
 use std::time::Duration;
 
-#[cfg(feature = "insight")]
+#[cfg(all(feature = "insight", not(asyncjob_portable)))]
 mod interrupt;
 #[cfg(not(asyncjob_portable))]
 mod linux;
+#[cfg(feature = "insight")]
+mod own_process;
 #[cfg(asyncjob_portable)]
 mod portable;
 #[cfg(feature = "insight")]
@@ -22,14 +24,18 @@ use linux as system;
 #[cfg(asyncjob_portable)]
 use portable as system;
 
-#[cfg(feature = "insight")]
-pub(crate) use interrupt::{Interrupt, Registers, ThreadNumber};
 #[cfg(all(feature = "insight", not(asyncjob_portable)))]
-pub(crate) use linux::{LoadedModule, kind_of_open_fd, loaded_modules, place_in_module, read_memory};
+pub(crate) use interrupt::{Interrupt, Registers, ThreadNumber};
 #[cfg(feature = "insight")]
+pub(crate) use own_process::{LoadedModule, kind_of_open_fd, loaded_modules, place_in_module};
+#[cfg(all(feature = "insight", asyncjob_portable))]
+pub(crate) use portable::{Interrupt, Registers, ThreadNumber};
+#[cfg(all(feature = "insight", not(asyncjob_portable)))]
 pub(crate) use signals::check_choice;
 #[cfg(feature = "insight")]
 pub use signals::{SignalRequests, spawn_for_signal};
+#[cfg(feature = "insight")]
+pub(crate) use system::read_memory;
 pub(crate) use system::{
     Notifier, Poller, PollerFd, can_order_all_threads, clock_tick, connect_unix, order_all_threads, start_connect,
 };

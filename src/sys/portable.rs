@@ -267,3 +267,69 @@ pub(crate) fn clock_tick() -> u64 {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
+
+/// Copies memory of this process, which another thread may change or unmap meanwhile: the kernel takes it into a pipe,
+/// so that a page that is gone is an error and not a fault.
+///
+/// # Errors
+///
+/// When the memory is not readable as a whole, and when the system has no pipe.
+#[cfg(feature = "insight")]
+pub(crate) fn read_memory(at: usize, bytes: &mut [u8]) -> io::Result<()> {
+    const AT_ONCE: usize = 512; // of which a pipe has room, however little memory the kernel has for it
+    let (mut reader, writer) = io::pipe()?;
+    set_nonblocking(writer.as_fd())?;
+    let mut done = 0;
+    while done < bytes.len() {
+        let len = AT_ONCE.min(bytes.len() - done);
+        let from = std::ptr::without_provenance(at.wrapping_add(done));
+        // SAFETY: the kernel does not trust the address, and writes to no memory.
+        let taken = unsafe { libc::write(writer.as_raw_fd(), from, len) };
+        let taken = match usize::try_from(taken) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(taken) => taken,
+            Err(_) => return Err(io::Error::last_os_error()),
+        };
+        reader.read_exact(&mut bytes[done..done + taken])?;
+        done += taken;
+    }
+    Ok(())
+}
+
+/// A signal that stops a thread: there is none. What a handler finds of the registers differs with each system.
+#[cfg(feature = "insight")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Interrupt {}
+
+#[cfg(feature = "insight")]
+impl Interrupt {
+    pub(crate) fn stop<R>(self, _: ThreadNumber, _: impl FnOnce(Registers) -> R) -> Option<R> {
+        match self {}
+    }
+}
+
+/// The registers of a thread that has stopped.
+#[cfg(feature = "insight")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registers {
+    pub(crate) code: usize,
+    pub(crate) stack: usize,
+    pub(crate) frame: usize,
+    #[cfg_attr(
+        target_arch = "x86_64",
+        expect(dead_code, reason = "its return addresses are on the stack")
+    )]
+    pub(crate) link: usize,
+}
+
+/// Which thread to stop.
+#[cfg(feature = "insight")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ThreadNumber;
+
+#[cfg(feature = "insight")]
+impl ThreadNumber {
+    pub(crate) fn current() -> Self {
+        ThreadNumber
+    }
+}

@@ -4,11 +4,12 @@
 //!   the kernel --- signal ---> handler: sem_post, on any thread ---> the thread of the counter: sem_wait
 //! ```
 //!
-//! `sem_post(3)` is one of the few calls that a handler may make, and a semaphore is memory of the process. The usual
-//! pipe would be an fd. A program that closes all of its fds, as daemons do, may get another file under that number,
-//! and the handler would write into it. A child of `fork(2)` has a semaphore of its own, where it would share the pipe.
+//! `sem_post(3)` is one of the few calls that a handler may make, and a semaphore is memory of the process. (macOS has
+//! only semaphores with a name, which the process and its children share. Other systems than Linux get these.) The
+//! usual pipe would be an fd. A program that closes all of its fds, as daemons do, may get another file under that
+//! number, and the handler would write into it. A child of `fork(2)` has a semaphore of its own, where it would share
+//! the pipe.
 
-use std::cell::UnsafeCell;
 use std::ffi::c_int;
 use std::fmt;
 use std::io;
@@ -16,11 +17,19 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+#[cfg(asyncjob_portable)]
+use std::{
+    ffi::CString,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use signal_hook::SigId;
 use signal_hook::consts::FORBIDDEN;
 use signal_hook::low_level;
 
+#[cfg(asyncjob_portable)]
+use super::Process;
+#[cfg(not(asyncjob_portable))]
 use super::check;
 
 /// How often a signal has come that was not answered yet.
@@ -97,7 +106,12 @@ impl fmt::Debug for SignalRequests {
 }
 
 /// A semaphore of this process.
-struct Semaphore(Box<UnsafeCell<libc::sem_t>>);
+struct Semaphore {
+    at: *mut libc::sem_t,
+    /// Which process may post it.
+    #[cfg(asyncjob_portable)]
+    process: Process,
+}
 
 // SAFETY: the semaphore is made for several threads, and its address does not change.
 unsafe impl Send for Semaphore {}
@@ -105,39 +119,71 @@ unsafe impl Send for Semaphore {}
 unsafe impl Sync for Semaphore {}
 
 impl Semaphore {
+    #[cfg(not(asyncjob_portable))]
     fn new() -> io::Result<Self> {
         // SAFETY: the type consists of bytes, for which all zero is valid.
-        let semaphore = Semaphore(Box::new(UnsafeCell::new(unsafe {
-            MaybeUninit::zeroed().assume_init()
-        })));
+        let at = Box::into_raw(Box::new(unsafe { MaybeUninit::zeroed().assume_init() }));
+        let semaphore = Semaphore { at };
         // SAFETY: nothing uses the semaphore yet.
-        check(unsafe { libc::sem_init(semaphore.0.get(), 0, 0) })?;
+        check(unsafe { libc::sem_init(at, 0, 0) })?;
         Ok(semaphore)
+    }
+
+    #[cfg(asyncjob_portable)]
+    fn new() -> io::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (process, number) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = CString::new(format!("/asyncjob-{process}-{number}"))?; // at most 31 bytes
+        let (flags, mode, count): (_, libc::c_uint, libc::c_uint) = (libc::O_CREAT | libc::O_EXCL, 0o600, 0);
+        // SAFETY: the name ends with a zero, and O_CREAT has the two arguments that it needs.
+        let at = unsafe { libc::sem_open(name.as_ptr(), flags, mode, count) };
+        if at == libc::SEM_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the name ends with a zero. The semaphore stays until it is closed.
+        unsafe { libc::sem_unlink(name.as_ptr()) };
+        Ok(Semaphore {
+            at,
+            process: Process::current()?,
+        })
     }
 
     /// A signal handler may call this. A full counter, which is the one possible failure, has been posted before.
     fn post(&self) {
+        #[cfg(asyncjob_portable)]
+        if self.process.is_inherited() {
+            return; // its parent would answer
+        }
         keeping_errno(|| {
             // SAFETY: `new` has made the semaphore.
-            unsafe { libc::sem_post(self.0.get()) };
+            unsafe { libc::sem_post(self.at) };
         });
     }
 
     fn wait(&self) {
         // SAFETY: `new` has made the semaphore. A signal ends the call.
-        while unsafe { libc::sem_wait(self.0.get()) } != 0 {}
+        while unsafe { libc::sem_wait(self.at) } != 0 {}
     }
 
     fn try_wait(&self) -> bool {
         // SAFETY: `new` has made the semaphore.
-        unsafe { libc::sem_trywait(self.0.get()) == 0 }
+        unsafe { libc::sem_trywait(self.at) == 0 }
     }
 }
 
 impl Drop for Semaphore {
+    #[cfg(not(asyncjob_portable))]
     fn drop(&mut self) {
         // SAFETY: no other thread has it any more, so none waits.
-        unsafe { libc::sem_destroy(self.0.get()) };
+        unsafe { libc::sem_destroy(self.at) };
+        // SAFETY: `new` has boxed it, and nothing uses it after this.
+        drop(unsafe { Box::from_raw(self.at) });
+    }
+
+    #[cfg(asyncjob_portable)]
+    fn drop(&mut self) {
+        // SAFETY: no other thread has it any more, so none waits.
+        unsafe { libc::sem_close(self.at) };
     }
 }
 
@@ -152,8 +198,12 @@ pub(crate) fn check_choice(signal: c_int, to: &str, better: &str) -> io::Result<
 
 /// Lets a signal handler make calls that set `errno`, which the code that was interrupted may read next.
 pub(super) fn keeping_errno(calls: impl FnOnce()) {
+    #[cfg(target_os = "linux")]
     // SAFETY: the call returns an address and does nothing else.
     let errno = unsafe { libc::__errno_location() };
+    #[cfg(not(target_os = "linux"))]
+    // SAFETY: as above.
+    let errno = unsafe { libc::__error() };
     // SAFETY: the place belongs to this thread and exists as long as the thread.
     let before = unsafe { errno.read() };
     calls();

@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 use super::numbers::{Series, Times};
 use super::recorder::{is_recording, nanos};
+use crate::job::Stats;
 use crate::pool::PoolStats;
-use crate::scheduler::Stats;
 
 /// The numbers of one scheduler, as it publishes them.
 pub(crate) struct Gauges(Mutex<Published>);

@@ -1,4 +1,4 @@
-//! What a driver knows of its jobs.
+//! What a driver knows of its jobs: of each, and of all together.
 
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -45,6 +45,27 @@ pub enum JobState {
     Running,
     /// The job waits for a callback, an fd or a deadline.
     Paused,
+}
+
+/// Counts since the scheduler was made: see [`Scheduler::stats`](crate::scheduler::Scheduler::stats).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// How many jobs have ended in any way. A job that failed with
+    /// [`JoinError::NoStack`](crate::scheduler::JoinError::NoStack) did not start and does not count.
+    pub ended: u64,
+    /// How many of these were cancelled, by their handle, by a shutdown or because their engine failed. The quarantined
+    /// ones are included.
+    pub cancelled: u64,
+    /// How many of these did not end when they were cancelled, and were quarantined.
+    pub quarantined: u64,
+    /// How many spawns were refused, because the scheduler was full or shutting down. In a scheduler of
+    /// [`Workers`](crate::scheduler::Workers) this counts the refusals of all workers.
+    pub refused: u64,
+    /// How often a job was started or resumed.
+    pub resumes: u64,
+    /// How often the scheduler asked the kernel for ready fds (`epoll_wait`).
+    pub kernel_waits: u64,
 }
 
 impl<T> Job<T> {

@@ -96,7 +96,7 @@ pub(crate) use current::{can_pause, is_cancelled, is_in_job, pauses_in, with_cur
 pub(crate) use frames::{Sighting, Walking, address_of_current, end_of_frames, paused_jobs, read_running, walking};
 pub use id::JobId;
 pub(crate) use info::running_jobs;
-pub use info::{JobInfo, JobState};
+pub use info::{JobInfo, JobState, Stats};
 pub(crate) use no_pause::report_forbidden_pause;
 pub use no_pause::{ForbiddenPause, NoPause, capture_backtraces, no_pause, on_forbidden_pause};
 pub(crate) use shared_closure::{ErasedClosure, OwnedClosure, RunsClosure, SendClosure, SharedClosure};

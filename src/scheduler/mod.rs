@@ -90,10 +90,10 @@ pub use builder::{SchedulerBuilder, WorkersBuilder};
 pub use current::{LocalHandle, current, spawn};
 pub use handle::{Capacity, Handle};
 pub use join::{JoinError, JoinHandle};
-pub use report::{ShutdownReport, Stats, Turn};
+pub use report::{ShutdownReport, Turn};
 pub use workers::Workers;
 
-pub use crate::job::{JobInfo, JobState};
+pub use crate::job::{JobInfo, JobState, Stats};
 
 use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;

@@ -236,6 +236,42 @@ fn jobs_come_and_go_during_a_dump() {
     println!("{dumps} dumps");
 }
 
+/// The time in a pause counts from that pause, under a scheduler and as a future.
+#[test]
+fn the_time_in_a_pause_is_that_since_the_pause() {
+    let (_watchdog, _alone) = (Watchdog::new(), alone());
+    let began = Instant::now();
+    let workers = Workers::builder().threads(1).thread_name("since").build().unwrap();
+    let ctx = WaitCtx::new();
+    let inside = ctx.clone();
+    let of_future = thread::Builder::new().name("since, a future".to_string());
+    let of_future = of_future.spawn(move || {
+        let job = JobBuilder::new().wait_ctx(&inside).future(wait_for_a_callback);
+        await_or_block(job).unwrap().unwrap().unwrap();
+    });
+    let job = workers.handle().spawn(wait_for_a_callback).unwrap();
+    let in_pause = || {
+        ["since-0", "since, a future"].map(|thread| {
+            let dump = dump_with(thread, 1);
+            driver(&dump, thread).jobs[0].info.in_state
+        })
+    };
+    in_pause(); // both are paused from here on
+    let looked = Instant::now();
+    let more = Duration::from_millis(200);
+    while looked.elapsed() < more {
+        thread::yield_now();
+    }
+    let coarse = Duration::from_millis(20); // the clock ticks every few milliseconds
+    for then in in_pause() {
+        let most = began.elapsed() + coarse;
+        assert!((more - coarse..=most).contains(&then), "{then:?} of {most:?}");
+    }
+    ctx.callback().unwrap().wake();
+    of_future.unwrap().join().unwrap();
+    drop(job);
+}
+
 /// A turn may take long, because a job in it does. Only the time after the pause is that of the pause.
 #[test]
 fn the_time_in_a_pause_begins_with_the_pause() {

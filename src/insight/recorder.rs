@@ -30,7 +30,7 @@ use super::timeline::{FdKinds, Kept, KeptPause, KeptRun, KeptWake, Timeline, nam
 use crate::hooks::{HookedJob, SwitchHooks};
 use crate::job::{address_of_current, budget};
 use crate::stack;
-use crate::sys::{Interrupt, ThreadNumber};
+use crate::sys::{Interrupt, ThreadNumber, clock};
 use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitKey, WakeCause};
 
 /// Measures how long jobs run without a pause, how long they are paused and for what, and how long they wait for their
@@ -62,6 +62,8 @@ pub struct Recorder(Arc<Shared>);
 
 pub(super) struct Shared {
     began: Instant,
+    /// The same time on the clock of [`clock`].
+    began_at: u64,
     /// How many runs each thread keeps.
     kept_runs: usize,
     /// Whether the stack of each job is measured at its end.
@@ -319,6 +321,7 @@ impl RecorderBuilder {
             let has_reports = hog.is_some() || busy.is_some();
             Shared {
                 began: Instant::now(),
+                began_at: clock(),
                 kept_runs: self.kept_runs,
                 high_water: self.high_water,
                 keys: self.keys,
@@ -432,7 +435,7 @@ impl Shared {
 
     /// The nanoseconds since the recorder was made.
     pub(super) fn now(&self) -> u64 {
-        self.at(Instant::now())
+        clock().saturating_sub(self.began_at)
     }
 
     fn at(&self, at: Instant) -> u64 {

@@ -224,6 +224,21 @@ fn milliseconds(timeout: Duration) -> i32 {
     i32::try_from(rounded).unwrap_or(-1)
 }
 
+/// The clock of `Instant`, in nanoseconds: a difference of two readings is one instruction, and one of two `Instant`s
+/// is sixty.
+#[cfg(feature = "insight")]
+#[inline]
+pub(crate) fn clock() -> u64 {
+    #[cfg(target_os = "macos")]
+    const CLOCK: libc::clockid_t = libc::CLOCK_UPTIME_RAW;
+    #[cfg(not(target_os = "macos"))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the timespec may be written to during the call.
+    unsafe { libc::clock_gettime(CLOCK, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// The result of a system call that returns -1 and sets `errno` when it fails.
 pub(crate) fn check(result: i32) -> io::Result<i32> {
     if result < 0 {

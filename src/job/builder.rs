@@ -193,31 +193,37 @@ pub(crate) fn boxed<H: 'static>(hooks: H) -> Option<Box<H>> {
     (TypeId::of::<H>() != TypeId::of::<()>()).then(|| Box::new(hooks))
 }
 
-/// A builder whose job has not started, without its type parameter.
-pub(crate) struct JobPlan {
+/// A builder whose job has not started, without its type parameter. It is one word, because a driver moves it a few
+/// times, and most builders set nothing.
+pub(crate) struct JobPlan(Option<Box<Set>>);
+
+/// What a builder has set.
+struct Set {
     attributes: Attributes,
     stack_size: Option<StackSize>,
 }
 
 impl JobPlan {
+    #[inline]
     pub(crate) fn new(
         name: Option<Cow<'static, str>>,
         stack_size: Option<StackSize>,
         hooks: Option<Box<dyn SwitchHooks>>,
     ) -> Self {
-        JobPlan {
-            attributes: Attributes {
-                name,
-                hooks,
-                ..Attributes::NONE
-            },
-            stack_size,
+        if name.is_none() && stack_size.is_none() && hooks.is_none() {
+            return JobPlan(None);
         }
+        let attributes = Attributes {
+            name,
+            hooks,
+            ..Attributes::NONE
+        };
+        JobPlan(Some(Box::new(Set { attributes, stack_size })))
     }
 
     /// The size of the stack that the builder has set.
     pub(crate) fn stack_size(&self) -> Option<StackSize> {
-        self.stack_size
+        self.0.as_ref()?.stack_size
     }
 
     /// Starts the job. If that fails, gives back the plan and the closure.
@@ -226,10 +232,16 @@ impl JobPlan {
         M: JobMain<T> + 'static,
         T: 'static,
     {
-        match pool::take(self.stack_size) {
-            Ok(stack) => Ok(start(stack, ctx, self.attributes, move || main.call_main())),
-            Err(refusal) => Err((self, main, refusal.into())),
-        }
+        let stack = match pool::take(self.stack_size()) {
+            Ok(stack) => stack,
+            Err(refusal) => return Err((self, main, refusal.into())),
+        };
+        let f = move || main.call_main();
+        // Two switches in line: that of a job without attributes moves none.
+        Ok(match self.0 {
+            None => start(stack, ctx, Attributes::NONE, f),
+            Some(set) => start(stack, ctx, set.attributes, f),
+        })
     }
 }
 

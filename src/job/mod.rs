@@ -99,7 +99,7 @@ pub(crate) use info::running_jobs;
 pub use info::{JobInfo, JobState, Stats};
 pub(crate) use no_pause::report_forbidden_pause;
 pub use no_pause::{ForbiddenPause, NoPause, capture_backtraces, no_pause, on_forbidden_pause};
-pub(crate) use shared_closure::{ErasedClosure, OwnedClosure, RunsClosure, SendClosure, SharedClosure};
+pub(crate) use shared_closure::{HandleSide, JobSide, OwnedClosure, SendClosure, Shared, share, share_send};
 
 use control_block::{
     Attributes, BLOCKED, CANCELLED, CANCELLED_PAUSES, ControlBlock, ENTERED_PANICKING, ForcedUnwind, FramesReport,

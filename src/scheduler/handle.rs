@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 
 use super::JoinHandle;
 use super::current::Refused;
-use super::join::{JoinState, block_of};
+use super::join::JoinState;
 use super::submit::{Submission, WorkerGroup};
 use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
-use crate::job::{HeapClosure, JobBuilder, LARGEST_CLOSURE_ON_STACK, SharedClosure, Wiped, boxed};
+use crate::job::{JobBuilder, boxed, share_send};
 use crate::sync::Waiter;
 
 /// Spawns jobs from any thread on a [`Scheduler`](super::Scheduler) or on [`Workers`](super::Workers).
@@ -102,7 +102,7 @@ impl Handle {
         };
         #[cfg(not(feature = "tracing"))]
         let hooks = boxed(builder.hooks).map(|hooks| hooks as Box<dyn SwitchHooks + Send>);
-        let (handle, main) = block_of!(new_send, F, state, f);
+        let (handle, main) = share_send(state, f);
         self.shared.submit(Submission {
             main,
             name: builder.name,
@@ -110,7 +110,7 @@ impl Handle {
             hooks,
             ctx,
         });
-        Ok(handle)
+        Ok(JoinHandle::new(handle))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The result of a spawned job, and the way to cancel the job.
 //!
-//! One block of memory has everything that a job, its scheduler and its handle share ([`SharedClosure`]): the closure
-//! until the job starts, the result once it has ended, and between the two what a [`Cancel`] needs.
+//! One block of memory has everything that a job, its scheduler and its handle share
+//! ([`job::share`](crate::job::share)): the closure until the job starts, the result once it has ended, and between the
+//! two what a [`Cancel`] needs.
 //!
 //! Once there is a reason for a cancel, it is the result of the job, whatever the job returns. A panic of the job
 //! counts all the same.
@@ -18,8 +19,8 @@ use std::thread::{self, ThreadId};
 use super::cancel::{Cancel, CancelReason};
 use super::wake::{Inbox, TaskId};
 use crate::error::{Interrupted, NO_STACK, NO_WAKER, Panic, Quarantined};
-use crate::job::{ErasedClosure, RunsClosure, SharedClosure, can_pause};
-use crate::sync::{Closed, OneshotSlot};
+use crate::job::{HandleSide, JobSide, Shared, can_pause};
+use crate::sync::contain;
 use crate::sys::{Process, forked};
 
 /// Why a job has no result.
@@ -97,22 +98,22 @@ impl From<JoinError> for io::Error {
 /// `JoinHandle<T>` is `Send` and `Sync` if `T` is `Send`, whatever the closure of the job is.
 #[must_use = "dropping the handle cancels the job: `join` it, or `detach` it"]
 pub struct JoinHandle<T> {
-    block: Arc<SharedClosure<JoinState<T>>>,
+    block: HandleSide<JoinState, T>,
     detached: bool,
 }
 
 impl<T> JoinHandle<T> {
-    pub(super) fn new(block: Arc<SharedClosure<JoinState<T>>>) -> Self {
+    pub(super) fn new(block: HandleSide<JoinState, T>) -> Self {
         JoinHandle { block, detached: false }
     }
 
-    fn state(&self) -> &JoinState<T> {
-        &self.block.shared
+    fn state(&self) -> &JoinState {
+        self.block.shared()
     }
 
     /// Whether the job has ended, so that [`join`](Self::join) returns at once.
     pub fn is_finished(&self) -> bool {
-        self.state().result.is_finished()
+        self.block.is_finished()
     }
 
     /// Asks the job to end, and returns at once.
@@ -130,10 +131,8 @@ impl<T> JoinHandle<T> {
 
     /// The result, if the job has ended.
     pub(super) fn take(&mut self) -> Option<Result<T, JoinError>> {
-        match self.state().result.try_take()? {
-            Ok(result) => Some(result),
-            Err(Closed) => panic!("a JoinHandle was used after it had given its result"),
-        }
+        let taken = self.block.try_take()?;
+        Some(taken.expect("a JoinHandle was used after it had given its result"))
     }
 
     /// Refuses a [`join`](Self::join) that would not end.
@@ -169,14 +168,12 @@ impl<T> Future for JoinHandle<T> {
     /// # Panics
     ///
     /// When the handle is polled after it was ready.
-    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
         if self.state().process.is_inherited() {
             return Poll::Ready(Err(JoinError::Scheduler(forked())));
         }
-        self.state().result.poll_take(task).map(|taken| match taken {
-            Ok(result) => result,
-            Err(Closed) => panic!("a JoinHandle was polled after it was ready"),
-        })
+        let taken = self.block.poll_take(task);
+        taken.map(|taken| taken.expect("a JoinHandle was polled after it was ready"))
     }
 }
 
@@ -188,28 +185,8 @@ impl<T> fmt::Debug for JoinHandle<T> {
     }
 }
 
-/// Makes the block of a spawned job, with `$new` of [`SharedClosure`], from its state `$state` and its closure `$f` of
-/// type `$F`. (A function could not say that the owner of the closure is `Send` if `$f` is.)
-///
-/// A large closure has a box of its own, and is called in it. Otherwise the job would copy it to its stack.
-macro_rules! block_of {
-    ($new:ident, $F:ty, $state:expr, $f:expr) => {{
-        if const { size_of::<$F>() > LARGEST_CLOSURE_ON_STACK } {
-            let f = Wiped::boxed($f);
-            let (block, owned) = SharedClosure::$new($state, move || f.call(), |block| block as _);
-            (JoinHandle::new(block), owned)
-        } else {
-            let (block, owned) = SharedClosure::$new($state, $f, |block| block as _);
-            (JoinHandle::new(block), owned)
-        }
-    }};
-}
-pub(super) use block_of;
-
-/// What a job, its scheduler and its handle share.
-pub(super) struct JoinState<T> {
-    /// The first result that is stored counts.
-    result: OneshotSlot<Result<T, JoinError>>,
+/// What a job, its scheduler and its handle share beside the result.
+pub(super) struct JoinState {
     cancel: Cancel,
     home: Home,
     /// The process of the scheduler. In a child of it the job neither runs nor ends.
@@ -224,27 +201,12 @@ enum Home {
     Worker(OnceLock<ThreadId>),
 }
 
-/// A [`JoinState`] as the scheduler sees it, whatever the type of the result is.
-pub(super) trait Completion {
-    /// Stores an error as the result.
-    fn fail(&self, error: JoinError);
-    /// The scheduler is about to cancel the job.
-    fn cancelling(&self, reason: CancelReason);
-    /// The job is about to start on this thread. Returns `false` if the job was cancelled before.
-    fn starting(&self, thread: ThreadId) -> bool;
-    /// The job has paused for the first time. Returns `false` if it was cancelled before: no cancel is posted then.
-    fn paused(&self, inbox: &Arc<Inbox>, id: TaskId) -> bool;
-}
+/// The block of a spawned job as its scheduler sees it.
+pub(super) type SpawnedJob = JobSide<JoinState>;
 
-/// The block of a spawned job as its scheduler sees it, whatever the types of the closure and the result are.
-pub(super) trait SpawnedJob: Completion + ErasedClosure {}
-
-impl<B: Completion + ErasedClosure + ?Sized> SpawnedJob for B {}
-
-impl<T> JoinState<T> {
+impl JoinState {
     pub(super) fn new(process: Process, thread: Option<ThreadId>) -> Self {
         JoinState {
-            result: OneshotSlot::new(),
             cancel: Cancel::new(),
             home: thread.map_or_else(|| Home::Worker(OnceLock::new()), Home::Thread),
             process,
@@ -258,58 +220,55 @@ impl<T> JoinState<T> {
         }
     }
 
-    /// Stores the result of a job that has returned or panicked.
-    fn complete(&self, result: thread::Result<T>) {
-        self.store(match (result, self.cancel.reason()) {
-            (Err(payload), _) => Err(JoinError::Panicked(Panic::new(payload))),
-            (Ok(_), Some(CancelReason::EngineFailed)) => Err(JoinError::EngineFailed),
-            (Ok(_), Some(CancelReason::Asked)) => Err(JoinError::Cancelled),
-            (Ok(value), None) => Ok(value),
-        });
-    }
-
-    /// Stores the result, and lets go of the scheduler.
-    fn store(&self, result: Result<T, JoinError>) {
-        self.cancel.end();
-        drop(self.result.put(result));
-    }
-
     fn request_cancel(&self) {
         if self.process.is_inherited() {
             return; // also because a thread of the parent may have held the lock
         }
         self.cancel.request();
     }
-}
 
-impl<T, F: FnOnce() -> T> RunsClosure<F> for JoinState<T> {
-    /// Calls the closure of the job, and stores its result. A panic of the closure is a result, too.
-    #[inline]
-    fn run(&self, f: F) {
-        self.complete(catch_unwind(AssertUnwindSafe(f)));
-    }
-}
-
-impl<T, C: ?Sized> Completion for SharedClosure<JoinState<T>, C> {
-    fn fail(&self, error: JoinError) {
-        self.shared.store(Err(error));
+    /// The scheduler is about to cancel the job.
+    pub(super) fn cancelling(&self, reason: CancelReason) {
+        self.cancel.set_reason(reason);
     }
 
-    fn cancelling(&self, reason: CancelReason) {
-        self.shared.cancel.set_reason(reason);
-    }
-
-    fn starting(&self, thread: ThreadId) -> bool {
-        if self.shared.cancel.is_requested() {
+    /// The job is about to start on this thread. Returns `false` if the job was cancelled before.
+    pub(super) fn starting(&self, thread: ThreadId) -> bool {
+        if self.cancel.is_requested() {
             return false;
         }
-        if let Home::Worker(worker) = &self.shared.home {
+        if let Home::Worker(worker) = &self.home {
             let _is_new = worker.set(thread);
         }
         true
     }
 
-    fn paused(&self, inbox: &Arc<Inbox>, id: TaskId) -> bool {
-        !self.shared.cancel.first_pause(inbox, id)
+    /// The job has paused for the first time. Returns `false` if it was cancelled before: no cancel is posted then.
+    pub(super) fn paused(&self, inbox: &Arc<Inbox>, id: TaskId) -> bool {
+        !self.cancel.first_pause(inbox, id)
+    }
+}
+
+impl Shared for JoinState {
+    type Error = JoinError;
+
+    #[inline]
+    fn run<T>(&self, f: impl FnOnce() -> T) -> Result<T, JoinError> {
+        let returned = catch_unwind(AssertUnwindSafe(f));
+        self.cancel.end();
+        let value = returned.map_err(|payload| JoinError::Panicked(Panic::new(payload)))?;
+        let Some(reason) = self.cancel.reason() else {
+            return Ok(value);
+        };
+        contain(|| drop(value)); // the drop may panic, and is no part of the job
+        Err(match reason {
+            CancelReason::EngineFailed => JoinError::EngineFailed,
+            CancelReason::Asked => JoinError::Cancelled,
+        })
+    }
+
+    /// Lets go of the scheduler.
+    fn failing(&self) {
+        self.cancel.end();
     }
 }

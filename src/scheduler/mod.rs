@@ -97,12 +97,12 @@ pub use crate::job::{JobInfo, JobState, Stats};
 
 use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
-use crate::job::{HeapClosure, JobBuilder, LARGEST_CLOSURE_ON_STACK, SharedClosure, Wiped};
+use crate::job::{JobBuilder, share};
 use crate::stack::depot::release_surplus;
 use crate::sys::PollerFd;
 use current::Refused;
 use idle_memory::IdleMemory;
-use join::{JoinState, block_of};
+use join::JoinState;
 use reactor::Reactor;
 use submit::WorkerGroup;
 use tasks::{Core, Pending};
@@ -337,7 +337,7 @@ impl Inner {
         };
         #[cfg(not(feature = "tracing"))]
         let plan = builder.plan();
-        let (handle, main) = block_of!(new, F, state, f);
+        let (handle, main) = share(state, f);
         self.core.borrow_mut().pending.push_back(Pending {
             main,
             plan,
@@ -347,7 +347,7 @@ impl Inner {
         if self.parked.get() {
             self.inbox.notify_if_parked(); // wakes a host that sleeps on the fd
         }
-        Ok(handle)
+        Ok(JoinHandle::new(handle))
     }
 
     fn stats(&self) -> Stats {

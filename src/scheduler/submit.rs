@@ -25,7 +25,7 @@ use crossbeam_utils::CachePadded;
 #[cfg(asyncjob_loom)]
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::join::{JoinError, SpawnedJob};
+use super::join::{JoinError, JoinState};
 use super::tasks::Pending;
 use super::turn::drop_contained;
 use super::wake::Inbox;
@@ -39,7 +39,7 @@ use crate::wait_ctx::ClaimedCtx;
 
 /// A job that another thread has spawned and no scheduler has taken yet.
 pub(super) struct Submission {
-    pub(super) main: SendClosure<dyn SpawnedJob + Send + Sync>,
+    pub(super) main: SendClosure<JoinState>,
     pub(super) name: Option<Cow<'static, str>>,
     pub(super) stack_size: Option<StackSize>,
     pub(super) hooks: Option<Box<dyn SwitchHooks + Send>>,
@@ -50,7 +50,7 @@ impl From<Submission> for Pending {
     fn from(submission: Submission) -> Self {
         let hooks = submission.hooks.map(|hooks| hooks as Box<dyn SwitchHooks>);
         Pending {
-            main: submission.main.into_owned(|block| block as _),
+            main: submission.main.into_owned(),
             plan: JobPlan::new(submission.name, submission.stack_size, hooks),
             ctx: submission.ctx,
             was_refused: false,
@@ -266,8 +266,9 @@ impl WorkerGroup {
     fn refuse_rest(&self) {
         while let Some(submission) = self.submissions.pop() {
             self.ended();
-            submission.main.block().fail(JoinError::Cancelled);
-            drop_contained(submission);
+            let refused = Pending::from(submission);
+            refused.main.side().fail(JoinError::Cancelled);
+            drop_contained(refused);
         }
     }
 

@@ -31,7 +31,7 @@ use slab::Slab;
 use super::bound_ctx::{BoundCtx, MOST_SPARE};
 use super::cancel::CancelReason;
 use super::idle_memory::IdleMemory;
-use super::join::SpawnedJob;
+use super::join::{JoinState, SpawnedJob};
 use super::reactor::{Reactor, Registration};
 use super::ready::ReadyQueue;
 use super::refused::RefusedJobs;
@@ -61,7 +61,7 @@ pub(super) enum EndKind {
 
 /// A job that has not started.
 pub(super) struct Pending {
-    pub(super) main: OwnedClosure<dyn SpawnedJob>,
+    pub(super) main: OwnedClosure<JoinState>,
     pub(super) plan: JobPlan,
     /// The ctx that the spawner has given the job.
     pub(super) ctx: Option<ClaimedCtx>,
@@ -76,7 +76,7 @@ pub(super) struct Task {
     /// The handle of the job. It is absent while the job runs.
     pub(super) job: Option<Job<()>>,
     pub(super) bound: BoundCtx,
-    pub(super) completion: Arc<dyn SpawnedJob>,
+    pub(super) completion: SpawnedJob,
     /// Whether the job is to be cancelled when it would be resumed next.
     is_cancelled: bool,
     /// The mark of a task that was the first one in the inbox: a wake has come, and the job has not been resumed since.
@@ -109,7 +109,7 @@ impl Task {
 /// What is left of a job that has ended, for the caller to drop when the core is not borrowed: it may own what belongs
 /// to the user.
 #[allow(dead_code, reason = "what is dropped is not looked at")]
-pub(super) struct Retired(Arc<dyn SpawnedJob>, Option<BoundCtx>);
+pub(super) struct Retired(SpawnedJob, Option<BoundCtx>);
 
 /// An entry of a ctx that the reactor knows.
 struct KnownFd {
@@ -257,8 +257,8 @@ impl Core {
     }
 
     /// The place for the result of a started job.
-    pub(super) fn completion(&mut self, id: TaskId) -> Option<Arc<dyn SpawnedJob>> {
-        self.task(id).map(|task| Arc::clone(&task.completion))
+    pub(super) fn completion(&mut self, id: TaskId) -> Option<SpawnedJob> {
+        self.task(id).map(|task| task.completion.clone())
     }
 
     /// The ids of all tasks.
@@ -278,7 +278,7 @@ impl Core {
     }
 
     /// Makes the task of a job that has paused for the first time.
-    fn insert(&mut self, bound: BoundCtx, completion: Arc<dyn SpawnedJob>) -> TaskId {
+    fn insert(&mut self, bound: BoundCtx, completion: SpawnedJob) -> TaskId {
         let serial = self.next_serial;
         self.next_serial = if serial == TaskId::LAST_SERIAL { 0 } else { serial + 1 };
         let version = bound.ctx.version().wrapping_sub(1); // this pause reads the entries that are there
@@ -321,7 +321,7 @@ impl Core {
 
     /// Counts a job that has ended, and keeps its ctx for another one.
     #[inline]
-    pub(super) fn end(&mut self, bound: BoundCtx, completion: Arc<dyn SpawnedJob>, end: EndKind) -> Retired {
+    pub(super) fn end(&mut self, bound: BoundCtx, completion: SpawnedJob, end: EndKind) -> Retired {
         self.pool_is_full = false;
         self.refused.retry();
         self.count(end);
@@ -436,13 +436,13 @@ impl Core {
         &mut self,
         job: Job<()>,
         bound: BoundCtx,
-        completion: Arc<dyn SpawnedJob>,
+        completion: SpawnedJob,
         inbox: &Arc<Inbox>,
     ) -> (TaskId, Option<(Job<()>, CancelReason)>) {
         let id = self.insert(bound, completion);
         let task = &self.tasks[id.index as usize];
         let is_woken = task.bound.waker.set_task(id);
-        if !task.completion.paused(inbox, id) {
+        if !task.completion.shared().paused(inbox, id) {
             return (id, Some((job, CancelReason::Asked)));
         }
         let refused = self.park(id, job);

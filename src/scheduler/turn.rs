@@ -19,7 +19,6 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::bound_ctx::BoundCtx;
@@ -167,8 +166,8 @@ impl Inner {
             ctx,
             was_refused,
         } = pending;
-        let completion = Arc::clone(main.block());
-        if !completion.starting(self.thread) {
+        let completion = main.side().clone();
+        if !completion.shared().starting(self.thread) {
             drop_contained((main, ctx));
             self.never_started(&completion);
             return true;
@@ -206,7 +205,7 @@ impl Inner {
 
     /// Counts a job that was cancelled before it started.
     #[cold]
-    fn never_started(&self, completion: &Arc<dyn SpawnedJob>) {
+    fn never_started(&self, completion: &SpawnedJob) {
         completion.fail(JoinError::Cancelled);
         self.core.borrow_mut().count(EndKind::Cancelled);
         self.shared.ended_here(&self.inbox);
@@ -215,7 +214,7 @@ impl Inner {
     /// Handles a job for which there was no stack. The job waits until another job has ended. If there is no other job,
     /// it fails.
     #[cold]
-    fn put_back(&self, job: Pending, completion: Arc<dyn SpawnedJob>, refusal: StartErrorKind) -> bool {
+    fn put_back(&self, job: Pending, completion: SpawnedJob, refusal: StartErrorKind) -> bool {
         let mut core = self.core.borrow_mut();
         core.stats.resumes -= 1;
         if core.tasks.is_empty() {
@@ -279,10 +278,13 @@ impl Inner {
     fn cancel(&self, id: TaskId, job: Job<()>, reason: CancelReason) {
         let completion = self.core.borrow_mut().completion(id);
         if let Some(completion) = &completion {
-            completion.cancelling(reason);
+            completion.shared().cancelling(reason);
         }
         match catch_unwind(AssertUnwindSafe(|| job.cancel())) {
-            Ok(Ok(())) => self.retire(id, EndKind::Cancelled),
+            Ok(Ok(())) => {
+                drop(completion); // the task has another one, which gives the result when it is retired
+                self.retire(id, EndKind::Cancelled);
+            }
             Ok(Err(Quarantined)) => {
                 if let Some(completion) = completion {
                     completion.fail(JoinError::Quarantined);
@@ -312,7 +314,7 @@ impl Inner {
 
     /// As [`retire`](Self::retire), for a job that has ended without a pause, and so has no task.
     #[inline]
-    fn end(&self, bound: BoundCtx, completion: Arc<dyn SpawnedJob>, end: EndKind) {
+    fn end(&self, bound: BoundCtx, completion: SpawnedJob, end: EndKind) {
         let retired = self.core.borrow_mut().end(bound, completion, end);
         self.shared.ended_here(&self.inbox);
         drop_contained(retired); // as above
@@ -381,7 +383,7 @@ impl Inner {
             let Some(pending) = self.core.borrow_mut().take_unstarted() else {
                 break;
             };
-            let completion = Arc::clone(pending.main.block());
+            let completion = pending.main.side().clone();
             drop_contained(pending);
             self.never_started(&completion);
             drop_contained(completion);

@@ -2,7 +2,7 @@
 //!
 //! | item | is | used by |
 //! |---|---|---|
-//! | [`oneshot`], [`OneshotSlot`] | one value, on its way from one thread to another | `offload`, the handles of `scheduler` |
+//! | [`oneshot`] | one value, on its way from one thread to another | `offload`, `io`, the workers of `scheduler` |
 //! | [`WaitQueue`] | a line of tasks that wait for capacity | `pool`, `scheduler` |
 //! | [`contain`], [`wake`], [`wake_all`] | calls of a user's code that must not harm the caller | all that wake |
 //!
@@ -22,7 +22,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-pub(crate) use oneshot::{Closed, OneshotSlot, Receiver, oneshot};
+pub(crate) use oneshot::{Closed, Receiver, oneshot};
 pub(crate) use wait_queue::{WaitQueue, Waiter};
 
 /// Calls `f` and stops its panic, which the panic hook has reported. Returns whether `f` returned.

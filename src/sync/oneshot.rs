@@ -20,12 +20,8 @@ use std::future::Future;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-#[cfg(not(asyncjob_loom))]
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
-#[cfg(asyncjob_loom)]
-use loom::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::wake;
@@ -34,11 +30,9 @@ use super::wake;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closed;
 
-/// A place for one value, to be shared as its owner likes: [`oneshot`] puts it into an `Arc` of its own.
+/// A place for one value. [`oneshot`] puts it into an `Arc`.
 pub(crate) struct OneshotSlot<T> {
     state: Mutex<SlotState<T>>,
-    /// Whether the state has left `Empty`, to be read without the lock.
-    is_finished: AtomicBool,
 }
 
 enum SlotState<T> {
@@ -51,7 +45,6 @@ impl<T> OneshotSlot<T> {
     pub(crate) fn new() -> Self {
         OneshotSlot {
             state: Mutex::new(SlotState::Empty(None)),
-            is_finished: AtomicBool::new(false),
         }
     }
 
@@ -64,8 +57,6 @@ impl<T> OneshotSlot<T> {
         };
         let waiting = waiting.take();
         *state = SlotState::Full(value);
-        // Release: who sees it sees what this thread did before. The value itself is under the lock.
-        self.is_finished.store(true, Ordering::Release);
         drop(state);
         waiting.map(wake);
         Ok(())
@@ -77,25 +68,17 @@ impl<T> OneshotSlot<T> {
         let SlotState::Empty(waiting) = &mut *state else { return };
         let waiting = waiting.take();
         *state = SlotState::Closed;
-        self.is_finished.store(true, Ordering::Release); // as above
         drop(state);
         waiting.map(wake);
     }
 
     /// Whether a take would return at once.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.is_finished.load(Ordering::Acquire)
+    #[cfg(test)]
+    pub(super) fn is_finished(&self) -> bool {
+        !matches!(&*self.state.lock(), SlotState::Empty(_))
     }
 
-    /// Takes the value if it is there. `None`: it may still come.
-    pub(crate) fn try_take(&self) -> Option<Result<T, Closed>> {
-        if !self.is_finished() {
-            return None;
-        }
-        self.state.lock().take()
-    }
-
-    /// As [`try_take`](Self::try_take). If the value may still come, `task` is woken then.
+    /// Takes the value if it is there. If it may still come, `task` is woken then.
     pub(crate) fn poll_take(&self, task: &mut Context<'_>) -> Poll<Result<T, Closed>> {
         let mut state = self.state.lock();
         if let Some(result) = state.take() {

@@ -10,6 +10,7 @@
 //! | the sequence lock of a wait ctx | beside its source | give a reader words of two writes |
 //! | the lock of a wait ctx, which its usual thread takes with plain stores | beside its source | let two threads change the ctx |
 //! | the slot for one value | `slots` | lose the value, the end, or the wake of the task that waits |
+//! | the block of a spawned job, with its result | `blocks` | lose the result or the wake of the task that waits, or use a block that is freed |
 //! | the line of tasks that wait for capacity | `lines` | leave a task in the line while there is capacity |
 //! | the inbox of a scheduler and the waker of a job | `scheduler::inboxes` | let the scheduler sleep on a wake |
 //! | a request to cancel | `scheduler::cancels` | lose the request beside the first pause of the job |
@@ -27,6 +28,8 @@ extern crate self as parking_lot;
 #[cfg(test)]
 pub use stand_ins::{Condvar, Mutex, MutexGuard, SegQueue};
 
+#[cfg(test)]
+mod blocks;
 #[cfg(test)]
 mod forwarding;
 #[cfg(test)]
@@ -46,6 +49,39 @@ mod published;
 #[allow(unsafe_code, reason = "a lock, which lends out the value in it")]
 #[path = "../../../src/wait_ctx/owner_lock.rs"]
 mod owner_lock;
+
+#[cfg(test)]
+#[allow(dead_code, unsafe_code, reason = "raw memory; not all of it is run here")]
+#[path = "../../../src/job/closure.rs"]
+mod closure;
+
+/// What closures ask of the job that runs: there is none.
+#[cfg(test)]
+mod current {
+    use std::convert::Infallible;
+
+    /// No job runs.
+    pub(crate) struct Control(Infallible);
+
+    impl Control {
+        pub(crate) fn room(&self) -> usize {
+            match self.0 {}
+        }
+    }
+
+    pub(crate) fn with_current<R>(_: impl FnOnce(&Control) -> R) -> Option<R> {
+        None
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    dead_code,
+    unsafe_code,
+    reason = "a block that two sides share and free; not all of it is run here"
+)]
+#[path = "../../../src/job/shared_closure.rs"]
+mod shared_closure;
 
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "not all of it is run here")]

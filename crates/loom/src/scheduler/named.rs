@@ -29,7 +29,6 @@ pub(crate) mod wait_ctx {
 pub(crate) mod job {
     use std::borrow::Cow;
     use std::marker::PhantomData;
-    use std::sync::Arc;
 
     use super::error::SpawnErrorKind;
     use super::hooks::SwitchHooks;
@@ -55,41 +54,54 @@ pub(crate) mod job {
     }
 
     /// The job itself.
-    pub(crate) struct SendClosure<B: ?Sized>(pub(crate) Arc<B>);
+    pub(crate) struct SendClosure<J>(pub(crate) J);
 
-    impl<B: ?Sized> SendClosure<B> {
-        pub(crate) fn block(&self) -> &Arc<B> {
-            &self.0
+    impl<J> SendClosure<J> {
+        pub(crate) fn into_owned(self) -> Self {
+            self
         }
 
-        pub(crate) fn into_owned<C: ?Sized>(self, cast: impl FnOnce(Arc<B>) -> Arc<C>) -> SendClosure<C> {
-            SendClosure(cast(self.0))
+        pub(crate) fn side(&self) -> &J {
+            &self.0
         }
     }
 }
 
 pub(super) mod join {
+    use loom::sync::atomic::{AtomicUsize, Ordering};
+
     /// As in `asyncjob`.
     pub(crate) enum JoinError {
         Cancelled,
     }
 
-    /// A job that was spawned.
-    pub(crate) trait SpawnedJob {
+    /// A job that was spawned, which counts in these.
+    pub(crate) struct JoinState(pub(crate) loom::sync::Arc<Jobs>);
+
+    /// Counts the jobs that have run, and those that were told that nothing runs them.
+    #[derive(Default)]
+    pub(crate) struct Jobs {
+        pub(crate) run: AtomicUsize,
+        pub(crate) failed: AtomicUsize,
+    }
+
+    impl JoinState {
         /// Ends the job without a result.
-        fn fail(&self, error: JoinError);
+        pub(crate) fn fail(&self, JoinError::Cancelled: JoinError) {
+            self.0.failed.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
 pub(super) mod tasks {
     use super::job::{JobPlan, SendClosure};
-    use super::join::SpawnedJob;
+    use super::join::JoinState;
     use super::wait_ctx::ClaimedCtx;
 
     /// A job that a worker has taken.
     #[allow(dead_code, reason = "no test looks at all of it")]
     pub(crate) struct Pending {
-        pub(crate) main: SendClosure<dyn SpawnedJob>,
+        pub(crate) main: SendClosure<JoinState>,
         pub(crate) plan: JobPlan,
         pub(crate) ctx: Option<ClaimedCtx>,
         pub(crate) was_refused: bool,

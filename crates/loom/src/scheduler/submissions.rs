@@ -5,29 +5,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use loom::model::Builder;
-use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::sync::atomic::Ordering;
 use loom::thread;
 
-use super::join::{JoinError, SpawnedJob};
+use super::join::{Jobs, JoinState};
 use super::named::job::{JobBuilder, SendClosure};
 use super::submit::{Submission, WorkerGroup};
 use super::wake::Inbox;
-
-/// Counts the jobs that have run, and those that were told that nothing runs them.
-#[derive(Default)]
-struct Jobs {
-    run: AtomicUsize,
-    failed: AtomicUsize,
-}
-
-/// A job, which counts in these.
-struct CountedJob(loom::sync::Arc<Jobs>);
-
-impl SpawnedJob for CountedJob {
-    fn fail(&self, JoinError::Cancelled: JoinError) {
-        self.0.failed.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 fn group(workers: usize) -> loom::sync::Arc<WorkerGroup> {
     let inboxes = (0..workers).map(|_| Arc::new(Inbox::new().unwrap()));
@@ -42,7 +26,7 @@ fn spawn(group: &WorkerGroup, jobs: &loom::sync::Arc<Jobs>) {
         return;
     }
     group.submit(Submission {
-        main: SendClosure(Arc::new(CountedJob(jobs.clone()))),
+        main: SendClosure(JoinState(jobs.clone())),
         name: None,
         stack_size: None,
         hooks: None,

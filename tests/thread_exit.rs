@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use asyncjob::pool::{self, PoolConfig, cleanup_thread, init_thread};
-use asyncjob::{Job, current_job_id, pause_job};
+use asyncjob::{Job, PauseError, current_job_id, no_pause, pause_job};
 use asyncjob_testing::Watchdog;
 use by_hand::{paused, run};
 
@@ -100,6 +100,33 @@ fn jobs_may_start_while_the_thread_exits() {
             ],
             "the thread-local is used before the pool: {before_the_pool}"
         );
+    }
+}
+
+/// A job of a thread that exits may forbid its pauses. The list of what is held, for reports, is gone by then if the
+/// thread has used it after the thread-local.
+#[test]
+fn a_job_may_forbid_pauses_while_the_thread_exits() {
+    let _watchdog = Watchdog::new();
+    for before_the_list in [true, false] {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let forbidden = || {
+                let _held = no_pause("the table");
+                pause_job()
+            };
+            if before_the_list {
+                register();
+            }
+            run(|| drop(no_pause("the table")));
+            AT_EXIT.set(Some(OnDrop(Box::new(move || {
+                sender.send((run(forbidden), run(|| drop(no_pause("again"))))).unwrap();
+            }))));
+        })
+        .join()
+        .unwrap();
+        let seen: Vec<_> = receiver.iter().collect();
+        assert_eq!(seen, [(Err(PauseError::Blocked), ())], "{before_the_list}");
     }
 }
 

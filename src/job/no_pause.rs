@@ -51,15 +51,15 @@ pub fn no_pause(what: &'static str) -> NoPause {
             at,
             backtrace: Arc::new(backtrace()),
         };
-        HELD.with_borrow_mut(|held| {
-            held.push(Held {
-                job,
-                serial,
-                what,
-                place,
-                is_reported: false,
-            });
-        });
+        let entry = Held {
+            job,
+            serial,
+            what,
+            place,
+            is_reported: false,
+        };
+        // A thread that exits has no list any more: the guard blocks the pauses, and nothing reports them.
+        let _ = HELD.try_with(|held| held.borrow_mut().push(entry));
         serial
     });
     NoPause {

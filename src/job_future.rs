@@ -45,7 +45,7 @@ use std::task::{Context, Poll, Waker, ready};
 use crate::error::{AwaitError, NO_STACK, StartErrorKind, WAIT_CTX_IN_USE};
 use crate::hooks::SwitchHooks;
 use crate::job::{HeapClosure, Job, JobBuilder, JobPlan, LARGEST_CLOSURE_ON_STACK, Step, Wiped, budget};
-use crate::pool::{Available, available};
+use crate::pool::{Available, available, has_capacity};
 use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, WakeCause, Wants};
 use forwarder::ForwardingWaker;
 
@@ -301,6 +301,13 @@ impl<T: 'static> JobFuture<T> {
             return self.end(Err(JobError::WaitCtxInUse));
         }
         ready!(Pin::new(&mut pending.available).poll(task));
+        self.set_task(task);
+        if !has_capacity() {
+            // Wakers are code of the user. One of them has started a job when it was cloned or dropped: take a place in
+            // the line in the next poll.
+            task.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let Some(Pending {
             plan,
             f,
@@ -309,7 +316,6 @@ impl<T: 'static> JobFuture<T> {
         else {
             unreachable!("it was there above")
         };
-        self.set_task(task);
         #[cfg(feature = "insight")]
         self.parked.start(&self.forwarder);
         budget::begin();

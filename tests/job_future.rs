@@ -523,6 +523,56 @@ fn a_waker_of_the_task_may_call_the_job_while_it_is_cloned_or_dropped() {
     reentrant::CALLBACK.take();
 }
 
+/// A waker that takes the last stack of the pool while it is cloned or dropped: the future waits for the next one. `at`
+/// says which of the calls takes it.
+#[test]
+fn a_waker_of_the_task_may_take_the_last_stack() {
+    thread_local! {
+        static TAKEN: RefCell<Option<asyncjob::Job<()>>> = const { RefCell::new(None) };
+        static COUNTDOWN: Cell<usize> = const { Cell::new(0) };
+    }
+    fn paused() -> Option<asyncjob::Job<()>> {
+        match asyncjob::start_job(&asyncjob::WaitCtx::new(), || pause_job().unwrap_or_default()) {
+            Ok(asyncjob::Step::Paused(job)) => Some(job),
+            _ => None,
+        }
+    }
+    on_its_own_thread(|| {
+        let _watchdog = Watchdog::new();
+        init_thread(PoolConfig::new().limit(1)).unwrap();
+        reentrant::CALLBACK.set(Some(asyncjob::waker_fn(|| {
+            if COUNTDOWN.replace(COUNTDOWN.get().wrapping_sub(1)) == 1 {
+                TAKEN.set(paused());
+            }
+        })));
+        let waker = reentrant::waker(&1);
+        let mut task = Context::from_waker(&waker);
+        let mut times_taken = 0;
+        for (at, has_to_wait) in (1..8).flat_map(|at| [(at, false), (at, true)]) {
+            let mut future = pin!(JobFuture::new(|| 7));
+            COUNTDOWN.set(at);
+            if has_to_wait {
+                let job = paused();
+                assert!(future.as_mut().poll(&mut task).is_pending());
+                drop(job);
+            }
+            let mut polled = future.as_mut().poll(&mut task);
+            while polled.is_pending() {
+                let taken = TAKEN.take().expect("the stack is there, and nothing else has taken it");
+                assert!(future.as_mut().poll(&mut task).is_pending());
+                drop(taken);
+                times_taken += 1;
+                polled = future.as_mut().poll(&mut task);
+            }
+            assert!(matches!(polled, Poll::Ready(Ok(7))));
+            COUNTDOWN.set(0);
+            TAKEN.take();
+        }
+        assert!(times_taken >= 3, "{times_taken}");
+        reentrant::CALLBACK.take();
+    });
+}
+
 #[test]
 fn a_pause_with_nothing_to_wait_for_is_polled() {
     let task = Task::new();

@@ -32,7 +32,7 @@ use crate::sys::clock_tick;
 
 pub use available::{Available, available};
 use thread::THREAD;
-pub(crate) use thread::{CURRENT, NoStack, count_again, give, quarantine, set_surplus, take, uncount};
+pub(crate) use thread::{CURRENT, NoStack, count_again, give, has_capacity, quarantine, set_surplus, take, uncount};
 
 /// What [`init_thread`] sets up: how many jobs, on which stacks.
 ///

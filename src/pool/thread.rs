@@ -78,6 +78,11 @@ pub(crate) fn set_surplus(surplus: Surplus) -> Surplus {
     THREAD.with(|pool| pool.surplus.replace(surplus))
 }
 
+/// Whether the pool has a stack for another job, or may make one.
+pub(crate) fn has_capacity() -> bool {
+    THREAD.with(Pool::has_capacity)
+}
+
 /// The pool of one thread. It needs no drop of its own, so that reaching it is one address computation: [`AtExit`]
 /// empties it.
 ///

@@ -18,7 +18,7 @@ use std::task::Waker;
 
 use smallvec::SmallVec;
 
-use super::published::{Published, Word};
+use super::published::{Published, Word, Writer};
 use super::{Changes, Interest, WaitFd, WaitFdOptions, WaitKey};
 
 /// A value of the user, which may own an fd.
@@ -273,19 +273,6 @@ impl Record {
     }
 }
 
-/// How the entries have changed.
-#[derive(Clone, Copy)]
-pub(super) enum Change {
-    /// One was added at the end.
-    Added,
-    /// The last one is not there any more.
-    Popped,
-    /// The one at this place has other flags.
-    Marked(usize),
-    /// Any of them may be another one now.
-    Any,
-}
-
 // The words of a record.
 const KEY: usize = 0;
 const FD_AND_FLAGS: usize = 1;
@@ -309,34 +296,48 @@ impl View {
         View(Published::new())
     }
 
-    /// Shows the readers what the entries are now. The caller holds the lock of the entries.
-    #[inline]
-    pub(super) fn publish(&self, entries: &Entries, change: Change) {
-        let list = entries.list.as_slice();
-        let (changed, only_flags) = match change {
-            Change::Added => (list.len().saturating_sub(1)..list.len(), false),
-            Change::Popped => (0..0, false),
-            Change::Marked(at) => (at..at + 1, true),
-            Change::Any => (0..list.len(), false),
-        };
+    // The caller of the methods that show something holds the lock of the entries.
+
+    /// Shows the readers what the entries are now.
+    #[cold]
+    fn show_all(&self, entries: &Entries) {
         self.0.write(|writer| {
-            writer.set(LENGTH, list.len() as u64);
-            let published = list.iter().enumerate().take(INLINE.min(changed.end));
-            for (at, Entry { record, .. }) in published.skip(changed.start) {
-                let words = RECORDS + at * Record::WORDS;
-                writer.set(words + FD_AND_FLAGS, record.fd_and_flags);
-                if !only_flags {
-                    writer.set(words + KEY, record.key);
-                    writer.set(words + DATA, record.data);
-                    writer.set(words + SERIAL, record.serial);
-                }
+            writer.set(LENGTH, entries.list.len() as u64);
+            for (at, entry) in entries.list.iter().enumerate().take(INLINE) {
+                writer.set_record(at, &entry.record);
             }
         });
     }
 
-    /// As [`publish`](Self::publish), for the callback of a C program.
+    /// Shows a record that was added, and is the one at this place.
     #[inline]
-    pub(super) fn publish_callback(&self, entries: &Entries) {
+    fn show_added(&self, at: usize, record: &Record) {
+        self.0.write(|writer| {
+            writer.set(LENGTH, at as u64 + 1);
+            if at < INLINE {
+                writer.set_record(at, record);
+            }
+        });
+    }
+
+    /// Shows how many entries there are, after the last one was taken out.
+    #[inline]
+    fn show_length(&self, length: usize) {
+        self.0.write_one(LENGTH, length as u64);
+    }
+
+    /// Shows the flags of the record at this place.
+    #[inline]
+    fn show_flags(&self, at: usize, record: &Record) {
+        if at < INLINE {
+            self.0
+                .write_one(RECORDS + at * Record::WORDS + FD_AND_FLAGS, record.fd_and_flags);
+        }
+    }
+
+    /// Shows the callback of a C program.
+    #[inline]
+    pub(super) fn show_callback(&self, entries: &Entries) {
         let [function, argument] = entries.callback;
         self.0.write(|writer| {
             writer.set(CALLBACK, function as u64);
@@ -421,6 +422,17 @@ impl View {
     }
 }
 
+impl<const N: usize> Writer<'_, N> {
+    #[inline]
+    fn set_record(&self, at: usize, record: &Record) {
+        let words = RECORDS + at * Record::WORDS;
+        self.set(words + KEY, record.key);
+        self.set(words + FD_AND_FLAGS, record.fd_and_flags);
+        self.set(words + DATA, record.data);
+        self.set(words + SERIAL, record.serial);
+    }
+}
+
 #[inline]
 fn records_of(words: &[Word; WORDS]) -> impl Iterator<Item = &[Word; Record::WORDS]> {
     let (records, _) = words[RECORDS..].as_chunks();
@@ -437,31 +449,47 @@ impl Entries {
         self.last_serial == 0 && self.callback == [0; 2] && self.waker_of.is_none() && self.attachment.is_none()
     }
 
-    pub(super) fn add(&mut self, fd: WaitFd, value: Value) {
-        self.push(fd, 0, Content::Value(Some(value)));
+    #[inline]
+    pub(super) fn add(&mut self, view: &View, fd: WaitFd, value: Value) {
+        self.push(view, fd, 0, Content::Value(Some(value)));
     }
 
     /// Adds an entry with a plain word, and a value that owns the fd.
-    pub(super) fn add_with_data(&mut self, fd: WaitFd, data: usize, value: Value) {
-        self.push(fd, data, Content::Value(Some(value)));
+    pub(super) fn add_with_data(&mut self, view: &View, fd: WaitFd, data: usize, value: Value) {
+        self.push(view, fd, data, Content::Value(Some(value)));
     }
 
     /// Adds an entry of a C program, whose value is two plain words.
-    pub(super) fn add_words(&mut self, fd: WaitFd, data: usize, cleanup: usize) {
-        self.push(fd, data, Content::Cleanup(cleanup));
+    #[inline]
+    pub(super) fn add_words(&mut self, view: &View, fd: WaitFd, data: usize, cleanup: usize) {
+        self.push(view, fd, data, Content::Cleanup(cleanup));
     }
 
-    #[inline]
-    fn push(&mut self, fd: WaitFd, data: usize, content: Content) {
+    #[inline(always)]
+    fn push(&mut self, view: &View, fd: WaitFd, data: usize, content: Content) {
         self.last_serial += 1;
         let record = Record::new(fd, data, self.last_serial);
-        self.list.push(Entry { record, content });
+        let at = self.list.len();
+        if at < INLINE {
+            self.list.push(Entry { record, content });
+            view.show_added(at, &record);
+        } else {
+            self.push_more(view, Entry { record, content });
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_more(&mut self, view: &View, entry: Entry) {
+        let (at, record) = (self.list.len(), entry.record);
+        self.list.push(entry);
         if let Some(long) = &mut self.long {
             long.is_unsettled = true;
-            long.places.entry(record.key).or_default().push(self.list.len() - 1);
-        } else if self.list.len() > LONG {
+            long.places.entry(record.key).or_default().push(at);
+        } else if at + 1 > LONG {
             self.make_long();
         }
+        view.show_added(at, &record);
     }
 
     /// Prepares a list that has become long, or whose entries have other places now.
@@ -518,7 +546,7 @@ impl Entries {
 
     /// Sets the interest of the newest entry under `key`. Returns `None` if there is no entry, and otherwise whether
     /// the interest has changed.
-    pub(super) fn set_interest(&mut self, key: WaitKey, interest: Interest) -> Option<bool> {
+    pub(super) fn set_interest(&mut self, view: &View, key: WaitKey, interest: Interest) -> Option<bool> {
         let record = &mut self.newest_mut(key)?.record;
         let (fd, old) = (record.fd(), *record);
         if fd.interest == interest {
@@ -539,36 +567,54 @@ impl Entries {
         if let Some(long) = &mut self.long {
             long.is_unsettled = true;
         }
+        view.show_all(self);
         Some(true)
     }
 
     /// Removes the newest entry under `key` and hands out its value, which is absent while it is borrowed. Returns
     /// `None` if there is no entry.
-    #[inline]
-    pub(super) fn remove(&mut self, key: WaitKey) -> Option<(Change, Option<Value>)> {
-        if self.long.is_some() {
-            return self.remove_from_long(key);
-        }
+    #[inline(always)]
+    pub(super) fn remove(&mut self, view: &View, key: WaitKey) -> Option<Option<Value>> {
         let list = self.list.as_mut_slice();
-        let at = list.iter().rposition(|entry| entry.record.is_live(key))?;
-        let is_last = at + 1 == list.len();
-        let entry = &mut list[at];
-        if !entry.record.is_added() {
-            entry.record.fd_and_flags |= REMOVED;
-            Some((Change::Marked(at), entry.content.take_value()))
-        } else if is_last {
-            let value = entry.content.take_value();
-            self.list.pop();
-            Some((Change::Popped, value))
-        } else {
-            let entry = self.list.remove(at);
-            Some((Change::Any, entry.content.into_value()))
+        let last = list.len().wrapping_sub(1);
+        if last >= INLINE {
+            return self.remove_any(view, key);
         }
+        let newest = &mut list[last];
+        if !newest.record.is_live(key) {
+            return self.remove_any(view, key);
+        }
+        let value = newest.content.take_value();
+        if newest.record.is_added() {
+            self.list.pop();
+            view.show_length(last);
+        } else {
+            newest.record.fd_and_flags |= REMOVED;
+            view.show_flags(last, &newest.record);
+        }
+        Some(value)
     }
 
+    /// As [`remove`](Self::remove), whatever the list is.
     #[cold]
     #[inline(never)]
-    fn remove_from_long(&mut self, key: WaitKey) -> Option<(Change, Option<Value>)> {
+    fn remove_any(&mut self, view: &View, key: WaitKey) -> Option<Option<Value>> {
+        if self.long.is_some() {
+            return self.remove_from_long(view, key);
+        }
+        let at = self.newest_place(key)?;
+        let entry = &mut self.list[at];
+        if entry.record.is_added() {
+            let entry = self.list.remove(at);
+            view.show_all(self);
+            return Some(entry.content.into_value());
+        }
+        entry.record.fd_and_flags |= REMOVED;
+        view.show_flags(at, &entry.record);
+        Some(entry.content.take_value())
+    }
+
+    fn remove_from_long(&mut self, view: &View, key: WaitKey) -> Option<Option<Value>> {
         let long = self.long.as_mut()?;
         let places = long.places.get_mut(&(key.0 as u64))?;
         let at = places.pop()?;
@@ -579,14 +625,15 @@ impl Entries {
         let entry = &mut self.list[at];
         let value = entry.content.take_value();
         entry.record.fd_and_flags |= REMOVED;
+        view.show_flags(at, &entry.record);
         if entry.record.is_gone() {
             long.gone += 1;
             if 2 * long.gone > self.list.len() {
                 self.compact();
-                return Some((Change::Any, value));
+                view.show_all(self);
             }
         }
-        Some((Change::Marked(at), value))
+        Some(value)
     }
 
     /// Takes the value out of the newest entry under `key`, if it is a `V`. Returns the value with the fd of the entry.
@@ -661,24 +708,39 @@ impl Entries {
 
     /// Settles the entries when the job is resumed: added entries are settled, and removed ones are gone.
     #[inline]
-    pub(super) fn settle(&mut self) {
-        if self.long.is_some() {
-            return self.settle_long();
+    pub(super) fn settle(&mut self, view: &View) {
+        match self.list.as_mut_slice() {
+            [] => {}
+            [only] if !only.record.is_removed() => {
+                only.record.fd_and_flags &= !ADDED;
+                view.show_flags(0, &only.record);
+            }
+            [_] => {
+                self.list.pop(); // a removed entry has no value, so this drops nothing of the user
+                view.show_length(0);
+            }
+            _ => self.settle_more(view),
         }
-        let list = self.list.as_mut_slice();
-        let mut kept = 0;
-        for at in 0..list.len() {
-            if !list[at].record.is_removed() {
-                list[at].record.fd_and_flags &= !ADDED;
-                if at != kept {
-                    list.swap(at, kept);
-                }
-                kept += 1;
+    }
+
+    fn settle_more(&mut self, view: &View) {
+        if self.long.is_some() {
+            self.settle_long();
+            return view.show_all(self);
+        }
+        // From the end, so that nothing is moved that is taken out later.
+        for at in (0..self.list.len()).rev() {
+            let behind = self.list.len() - at - 1;
+            let record = &mut self.list[at].record;
+            if !record.is_removed() {
+                record.fd_and_flags &= !ADDED;
+            } else if behind > 1 {
+                self.list.remove(at); // as above
+            } else {
+                self.list.swap_remove(at); // keeps the order, as at most one is behind
             }
         }
-        while self.list.len() > kept {
-            self.list.pop(); // a removed entry has no value, so this drops nothing of the user
-        }
+        view.show_all(self);
     }
 
     #[cold]
@@ -704,6 +766,36 @@ impl Entries {
     pub(super) fn pop(&mut self) -> Option<Option<Value>> {
         self.long = None; // all are taken out
         self.list.pop().map(|entry| entry.content.into_value())
+    }
+
+    /// Takes all entries out and hands out their values, newest first, if there are any. The words of a C program are
+    /// no value.
+    #[inline]
+    pub(super) fn clear(&mut self, view: &View) -> Option<Vec<Value>> {
+        let values = match self.list.as_slice() {
+            [
+                Entry {
+                    content: Content::Cleanup(_),
+                    ..
+                },
+            ] => {
+                self.list.pop();
+                None
+            }
+            _ => Some(self.take_all()),
+        };
+        view.show_length(0);
+        values
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_all(&mut self) -> Vec<Value> {
+        let mut values = Vec::new();
+        while let Some(value) = self.pop() {
+            values.extend(value);
+        }
+        values
     }
 
     pub(super) fn len(&self) -> usize {
@@ -781,7 +873,7 @@ mod tests {
     /// A list that grows past `LONG` and shrinks again answers as one that is searched from end to end.
     #[test]
     fn a_long_list_is_what_a_short_one_would_be() {
-        let (mut entries, mut model) = (Entries::new(), Model::default());
+        let (mut entries, mut model, view) = (Entries::new(), Model::default(), View::new());
         let mut random = 1u64;
         let mut below = |limit: u64| {
             random = random
@@ -798,15 +890,15 @@ mod tests {
             let gone = entries.long.as_ref().map_or(0, |long| long.gone);
             match below(100) {
                 0 => {
-                    entries.settle();
+                    entries.settle(&view);
                     model.settle();
                 }
                 act if (act < 60) == growing => {
                     let fd = step as RawFd;
-                    entries.add_words(WaitFd::new(WaitKey(key), fd, WaitFdOptions::new()), 0, key);
+                    entries.add_words(&view, WaitFd::new(WaitKey(key), fd, WaitFdOptions::new()), 0, key);
                     model.0.push((key, fd, true, false));
                 }
-                _ => assert_eq!(entries.remove(WaitKey(key)).is_some(), model.remove(key)),
+                _ => assert_eq!(entries.remove(&view, WaitKey(key)).is_some(), model.remove(key)),
             }
             longest = longest.max(entries.list.len());
             compacted |= gone > 0 && entries.long.as_ref().is_some_and(|long| long.gone == 0);

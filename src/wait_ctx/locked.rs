@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::owner_lock::Guard;
-use super::{Change, Entries, Fd, Inner, NO_DEADLINE, Record, Status, WaitCtx, WaitFd, WaitKey};
+use super::{Entries, Fd, Inner, NO_DEADLINE, Record, Status, WaitCtx, WaitFd, WaitKey};
 
 /// A ctx that no other thread changes meanwhile. Readers do not wait for it.
 #[doc(hidden)]
@@ -112,16 +112,16 @@ impl Locked<'_> {
     /// Adds a wait fd whose value is two words. The caller keeps the contract of [`WaitCtx::add_raw_wait_fd`].
     #[allow(unsafe_code, reason = "its contract is about fds; its body is safe")]
     pub unsafe fn add_words(&mut self, fd: WaitFd, data: usize, cleanup: usize) {
-        self.entries.add_words(fd, data, cleanup);
-        self.inner.changed(&self.entries, Change::Added);
+        self.entries.add_words(&self.inner.view, fd, data, cleanup);
+        self.inner.changed(true);
     }
 
     /// Adds a wait fd with a word, and with a value that owns the fd. The caller keeps the contract of
     /// [`WaitCtx::add_raw_wait_fd`].
     #[allow(unsafe_code, reason = "its contract is about fds; its body is safe")]
     pub unsafe fn add_with_data(&mut self, fd: WaitFd, data: usize, value: Box<dyn Any + Send>) {
-        self.entries.add_with_data(fd, data, value);
-        self.inner.changed(&self.entries, Change::Added);
+        self.entries.add_with_data(&self.inner.view, fd, data, value);
+        self.inner.changed(true);
     }
 
     /// Counts a paused job that has the ctx without a count of its own, because the ctx exists for ever. A count that
@@ -148,14 +148,14 @@ impl Locked<'_> {
     /// Removes the newest entry under `key`, and returns its value, if it has one. Returns `None` if there is no entry.
     #[inline]
     pub fn take(mut self, key: WaitKey) -> Option<Option<Box<dyn Any + Send>>> {
-        let (change, value) = self.entries.remove(key)?;
-        self.inner.changed(&self.entries, change);
+        let value = self.entries.remove(&self.inner.view, key)?;
+        self.inner.changed(self.entries.is_unsettled());
         Some(value) // the caller drops it after the lock is released: the drop of a value may run any code
     }
 
     pub fn set_c_callback(&mut self, callback: [usize; 2], waker_of: fn([usize; 2]) -> Waker) {
         self.entries.set_callback(callback, waker_of);
-        self.inner.view.publish_callback(&self.entries);
+        self.inner.view.show_callback(&self.entries);
         self.inner.callback_state.fetch_add(2, Ordering::Release);
     }
 
@@ -177,16 +177,14 @@ impl Locked<'_> {
 
     /// Makes the ctx what it was when it was new, apart from its version.
     pub fn reset(mut self) {
-        let mut values = Vec::new();
+        let mut values = None;
         if self.entries.len() > 0 {
-            while let Some(value) = self.entries.pop() {
-                values.extend(value); // the words of a C program are no value
-            }
-            self.inner.changed(&self.entries, Change::Any);
+            values = self.entries.clear(&self.inner.view);
+            self.inner.changed(false);
         }
         if self.entries.callback() != [0; 2] {
             self.entries.clear_callback();
-            self.inner.view.publish_callback(&self.entries);
+            self.inner.view.show_callback(&self.entries);
         }
         self.set_status(Status::default());
         let inner = self.inner;

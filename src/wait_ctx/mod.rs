@@ -60,7 +60,7 @@ use parking_lot::Mutex;
 use crate::sync::contain;
 
 pub(crate) use entries::LiveFd;
-use entries::{Change, Entries, Value, View};
+use entries::{Entries, Value, View};
 #[doc(hidden)]
 pub use entries::{Fd, Record};
 #[doc(hidden)]
@@ -499,8 +499,8 @@ impl WaitCtx {
     /// Does what [`add_raw_wait_fd`](Self::add_raw_wait_fd) does, for code of this crate that keeps the fd open.
     pub(crate) fn add_entry(&self, fd: WaitFd, value: Value) {
         let mut entries = self.inner.entries.lock();
-        entries.add(fd, value);
-        self.inner.changed(&entries, Change::Added);
+        entries.add(&self.inner.view, fd, value);
+        self.inner.changed(true);
     }
 
     /// The fd that was added last under `key` and not cleared ([S53](crate::docs::openssl_behaviour#s53)).
@@ -513,9 +513,9 @@ impl WaitCtx {
     /// The change is reported as a removal and an addition of the same fd.
     pub fn set_interest(&self, key: WaitKey, interest: Interest) -> bool {
         let mut entries = self.inner.entries.lock();
-        let changed = entries.set_interest(key, interest);
+        let changed = entries.set_interest(&self.inner.view, key, interest);
         if changed == Some(true) {
-            self.inner.changed(&entries, Change::Any);
+            self.inner.changed(entries.is_unsettled());
         }
         changed.is_some()
     }
@@ -526,8 +526,8 @@ impl WaitCtx {
     /// Returns `None` if there is no such entry, and also while its value is lent to [`with_value`](Self::with_value).
     pub fn clear_fd(&self, key: WaitKey) -> Option<Box<dyn Any + Send>> {
         let mut entries = self.inner.entries.lock();
-        let (change, value) = entries.remove(key)?;
-        self.inner.changed(&entries, change);
+        let value = entries.remove(&self.inner.view, key)?;
+        self.inner.changed(entries.is_unsettled());
         value
     }
 
@@ -706,8 +706,7 @@ impl WaitCtx {
     #[cold]
     fn settle_entries(&self) {
         let mut entries = self.inner.entries.lock();
-        entries.settle();
-        self.inner.view.publish(&entries, Change::Any);
+        entries.settle(&self.inner.view);
         self.inner.unsettled.store(false, Ordering::Relaxed);
     }
 }
@@ -738,15 +737,11 @@ impl Inner {
         f(&records)
     }
 
-    /// The wait fds have changed: readers see the change, and drivers learn of it.
+    /// The wait fds have changed, which readers see already: drivers learn of it, and the next resume settles them if
+    /// they are unsettled.
     #[inline]
-    fn changed(&self, entries: &Entries, change: Change) {
-        self.view.publish(entries, change);
-        let is_unsettled = match change {
-            Change::Added | Change::Marked(_) => true,
-            Change::Popped | Change::Any => entries.is_unsettled(),
-        };
-        self.unsettled.store(is_unsettled, Ordering::Relaxed);
+    fn changed(&self, are_unsettled: bool) {
+        self.unsettled.store(are_unsettled, Ordering::Relaxed);
         // Only who holds the lock of the entries stores the version. The Release comes after the view was written: a
         // driver that has seen this version reads these entries, or later ones.
         let version = self.version.load(Ordering::Relaxed);

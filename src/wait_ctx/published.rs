@@ -14,18 +14,20 @@
 //!
 //! # The memory orders
 //!
-//! The words are atomics, so a reader and a writer that meet are no data race. Three things order them:
+//! The words are atomics, so a reader and a writer that meet are no data race. Four things order them:
 //!
 //! * The writer stores the odd number, then has a `Release` fence, then stores words. The reader loads words, then has
 //!   an `Acquire` fence, then loads the number. If the reader has seen any word of a writer, the two fences
 //!   synchronize, and the reader sees the odd number of that writer, or a later one. That is another number than the
 //!   one it began with, and the copy is thrown away.
+//! * A word that is written alone needs no number: before and after it the words belong together. It is stored with
+//!   `Release`, and the `Acquire` fence of a reader that has seen it synchronizes with that.
 //! * The writer stores the even number with `Release`, and the reader begins with a load of the number with `Acquire`.
 //!   The reader sees all words that were written before that number.
 //! * Writers follow each other, because each holds the lock.
 //!
-//! What a writer has done before it wrote happens before what a reader does with its copy, by the second of these: an
-//! engine's thread may follow a pointer that it has read here.
+//! What a writer has done before it wrote happens before what a reader does with its copy, by the second and the
+//! third of these: an engine's thread may follow a pointer that it has read here.
 
 #[cfg(asyncjob_loom)]
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
@@ -82,6 +84,14 @@ impl<const N: usize> Published<N> {
         fence(Ordering::Release);
         change(Writer(&self.words));
         self.sequence.store(before + 2, Ordering::Release);
+    }
+
+    /// Sets one word. A reader gets the word of before or this one, beside the same other words, so this takes no
+    /// sequence number. As for [`write`](Self::write), the caller holds a lock.
+    #[inline]
+    pub(super) fn write_one(&self, place: usize, value: u64) {
+        // Release: as the even number of `write`, it makes visible what the caller has done before.
+        self.words[place].0.store(value, Ordering::Release);
     }
 
     /// A copy, which `copy` makes of the words. `copy` may be called several times, and see words that do not belong
@@ -155,6 +165,32 @@ mod tests {
             }
             writes.join().unwrap();
             assert_eq!(words.0.read(|words| words[1].get()), Some(2));
+        });
+    }
+
+    /// As above, for a word that is written alone.
+    #[cfg(asyncjob_loom)]
+    #[test]
+    fn a_word_that_is_written_alone_is_seen_beside_the_others_of_its_time() {
+        use loom::sync::Arc;
+        use loom::sync::atomic::AtomicU64;
+
+        loom::model(|| {
+            let words = Arc::new((Published::<2>::new(), AtomicU64::new(0)));
+            let writer = Arc::clone(&words);
+            let writes = loom::thread::spawn(move || {
+                writer.1.store(1, Ordering::Relaxed);
+                writer.0.write_one(1, 1);
+                write_all(&writer.0, 2);
+            });
+            if let Some(copy) = words.0.read(|words| words.each_ref().map(Word::get)) {
+                assert!([[0, 0], [0, 1], [2, 2]].contains(&copy), "{copy:?}");
+            }
+            // A reader that follows the word alone sees what happened before it.
+            if words.0.words[1].0.load(Ordering::Acquire) == 1 {
+                assert_eq!(words.1.load(Ordering::Relaxed), 1);
+            }
+            writes.join().unwrap();
         });
     }
 }

@@ -2,7 +2,8 @@
 //! among dozens of errors about system calls and registers that the target does not have.
 //!
 //! Also sets `asyncjob_portable` where the system calls of Linux are missing. With
-//! `RUSTFLAGS="--cfg asyncjob_portable"` it is set on Linux, too, so that tests can run what is used elsewhere.
+//! `RUSTFLAGS="--cfg asyncjob_portable"` it is set on Linux, too, so that tests can run what is used elsewhere. And
+//! sets `asyncjob_tlsdesc` for the feature `tlsdesc`, where `src/sys/thread_words.rs` has assembly for it.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -10,6 +11,11 @@ fn main() {
     let of_target = |name: &str| std::env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
     if let Some(sentence) = refusal(&of_target("OS"), &of_target("ARCH"), &of_target("POINTER_WIDTH")) {
         println!("cargo::error={sentence}");
+    }
+    println!("cargo::rustc-check-cfg=cfg(asyncjob_tlsdesc)");
+    let has_feature = std::env::var_os("CARGO_FEATURE_TLSDESC").is_some();
+    if has_feature && (of_target("OS"), of_target("ARCH")) == ("linux".into(), "x86_64".into()) {
+        println!("cargo::rustc-cfg=asyncjob_tlsdesc");
     }
     if of_target("OS") != "linux" {
         println!("cargo::rustc-cfg=asyncjob_portable");

@@ -20,7 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("hooks", &["wait_ctx"]),
     ("stack", &["sys"]),
     ("pool", &["stack", "sync", "sys"]),
-    ("job", &["error", "hooks", "pool", "stack", "sync", "wait_ctx"]),
+    ("job", &["error", "hooks", "pool", "stack", "sync", "sys", "wait_ctx"]),
     // These run inside a job.
     ("waiting", &["error", "job", "sync", "sys", "wait_ctx"]),
     ("io", &["error", "job", "sync", "sys", "wait_ctx", "waiting"]),

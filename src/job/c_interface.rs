@@ -9,17 +9,30 @@ use std::any::Any;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr;
 use std::sync::{Mutex, MutexGuard};
+use std::thread::LocalKey;
 
 use super::closure::LARGEST_CLOSURE_ON_STACK;
 use super::control_block::{ATTACHED, Attributes, BLOCKED, ControlBlock, Running, StartArgs, prepare, switch};
 use super::current::{CURRENT, with_current};
 use super::{Job, Step, fetch_line};
 use crate::pool;
+use crate::sys;
 use crate::wait_ctx::WaitCtx;
 
 /// Locks a mutex that is held while the process forks, in a way that ThreadSanitizer sees.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     crate::stack::lock(mutex)
+}
+
+/// Calls `f` with the value of this thread-local, as `LocalKey::with` does, in a shared object by a shorter way.
+///
+/// # Safety
+///
+/// All calls in a process must have the same `local`.
+#[inline(always)]
+pub unsafe fn with_local<T: 'static, R>(local: &'static LocalKey<T>, f: impl FnOnce(&T) -> R) -> R {
+    // SAFETY: passed on.
+    unsafe { sys::with_local(|words| &words.c_interface, local, f) }
 }
 
 /// A job of C code that is the current one and has not run yet: it starts, or goes on.
@@ -74,15 +87,16 @@ impl<T: 'static> Entered<T> {
     pub fn again(job: Job<T>) -> Self {
         job.control().wait_ctx().settle();
         let block = ManuallyDrop::new(job).block;
-        // SAFETY: a Job points to the block of a paused job, and this call has consumed the only one that does.
-        Entered(unsafe { Running::enter_owned(block) })
+        // SAFETY: a Job points to the block of a paused job, and this call has consumed the only one that does. A job
+        // of C code has no hooks.
+        Entered(unsafe { Running::begin(block) })
     }
 
     /// Runs the job until it pauses or ends.
     #[inline(always)]
     pub fn switch(self) -> Step<T> {
         // SAFETY: the job has not run since the guard was made.
-        unsafe { switch(self.0) }
+        unsafe { switch::<false, T>(self.0) }
     }
 }
 

@@ -273,7 +273,7 @@ where
     // before this function returns.
     let running = unsafe { prepare(stack, ctx, attributes, f, &mut args) };
     // SAFETY: the guard is new.
-    let step = unsafe { switch(running) };
+    let step = unsafe { switch::<true, T>(running) };
     if let Step::Paused(job) = &step {
         job.own_ctx();
     }
@@ -470,24 +470,25 @@ pub(super) unsafe fn switch_to<T>(block: NonNull<TypedBlock<T>>) -> Step<T> {
     // SAFETY: the caller's promise.
     let running = unsafe { Running::enter_owned(block) };
     // SAFETY: the guard is new.
-    unsafe { switch(running) }
+    unsafe { switch::<true, T>(running) }
 }
 
-/// As [`switch_to`], for a job that has been made the current one.
+/// As [`switch_to`], for a job that has been made the current one. A job that C code
+/// has started has no hooks, so that `MAY_HAVE_HOOKS` is false for it.
 ///
 /// # Safety
 ///
 /// The job of the guard must not have run since the guard was made.
 #[inline(always)] // see `switch_to`
-pub(super) unsafe fn switch<T>(mut running: Running<T>) -> Step<T> {
+pub(super) unsafe fn switch<const MAY_HAVE_HOOKS: bool, T>(mut running: Running<T>) -> Step<T> {
     match running.coroutine().resume(()) {
         CoroutineResult::Return(value) => {
             // SAFETY: the coroutine has returned.
-            unsafe { running.finished() };
+            unsafe { running.finished::<MAY_HAVE_HOOKS>() };
             Step::Finished(value)
         }
         // SAFETY: the coroutine has yielded.
-        CoroutineResult::Yield(()) => Step::Paused(unsafe { running.paused() }),
+        CoroutineResult::Yield(()) => Step::Paused(unsafe { running.paused::<MAY_HAVE_HOOKS>() }),
     }
 }
 
@@ -544,7 +545,7 @@ impl<T> Running<T> {
     ///
     /// As [`enter_owned`](Self::enter_owned). The caller must have called the hooks.
     #[inline(always)]
-    unsafe fn begin(block: NonNull<TypedBlock<T>>) -> Self {
+    pub(super) unsafe fn begin(block: NonNull<TypedBlock<T>>) -> Self {
         let at = block.cast::<ControlBlock>();
         // SAFETY: the caller's promise: a job that has not ended has a control block.
         let control = unsafe { at.as_ref() };
@@ -563,9 +564,9 @@ impl<T> Running<T> {
     ///
     /// The coroutine must have yielded to this guard.
     #[inline(always)]
-    unsafe fn paused(self) -> Job<T> {
+    unsafe fn paused<const MAY_HAVE_HOOKS: bool>(self) -> Job<T> {
         // SAFETY: `enter` set it, and every guard since then has put back what it found.
-        let at = unsafe { CURRENT.get().unwrap_unchecked() };
+        let at = unsafe { CURRENT.with(Cell::get).unwrap_unchecked() };
         debug_assert_eq!(at, self.block.cast());
         let block = at.cast();
         mem::forget(self);
@@ -574,7 +575,7 @@ impl<T> Running<T> {
             _not_send: PhantomData,
         }));
         // SAFETY: the guard that entered is forgotten, and this one takes its place for one call.
-        unsafe { ManuallyDrop::new(Running { block }).leave(hooks::pause) };
+        unsafe { ManuallyDrop::new(Running { block }).leave::<MAY_HAVE_HOOKS>(hooks::pause) };
         let mut hooked = ManuallyDrop::new(hooked);
         // SAFETY: `hooked` is not used after this, and not dropped.
         unsafe { ManuallyDrop::take(&mut hooked.0) }
@@ -586,7 +587,7 @@ impl<T> Running<T> {
     ///
     /// The coroutine must have returned.
     #[inline(always)]
-    unsafe fn finished(self) {
+    unsafe fn finished<const MAY_HAVE_HOOKS: bool>(self) {
         /// Finishes the job also if its hook panics in `leave`.
         struct Finish<T>(ManuallyDrop<Running<T>>);
         impl<T> Drop for Finish<T> {
@@ -598,7 +599,7 @@ impl<T> Running<T> {
         }
         let ended = Finish(ManuallyDrop::new(self));
         // SAFETY: the coroutine is not resumed after this.
-        unsafe { ended.0.leave(hooks::end) };
+        unsafe { ended.0.leave::<MAY_HAVE_HOOKS>(hooks::end) };
     }
 
     /// Gives the stack of a job that has ended back to the pool. The guard dangles after this call.
@@ -624,11 +625,11 @@ impl<T> Running<T> {
     /// The caller must call this once for each guard. It must not resume the coroutine after this call: the job would
     /// take its parent for itself.
     #[inline(always)]
-    unsafe fn leave(&self, last: fn(&mut dyn SwitchHooks, HookedJob<'_>)) {
+    unsafe fn leave<const MAY_HAVE_HOOKS: bool>(&self, last: fn(&mut dyn SwitchHooks, HookedJob<'_>)) {
         // SAFETY: the block exists until `finish`.
         let control = unsafe { self.block.cast::<ControlBlock>().as_ref() };
         CURRENT.set(control.parent.get());
-        if control.flags.get() & HOOKS != 0 {
+        if MAY_HAVE_HOOKS && control.flags.get() & HOOKS != 0 {
             // SAFETY: this is the job's guard.
             unsafe { control.call_hooks(|hooks| last(hooks, control.hooked())) };
         }
@@ -691,7 +692,7 @@ impl<T> Drop for Running<T> {
         };
         // SAFETY: `paused` and `finished`, which leave as well, keep a guard from being dropped. The coroutine is not
         // resumed after this.
-        let leave = || unsafe { self.leave(last) };
+        let leave = || unsafe { self.leave::<true>(last) };
         // While the panic of the job passes, a panic of its hook would abort the process. It ends here.
         if thread::panicking() {
             contain(leave);

@@ -6,7 +6,7 @@ use std::ptr::{self, NonNull};
 
 use super::JobId;
 use super::control_block::{BLOCKED, CANCELLED, ControlBlock, UNPAUSED};
-use crate::pool;
+use crate::sys::ThreadWords;
 use crate::wait_ctx::WaitCtx;
 
 /// The job that runs this code, or `None` outside a job (`ASYNC_get_current_job(3)`,
@@ -167,7 +167,7 @@ pub(crate) fn with_current_ctx<R>(f: impl FnOnce(&WaitCtx) -> R) -> Option<R> {
     with_current(|control| f(control.wait_ctx()))
 }
 
-/// The innermost job that runs on this thread. This is the variable of the pool, with its type. Only
+/// The innermost job that runs on this thread: a word of the thread, with its type. Only
 /// [`Running`](super::control_block::Running) writes it.
 ///
 /// A plain store after a resume would leave this pointer dangling when a panic passes through, and a guard does not.
@@ -180,15 +180,15 @@ pub(super) const CURRENT: Current = Current;
 impl Current {
     #[inline(always)]
     pub(super) fn with<R>(&self, f: impl FnOnce(&Cell<Option<NonNull<ControlBlock>>>) -> R) -> R {
-        pool::CURRENT.with(|cell| {
+        ThreadWords::with(|words| {
             // SAFETY: a pointer of one type has the layout of a pointer of any other, the null one for `None` included.
-            f(unsafe { &*ptr::from_ref(cell).cast::<Cell<Option<NonNull<ControlBlock>>>>() })
+            f(unsafe { &*ptr::from_ref(&words.current_job).cast::<Cell<Option<NonNull<ControlBlock>>>>() })
         })
     }
 
     #[inline(always)]
     pub(super) fn get(&self) -> Option<NonNull<ControlBlock>> {
-        self.with(Cell::get)
+        ThreadWords::current_job().map(NonNull::cast)
     }
 
     #[inline(always)]

@@ -22,17 +22,18 @@
 mod available;
 #[cfg(test)]
 mod tests;
+#[allow(unsafe_code, reason = "reaches the pool of a thread through a word of the thread")]
 mod thread;
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::stack::{self, SecretPolicy, Spec, StackSize};
-use crate::sys::clock_tick;
+use crate::sys::{ThreadWords, clock_tick};
 
 pub use available::{Available, available};
 use thread::THREAD;
-pub(crate) use thread::{CURRENT, NoStack, count_again, give, has_capacity, quarantine, set_surplus, take, uncount};
+pub(crate) use thread::{NoStack, count_again, give, has_capacity, quarantine, set_surplus, take, uncount};
 
 /// What [`init_thread`] sets up: how many jobs, on which stacks.
 ///
@@ -261,7 +262,7 @@ pub fn init_thread(config: PoolConfig) -> Result<(), PoolError> {
 /// [S48](crate::docs::openssl_behaviour#s48), [S49](crate::docs::openssl_behaviour#s49),
 /// [S50](crate::docs::openssl_behaviour#s50)
 pub fn cleanup_thread() -> Result<(), PoolError> {
-    if CURRENT.get().is_some() {
+    if ThreadWords::current_job().is_some() {
         return Err(PoolError::InsideJob);
     }
     THREAD.with(|pool| {

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::{PoolConfig, PoolStats};
 use crate::stack::depot::{Depot, Surplus, newest};
 use crate::stack::{self, IdleMarks, Spec, Stack, StackSize, overflow};
 use crate::sync::{WaitQueue, Waiter};
+use crate::sys::with_local;
 
 /// Why [`take`] has no stack.
 pub(crate) enum NoStack {
@@ -116,7 +117,7 @@ pub(super) struct Pool {
 }
 
 thread_local! {
-    pub(super) static THREAD: Pool = const {
+    static LOCAL: Pool = const {
         Pool {
             idle: ManuallyDrop::new(RefCell::new(Vec::new())),
             total: Cell::new(0),
@@ -134,10 +135,19 @@ thread_local! {
         }
     };
     static AT_EXIT: AtExit = const { AtExit };
+}
 
-    /// The control block of the innermost job that runs on this thread. `job` writes it and knows what it points to. It
-    /// stands here because the pool must know whether it is called by one of its jobs, and `job` is the layer above.
-    pub(crate) static CURRENT: Cell<Option<NonNull<()>>> = const { Cell::new(None) };
+/// The pool of this thread.
+pub(super) struct ThreadPool;
+
+pub(super) const THREAD: ThreadPool = ThreadPool;
+
+impl ThreadPool {
+    #[inline(always)]
+    pub(super) fn with<R>(&self, f: impl FnOnce(&Pool) -> R) -> R {
+        // SAFETY: this is the one call with this word.
+        unsafe { with_local(|words| &words.pool, &LOCAL, f) }
+    }
 }
 
 /// Empties the pool of an exiting thread.

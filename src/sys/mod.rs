@@ -18,6 +18,7 @@ mod own_process;
 mod portable;
 #[cfg(feature = "insight")]
 mod signals;
+mod thread_words;
 
 #[cfg(not(asyncjob_portable))]
 use linux as system;
@@ -39,6 +40,7 @@ pub(crate) use system::read_memory;
 pub(crate) use system::{
     Notifier, Poller, PollerFd, can_order_all_threads, clock_tick, connect_unix, order_all_threads, start_connect,
 };
+pub(crate) use thread_words::{ThreadWords, with_local};
 
 /// The process that made something. A child of `fork(2)` has a copy of it, with fds that lead to the parent's own
 /// files, and without the threads that it had.

@@ -10,7 +10,7 @@
 //! ends with the exception of the other. OpenSSL's jobs do that.
 //!
 //! The runtime is searched for when a thread borrows slots: `libstdc++` and `libc++abi` both give the state by the
-//! function of the Itanium C++ ABI. A thread that found none pays for one comparison in a switch. A runtime that is
+//! function of the Itanium C++ ABI. A thread that found none pays nothing ([`crate::travelling`]). A runtime that is
 //! linked into the program and not exported, or loaded after the search, is not found.
 
 use std::cell::Cell;

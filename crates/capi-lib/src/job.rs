@@ -32,11 +32,11 @@ use asyncjob::c_interface::{self, Place};
 use asyncjob::{PauseError, Step};
 
 use crate::boundary::guarded;
-use crate::exceptions::State;
 use crate::handle::Handle;
-use crate::libcrypto::{self, LibCtx, Reason};
+use crate::libcrypto::{self, Reason};
 use crate::slots::{self, Found, JobSlot};
 use crate::thread::{self, OUR_EXPORTS, Thread};
+use crate::travelling::Travelling;
 use crate::wait_ctx::{self, ASYNC_WAIT_CTX};
 
 /// A job, as C programs see it: an opaque handle.
@@ -102,6 +102,8 @@ pub unsafe extern "C" fn ASYNC_start_job(
     let handle = outputs.handle();
     thread::with(|thread| {
         let mut place = Place::empty();
+        // What belongs to the resumer while the job runs.
+        let mut away = Travelling::NOTHING;
         let call;
         let entered = if handle.is_null() {
             let Some(func) = func else {
@@ -118,7 +120,7 @@ pub unsafe extern "C" fn ASYNC_start_job(
             // SAFETY: the caller's promise. `call` lives until the job has copied from it.
             let run = move || unsafe { Call::run(at) };
             // SAFETY: the switch below is the next thing, and `place` is of this call.
-            match unsafe { start(thread, ctx, func as *const c_void, run, &mut place) } {
+            match unsafe { start(thread, ctx, func as *const c_void, run, &mut place, &mut away) } {
                 Some(entered) => entered,
                 None => {
                     // SAFETY: no job was started, so none runs the call.
@@ -128,24 +130,20 @@ pub unsafe extern "C" fn ASYNC_start_job(
             }
         } else {
             // SAFETY: the caller's promise about library contexts.
-            match unsafe { resume(thread, Handle::from_c(handle)) } {
+            match unsafe { resume(thread, Handle::from_c(handle), &mut away) } {
                 Ok(entered) => entered,
                 Err(Refused::NotNow) => return refuse(),
                 Err(Refused::NoJob) => return outputs.nothing_to_run(),
             }
         };
-        let Entered {
-            job,
-            slot,
-            resumers_default,
-            resumers_exceptions,
-        } = entered;
+        let Entered { job, slot } = entered;
         let step = job.switch();
-        // SAFETY: it came from `at_start` or from `exchange`, and the caller promises that the program has not freed
-        // it.
-        let jobs_default = unsafe { thread.default_ctx.exchange(resumers_default) };
-        let exceptions = thread.exceptions.exchange(resumers_exceptions);
-        outputs.report(thread, slot, step, jobs_default, exceptions)
+        if thread.travelling.has_any() {
+            // SAFETY: the caller promises that the program has not freed the library context of the resumer.
+            unsafe { thread.travelling.exchange(&mut away) };
+            slot.cells().travelling.set(away);
+        }
+        outputs.report(thread, slot, step)
     })
 }
 
@@ -201,12 +199,10 @@ pub extern "C" fn ASYNC_unblock_pause() {
     c_interface::unblock_pause();
 }
 
-/// A job that is about to run, and what its resumer has to find again afterwards.
+/// A job that is about to run.
 struct Entered {
     job: c_interface::Entered<c_int>,
     slot: JobSlot,
-    resumers_default: LibCtx,
-    resumers_exceptions: State,
 }
 
 /// Makes a job that runs `run`. `None` when there is no place for it.
@@ -222,11 +218,11 @@ unsafe fn start<F: FnOnce() -> c_int + 'static>(
     near: *const c_void,
     run: F,
     place: &mut Place<F>,
+    away: &mut Travelling,
 ) -> Option<Entered> {
     let slot = thread.take_slot(near)?;
     slot.begin(ctx);
     let handle = slot.handle().to_number();
-    let resumers_default = thread.default_ctx.at_start();
     let job = match wait_ctx::for_job(ctx, slot.handle()) {
         Some(ctx) => {
             slot.starts_with(ctx);
@@ -247,12 +243,10 @@ unsafe fn start<F: FnOnce() -> c_int + 'static>(
         thread.slots.push(slot);
         return None;
     };
-    Some(Entered {
-        job,
-        slot,
-        resumers_default,
-        resumers_exceptions: thread.exceptions.exchange(State::NONE),
-    })
+    if thread.travelling.has_any() {
+        *away = thread.travelling.start();
+    }
+    Some(Entered { job, slot })
 }
 
 /// Why a job is not resumed.
@@ -267,7 +261,7 @@ enum Refused {
 ///
 /// The caller must keep the contract of [`ASYNC_start_job`] about resuming and about library contexts.
 #[inline(always)]
-unsafe fn resume(thread: &Thread, handle: Handle<slots::Record>) -> Result<Entered, Refused> {
+unsafe fn resume(thread: &Thread, handle: Handle<slots::Record>, away: &mut Travelling) -> Result<Entered, Refused> {
     let slot = match thread.slots.find(handle) {
         Found::Own(slot) => slot,
         Found::OnOtherThread => return Err(Refused::NotNow),
@@ -276,14 +270,15 @@ unsafe fn resume(thread: &Thread, handle: Handle<slots::Record>) -> Result<Enter
     let Some(job) = slot.take_paused(thread.slots.has_many()).or_else(|| slot.take_back()) else {
         return Err(Refused::NotNow);
     };
-    // SAFETY: it came from `exchange` when the job paused, and the caller promises that the program has not freed it.
-    let resumers_default = unsafe { thread.default_ctx.exchange(slot.cells().default_ctx.get()) };
-    let resumers_exceptions = thread.exceptions.exchange(slot.cells().exceptions.get());
+    if thread.travelling.has_any() {
+        *away = slot.cells().travelling.get();
+        // SAFETY: the slot has what `exchange` gave when the job paused, and the caller promises that the program has
+        // not freed the library context in it.
+        unsafe { thread.travelling.exchange(away) };
+    }
     Ok(Entered {
         job: c_interface::Entered::again(ManuallyDrop::into_inner(job)),
         slot,
-        resumers_default,
-        resumers_exceptions,
     })
 }
 
@@ -325,22 +320,11 @@ impl Outputs {
 
     /// A job paused or finished.
     #[inline]
-    fn report(
-        self,
-        thread: &Thread,
-        slot: JobSlot,
-        step: Step<c_int>,
-        jobs_default: LibCtx,
-        exceptions: State,
-    ) -> c_int {
+    fn report(self, thread: &Thread, slot: JobSlot, step: Step<c_int>) -> c_int {
         match step {
             Step::Paused(job) => {
                 slot.job_paused(&job);
                 slot.cells().paused.set(Some(ManuallyDrop::new(job)));
-                slot.cells().default_ctx.set(jobs_default);
-                if thread.exceptions.are_known() {
-                    slot.cells().exceptions.set(exceptions);
-                }
                 self.set_handle(slot.handle().to_c());
                 ASYNC_PAUSE
             }

@@ -69,10 +69,12 @@
 //! | [`stack_memory`] | `ASYNC_set_mem_functions`, `ASYNC_get_mem_functions` |
 //! | `of_rust` | the wait ctxs of Rust code, as C code sees them |
 //! | `slots` | what is known of each job outside its stack, and which thread owns it |
+//! | `ctx_slots` | the wait ctxs of C programs, in use and free |
 //! | `handle` | handles of jobs and wait ctxs, which may be stale without harm |
+//! | `travelling` | what of a thread travels with its jobs: the two that follow |
 //! | `library_context` | the default `OSSL_LIB_CTX` of each job |
-//! | `dump` | the paused jobs on a signal, with the feature `dump` |
 //! | `exceptions` | the C++ exceptions that each job handles |
+//! | `dump` | the paused jobs on a signal, with the feature `dump` |
 //! | `libcrypto` | the libcrypto of the process, found at run time |
 //! | `binding` | whether OpenSSL reaches these functions |
 //! | `boundary` | no panic crosses into C |
@@ -92,6 +94,7 @@
 
 mod binding;
 mod boundary;
+mod ctx_slots;
 #[cfg(feature = "dump")]
 #[allow(
     unsafe_code,
@@ -123,6 +126,8 @@ mod slots;
 pub mod stack_memory;
 #[allow(unsafe_code, reason = "interposes functions of libcrypto; pthread keys")]
 pub mod thread;
+#[allow(unsafe_code, reason = "sets library contexts that have contracts")]
+mod travelling;
 #[allow(
     unsafe_code,
     reason = "the C interface: raw pointers in and out, functions of the program's"

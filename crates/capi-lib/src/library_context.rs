@@ -13,6 +13,7 @@
 //!
 //! | what is known of a thread | when | a switch |
 //! |---|---|---|
+//! | that it never set one | the same, and the thread has not called ours | asks one flag ([`crate::travelling`]) |
 //! | its default | calls by name reach ours; also if there is no libcrypto | compares two pointers |
 //! | nothing: `UNKNOWN` | ours is `RTLD_LOCAL`, or libcrypto has a default that we did not see | two calls |
 //!
@@ -34,6 +35,11 @@ pub(crate) struct ThreadDefault(Cell<LibCtx>);
 impl ThreadDefault {
     pub(crate) const fn new() -> Self {
         ThreadDefault(Cell::new(ptr::null_mut()))
+    }
+
+    /// Whether the thread has set a default, or may have set one.
+    pub(crate) fn is_set(&self) -> bool {
+        !self.0.get().is_null()
     }
 
     /// The program sets the default of this thread, or reads it if `ctx` is NULL.

@@ -26,10 +26,9 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use asyncjob::{Job, WaitCtx, c_interface};
 
-use crate::exceptions::State;
 use crate::fork::Shared;
 use crate::handle::{ASYNC_WAIT_CTX, CHUNK, Handle, Slot, Table};
-use crate::libcrypto::LibCtx;
+use crate::travelling::Travelling;
 
 static JOBS: Table<Record> = Table::new();
 /// The chunks that no thread has borrowed.
@@ -72,8 +71,6 @@ pub(crate) struct OwnerCells {
     /// The job while it is paused. A `Job` that is dropped is cancelled, which C programs do not know: hence
     /// `ManuallyDrop`.
     pub(crate) paused: Cell<Option<ManuallyDrop<Job<c_int>>>>,
-    /// The default library context of the job while it is paused.
-    pub(crate) default_ctx: Cell<LibCtx>,
     /// What of its wait ctx a resume of the job reads, for a look ahead.
     near: Cell<*const u8>,
     /// The job is one of Rust code, which C code cannot resume ([`crate::job`]).
@@ -84,8 +81,8 @@ pub(crate) struct OwnerCells {
     ctx: Cell<Option<&'static WaitCtx>>,
     /// The wait ctx of the job until its first pause, if it is another one.
     other_ctx: Cell<Option<WaitCtx>>,
-    /// The C++ exceptions that the job handles, while it is paused.
-    pub(crate) exceptions: Cell<State>,
+    /// What travels with the job, while it is paused.
+    pub(crate) travelling: Cell<Travelling>,
     /// The job while it is paused, if the program has freed its wait ctx meanwhile. Such a job is mostly forgotten by
     /// its program, as by `SSL_free` (S88). It gives back what it can do without ([`ThreadSlots::set_aside`]).
     pub(crate) set_aside: Cell<Option<ManuallyDrop<Job<c_int>>>>,
@@ -111,8 +108,7 @@ impl Default for Record {
             cells: OwnerCells {
                 paused: Cell::new(None),
                 set_aside: Cell::new(None),
-                default_ctx: Cell::new(ptr::null_mut()),
-                exceptions: Cell::new(State::NONE),
+                travelling: Cell::new(Travelling::NOTHING),
                 is_rust: Cell::new(false),
                 near: Cell::new(ptr::null()),
                 is_new: Cell::new(false),
@@ -394,6 +390,7 @@ fn return_chunk(chunk: JobChunk) {
         if record.cells.is_rust.take() {
             slot.end(); // the job belongs to Rust code, which may still end it
         }
+        record.cells.travelling.set(Travelling::NOTHING);
         record.owner.store(NO_THREAD, Ordering::Relaxed);
     }
     SPARE.lock().push(chunk);

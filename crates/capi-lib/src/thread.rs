@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   Thread ---- slots ---------> the slots that the thread has borrowed (crate::slots)
-//!          ---- default_ctx ---> its default library context (crate::library_context)
-//!          ---- exceptions ----> the C++ exceptions that it handles (crate::exceptions)
+//!          ---- ctxs ----------> the free wait ctxs that the thread keeps (crate::ctx_slots)
+//!          ---- travelling ----> what travels with its jobs (crate::travelling)
 //! ```
 //!
 //! | event | idle stacks, limit | paused jobs |
@@ -22,11 +22,11 @@ use asyncjob::c_interface;
 use asyncjob::pool::{self, PoolConfig};
 
 use crate::boundary::guarded;
-use crate::exceptions::ThreadExceptions;
+use crate::ctx_slots::{self, CtxSlot, KeptSlots};
 use crate::fork::Shared;
 use crate::libcrypto::{self, LibCtx, OurExports, Reason};
-use crate::library_context::ThreadDefault;
 use crate::slots::{JobSlot, ThreadSlots};
+use crate::travelling::ThreadTravelling;
 
 /// `ASYNC_init_thread(3)`: allows this thread at most `max_size` jobs (0: no limit), and makes `init_size` stacks now.
 ///
@@ -88,7 +88,7 @@ pub unsafe extern "C" fn OSSL_LIB_CTX_set0_default(ctx: LibCtx) -> LibCtx {
     let Some(libcrypto) = libcrypto::found() else {
         return ptr::null_mut();
     };
-    with(|thread| thread.default_ctx.note(ctx));
+    with(|thread| thread.travelling.note_default(ctx));
     // SAFETY: passed on.
     unsafe { libcrypto.set_default_ctx(ctx) }
 }
@@ -106,16 +106,16 @@ pub(crate) const OUR_EXPORTS: OurExports = OurExports {
 /// What a thread keeps. It has no destructor, so that it can be reached until the thread is gone, in one step.
 pub(crate) struct Thread {
     pub(crate) slots: ThreadSlots,
-    pub(crate) default_ctx: ThreadDefault,
-    pub(crate) exceptions: ThreadExceptions,
+    pub(crate) travelling: ThreadTravelling,
+    ctxs: KeptSlots,
 }
 
 thread_local! {
     static THREAD: Thread = const {
         Thread {
             slots: ThreadSlots::new(),
-            default_ctx: ThreadDefault::new(),
-            exceptions: ThreadExceptions::new(),
+            travelling: ThreadTravelling::new(),
+            ctxs: KeptSlots::new(),
         }
     };
 }
@@ -123,7 +123,8 @@ thread_local! {
 /// Calls `f` with what this thread keeps.
 #[inline]
 pub(crate) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
-    THREAD.with(f)
+    // SAFETY: this is the one call.
+    unsafe { c_interface::with_local(&THREAD, f) }
 }
 
 impl Thread {
@@ -136,23 +137,50 @@ impl Thread {
     #[cold]
     fn more_slots(&self, near: *const c_void) -> Option<JobSlot> {
         libcrypto::search(near, OUR_EXPORTS);
-        self.default_ctx.check();
-        self.exceptions.search();
+        self.travelling.search();
         self.slots.add_chunk()?;
         call_at_exit();
         #[cfg(feature = "dump")]
         crate::dump::arrange();
         self.slots.pop()
     }
+
+    /// A free slot for a wait ctx. `None` when the process has 16 million.
+    #[inline]
+    pub(crate) fn take_ctx(&self) -> Option<CtxSlot> {
+        self.ctxs.pop().or_else(ctx_slots::take_shared)
+    }
+
+    /// Makes a slot free whose ctx the program has freed. Returns whether a job or Rust code still has the ctx, so that
+    /// the slot has to wait.
+    #[inline]
+    pub(crate) fn give_ctx(&self, slot: CtxSlot) -> bool {
+        let is_in_use = ctx_slots::is_in_use(slot);
+        if is_in_use {
+            ctx_slots::hold(slot);
+        } else if !self.ctxs.push(slot) {
+            self.give_ctx_slowly(slot);
+        }
+        is_in_use
+    }
+
+    #[cold]
+    fn give_ctx_slowly(&self, slot: CtxSlot) {
+        // Slots that are kept have to be returned when the thread exits.
+        let is_kept = call_at_exit() && self.ctxs.make_room() && self.ctxs.push(slot);
+        if !is_kept {
+            ctx_slots::share(slot);
+        }
+    }
 }
 
 /// Arranges that [`at_exit`] is called when this thread exits. If the process is out of pthread keys, it is not called,
-/// and the slots of the thread stay out of use.
-fn call_at_exit() {
-    if let Some(key) = exit_key() {
+/// and the slots of the thread's jobs stay out of use. Returns whether it will be called.
+fn call_at_exit() -> bool {
+    exit_key().is_some_and(|key| {
         // SAFETY: the key is ours. Its value only has to differ from NULL.
-        unsafe { libc::pthread_setspecific(key, ptr::without_provenance(1)) };
-    }
+        unsafe { libc::pthread_setspecific(key, ptr::without_provenance(1)) == 0 }
+    })
 }
 
 /// The key of [`call_at_exit`], once a thread has made it. (A `OnceLock` would do,
@@ -180,6 +208,7 @@ unsafe extern "C" fn at_exit(_: *mut c_void) {
             // that the thread still calls finds a slot of before. The calls that hold one are on the stacks of jobs
             // that can never be resumed.
             unsafe { thread.slots.return_chunks() };
+            thread.ctxs.return_all();
         });
     });
 }

@@ -29,21 +29,20 @@
 //! A ctx of a C program has the fds and the status of Rust code in it, too, and the program's callback is a waker
 //! there.
 
-use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 use std::task::Waker;
 
-use asyncjob::{Fd, Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, c_interface, waker_fn};
+use asyncjob::{Fd, Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, waker_fn};
 
 use crate::boundary::guarded;
-use crate::fork::Shared;
-use crate::handle::{CHUNK, Handle, Slot, Table};
+use crate::ctx_slots::{CTXS, CtxSlot, OfProgram};
+use crate::handle::Handle;
 use crate::of_rust;
 use crate::slots;
-use crate::thread;
+use crate::thread::{self, Thread};
 
 pub use crate::handle::{ASYNC_WAIT_CTX, async_wait_ctx_st};
 
@@ -73,7 +72,7 @@ pub const ASYNC_STATUS_EAGAIN: c_int = 3;
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_WAIT_CTX_new() -> *mut ASYNC_WAIT_CTX {
     guarded(ptr::null_mut(), || {
-        let Some(slot) = take_slot() else {
+        let Some(slot) = thread::with(Thread::take_ctx) else {
             return ptr::null_mut();
         };
         // No other thread has the ctx yet.
@@ -109,9 +108,11 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_free(ctx: *mut ASYNC_WAIT_CTX) {
         slot.end();
         live.reset();
         let last_job = slot.value().last_job.load(Ordering::Relaxed);
-        if give_slot(slot) {
-            thread::with(|thread| thread.slots.set_aside(Handle::from_number(last_job), ctx));
-        }
+        thread::with(|thread| {
+            if thread.give_ctx(slot) {
+                thread.slots.set_aside(Handle::from_number(last_job), ctx);
+            }
+        });
     });
 }
 
@@ -393,69 +394,6 @@ pub extern "C" fn ASYNC_WAIT_CTX_get_status(ctx: *mut ASYNC_WAIT_CTX) -> c_int {
     read(ctx, |ctx| ctx.status().to_raw()).unwrap_or(ASYNC_STATUS_UNSUPPORTED)
 }
 
-/// What a slot for a wait ctx holds.
-#[derive(Default)]
-pub(crate) struct CtxRecord {
-    /// The ctx of every handle that this slot ever has, one after the other. It is new while the slot is free.
-    ctx: WaitCtx,
-    /// A call of [`ASYNC_WAIT_CTX_free`] is at the cleanups, and will free the ctx.
-    is_being_freed: LockedFlag,
-    /// The program has the ctx: the slot is not free.
-    is_given_out: LockedFlag,
-    /// The handle of the job that was started last with the ctx.
-    last_job: AtomicUsize,
-}
-
-/// A flag that is used only under the lock of the ctx. The lock orders its uses.
-#[derive(Default)]
-struct LockedFlag(AtomicBool);
-
-impl LockedFlag {
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn swap_under_lock(&self, new: bool) -> bool {
-        let old = self.0.load(Ordering::Relaxed);
-        self.0.store(new, Ordering::Relaxed);
-        old
-    }
-}
-
-type CtxSlot = &'static Slot<CtxRecord>;
-
-static CTXS: Table<CtxRecord> = Table::new();
-/// The slots without a ctx, for any thread.
-static FREE: Shared<Vec<CtxSlot>> = Shared::new(Vec::new());
-/// The slots whose ctx the program has freed, and which a job or Rust code still has.
-static HELD: Shared<Held> = Shared::new(Held {
-    slots: Vec::new(),
-    look_at: CHUNK,
-});
-
-struct Held {
-    slots: Vec<CtxSlot>,
-    /// How many there are when they are next looked at. A look at all of them pays for as many frees.
-    look_at: usize,
-}
-/// A thread keeps at most this many slots without a ctx for itself.
-const KEPT: usize = 2 * CHUNK;
-
-/// The slots without a ctx that a thread keeps. They go to [`FREE`] when the thread ends.
-struct Kept(RefCell<Vec<CtxSlot>>);
-
-thread_local! {
-    static KEPT_HERE: Kept = const { Kept(RefCell::new(Vec::new())) };
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        let kept = self.0.get_mut();
-        kept.iter().for_each(|slot| slot.value().ctx.give_up());
-        FREE.lock().append(kept);
-    }
-}
-
 /// Returns `ctx`, or NULL if it was freed.
 pub(crate) fn if_alive(ctx: *mut ASYNC_WAIT_CTX) -> *mut ASYNC_WAIT_CTX {
     if of_program(ctx).is_some() || of_rust(ctx).is_some() {
@@ -490,9 +428,6 @@ fn of_rust(ctx: *mut ASYNC_WAIT_CTX) -> Option<WaitCtx> {
 pub(crate) fn of_rust_or_new(ctx: *mut ASYNC_WAIT_CTX) -> WaitCtx {
     of_rust(ctx).unwrap_or_default()
 }
-
-/// What is attached to a ctx of a C program: the slot in which it stays.
-struct OfProgram(CtxSlot);
 
 /// The handle of this ctx for C code. It is NULL if the ctx is that of a C program which has freed it.
 pub(crate) fn handle_of(ctx: &WaitCtx) -> *mut ASYNC_WAIT_CTX {
@@ -632,71 +567,6 @@ fn locked(ctx: *mut ASYNC_WAIT_CTX) -> Option<(CtxSlot, Locked<'static>)> {
     let live = slot.value().ctx.lock();
     // The program may have freed the ctx after the lookup, and made another in the slot.
     (slot.handle() == handle).then_some((slot, live))
-}
-
-fn take_slot() -> Option<CtxSlot> {
-    // Fails when the thread-locals of this thread are gone.
-    let kept = KEPT_HERE.try_with(|kept| kept.0.borrow_mut().pop());
-    kept.ok().flatten().or_else(take_shared_slot)
-}
-
-#[cold]
-fn take_shared_slot() -> Option<CtxSlot> {
-    let free = FREE.lock().pop();
-    free.or_else(|| {
-        let chunk = CTXS.grow()?;
-        for slot in chunk {
-            *slot.value().ctx.lock().attachment() = Some(Box::new(OfProgram(slot)));
-            slot.value().ctx.give_up();
-        }
-        let (first, others) = chunk.split_first()?;
-        FREE.lock().extend(others);
-        Some(first)
-    })
-}
-
-/// Makes the slot free. Returns whether a job or Rust code still has its ctx, so that it has to wait.
-fn give_slot(slot: CtxSlot) -> bool {
-    let ctx = &slot.value().ctx;
-    if ctx.is_shared() || c_interface::runs_with(ctx) {
-        hold(slot);
-        return true;
-    }
-    let kept = KEPT_HERE.try_with(|kept| {
-        let mut kept = kept.0.borrow_mut();
-        let has_room = kept.len() < KEPT;
-        if has_room {
-            kept.push(slot);
-        }
-        has_room
-    });
-    if !kept.unwrap_or(false) {
-        ctx.give_up();
-        FREE.lock().push(slot);
-    }
-    false
-}
-
-/// Keeps a slot until nobody has its ctx any more, and looks for others that nobody has.
-#[cold]
-fn hold(slot: CtxSlot) {
-    slot.value().ctx.give_up();
-    let mut held = HELD.lock();
-    held.slots.push(slot);
-    if held.slots.len() < held.look_at {
-        return;
-    }
-    let let_go: Vec<_> = held
-        .slots
-        .extract_if(.., |slot| !slot.value().ctx.is_shared())
-        .collect();
-    held.look_at = (2 * held.slots.len()).max(CHUNK);
-    drop(held);
-    for slot in &let_go {
-        slot.value().ctx.lock().reset(); // who had it may have changed it
-        slot.value().ctx.give_up();
-    }
-    FREE.lock().extend(let_go);
 }
 
 /// Calls the cleanups, newest first. The lock is released during each, and held again at the end.

@@ -10,7 +10,7 @@ use std::task::{Context, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use asyncjob::insight::{DriverKind, dump, tag};
+use asyncjob::insight::{DriverKind, Recorder, dump, tag};
 use asyncjob::scheduler::{Scheduler, Workers};
 use asyncjob::stack::StackSize;
 use asyncjob::{JobBuilder, Status, Step, current_job, pause_job, waker_fn};
@@ -193,6 +193,31 @@ fn a_waker_that_panics_keeps_no_other_future_from_its_answer() {
     runtime.join().unwrap();
 }
 
+/// Asserts that `is_right` returns true in a child.
+fn assert_in_child(round: usize, is_right: impl FnOnce() -> bool) {
+    #[allow(unsafe_code, reason = "what the test is about")]
+    // SAFETY: the child calls only what the test is about, and ends without the exit handlers of its parent.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        #[allow(unsafe_code, reason = "ends a child that waits for ever")]
+        // SAFETY: the call takes no pointers.
+        unsafe {
+            libc::alarm(20)
+        };
+        let is_right = catch_unwind(AssertUnwindSafe(is_right)).unwrap_or(false);
+        #[allow(unsafe_code, reason = "ends the child without the exit handlers of the parent")]
+        // SAFETY: the call takes no pointers.
+        unsafe {
+            libc::_exit(i32::from(!is_right))
+        };
+    }
+    let mut status = 0;
+    #[allow(unsafe_code, reason = "waits for the child")]
+    // SAFETY: the status may be written to during the call.
+    let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+    assert_eq!((waited, status), (child, 0), "round {round}");
+}
+
 /// A child of `fork(2)` has what another thread was about to change, and the locks that it held.
 #[test]
 fn a_child_of_a_fork_dumps() {
@@ -243,29 +268,76 @@ fn forks_while_others_dump_and_tag() {
         }
     });
     for round in 0..50 {
-        #[allow(unsafe_code, reason = "what the test is about")]
-        // SAFETY: the child calls only what the test is about, and ends without the exit handlers of its parent.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            #[allow(unsafe_code, reason = "ends a child that waits for ever")]
-            // SAFETY: the call takes no pointers.
-            unsafe {
-                libc::alarm(20)
-            };
-            let is_right = catch_unwind(dumps_what_is_its_own).unwrap_or(false);
-            #[allow(unsafe_code, reason = "ends the child without the exit handlers of the parent")]
-            // SAFETY: the call takes no pointers.
-            unsafe {
-                libc::_exit(i32::from(!is_right))
-            };
-        }
-        let mut status = 0;
-        #[allow(unsafe_code, reason = "waits for the child")]
-        // SAFETY: the status may be written to during the call.
-        let waited = unsafe { libc::waitpid(child, &mut status, 0) };
-        assert_eq!((waited, status), (child, 0), "round {round}");
+        assert_in_child(round, dumps_what_is_its_own);
     }
     stop.store(true, Ordering::Relaxed);
     jobs.into_iter().for_each(|job| job.join().unwrap());
     dumps.join().unwrap();
+}
+
+#[test]
+fn a_child_of_a_fork_records() {
+    run_alone("forks_while_others_record_and_read");
+}
+
+/// Runs three jobs of the recorder.
+fn run_three(recorder: &Recorder) {
+    let scheduler = Scheduler::new().unwrap();
+    for _ in 0..3 {
+        let job = JobBuilder::new().hooks(recorder.job("three"));
+        job.spawn_on(&scheduler, || pause_job().unwrap()).unwrap().detach();
+    }
+    scheduler.run().unwrap();
+}
+
+/// In a child: whether the recorder has what the child records and nothing of the parent, in numbers and as a timeline,
+/// and a new one can be made.
+fn records_what_is_its_own(inherited: Recorder) -> bool {
+    let is_right = |recorder: &Recorder| {
+        run_three(recorder);
+        let numbers = recorder.numbers();
+        let counts = (numbers.all.started, numbers.all.ended, numbers.all.runs.count);
+        counts == (3, 3, 6) && numbers.by_name.len() == 1 && recorder.timeline().tracks.len() == 1
+    };
+    let is_right_as_copy = is_right(&inherited);
+    drop(inherited);
+    is_right_as_copy && is_right(&recorder()) && dumps_what_is_its_own()
+}
+
+/// Reports each job as a hog: its thread is busy with all that may be locked.
+fn recorder() -> Recorder {
+    let builder = Recorder::builder().timeline(100).hog(Duration::from_nanos(1), |_| ());
+    builder.interrupt_by(libc::SIGPROF).unwrap().build()
+}
+
+#[test]
+#[ignore = "run by a_child_of_a_fork_records, in a process of its own"]
+fn forks_while_others_record_and_read() {
+    let _watchdog = Watchdog::new();
+    let recorder = recorder();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let until_stopped = |work: fn(&Recorder)| {
+            let (recorder, stop) = (recorder.clone(), &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    work(&recorder);
+                }
+            });
+        };
+        until_stopped(run_three);
+        until_stopped(|recorder| drop(recorder.numbers()));
+        until_stopped(|recorder| drop(recorder.timeline()));
+        let forks = || {
+            for round in 0..40 {
+                run_three(&recorder); // so that others read what this thread has recorded
+                let inherited = recorder.clone();
+                assert_in_child(round, || records_what_is_its_own(inherited));
+            }
+        };
+        let forked = catch_unwind(AssertUnwindSafe(forks));
+        stop.store(true, Ordering::Relaxed);
+        forked.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+    assert!(recorder.numbers().all.ended >= 120, "the parent goes on");
 }

@@ -1,10 +1,10 @@
 //! What a scheduler says of itself at each turn, where other threads can read it at any time: also when the turn does
 //! not end.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
+use super::fork::{Reading, lock_own};
 use super::numbers::{Series, Times};
 use super::recorder::{is_recording, nanos};
 use crate::job::Stats;
@@ -82,14 +82,14 @@ impl Gauges {
 
     #[cold]
     fn publish_begin(&self, queues: Queues) {
-        let mut published = self.0.lock();
+        let mut published = lock_own(&self.0);
         published.queues = queues;
         published.turn_began = Some(Instant::now());
     }
 
     #[cold]
     fn publish_end(&self, queues: Queues, stats: Stats, pool: PoolStats) {
-        let mut published = self.0.lock();
+        let mut published = lock_own(&self.0);
         published.queues = queues;
         published.stats = stats;
         published.pool = Some(pool);
@@ -99,8 +99,8 @@ impl Gauges {
     }
 
     /// `None` if nothing was published.
-    pub(super) fn read(&self, thread: &str, number: u64) -> Option<SchedulerNumbers> {
-        let published = self.0.lock();
+    pub(super) fn read(&self, thread: &str, number: u64, _: &Reading) -> Option<SchedulerNumbers> {
+        let published = lock_own(&self.0);
         (published.turn_began.is_some() || published.pool.is_some()).then(|| SchedulerNumbers {
             thread: thread.to_owned(),
             number,

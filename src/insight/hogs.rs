@@ -16,10 +16,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use super::fork::reading;
 use super::frames::Names;
 use super::outside::{READ, Walker};
 use super::recorder::{Shard, Shared};
-use crate::job::end_of_frames;
+use crate::job::{end_of_frames, walking};
 use crate::sync::contain;
 use crate::sys::{Interrupt, Registers};
 
@@ -125,11 +126,12 @@ fn run(shared: &Weak<Shared>, found: &Receiver<Found>, watched: Option<(Duration
             Err(RecvTimeoutError::Disconnected) => return,
         }
         if let Some((threshold, interrupt)) = watched {
-            let seen = shared.shards();
-            let seen = seen
-                .iter()
-                .filter_map(|shard| look(&shared, shard, threshold, interrupt));
-            seen.for_each(|found| report(&shared, found));
+            for shard in shared.shards() {
+                let overdue = shard.overdue(threshold, shared.now(), &reading());
+                if let Some((name, since)) = overdue {
+                    report(&shared, look(&shared, &shard, name, since, interrupt));
+                }
+            }
         }
     }
 }
@@ -140,11 +142,10 @@ const LONGEST_INTERVAL: Duration = Duration::from_millis(250);
 /// The most bytes of a stack that are copied while its thread stands still.
 const MOST_BYTES: usize = 256 << 10;
 
-/// Looks at the job that runs on a thread, if it has run for too long and was not reported.
-fn look(shared: &Shared, shard: &Shard, threshold: Duration, interrupt: Interrupt) -> Option<Found> {
-    let (name, since) = shard.overdue(threshold, shared.now())?;
+/// Looks at the job that runs on a thread.
+fn look(shared: &Shared, shard: &Shard, name: String, since: u64, interrupt: Interrupt) -> Found {
     let seen = interrupt.stop(shard.number, |registers| (registers, copy(shard, registers)));
-    Some(Found {
+    Found {
         name,
         thread: shard.thread_name.clone(),
         kind: HogKind::Runs,
@@ -152,7 +153,7 @@ fn look(shared: &Shared, shard: &Shard, threshold: Duration, interrupt: Interrup
         stack: seen.map_or(Copied::Nothing, |(registers, bytes)| {
             Copied::Interrupted(registers, bytes)
         }),
-    })
+    }
 }
 
 /// A copy of the stack of the job that runs on the thread, which stands still, from its stack pointer on.
@@ -174,10 +175,14 @@ fn report(shared: &Shared, found: Found) {
         HogKind::Runs | HogKind::Ran => &shared.hog,
     };
     let Some((_, report)) = report else { return };
+    let walker = || {
+        let _walking = walking(); // it asks the dynamic linker
+        Walker::new()
+    };
     let frames = match &found.stack {
         Copied::Nothing => Vec::new(),
-        Copied::Paused(pointer, bytes) => Walker::new().frames_of_paused(*pointer, bytes),
-        Copied::Interrupted(registers, bytes) => Walker::new().frames_of_interrupted(*registers, bytes),
+        Copied::Paused(pointer, bytes) => walker().frames_of_paused(*pointer, bytes),
+        Copied::Interrupted(registers, bytes) => walker().frames_of_interrupted(*registers, bytes),
     };
     let backtrace = if frames.is_empty() {
         Vec::new()

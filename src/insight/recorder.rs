@@ -14,14 +14,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
+use super::fork::{Reading, lock, lock_own, prepare_for_forks, reading};
 use super::hogs::{self, Copied, Found, Hog, HogKind, Report};
 use super::numbers::{JobNumbers, Numbers, Series};
 use super::outside::READ;
@@ -30,13 +29,16 @@ use super::timeline::{FdKinds, Kept, KeptPause, KeptRun, KeptWake, Timeline, nam
 use crate::hooks::{HookedJob, SwitchHooks};
 use crate::job::{address_of_current, budget};
 use crate::stack;
-use crate::sys::{Interrupt, ThreadNumber, clock};
+use crate::sys::{Interrupt, Process, ThreadNumber, clock};
 use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitKey, WakeCause};
 
 /// Measures how long jobs run without a pause, how long they are paused and for what, and how long they wait for their
 /// thread. Keeps the last runs of each thread for a [`Timeline`].
 ///
 /// A clone is another handle to the same recorder. Jobs take part that have its hook: see [`job`](Self::job).
+///
+/// A child of `fork(2)` records its own jobs. What its parent has recorded is not in the child's numbers, and nothing
+/// in the child reports its hogs: they are counted. Make a recorder in the child if they are to be reported there.
 ///
 /// ```
 /// use asyncjob::insight::Recorder;
@@ -77,13 +79,37 @@ pub(super) struct Shared {
     is_watched: bool,
     /// The way to the thread that makes the reports.
     reports: Option<SyncSender<Found>>,
-    shards: Mutex<Vec<Arc<Shard>>>,
+    /// A number that no other recorder has.
+    number: u64,
+    /// The process that has made it, and has its thread. `None` if forks cannot be counted.
+    process: Option<Process>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         RECORDERS.fetch_sub(1, Ordering::Relaxed);
+        let mut shards = lock(&SHARDS);
+        let own = shards.extract_if(.., |(recorder, _)| *recorder == self.number);
+        let own: Vec<_> = own.collect();
+        drop(shards);
+        drop(own);
+        if self.is_inherited() {
+            // The other end of the channel may have been in use, and stays so.
+            std::mem::forget(self.reports.take());
+        }
     }
+}
+
+/// What all threads have recorded, each with the number of the recorder.
+static SHARDS: Mutex<Shards> = Mutex::new(Vec::new());
+
+type Shards = Vec<(u64, Arc<Shard>)>;
+
+/// What the thread that forks holds.
+pub(super) type Held = MutexGuard<'static, Shards>;
+
+pub(super) fn hold() -> Held {
+    lock(&SHARDS)
 }
 
 /// How many recorders there are. Without one no scheduler publishes its numbers.
@@ -95,8 +121,10 @@ pub(super) fn is_recording() -> bool {
     RECORDERS.load(Ordering::Relaxed) != 0
 }
 
-/// What one thread has recorded. Only that thread writes it, so its lock is free unless somebody reads.
+/// What one thread of one process has recorded. Only that thread writes it, so its lock is free unless another one
+/// reads. A child of `fork(2)` has shards of its own.
 pub(super) struct Shard {
+    process: Option<Process>,
     thread: ThreadId,
     pub(super) thread_name: String,
     pub(super) number: ThreadNumber,
@@ -205,10 +233,19 @@ impl Records {
 }
 
 impl Shard {
+    fn is_inherited(&self) -> bool {
+        self.process.is_some_and(Process::is_inherited)
+    }
+
+    /// What was recorded. A thread that is not the shard's own needs a [`Reading`] for that.
+    fn records(&self) -> MutexGuard<'_, Records> {
+        lock_own(&self.records)
+    }
+
     /// The name of the job that runs on the thread, if it has run for longer than `threshold` and was not reported, and
     /// since when. It counts as reported from now on.
-    pub(super) fn overdue(&self, threshold: Duration, now: u64) -> Option<(String, u64)> {
-        let mut records = self.records.lock();
+    pub(super) fn overdue(&self, threshold: Duration, now: u64, _: &Reading) -> Option<(String, u64)> {
+        let mut records = self.records();
         let Records {
             names, counts, running, ..
         } = &mut *records;
@@ -309,6 +346,8 @@ impl RecorderBuilder {
 
     /// Makes the recorder.
     pub fn build(self) -> Recorder {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        prepare_for_forks(); // before there is a thread
         RECORDERS.fetch_add(1, Ordering::Relaxed);
         let in_debug_builds = || -> (Duration, Report) {
             let report = |hog: &Hog<'_>| eprintln!("asyncjob: {hog}");
@@ -330,7 +369,8 @@ impl RecorderBuilder {
                 busy,
                 is_watched: watched.is_some(),
                 reports: has_reports.then(|| hogs::start(shared, watched)).flatten(),
-                shards: Mutex::new(Vec::new()),
+                number: NEXT.fetch_add(1, Ordering::Relaxed),
+                process: Process::current().ok(),
             }
         }))
     }
@@ -383,13 +423,16 @@ impl Recorder {
     ///
     /// The call takes as long as [`stack::stats`](crate::stack::stats): call it now and then, when a page is asked for.
     pub fn numbers(&self) -> Numbers {
+        let reading = reading();
         let mut names: BTreeMap<String, Counts> = BTreeMap::new();
         for shard in self.0.shards() {
-            let records = shard.records.lock();
+            let records = shard.records();
             for (name, place) in &records.names {
                 names.entry(name.clone()).or_default().add(&records.counts[*place]);
             }
         }
+        let schedulers = registry::schedulers(&reading);
+        drop(reading);
         let mut all = Counts::default();
         names.values().for_each(|counts| all.add(counts));
         let keys = &self.0.keys;
@@ -397,15 +440,16 @@ impl Recorder {
         Numbers {
             all: all.numbers(keys),
             by_name: by_name.collect(),
-            schedulers: registry::schedulers(),
+            schedulers,
             stacks: stack::stats(),
         }
     }
 
     /// The last runs of each thread.
     pub fn timeline(&self) -> Timeline {
+        let _reading = reading();
         let kept = |shard: Arc<Shard>| {
-            let records = shard.records.lock();
+            let records = shard.records();
             let mut names = vec![String::new(); records.counts.len()];
             for (name, place) in &records.names {
                 names[*place].clone_from(name);
@@ -429,8 +473,18 @@ pub(super) fn nanos(time: Duration) -> u64 {
 }
 
 impl Shared {
+    /// Whether this process is a child of the one that has made the recorder: it has no thread for reports.
+    fn is_inherited(&self) -> bool {
+        self.process.is_some_and(Process::is_inherited)
+    }
+
+    /// What the threads of this process have recorded. Those of its parent may have left theirs locked.
     pub(super) fn shards(&self) -> Vec<Arc<Shard>> {
-        self.shards.lock().clone()
+        let shards = lock(&SHARDS);
+        let own = shards
+            .iter()
+            .filter(|(number, shard)| *number == self.number && !shard.is_inherited());
+        own.map(|(_, shard)| Arc::clone(shard)).collect()
     }
 
     /// The nanoseconds since the recorder was made.
@@ -445,18 +499,22 @@ impl Shared {
     /// What this thread records.
     fn shard(&self) -> Arc<Shard> {
         let this = thread::current();
-        let mut shards = self.shards.lock();
-        if let Some(found) = shards.iter().find(|shard| shard.thread == this.id()) {
+        let mut shards = lock(&SHARDS);
+        let is_own = |(number, shard): &&(u64, Arc<Shard>)| {
+            *number == self.number && shard.thread == this.id() && !shard.is_inherited()
+        };
+        if let Some((_, found)) = shards.iter().find(is_own) {
             return Arc::clone(found);
         }
         let shard = Arc::new(Shard {
+            process: Process::current().ok(),
             thread: this.id(),
             thread_name: name_of(&this),
             number: ThreadNumber::current(),
             current: address_of_current(),
             records: Mutex::default(),
         });
-        shards.push(Arc::clone(&shard));
+        shards.push((self.number, Arc::clone(&shard)));
         shard
     }
 
@@ -479,7 +537,7 @@ impl Shared {
     }
 
     fn report(&self, found: Found) {
-        if let Some(reports) = &self.reports {
+        if let Some(reports) = self.reports.as_ref().filter(|_| !self.is_inherited()) {
             let _ = reports.try_send(found); // too many wait already
         }
     }
@@ -687,7 +745,7 @@ impl SwitchHooks for Recorded {
         let is_new = matches!(self.state, State::New);
         if is_new {
             let shard = self.recorder.0.shard();
-            let mut records = shard.records.lock();
+            let mut records = shard.records();
             let name = records.place(&self.name);
             let counts = &mut records.counts[name];
             counts.started += 1;
@@ -699,7 +757,7 @@ impl SwitchHooks for Recorded {
         }
         self.began = now;
         if let (State::Started(shard, name), true) = (&self.state, self.recorder.0.is_watched) {
-            shard.records.lock().running.push(Running {
+            shard.records().running.push(Running {
                 number: self.id,
                 name: *name,
                 since: now,
@@ -750,7 +808,7 @@ impl SwitchHooks for Recorded {
         let (began, ran) = (self.began, now.saturating_sub(self.began));
         self.began = now;
         let noticed = self.noticed.take();
-        let mut records = shard.records.lock();
+        let mut records = shard.records();
         if shared.is_watched {
             let at = records.running.iter().rposition(|job| job.number == self.id);
             self.is_hog |= at.is_some_and(|at| records.running.remove(at).is_hog);
@@ -796,11 +854,11 @@ impl Drop for Recorded {
             State::Started(started, name) => (started, *name),
             State::New => {
                 shard = self.recorder.0.shard();
-                let name = shard.records.lock().place(&self.name);
+                let name = shard.records().place(&self.name);
                 (&shard, name)
             }
         };
-        let mut records = shard.records.lock();
+        let mut records = shard.records();
         let counts = &mut records.counts[name];
         match self.state {
             State::New => counts.never_started += 1,

@@ -13,7 +13,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 
-use super::fork::lock;
+use super::fork::{Reading, lock};
 use super::gauges::{Gauges, SchedulerNumbers};
 use crate::job::{JobInfo, address_of_current};
 use crate::sys::Process;
@@ -158,10 +158,10 @@ pub(super) fn look_at_own(driver: &Arc<Driver>) -> Option<Vec<Asked>> {
 }
 
 /// The numbers of the schedulers of the process that have published any.
-pub(super) fn schedulers() -> Vec<SchedulerNumbers> {
+pub(super) fn schedulers(reading: &Reading) -> Vec<SchedulerNumbers> {
     let read = |driver: Arc<Driver>| {
         let (gauges, number) = driver.gauges.as_ref()?;
-        gauges.read(&driver.thread_name, *number)
+        gauges.read(&driver.thread_name, *number, reading)
     };
     drivers().into_iter().filter_map(read).collect()
 }

@@ -5,7 +5,7 @@
 //! all locks before, and parent and child let go of them after:
 //!
 //! ```text
-//!   before   MAKING, the states of all depots, the source of foreign stacks, the count of mappings
+//!   before   INSTALLED, MAKING, the states of all depots, the source of foreign stacks, the count of mappings
 //!   fork
 //!   after    in the parent and in the child: lets go of them
 //! ```
@@ -13,11 +13,10 @@
 //! This is the order in which other code takes two of them. The locks are those of `std`, which consist of one word.
 //! `parking_lot` keeps the threads that wait in a table for the whole process, which has locks of its own.
 
-use std::cell::RefCell;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use super::{depot, foreign, guard};
-use crate::sys::ForkHandlers;
+use super::{depot, foreign, guard, overflow};
+use crate::sys::hold_while_forking;
 
 /// Locks a mutex. A panic of a thread that held it has left its data whole: this module does not panic in the middle of
 /// a change.
@@ -37,28 +36,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The locks, in the order in which they are let go.
 #[allow(dead_code, reason = "what is held is not looked at")]
-struct Held(guard::Held, foreign::Held, depot::Held);
+struct Held(guard::Held, foreign::Held, depot::Held, overflow::Held);
 
-thread_local! {
-    /// What this thread holds while it forks.
-    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
-}
-
-extern "C" fn before_fork() {
-    let depots = depot::hold();
+hold_while_forking!(Held, {
+    let (installing, depots) = (overflow::hold(), depot::hold());
     let source = foreign::hold();
-    let held = Held(guard::hold(), source, depots);
-    // A thread whose locals are gone forks without the locks.
-    let _ = HELD.try_with(|kept| *kept.borrow_mut() = Some(held));
-}
-
-extern "C" fn after_fork() {
-    let held = HELD.try_with(RefCell::take);
-    drop(held);
-}
-
-/// Makes forks safe that begin from now on. A failure has no effect but the old danger.
-pub(crate) fn prepare_for_forks() {
-    static HANDLERS: ForkHandlers = ForkHandlers::new();
-    HANDLERS.register(before_fork, after_fork);
-}
+    Held(guard::hold(), source, depots, installing)
+});

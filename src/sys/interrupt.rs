@@ -14,10 +14,9 @@ use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use super::check;
 use super::signals::keeping_errno;
@@ -44,6 +43,13 @@ static THREAD: AtomicI32 = AtomicI32::new(0);
 static REGISTERS: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 /// Held by the thread that looks.
 static LOOKS: Mutex<()> = Mutex::new(());
+
+/// Who holds this while the process forks knows that no thread is stopped, so that the child can stop its own.
+pub(crate) type Looking = MutexGuard<'static, ()>;
+
+pub(crate) fn looking() -> Looking {
+    LOOKS.lock().unwrap_or_else(PoisonError::into_inner) // it guards no data
+}
 
 /// The registers of a thread by which its stack is read.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +86,7 @@ pub(crate) struct Interrupt(c_int);
 impl Interrupt {
     /// Installs the handler. Fails if the program has a handler for that signal.
     pub(crate) fn by(signal: c_int) -> io::Result<Self> {
-        let _alone = LOOKS.lock();
+        let _alone = looking();
         let mut now: MaybeUninit<libc::sigaction> = MaybeUninit::zeroed();
         // SAFETY: the call writes `now` and changes no action.
         check(unsafe { libc::sigaction(signal, ptr::null(), now.as_mut_ptr()) })?;
@@ -104,7 +110,7 @@ impl Interrupt {
     /// Stops the thread, calls `look` with its registers, and lets the thread go on. `None` if the thread does not stop
     /// in time, or has gone on before `look` was done.
     pub(crate) fn stop<R>(self, thread: ThreadNumber, look: impl FnOnce(Registers) -> R) -> Option<R> {
-        let _alone = LOOKS.lock();
+        let _alone = looking();
         let turn = (STATE.load(Ordering::Relaxed) / STATES * STATES).wrapping_add(STATES);
         THREAD.store(thread.0, Ordering::Relaxed);
         STATE.store(turn | ASKED, Ordering::Release);

@@ -26,11 +26,11 @@ use linux as system;
 use portable as system;
 
 #[cfg(all(feature = "insight", not(asyncjob_portable)))]
-pub(crate) use interrupt::{Interrupt, Registers, ThreadNumber};
+pub(crate) use interrupt::{Interrupt, Looking, Registers, ThreadNumber, looking};
 #[cfg(feature = "insight")]
 pub(crate) use own_process::{LoadedModule, kind_of_open_fd, loaded_modules, place_in_module};
 #[cfg(all(feature = "insight", asyncjob_portable))]
-pub(crate) use portable::{Interrupt, Registers, ThreadNumber};
+pub(crate) use portable::{Interrupt, Looking, Registers, ThreadNumber, looking};
 #[cfg(all(feature = "insight", not(asyncjob_portable)))]
 pub(crate) use signals::check_choice;
 #[cfg(feature = "insight")]
@@ -114,6 +114,35 @@ impl ForkHandlers {
         }
     }
 }
+
+/// Makes `prepare_for_forks` in the calling module. After its first call, a thread that forks calls `$hold` before, and
+/// parent and child drop what it has returned: the locks that are taken while the process forks.
+macro_rules! hold_while_forking {
+    ($held:ty, $hold:expr) => {
+        ::std::thread_local! {
+            /// What this thread holds while it forks.
+            static HELD: ::std::cell::RefCell<Option<$held>> = const { ::std::cell::RefCell::new(None) };
+        }
+
+        extern "C" fn before_fork() {
+            let held = $hold;
+            // A thread whose locals are gone forks without the locks.
+            let _ = HELD.try_with(|kept| *kept.borrow_mut() = Some(held));
+        }
+
+        extern "C" fn after_fork() {
+            let held = HELD.try_with(::std::cell::RefCell::take);
+            drop(held);
+        }
+
+        /// Makes forks safe that begin from now on. A failure has no effect but the old danger.
+        pub(crate) fn prepare_for_forks() {
+            static HANDLERS: $crate::sys::ForkHandlers = $crate::sys::ForkHandlers::new();
+            HANDLERS.register(before_fork, after_fork);
+        }
+    };
+}
+pub(crate) use hold_while_forking;
 
 /// The error of what a child has inherited.
 #[cold]

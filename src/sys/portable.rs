@@ -308,6 +308,15 @@ impl Interrupt {
     }
 }
 
+/// What a thread that stops another one holds. Here none does.
+#[cfg(feature = "insight")]
+pub(crate) struct Looking;
+
+#[cfg(feature = "insight")]
+pub(crate) fn looking() -> Looking {
+    Looking
+}
+
 /// The registers of a thread that has stopped.
 #[cfg(feature = "insight")]
 #[derive(Clone, Copy, Debug)]

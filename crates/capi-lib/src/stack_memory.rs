@@ -7,9 +7,8 @@
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
-use parking_lot::Mutex;
-
 use crate::boundary::guarded;
+use crate::fork::Shared;
 
 /// Allocates a stack of at least `*size` bytes and writes its size to `*size`. Returns NULL if there is no memory.
 pub type ASYNC_stack_alloc_fn = Option<unsafe extern "C" fn(size: *mut usize) -> *mut c_void>;
@@ -20,7 +19,7 @@ type Allocate = unsafe extern "C" fn(*mut usize) -> *mut c_void;
 type Free = unsafe extern "C" fn(*mut c_void);
 
 /// The functions that `ASYNC_get_mem_functions` gives.
-static CURRENT: Mutex<(Allocate, Free)> = Mutex::new((default_allocate, default_free));
+static CURRENT: Shared<(Allocate, Free)> = Shared::new((default_allocate, default_free));
 
 /// `ASYNC_set_mem_functions(3)`: sets the functions that allocate and free stacks. NULL leaves a function as it is.
 /// Returns 1, or 0 once this process has asked for a stack. See S67, S68, S69.
@@ -36,14 +35,15 @@ pub unsafe extern "C" fn ASYNC_set_mem_functions(
     free_fn: ASYNC_stack_free_fn,
 ) -> c_int {
     guarded(0, || {
-        let mut current = CURRENT.lock();
+        // Not held during the call below, which takes another lock: a thread that forks takes both.
+        let current = *CURRENT.lock();
         let (allocate, free) = (alloc_fn.unwrap_or(current.0), free_fn.unwrap_or(current.1));
         let are_defaults =
             ptr::fn_addr_eq(allocate, default_allocate as Allocate) && ptr::fn_addr_eq(free, default_free as Free);
         // SAFETY: the caller's promise, now or at an earlier call. The default functions keep it too.
         let set = unsafe { asyncjob::stack::set_stack_memory((!are_defaults).then_some((allocate, free))) };
         if set.is_ok() {
-            *current = (allocate, free);
+            *CURRENT.lock() = (allocate, free);
         }
         c_int::from(set.is_ok())
     })

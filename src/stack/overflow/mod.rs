@@ -20,13 +20,13 @@ use std::fmt::{self, Write};
 use std::io;
 use std::mem::{MaybeUninit, zeroed};
 use std::ptr;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use corosensei::stack::StackPointer;
-use parking_lot::Mutex;
 
 use super::depth;
+use super::fork::{lock, prepare_for_forks};
 use super::header::StackHeader;
 use super::memory::{self, Range, page};
 use super::slab::{self, Slab};
@@ -57,8 +57,8 @@ use portable as system;
 ///
 /// When there is no memory for the stack on which the report is made (64 KiB), or the kernel refuses the handler.
 pub fn install() -> io::Result<()> {
-    static INSTALLED: Mutex<bool> = Mutex::new(false);
-    let mut installed = INSTALLED.lock();
+    prepare_for_forks();
+    let mut installed = lock(&INSTALLED);
     if !*installed {
         page(); // asks the system now, so that the handler does not have to
         if REPORT_STACK.get().is_none() {
@@ -73,6 +73,16 @@ pub fn install() -> io::Result<()> {
         *installed = true;
     }
     Ok(())
+}
+
+/// Whether the handler is installed. The lock is held while that is done, and while the process forks.
+static INSTALLED: Mutex<bool> = Mutex::new(false);
+
+/// The lock of this file: see [`super::fork`].
+pub(super) type Held = MutexGuard<'static, bool>;
+
+pub(super) fn hold() -> Held {
+    lock(&INSTALLED)
 }
 
 /// The actions that were installed before this handler. They are set before the handler can run, which reads them.

@@ -71,6 +71,35 @@ std::arch::global_asm!(
     size = const size_of::<ThreadWords>(),
 );
 
+/// The two instructions and the call of a TLS descriptor, which leave the offset of the words from the thread pointer
+/// in `rax`, and then one more instruction.
+///
+/// By its ABI the call changes no register but `rax` and the flags. At the first call of a thread in an object that was
+/// loaded with `dlopen`, the glibc before 2.40 may allocate memory in it, and does not keep the vector registers
+/// (sourceware bug 31372): hence the list. The compiler aligns the stack for a call, and keeps nothing below the stack
+/// pointer, as the option `nostack` is not there.
+#[cfg(asyncjob_tlsdesc)]
+macro_rules! at_words {
+    ($last:literal, $($option:ident),+) => {{
+        let found;
+        std::arch::asm!(
+            concat!("lea rax, [rip + ", symbol!(), "@tlsdesc]"),
+            concat!("call qword ptr [rax + ", symbol!(), "@tlscall]"),
+            $last,
+            out("rax") found,
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _,
+            out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+            out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _, out("xmm16") _, out("xmm17") _,
+            out("xmm18") _, out("xmm19") _, out("xmm20") _, out("xmm21") _, out("xmm22") _, out("xmm23") _,
+            out("xmm24") _, out("xmm25") _, out("xmm26") _, out("xmm27") _, out("xmm28") _, out("xmm29") _,
+            out("xmm30") _, out("xmm31") _, out("k1") _, out("k2") _, out("k3") _, out("k4") _, out("k5") _,
+            out("k6") _, out("k7") _,
+            options($($option),+),
+        );
+        found
+    }};
+}
+
 impl ThreadWords {
     /// Calls `f` with the words of this thread.
     #[cfg(not(asyncjob_tlsdesc))]
@@ -93,20 +122,9 @@ impl ThreadWords {
     #[cfg(asyncjob_tlsdesc)]
     #[inline(always)]
     pub(crate) fn with<R>(f: impl FnOnce(&ThreadWords) -> R) -> R {
-        let at: *const ThreadWords;
-        // SAFETY: the two instructions and the call of a TLS descriptor. By its ABI the call takes `rax`, returns the
-        // offset in it and changes no other register but the flags. A stack pointer that is aligned for a call is what
-        // the compiler provides without the option `nostack`. The first word behind the thread pointer is its own
-        // address. The result is the same at each time on a thread, and a job never changes its thread: `pure`.
-        unsafe {
-            std::arch::asm!(
-                concat!("lea rax, [rip + ", symbol!(), "@tlsdesc]"),
-                concat!("call qword ptr [rax + ", symbol!(), "@tlscall]"),
-                "add rax, fs:[0]",
-                out("rax") at,
-                options(pure, nomem),
-            );
-        }
+        // SAFETY: the first word behind the thread pointer is its own address. The result is the same at each time on a
+        // thread, and a job never changes its thread: `pure`.
+        let at: *const ThreadWords = unsafe { at_words!("add rax, fs:[0]", pure, nomem) };
         // SAFETY: the words of this thread, which exist as long as the thread does. All their bits are 0 at first,
         // which is a `None` and null pointers.
         f(unsafe { &*at })
@@ -121,17 +139,8 @@ impl ThreadWords {
         #[cfg(asyncjob_tlsdesc)]
         {
             const _: () = assert!(std::mem::offset_of!(ThreadWords, current_job) == 0);
-            let current: *mut ();
-            // SAFETY: as in `with`. The last instruction reads the first of the words.
-            unsafe {
-                std::arch::asm!(
-                    concat!("lea rax, [rip + ", symbol!(), "@tlsdesc]"),
-                    concat!("call qword ptr [rax + ", symbol!(), "@tlscall]"),
-                    "mov rax, fs:[rax]",
-                    out("rax") current,
-                    options(readonly),
-                );
-            }
+            // SAFETY: the instruction reads the first of the words.
+            let current: *mut () = unsafe { at_words!("mov rax, fs:[rax]", readonly) };
             NonNull::new(current)
         }
     }

@@ -21,7 +21,10 @@
 //!   synchronize, and the reader sees the odd number of that writer, or a later one. That is another number than the
 //!   one it began with, and the copy is thrown away.
 //! * A word that is written alone needs no number: before and after it the words belong together. It is stored with
-//!   `Release`, and the `Acquire` fence of a reader that has seen it synchronizes with that.
+//!   `Release`, and the `Acquire` fence of a reader that has seen it synchronizes with that. A reader that meets two
+//!   such writes may see the second without the first. So each of them has to be right beside the older words, too:
+//!   the entries only take away in this way (the last record, or a flag of one), and each record for itself is as it
+//!   was at some time of the read.
 //! * The writer stores the even number with `Release`, and the reader begins with a load of the number with `Acquire`.
 //!   The reader sees all words that were written before that number.
 //! * Writers follow each other, because each holds the lock.

@@ -151,6 +151,24 @@ fn the_loader_asks_for_the_name_with_the_number_of_the_interface() {
         let dynamic = printed(readelf);
         assert!(dynamic.contains(&format!("Library soname: [{name}]")), "{dynamic}");
         assert!(dynamic.contains("NODELETE"), "{dynamic}");
+        assert!(
+            !dynamic.contains("STATIC_TLS"),
+            "such an object may fail to load with dlopen: {dynamic}"
+        );
+    }
+}
+
+/// The memory of the library for each of these threads is made at the thread's first call.
+#[test]
+fn the_libraries_can_be_loaded_when_many_threads_exist() {
+    if missing(C_WITH_OPENSSL) || missing(&[MAKE]) {
+        return;
+    }
+    let program = compile("tests/c/loaded_late.c", &["-lpthread", "-ldl"]);
+    for file in ["libasyncjob.so", "libasyncjob-preload.so"] {
+        let mut command = Command::new(&program);
+        command.arg(installed().join("lib").join(file));
+        assert_eq!(printed(command), "128 jobs\n", "{file}");
     }
 }
 

@@ -1,5 +1,5 @@
 /*
- * What a thread leaves behind. 2,000 threads run one after another, each with a pool, jobs that finish, and a wait ctx.
+ * What a thread leaves behind. 2,000 threads run one after another, each with a pool, jobs that finish, and wait ctxs.
  * The program prints by how many bytes a thread the resident memory grew after the first 200.
  */
 #include <openssl/async.h>
@@ -7,6 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+/* So many that the loss of those that a thread keeps shows. */
+enum { CTXS = 16 };
 
 static int job(void *unused)
 {
@@ -17,17 +20,22 @@ static int job(void *unused)
 
 static void *thread(void *unused)
 {
-    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+    ASYNC_WAIT_CTX *ctxs[CTXS], *ctx;
     ASYNC_JOB *jobs[4] = { NULL };
     int ret;
 
     if (ASYNC_init_thread(8, 4) != 1)
         abort();
+    for (int i = 0; i < CTXS; i++)
+        if ((ctxs[i] = ASYNC_WAIT_CTX_new()) == NULL)
+            abort();
+    ctx = ctxs[0];
     for (int step = 0; step < 2; step++)
         for (int i = 0; i < 4; i++)
             if (ASYNC_start_job(&jobs[i], ctx, &ret, job, NULL, 0) != (step == 0 ? ASYNC_PAUSE : ASYNC_FINISH))
                 abort();
-    ASYNC_WAIT_CTX_free(ctx);
+    for (int i = 0; i < CTXS; i++)
+        ASYNC_WAIT_CTX_free(ctxs[i]);
     return unused;
 }
 

@@ -28,7 +28,7 @@ use super::memory::{self, Advice, Range};
 use super::places::Place;
 use super::size::Spec;
 use super::slab::{Geometry, Slab};
-use super::slots::SlotBitmap;
+use super::slots::{SlotBitmap, TakenGroup};
 use super::{depth, foreign};
 use crate::sys::clock_tick;
 
@@ -99,7 +99,7 @@ pub(crate) enum Surplus {
 pub(crate) const LEAVE_AFTER: u64 = 1_000_000_000;
 /// How many of them one call of [`decay`](super::decay) gives back: it takes half a millisecond.
 const LEAVE_AT_ONCE: usize = 256;
-/// Of how many groups of each slab one call removes the guards. A group takes some ten microseconds.
+/// How many groups are cleared in one call. Other threads that map memory wait for it: a tenth of a millisecond.
 const GROUPS_AT_ONCE: usize = 4;
 /// How long it is until the next of them go.
 const LEAVE_AGAIN: Duration = Duration::from_millis(1);
@@ -279,15 +279,9 @@ impl Depot {
             LEAVING.fetch_sub(piece.len(), Ordering::Relaxed);
             unused.extend(piece);
         }
+        let leave = (!leaving.is_empty()).then(|| Duration::from_nanos(left).max(LEAVE_AGAIN));
         drop(state);
         self.release_all(unused);
-        let mut state = lock(&self.state);
-        // While stacks leave one after the other, their slab may become empty.
-        let is_over = left == 0 && state.leaving.is_empty();
-        let has_spare_guards = state.remove_spare_guards(if is_over { GROUPS_AT_ONCE } else { 0 }, None);
-        let has_more = has_spare_guards || !state.leaving.is_empty();
-        let leave = has_more.then(|| Duration::from_nanos(left).max(LEAVE_AGAIN));
-        drop(state);
         again.into_iter().chain(leave).min()
     }
 
@@ -430,26 +424,41 @@ impl Depot {
         if !self.spec.exact {
             self.note_depth(depth::survey(ranges.iter().copied(), Geometry::of(self.spec)).deepest);
         }
-        // SAFETY: the ranges are the claimed slots, whose stacks are gone.
-        unsafe { self.release_pages(&ranges) };
         // SAFETY: these are the claims of stacks that are gone.
         unsafe { self.release(claims) };
     }
 
-    /// Releases claimed slots, and unmaps the slabs that are empty then.
+    /// Gives the memory of claimed slots back to the kernel and releases them. A group of which no other slot is in use
+    /// goes with its guards, and a slab of which none is used is unmapped. The claims must be sorted by address.
     ///
     /// # Safety
     ///
-    /// As [`SlotBitmap::release`], for each slot.
+    /// As [`SlotBitmap::release`], for each slot. No stack may be in them.
     unsafe fn release(&self, claims: Vec<(&'static Slab, usize)>) {
-        let last = claims.last().map(|(slab, _)| *slab);
+        let (mut groups, claims) = lock(&self.state).take_emptied(claims);
+        // SAFETY: the ranges are claimed slots, of which the caller says that no stack is in them.
+        unsafe { self.release_pages(&merged(claims.iter().map(|(slab, index)| slab.whole(*index)))) };
+        // SAFETY: all slots of the groups are claimed: by the caller, or by the taker for this function.
+        unsafe { self.clear(&groups) };
         let mut state = lock(&self.state);
         let mut empty = Vec::new();
         for (slab, index) in claims {
             // SAFETY: the caller's promise.
             empty.extend(unsafe { state.release(slab, index) });
         }
-        state.remove_spare_guards(GROUPS_AT_ONCE, last);
+        loop {
+            for TakenGroup { slab, group, .. } in groups {
+                empty.extend(state.change(slab, |bitmap| bitmap.give_group(group)));
+            }
+            groups = state.bitmaps.iter_mut().flat_map(SlotBitmap::take_spare).collect();
+            if groups.is_empty() {
+                break;
+            }
+            drop(state);
+            // SAFETY: as above.
+            unsafe { self.clear(&groups) };
+            state = lock(&self.state);
+        }
         drop(state);
         if empty.is_empty() {
             return;
@@ -458,6 +467,24 @@ impl Depot {
         // bitmaps any more, so none is claimed.
         let retired: Vec<&'static Slab> = empty.into_iter().map(|bitmap| unsafe { bitmap.unmap() }).collect();
         lock(&self.state).retired.extend(retired);
+    }
+
+    /// Removes the guards of groups, and gives all their memory back to the kernel. A refusal leaves it as it is.
+    ///
+    /// # Safety
+    ///
+    /// The caller must own all slots of the groups, and no stack may be in them.
+    unsafe fn clear(&self, groups: &[TakenGroup]) {
+        let same_kind = |a: &TakenGroup, b: &TakenGroup| a.guards == b.guards;
+        for groups in groups
+            .chunk_by(same_kind)
+            .flat_map(|groups| groups.chunks(GROUPS_AT_ONCE))
+        {
+            for range in merged(groups.iter().map(|taken| taken.slab.group(taken.group))) {
+                // SAFETY: the caller's promise.
+                let _ = unsafe { groups[0].guards.clear(range, self.spec.secrets) };
+            }
+        }
     }
 
     /// Gives the pages of claimed slots back to the kernel.
@@ -519,26 +546,35 @@ impl DepotState {
     ///
     /// As [`SlotBitmap::release`].
     unsafe fn release(&mut self, slab: &'static Slab, index: usize) -> Option<SlotBitmap> {
-        let at = self
-            .bitmaps
-            .iter()
-            .position(|bitmap| ptr::eq(bitmap.slab, slab))
-            .expect("a slot belongs to a mapped slab of its depot");
         // SAFETY: the caller's promise.
-        unsafe { self.bitmaps[at].release(index) };
+        self.change(slab, |bitmap| unsafe { bitmap.release(index) })
+    }
+
+    /// Changes the bitmap of a slab. Takes it out if no slot is in use then.
+    fn change(&mut self, slab: &'static Slab, change: impl FnOnce(&mut SlotBitmap)) -> Option<SlotBitmap> {
+        let at = self.position(slab);
+        change(&mut self.bitmaps[at]);
         (self.bitmaps[at].in_use_count() == 0).then(|| self.bitmaps.remove(at))
     }
 
-    /// Removes guards of groups without a slot in use, up to `at_most` of each slab but that one, whose other slots may
-    /// follow. Returns whether there are more.
-    fn remove_spare_guards(&mut self, at_most: usize, but: Option<&'static Slab>) -> bool {
-        let mut has_more = false;
-        for bitmap in &mut self.bitmaps {
-            if but.is_none_or(|but| !ptr::eq(bitmap.slab, but)) {
-                has_more |= bitmap.remove_spare_guards(at_most);
-            }
+    fn position(&self, slab: &'static Slab) -> usize {
+        let at = self.bitmaps.iter().position(|bitmap| ptr::eq(bitmap.slab, slab));
+        at.expect("a slot belongs to a mapped slab of its depot")
+    }
+
+    /// Takes groups of which no other slots are in use than the claimed ones. Also returns the claims that are in none
+    /// of them.
+    fn take_emptied(&mut self, claims: Vec<(&'static Slab, usize)>) -> (Vec<TakenGroup>, Vec<(&'static Slab, usize)>) {
+        let (mut groups, mut left) = (Vec::new(), Vec::new());
+        for same in claims.chunk_by(|(a, _), (b, _)| ptr::eq(*a, *b)) {
+            let slab = same[0].0;
+            let at = self.position(slab);
+            let indices: Vec<usize> = same.iter().map(|(_, index)| *index).collect();
+            let (taken, others) = self.bitmaps[at].take_emptied(&indices);
+            groups.extend(taken);
+            left.extend(others.into_iter().map(|index| (slab, index)));
         }
-        has_more
+        (groups, left)
     }
 }
 

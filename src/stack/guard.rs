@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::fork::lock;
 use super::memory::{self, Advice, Range, is_unavailable, too_many_mappings};
+use super::size::SecretPolicy;
 
 /// The mappings that protected guards may not take: this part of `vm.max_map_count`, 8,191 by default.
 ///
@@ -142,6 +143,37 @@ impl Guards {
             // SAFETY: the caller's promise.
             Guards::Protected => unsafe { memory::protect(range, true) },
         }
+    }
+
+    /// As [`remove`](Self::remove), and gives the pages in `range` back to the kernel with their page tables, where the
+    /// kernel can do that (Linux 6.14).
+    ///
+    /// To map the range anew does all of it in one walk over the page tables: with 10,000 stacks 450 ns for each
+    /// instead of 1,700, most of which `MADV_GUARD_REMOVE` takes. What is mapped anew becomes one mapping with what is
+    /// beside it. Stacks with advice of their own, and those of a process that locks its memory, go the long way.
+    ///
+    /// # Safety
+    ///
+    /// As [`remove`](Self::remove).
+    pub(super) unsafe fn clear(self, range: Range, policy: SecretPolicy) -> io::Result<()> {
+        let is_plain = !policy.mlock && !policy.dont_dump;
+        if self == Guards::Advised && is_plain && !memory::maps_resident() {
+            // SAFETY: the caller's promise.
+            let mapped = unsafe { memory::map_anew(range) };
+            // SAFETY: as above. Kernels with advised guards have none of it to do: `MAP_STACK` says as much to them.
+            let prepared = mapped.and_then(|()| unsafe { memory::advise(range, Advice::NoHugePages) });
+            if prepared.is_ok() {
+                return Ok(());
+            }
+        }
+        if policy.mlock {
+            memory::unlock(range);
+        }
+        let policy = SecretPolicy { mlock: false, ..policy };
+        // SAFETY: the caller's promise.
+        let removed = unsafe { self.remove(range) };
+        // SAFETY: as above.
+        unsafe { memory::advise(range, Advice::Release(policy)) }.and(removed)
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! | state | guard | memory | entered by |
 //! |---|---|---|---|
-//! | unguarded | some or none | no | a new slab, `remove_spare_guards`, a failure to make guards |
+//! | unguarded | some or none | no | a new slab, `give_group`, a failure to make guards |
 //! | free | yes | no | `claim` of another slot of the group, or `release` |
 //! | in use | yes | yes | `claim` |
 //!
@@ -14,17 +14,15 @@
 //! unguarded or none is. Claims take the lowest slot that is not in use. The slots that remain in use after a burst are
 //! therefore neighbours, and the rest of the slab goes back to the kernel, page tables included.
 //!
-//! A group whose last slot is released keeps its guards for a while, and with them its page tables: 4 KiB for 2 MiB
-//! of the slab. The removal of guards looks at each page of a group, and took half of the time of the end of 10,000
-//! jobs. A slab that becomes empty is unmapped, which needs none of that. The depot calls `remove_spare_guards` for
-//! slabs that do not become empty. Guards that take mappings are removed with the last slot.
+//! Guards are made under the lock. They are removed without it, as memory is given back without it: `take_emptied` and
+//! `take_spare` claim all slots of a group, so that nobody else has one of them meanwhile, and `give_group` makes them
+//! unguarded. A few groups keep their guards when their last slot is released: see [`MAX_SPARE_GROUPS`].
 
 use std::io;
 
 use super::depot::Depot;
 use super::guard::{self, Guards};
-use super::memory::{self, Advice, Range};
-use super::size::SecretPolicy;
+use super::memory::Range;
 use super::slab::{GROUP_SLOTS, Slab};
 
 /// Which slots of a slab are unguarded, free and in use.
@@ -48,16 +46,19 @@ pub(super) struct SlotBitmap {
     spare_groups: usize,
 }
 
+/// A group whose slots are all claimed, until `give_group` releases them together.
+pub(super) struct TakenGroup {
+    pub(super) slab: &'static Slab,
+    pub(super) group: usize,
+    /// The kind of its guards.
+    pub(super) guards: Guards,
+}
+
 const _: () = assert!(GROUP_SLOTS == u64::BITS as usize, "a group is a word of `in_use`");
 
 /// How many groups may keep their guards with no slot in use. Without spare groups, a number of jobs that changes by
 /// one could make and remove the guards of a group each time.
 const MAX_SPARE_GROUPS: usize = 4;
-/// How many groups may keep guards that take no mappings, while stacks of their slab come back one after the other: a
-/// slab that becomes empty is unmapped with them. Without a bound, the end of the last of 65,536 jobs, which unmaps
-/// their slab, took 12 ms of processor time. With 64 groups the longest end takes 1 ms.
-const MAX_SPARE_UNMAPPED_GROUPS: usize = 64;
-
 impl SlotBitmap {
     /// Maps a slab: see [`Slab::map`].
     pub(super) fn map(
@@ -133,30 +134,65 @@ impl SlotBitmap {
         self.in_use_count -= 1;
         if self.in_use[group] == 0 {
             self.spare_groups += 1;
-            let takes_mappings = bit(&self.protected, group);
-            let most = if takes_mappings {
-                MAX_SPARE_GROUPS
-            } else {
-                MAX_SPARE_UNMAPPED_GROUPS
-            };
-            if self.spare_groups > most {
-                self.remove_guards(group);
-            }
         }
     }
 
-    /// Removes the guards of up to `at_most` groups that have no slot in use, the highest first. Returns whether there
-    /// are more of them than may stay.
-    pub(super) fn remove_spare_guards(&mut self, at_most: usize) -> bool {
+    /// Of the groups whose last slots in use are those of `indices`, takes those that may not stay spare. The indices
+    /// must be sorted, and claimed by the caller. They belong to the taken groups now, and the others are left over.
+    pub(super) fn take_emptied(&mut self, indices: &[usize]) -> (Vec<TakenGroup>, Vec<usize>) {
+        let mut spare = self.spare_groups;
+        let (mut taken, mut left) = (Vec::new(), Vec::new());
+        for same in indices.chunk_by(|a, b| a / GROUP_SLOTS == b / GROUP_SLOTS) {
+            let group = same[0] / GROUP_SLOTS;
+            let is_emptied = self.in_use[group].count_ones() as usize == same.len();
+            if is_emptied && spare >= MAX_SPARE_GROUPS {
+                taken.push(self.take_group(group));
+            } else {
+                spare += usize::from(is_emptied);
+                left.extend(same);
+            }
+        }
+        (taken, left)
+    }
+
+    /// Takes the groups that are spare and may not stay so: the highest ones.
+    pub(super) fn take_spare(&mut self) -> Vec<TakenGroup> {
         let excess = self.spare_groups.saturating_sub(MAX_SPARE_GROUPS);
         if excess == 0 {
-            return false;
+            return Vec::new();
         }
         let is_spare = |group: &usize| self.in_use[*group] == 0 && bit(&self.guarded, *group);
-        let groups = (0..self.in_use.len()).rev().filter(is_spare);
-        let groups: Vec<usize> = groups.take(excess.min(at_most)).collect();
-        groups.into_iter().for_each(|group| self.remove_guards(group));
-        self.spare_groups > MAX_SPARE_GROUPS
+        let groups: Vec<usize> = (0..self.in_use.len()).rev().filter(is_spare).take(excess).collect();
+        self.spare_groups -= groups.len();
+        groups.into_iter().rev().map(|group| self.take_group(group)).collect()
+    }
+
+    /// Claims all slots of a group.
+    fn take_group(&mut self, group: usize) -> TakenGroup {
+        let slots = self.slab.slots_of(group);
+        self.in_use_count += slots - self.in_use[group].count_ones() as usize;
+        self.in_use[group] = u64::MAX >> (GROUP_SLOTS - slots);
+        set(&mut self.full, group, true);
+        TakenGroup {
+            slab: self.slab,
+            group,
+            guards: if bit(&self.protected, group) {
+                Guards::Protected
+            } else {
+                Guards::Advised
+            },
+        }
+    }
+
+    /// Makes the slots of a taken group unguarded. Its guards and its memory are gone, or the kernel has kept some of
+    /// them. The next claim makes all its guards, also those that still exist.
+    pub(super) fn give_group(&mut self, group: usize) {
+        self.in_use_count -= self.slab.slots_of(group);
+        self.in_use[group] = 0;
+        set(&mut self.full, group, false);
+        set(&mut self.guarded, group, false);
+        self.lowest_word = self.lowest_word.min(group / 64);
+        self.forget_mappings(group);
     }
 
     /// Unmaps the slab. What remains is a retired slab, for the next mapping of the depot.
@@ -198,27 +234,6 @@ impl SlotBitmap {
         set(&mut self.guarded, group, true);
         set(&mut self.protected, group, kind == Guards::Protected);
         Ok(())
-    }
-
-    /// Makes the slots of a group unguarded, which also gives its page tables back where the kernel can (Linux 6.14).
-    ///
-    /// A removal that fails may have removed some of the guards. The group is therefore unguarded after any removal,
-    /// and the next claim makes all its guards, also those that still exist.
-    #[cold]
-    fn remove_guards(&mut self, group: usize) {
-        set(&mut self.guarded, group, false);
-        self.spare_groups -= 1;
-        let range = self.slab.group(group);
-        // SAFETY: no slot of the group is in use.
-        let _ = unsafe { self.guards.remove(range) };
-        // The stacks of the group have unlocked their memory.
-        let policy = SecretPolicy {
-            mlock: false,
-            ..self.slab.depot.spec.secrets
-        };
-        // SAFETY: as above.
-        let _ = unsafe { memory::advise(range, Advice::Release(policy)) };
-        self.forget_mappings(group);
     }
 
     /// Guards of a group are gone, or about to go. If they took mappings, these count no more.

@@ -6,6 +6,7 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::depth;
 use super::size::SecretPolicy;
 use crate::sys::check;
 
@@ -78,6 +79,42 @@ pub(super) fn map(len: usize) -> io::Result<usize> {
     #[cfg(test)]
     fault::count(len as isize);
     Ok(start as usize)
+}
+
+/// Replaces the pages of the range by new ones, which are not there until they are touched. Guards of both kinds go
+/// with the old pages, and their page tables. The new pages have none of the advice of the old ones.
+///
+/// # Errors
+///
+/// When the system refuses. The range is as it was then.
+///
+/// # Safety
+///
+/// The caller must own the memory in the range, and nothing may rely on its contents.
+pub(super) unsafe fn map_anew(range: Range) -> io::Result<()> {
+    injected()?;
+    // SAFETY: the caller's promise.
+    let start = unsafe {
+        libc::mmap(
+            range.start as *mut _,
+            range.len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_FIXED | system::MAP_FLAGS,
+            -1,
+            0,
+        )
+    };
+    if start != libc::MAP_FAILED {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if depth::visit_pages(range, |_, _| true).is_err() {
+        // The system has taken the old pages away and has none to put there. What it maps next may lie there, and the
+        // next job would write to it.
+        eprintln!("asyncjob: the memory of a stack is lost: {error}");
+        std::process::abort();
+    }
+    Err(error)
 }
 
 /// Whether the kernel makes each page of a new mapping resident at once: after `mlockall(2)` with `MCL_FUTURE`, unless

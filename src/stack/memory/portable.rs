@@ -4,8 +4,7 @@
 
 use std::io;
 
-use super::{Advice, Range};
-use crate::stack::depth;
+use super::{Advice, Range, map_anew};
 
 /// What a mapping of stacks has besides being private and anonymous. Not `MAP_STACK`: FreeBSD means by it a mapping
 /// that grows.
@@ -22,6 +21,7 @@ pub(in crate::stack) const RELEASE_KEEPS_MAPPING: bool = false;
 pub(super) unsafe fn advise(range: Range, advice: Advice) -> io::Result<()> {
     match advice {
         Advice::Release(policy) => {
+            // No other advice does as much: after `MADV_FREE` a page may still have its contents.
             // SAFETY: the caller's promise.
             unsafe { map_anew(range)? };
             // SAFETY: as above.
@@ -45,37 +45,6 @@ pub(super) unsafe fn advise(range: Range, advice: Advice) -> io::Result<()> {
 /// As [`advise`], for each range.
 pub(super) unsafe fn advise_batches(_: &[Range], _: Advice) -> usize {
     0
-}
-
-/// Replaces the pages of the range by new ones, which are not there until they are touched. No advice does as much:
-/// after `MADV_FREE` a page may still have its contents.
-///
-/// # Safety
-///
-/// The caller must own the memory in the range, and nothing may rely on its contents.
-unsafe fn map_anew(range: Range) -> io::Result<()> {
-    // SAFETY: the caller's promise.
-    let start = unsafe {
-        libc::mmap(
-            range.start as *mut _,
-            range.len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANON | libc::MAP_FIXED,
-            -1,
-            0,
-        )
-    };
-    if start != libc::MAP_FAILED {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    if depth::visit_pages(range, |_, _| true).is_err() {
-        // The system has taken the old pages away and has none to put there. What it maps next may lie there, and the
-        // next job would write to it.
-        eprintln!("asyncjob: the memory of a stack is lost: {error}");
-        std::process::abort();
-    }
-    Err(error)
 }
 
 /// # Safety

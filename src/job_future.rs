@@ -294,7 +294,10 @@ impl<T: 'static> JobFuture<T> {
     #[cold]
     fn start(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         let Some(pending) = &mut self.pending else {
-            panic!("a JobFuture was polled after it had ended");
+            panic!(concat!(
+                "a JobFuture was polled after it had ended",
+                guide_page!("tokio")
+            ));
         };
         if self.claim.is_none() {
             drop(self.pending.take());

@@ -3,7 +3,10 @@
 
 use std::error::Error;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Waker};
 use std::thread;
 
 use asyncjob::pool::{PoolConfig, init_thread};
@@ -169,4 +172,24 @@ fn a_closure_that_a_handle_refused_comes_back_on_any_thread() {
     let (builder, closure) = thread::spawn(move || refused.unwrap_err().into_parts()).join().unwrap();
     assert!(format!("{builder:?}").contains("signer"));
     assert_eq!(closure(), 8);
+}
+
+/// A `select!` in a loop does this by mistake. The text leads to the page that says how not to.
+#[test]
+fn a_poll_after_the_end_panics_with_the_page_that_helps() {
+    let _watchdog = Watchdog::new();
+    fn text_of_a_second_poll<F: Future + Unpin>(mut future: F) -> String {
+        let mut task = Context::from_waker(Waker::noop());
+        while Pin::new(&mut future).poll(&mut task).is_pending() {
+            thread::yield_now();
+        }
+        let again = catch_unwind(AssertUnwindSafe(|| drop(Pin::new(&mut future).poll(&mut task))));
+        (*again.unwrap_err().downcast::<&str>().unwrap()).to_owned()
+    }
+    let scheduler = Scheduler::new().unwrap();
+    let job = scheduler.spawn(|| 1).unwrap();
+    scheduler.run().unwrap();
+    let text = text_of_a_second_poll(job);
+    assert!(text.starts_with("a JoinHandle was polled after it was ready"), "{text}");
+    assert!(text.ends_with("/docs/guide/tokio.md]"), "{text}");
 }

@@ -46,6 +46,8 @@ fn jobs_run_on_the_programs_own_memory_and_return_it() {
     init_thread(PoolConfig::new().precreate(2).limit(3)).unwrap();
     assert_eq!(ALLOCATED.load(Relaxed), 2);
     assert_eq!(set(), Err(SetStackMemoryError));
+    let text = SetStackMemoryError.to_string();
+    assert!(text.ends_with("/docs/guide/from-c.md]"), "{text}");
 
     let deep = || {
         let page = [1u8; 40_000]; // more than the 32 KiB that were asked for: the job uses all memory that was given

@@ -173,7 +173,14 @@ impl<T> Future for JoinHandle<T> {
             return Poll::Ready(Err(JoinError::Scheduler(forked())));
         }
         let taken = self.block.poll_take(task);
-        taken.map(|taken| taken.expect("a JoinHandle was polled after it was ready"))
+        taken.map(|taken| {
+            taken.unwrap_or_else(|| {
+                panic!(concat!(
+                    "a JoinHandle was polled after it was ready",
+                    guide_page!("tokio")
+                ))
+            })
+        })
     }
 }
 

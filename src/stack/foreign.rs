@@ -43,10 +43,11 @@ pub struct SetStackMemoryError;
 
 impl std::fmt::Display for SetStackMemoryError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(
+        f.write_str(concat!(
             "the memory functions of stacks cannot change after a job or a pool has asked for a stack: call \
              set_stack_memory first of all",
-        )
+            guide_page!("from-c")
+        ))
     }
 }
 

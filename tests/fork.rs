@@ -9,6 +9,7 @@ use std::io::{self, Write, pipe};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use asyncjob::job_future::JobFuture;
@@ -16,14 +17,18 @@ use asyncjob::offload::{Offload, OffloadError};
 use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::scheduler::{JoinError, JoinHandle, Scheduler, Workers};
 use asyncjob::waiting::{await_future, await_or_block};
-use asyncjob::{PauseError, SpawnErrorKind, Status, Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
+use asyncjob::{
+    PauseError, SpawnErrorKind, Status, Step, WaitCtx, WaitKey, current_job, no_pause, on_forbidden_pause, pause_job,
+    start_job,
+};
 use asyncjob_testing::run_alone;
 
 /// Runs `f` in a child, and asserts that it returns there.
 #[track_caller]
 fn in_child(f: impl FnOnce()) {
     let mut status = 0;
-    // SAFETY: the process has one thread that runs code of ours, and the C library keeps its own locks in order.
+    // SAFETY: the threads of ours that run meanwhile hold no lock that the child takes, but those that the test is
+    // about, and the C library keeps its own locks in order.
     #[allow(unsafe_code, reason = "what the test is about")]
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "{}", io::Error::last_os_error());
@@ -364,5 +369,38 @@ fn depot_in_use() {
             in_child(|| starts_jobs(3));
         }
         stop.store(true, Ordering::Relaxed);
+    });
+}
+
+/// The lock of the report is held again and again by another thread of the parent.
+#[test]
+fn a_child_reports_forbidden_pauses() {
+    run_alone("forks_while_a_report_is_set");
+}
+
+#[test]
+#[ignore = "run by a_child_reports_forbidden_pauses"]
+fn forks_while_a_report_is_set() {
+    static IS_REPORTED: AtomicBool = AtomicBool::new(false);
+    let set = || on_forbidden_pause(|_| IS_REPORTED.store(true, Ordering::Relaxed));
+    set();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                set();
+            }
+        });
+        for _ in 0..500 {
+            in_child(|| {
+                let step = start_job(&WaitCtx::new(), || {
+                    let _held = no_pause("a lock");
+                    pause_job()
+                });
+                assert!(matches!(step, Ok(Step::Finished(Err(PauseError::Blocked)))));
+                assert!(IS_REPORTED.load(Ordering::Relaxed));
+            });
+        }
+        is_over.store(true, Ordering::Relaxed);
     });
 }

@@ -7,8 +7,6 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::RwLock;
-
 use super::control_block::on_spare_stack;
 use super::current::{BlockPause, block_pause};
 use super::{JobId, current_job, current_job_id};
@@ -146,12 +144,34 @@ impl fmt::Display for ForbiddenPause<'_> {
 
 type Report = Arc<dyn Fn(&ForbiddenPause<'_>) + Send + Sync>;
 
-static REPORT: RwLock<Option<Report>> = RwLock::new(None);
+/// Where the report is, under a lock that no child of a fork finds locked.
+mod report {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use super::Report;
+    use crate::sys::hold_while_forking;
+
+    /// A lock of `std`, which consists of one word.
+    static REPORT: Mutex<Option<Report>> = Mutex::new(None);
+
+    type Held = MutexGuard<'static, Option<Report>>;
+
+    pub(super) fn lock() -> Held {
+        prepare_for_forks();
+        hold()
+    }
+
+    fn hold() -> Held {
+        REPORT.lock().unwrap_or_else(PoisonError::into_inner) // no code of the user runs under it
+    }
+
+    hold_while_forking!(Held, hold());
+}
 
 /// Calls `report` with each pause that [`no_pause`] forbids, in place of printing it. The call is made in the job, on
 /// another stack than the job's own. A panic of `report` ends there.
 pub fn on_forbidden_pause(report: impl Fn(&ForbiddenPause<'_>) + Send + Sync + 'static) {
-    let before = REPORT.write().replace(Arc::new(report));
+    let before = report::lock().replace(Arc::new(report));
     drop(before); // after the lock is released
 }
 
@@ -196,7 +216,7 @@ pub(crate) fn report_forbidden_pause() {
         held: &place.backtrace,
         paused: &paused,
     };
-    let report = REPORT.read().clone();
+    let report = report::lock().clone();
     on_spare_stack(|| match report {
         Some(report) => report(&pause),
         None => eprintln!("{pause}"),

@@ -5,8 +5,9 @@
 
 use std::future::Future;
 use std::io;
+use std::thread;
 
-use crate::error::AwaitError;
+use crate::error::{AwaitError, waits_for_itself_in_a_panic};
 use crate::hooks::SwitchHooks;
 use crate::job::{JobBuilder, can_pause, is_in_job};
 use crate::job_future::{JobError, JobFuture};
@@ -27,8 +28,11 @@ impl<T> JoinHandle<T> {
     ///
     /// * outside a job, on the scheduler's own thread. Call [`Scheduler::run_until`] there.
     /// * inside a job of the same thread, while a guard of [`block_pause`](crate::block_pause) exists.
+    ///
+    /// A thread that panics already, as in the `drop` of a value on the way, gets an error instead:
+    /// [`JoinError::Scheduler`].
     pub fn join(mut self) -> Result<T, JoinError> {
-        self.check_join();
+        self.check_join()?;
         match await_or_block(&mut self) {
             Ok(result) => result,
             Err(AwaitError::Interrupted(interrupted)) => Err(JoinError::Interrupted(interrupted)),
@@ -53,7 +57,7 @@ impl Workers {
     /// # Panics
     ///
     /// In a job while a guard of [`block_pause`](crate::block_pause) exists. Two such jobs of two workers would wait
-    /// for each other for ever.
+    /// for each other for ever. A job that panics already gets an error instead.
     ///
     /// ```
     /// use asyncjob::scheduler::{Scheduler, Workers};
@@ -67,10 +71,12 @@ impl Workers {
         &self,
         f: impl Fn(&Scheduler) -> R + Send + Sync + 'static,
     ) -> io::Result<Vec<R>> {
-        assert!(
-            can_pause() || !is_in_job(),
-            "Workers::broadcast was called in a job that cannot pause: drop the block_pause guard first"
-        );
+        if !can_pause() && is_in_job() {
+            if thread::panicking() {
+                return Err(waits_for_itself_in_a_panic());
+            }
+            panic!("Workers::broadcast was called in a job that cannot pause: drop the block_pause guard first");
+        }
         self.check_process()?;
         let mut results = Vec::new();
         for result in self.call_each(f) {

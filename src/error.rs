@@ -206,6 +206,17 @@ pub(crate) const NO_WAKER: &str = concat!(
     guide_page!("bound")
 );
 
+/// The error of a wait that would never end, in a `drop` while the thread panics. A panic would abort the process
+/// there.
+pub(crate) fn waits_for_itself_in_a_panic() -> io::Error {
+    const SENTENCE: &str = concat!(
+        "a thread that panics cannot pause a job, and a blocked one cannot run the jobs it waits for: do not wait in a \
+         drop while std::thread::panicking() is true",
+        guide_page!("across-a-pause")
+    );
+    io::Error::new(io::ErrorKind::Deadlock, SENTENCE)
+}
+
 debug_with_sentence!(AwaitError: NotInJob, CannotPause, Interrupted, NoWaker);
 
 impl Error for AwaitError {

@@ -2,9 +2,15 @@
 
 mod by_hand;
 
+use std::cell::Cell;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
 
 use asyncjob::pool;
+use asyncjob::scheduler::{JoinError, JoinHandle, Scheduler, Workers};
 use asyncjob::{Job, JobBuilder, WaitCtx, current_job_id, pause_job, start_job};
 use by_hand::{Drops, finished, in_use, paused, run, still_paused};
 
@@ -184,4 +190,62 @@ fn ten_thousand_panics_lose_no_stack() {
     }
     assert!(finished(bystander.resume()));
     assert_no_job_is_left();
+}
+
+/// Joins a job when it is dropped, and keeps the answer.
+struct JoinsInDrop<'a>(Option<JoinHandle<()>>, &'a Cell<Option<ErrorKind>>);
+
+impl Drop for JoinsInDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(Err(JoinError::Scheduler(error))) = self.0.take().map(JoinHandle::join) {
+            self.1.set(Some(error.kind()));
+        }
+    }
+}
+
+/// Another panic would abort the process.
+#[test]
+fn a_join_that_would_wait_for_ever_is_an_error_while_the_thread_panics() {
+    let scheduler = Scheduler::new().unwrap();
+    let spawned = || Some(scheduler.spawn(|| ()).unwrap());
+    let answer = Cell::new(None);
+    let outside_a_job = panic_of(|| {
+        let _joins = JoinsInDrop(spawned(), &answer);
+        panic_with("outside")
+    });
+    assert_eq!(
+        (outside_a_job, answer.take()),
+        (Some("outside"), Some(ErrorKind::Deadlock))
+    );
+
+    let answer = Rc::new(Cell::new(None));
+    let (kept, handle) = (Rc::clone(&answer), scheduler.handle());
+    let job = scheduler.spawn(move || {
+        let _joins = JoinsInDrop(handle.spawn(|| ()).ok(), &kept);
+        panic_with("inside")
+    });
+    let job: JoinHandle<()> = job.unwrap();
+    scheduler.run().unwrap();
+    assert!(matches!(job.join(), Err(JoinError::Panicked(_))));
+    assert_eq!(answer.take(), Some(ErrorKind::Deadlock));
+}
+
+#[test]
+fn a_broadcast_in_a_job_that_panics_is_an_error() {
+    struct BroadcastsInDrop(Arc<Workers>, Sender<Option<ErrorKind>>);
+    impl Drop for BroadcastsInDrop {
+        fn drop(&mut self) {
+            let refused = self.0.broadcast(|_| ()).err();
+            self.1.send(refused.map(|error| error.kind())).unwrap();
+        }
+    }
+    let workers = Arc::new(Workers::new(1).unwrap());
+    let (sender, answer) = mpsc::channel();
+    let broadcasts = BroadcastsInDrop(Arc::clone(&workers), sender);
+    let job = workers.handle().spawn(move || -> () {
+        let _broadcasts = broadcasts;
+        panic_with("in a worker")
+    });
+    assert!(matches!(job.unwrap().join(), Err(JoinError::Panicked(_))));
+    assert_eq!(answer.recv().unwrap(), Some(ErrorKind::Deadlock));
 }

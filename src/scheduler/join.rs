@@ -18,7 +18,7 @@ use std::thread::{self, ThreadId};
 
 use super::cancel::{Cancel, CancelReason};
 use super::wake::{Inbox, TaskId};
-use crate::error::{Interrupted, NO_STACK, NO_WAKER, Panic, Quarantined};
+use crate::error::{Interrupted, NO_STACK, NO_WAKER, Panic, Quarantined, waits_for_itself_in_a_panic};
 use crate::job::{HandleSide, JobSide, Shared, can_pause};
 use crate::sync::contain;
 use crate::sys::{Process, forked};
@@ -47,8 +47,9 @@ pub enum JoinError {
     /// job with.
     NoWaker(io::Error),
     /// The scheduler could not wait for events ([`Scheduler::run_until`](super::Scheduler::run_until)). The job goes
-    /// on. In a child of the process that spawned the job, the source says so: see
-    /// [`docs::fork`](crate::docs::fork).
+    /// on. In a child of the process that spawned the job, the source says so: see [`docs::fork`](crate::docs::fork).
+    /// So it does of a [`join`](super::JoinHandle::join) that would wait for ever while its thread panics:
+    /// [`Deadlock`](io::ErrorKind::Deadlock).
     Scheduler(io::Error),
 }
 
@@ -137,20 +138,30 @@ impl<T> JoinHandle<T> {
 
     /// Refuses a [`join`](Self::join) that would not end.
     ///
+    /// # Errors
+    ///
+    /// While the thread panics, where another panic would abort the process.
+    ///
     /// # Panics
     ///
-    /// If the wait for the job would block the only thread that can run the job.
-    pub(crate) fn check_join(&self) {
+    /// Otherwise.
+    pub(crate) fn check_join(&self) -> Result<(), JoinError> {
         let blocks_its_thread = || {
             !self.state().process.is_inherited()
                 && !self.is_finished()
                 && self.state().thread() == Some(thread::current().id())
         };
-        assert!(
-            can_pause() || !blocks_its_thread(),
+        if can_pause() || !blocks_its_thread() {
+            return Ok(());
+        }
+        if thread::panicking() {
+            return Err(JoinError::Scheduler(waits_for_itself_in_a_panic()));
+        }
+        panic!(
             "JoinHandle::join on the job's own thread would wait for ever: outside a job call Scheduler::run_until, or \
-             join after Scheduler::run; inside a job drop the block_pause guard first"
-        );
+             join after Scheduler::run; inside a job drop the block_pause guard first, and leave the stack of another \
+             library"
+        )
     }
 }
 

@@ -261,6 +261,12 @@ impl<S: Shared> JobSide<S> {
 
     /// Makes this the result, and hands it over at once. The first result counts.
     pub(crate) fn fail(&self, error: S::Error) {
+        self.fail_quietly(error).map(wake);
+    }
+
+    /// As [`fail`](Self::fail), but the caller has to wake the task that waits for the result.
+    #[must_use = "wake it"]
+    pub(crate) fn fail_quietly(&self, error: S::Error) -> Option<Waker> {
         self.shared().failing();
         if !self.head().has_result.get() {
             // SAFETY: the block exists while this side does.
@@ -268,19 +274,19 @@ impl<S: Shared> JobSide<S> {
             // SAFETY: this is the job's side, which has had no result.
             unsafe { block.set_error(error) };
         }
-        self.hand_over();
+        self.hand_over()
     }
 
-    /// Hands the result over, and wakes the task that waits for it.
+    /// Hands the result over, and returns the waker of the task that waits for it.
     #[inline(never)]
-    fn hand_over(&self) {
+    fn hand_over(&self) -> Option<Waker> {
         let head = self.head();
         let before = head.sides.fetch_or(FULL, Ordering::AcqRel);
-        if before & (FULL | WAITING) == WAITING {
-            // SAFETY: this has set FULL and found WAITING, so the waker belongs to this side.
-            let waker = unsafe { access(&head.waker, Option::take) };
-            waker.map(wake);
+        if before & (FULL | WAITING) != WAITING {
+            return None;
         }
+        // SAFETY: this has set FULL and found WAITING, so the waker belongs to this side.
+        unsafe { access(&head.waker, Option::take) }
     }
 
     /// The last of this side goes.
@@ -295,7 +301,8 @@ impl<S: Shared> JobSide<S> {
             let mut leaving = LEFT;
             if self.head().has_result.get() {
                 if before & (FULL | WAITING) == WAITING {
-                    self.hand_over(); // while the block is there for sure, which the other side might free after LEFT
+                    // While the block is there for sure, which the other side might free after LEFT.
+                    self.hand_over().map(wake);
                     before = self.head().sides.load(Ordering::Acquire);
                     continue;
                 }

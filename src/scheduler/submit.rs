@@ -25,6 +25,8 @@ use crossbeam_utils::CachePadded;
 #[cfg(asyncjob_loom)]
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
+
 use super::join::{JoinError, JoinState};
 use super::tasks::Pending;
 use super::turn::drop_contained;
@@ -33,7 +35,7 @@ use crate::error::SpawnErrorKind;
 use crate::hooks::SwitchHooks;
 use crate::job::{JobBuilder, JobPlan, SendClosure};
 use crate::stack::StackSize;
-use crate::sync::{WaitQueue, Waiter};
+use crate::sync::{WaitQueue, Waiter, wake};
 use crate::sys::Process;
 use crate::wait_ctx::ClaimedCtx;
 
@@ -78,6 +80,8 @@ pub(super) struct WorkerGroup {
     refused: AtomicUsize,
     /// How many schedulers still exist.
     open: AtomicUsize,
+    /// Held by a thread from when it takes a job out of the queue to refuse it until the job has the answer.
+    refusing: Mutex<()>,
     /// The tasks that wait for capacity.
     waiting: WaitQueue,
     /// The thread of the scheduler or worker, if there is only one.
@@ -95,6 +99,7 @@ impl WorkerGroup {
             max_jobs,
             closed: AtomicBool::new(false),
             refused: AtomicUsize::new(0),
+            refusing: Mutex::new(()),
             waiting: WaitQueue::new(),
             thread: OnceLock::new(),
         }
@@ -261,13 +266,20 @@ impl WorkerGroup {
     }
 
     /// Fails the jobs that were admitted before the last scheduler was closed, and submitted after that scheduler had
-    /// looked at the queue.
+    /// looked at the queue. One of these may be in the hands of another thread: when this returns, it has its answer.
     #[cold]
     fn refuse_rest(&self) {
-        while let Some(submission) = self.submissions.pop() {
-            self.ended();
+        let refusing = self.refusing.lock();
+        let rest = std::iter::from_fn(|| self.submissions.pop()).map(|submission| {
             let refused = Pending::from(submission);
-            refused.main.side().fail(JoinError::Cancelled);
+            let waker = refused.main.side().fail_quietly(JoinError::Cancelled);
+            (refused, waker)
+        });
+        let rest: Vec<_> = rest.collect();
+        drop(refusing); // before any code of the user runs
+        for (refused, waker) in rest {
+            waker.map(wake);
+            self.ended();
             drop_contained(refused);
         }
     }
@@ -289,9 +301,11 @@ impl WorkerGroup {
         pending.extend(taken.map(Pending::from));
     }
 
-    /// Takes the whole queue.
+    /// Takes the whole queue. A job that another thread has taken to refuse it has its answer when this returns.
     pub(super) fn take_all(&self, pending: &mut VecDeque<Pending>) {
+        let refusing = self.refusing.lock();
         pending.extend(std::iter::from_fn(|| self.submissions.pop()).map(Pending::from));
+        drop(refusing);
     }
 }
 

@@ -68,6 +68,8 @@ pub(crate) mod job {
 }
 
 pub(super) mod join {
+    use std::task::Waker;
+
     use loom::sync::atomic::{AtomicUsize, Ordering};
 
     /// As in `asyncjob`.
@@ -86,9 +88,10 @@ pub(super) mod join {
     }
 
     impl JoinState {
-        /// Ends the job without a result.
-        pub(crate) fn fail(&self, JoinError::Cancelled: JoinError) {
+        /// Ends the job without a result. No task waits for it.
+        pub(crate) fn fail_quietly(&self, JoinError::Cancelled: JoinError) -> Option<Waker> {
             self.0.failed.fetch_add(1, Ordering::Relaxed);
+            None
         }
     }
 }

@@ -120,3 +120,29 @@ fn no_job_is_lost_when_the_last_scheduler_goes() {
         assert_eq!(group.live(), 0);
     });
 }
+
+/// Two threads spawn while the last scheduler goes, and each may take the other's job out of the queue to refuse it. A
+/// job has its answer when its spawn has returned and the scheduler is gone: a join is not told that it waits for ever.
+#[test]
+fn a_job_has_its_answer_when_the_last_scheduler_is_gone() {
+    model(|| {
+        let group = group(1);
+        let spawners = [(); 2].map(|()| {
+            let (group, jobs) = (group.clone(), loom::sync::Arc::new(Jobs::default()));
+            let of_spawner = jobs.clone();
+            (thread::spawn(move || spawn(&group, &of_spawner)), jobs)
+        });
+        let mut pending = VecDeque::new();
+        group.close_one();
+        group.take_all(&mut pending);
+        for job in pending.drain(..) {
+            job.main.0.0.run.fetch_add(1, Ordering::Relaxed);
+            group.ended();
+        }
+        for (spawner, jobs) in spawners {
+            spawner.join().unwrap();
+            let (run, failed) = (jobs.run.load(Ordering::Relaxed), jobs.failed.load(Ordering::Relaxed));
+            assert_eq!(run + failed, 1);
+        }
+    });
+}

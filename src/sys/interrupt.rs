@@ -18,8 +18,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::check;
 use super::signals::keeping_errno;
+use super::{Registers, check};
 
 /// How long a thread is stopped, and how long it may take to get the signal.
 const LONGEST: Duration = Duration::from_millis(100);
@@ -49,23 +49,6 @@ pub(crate) type Looking = MutexGuard<'static, ()>;
 
 pub(crate) fn looking() -> Looking {
     LOOKS.lock().unwrap_or_else(PoisonError::into_inner) // it guards no data
-}
-
-/// The registers of a thread by which its stack is read.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Registers {
-    /// The address of the code that runs.
-    pub(crate) code: usize,
-    /// The stack pointer.
-    pub(crate) stack: usize,
-    /// The frame pointer, or what else the register has.
-    pub(crate) frame: usize,
-    /// The link register, on a processor that has one: the return address of a function that calls no other.
-    #[cfg_attr(
-        target_arch = "x86_64",
-        expect(dead_code, reason = "its return addresses are on the stack")
-    )]
-    pub(crate) link: usize,
 }
 
 /// A thread of this process, as the kernel counts threads.

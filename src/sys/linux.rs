@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, Ordering, fence};
 use std::time::Duration;
 
-use super::{Process, Readiness, check, milliseconds};
+use super::{Process, Readiness, check, milliseconds, read_clock};
 
 /// An eventfd: readable after [`notify`](Self::notify) until [`drain`](Self::drain). In a child of the process that
 /// made it both do nothing, because the file is the parent's.
@@ -342,10 +342,7 @@ const LONGEST_TICK: u64 = 10_000_000;
 /// The monotonic clock of the kernel's timer tick, in nanoseconds. It moves every few milliseconds, and to read it
 /// costs much less than `Instant::now`.
 pub(crate) fn clock_tick() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the timespec may be written to during the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    read_clock(libc::CLOCK_MONOTONIC_COARSE)
 }
 
 /// The commands of `membarrier(2)`, which libc does not name.

@@ -26,11 +26,11 @@ use linux as system;
 use portable as system;
 
 #[cfg(all(feature = "insight", not(asyncjob_portable)))]
-pub(crate) use interrupt::{Interrupt, Looking, Registers, ThreadNumber, looking};
+pub(crate) use interrupt::{Interrupt, Looking, ThreadNumber, looking};
 #[cfg(feature = "insight")]
 pub(crate) use own_process::{LoadedModule, kind_of_open_fd, loaded_modules, place_in_module};
 #[cfg(all(feature = "insight", asyncjob_portable))]
-pub(crate) use portable::{Interrupt, Looking, Registers, ThreadNumber, looking};
+pub(crate) use portable::{Interrupt, Looking, ThreadNumber, looking};
 #[cfg(all(feature = "insight", not(asyncjob_portable)))]
 pub(crate) use signals::check_choice;
 #[cfg(feature = "insight")]
@@ -113,6 +113,24 @@ impl ForkHandlers {
             unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
         }
     }
+}
+
+/// The registers of a thread by which its stack is read.
+#[cfg(feature = "insight")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registers {
+    /// The address of the code that runs.
+    pub(crate) code: usize,
+    /// The stack pointer.
+    pub(crate) stack: usize,
+    /// The frame pointer, or what else the register has.
+    pub(crate) frame: usize,
+    /// The link register, on a processor that has one: the return address of a function that calls no other.
+    #[cfg_attr(
+        target_arch = "x86_64",
+        expect(dead_code, reason = "its return addresses are on the stack")
+    )]
+    pub(crate) link: usize,
 }
 
 /// Makes `prepare_for_forks` in the calling module. After its first call, a thread that forks calls `$hold` before, and
@@ -264,9 +282,15 @@ pub(crate) fn clock() -> u64 {
     const CLOCK: libc::clockid_t = libc::CLOCK_UPTIME_RAW;
     #[cfg(not(target_os = "macos"))]
     const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+    read_clock(CLOCK)
+}
+
+/// What a clock of the system shows, in nanoseconds.
+#[inline]
+fn read_clock(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the timespec may be written to during the call.
-    unsafe { libc::clock_gettime(CLOCK, &mut now) };
+    unsafe { libc::clock_gettime(clock, &mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 

@@ -17,7 +17,9 @@ use std::time::Duration;
 use polling::{Event, Events, PollMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Process, Readiness, check, set_nonblocking};
+#[cfg(feature = "insight")]
+use super::Registers;
+use super::{Process, Readiness, check, read_clock, set_nonblocking};
 
 /// A pipe: readable after [`notify`](Self::notify) until [`drain`](Self::drain). In a child of the process that made it
 /// both do nothing, because the pipe is the parent's.
@@ -262,10 +264,7 @@ pub(crate) fn order_all_threads() {
 
 /// The monotonic clock, in nanoseconds.
 pub(crate) fn clock_tick() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the timespec may be written to during the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    read_clock(libc::CLOCK_MONOTONIC)
 }
 
 /// Copies memory of this process, which another thread may change or unmap meanwhile: the kernel takes it into a pipe,
@@ -315,20 +314,6 @@ pub(crate) struct Looking;
 #[cfg(feature = "insight")]
 pub(crate) fn looking() -> Looking {
     Looking
-}
-
-/// The registers of a thread that has stopped.
-#[cfg(feature = "insight")]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Registers {
-    pub(crate) code: usize,
-    pub(crate) stack: usize,
-    pub(crate) frame: usize,
-    #[cfg_attr(
-        target_arch = "x86_64",
-        expect(dead_code, reason = "its return addresses are on the stack")
-    )]
-    pub(crate) link: usize,
 }
 
 /// Which thread to stop.

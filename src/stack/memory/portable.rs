@@ -24,8 +24,8 @@ pub(super) unsafe fn advise(range: Range, advice: Advice) -> io::Result<()> {
             // No other advice does as much: after `MADV_FREE` a page may still have its contents.
             // SAFETY: the caller's promise.
             unsafe { map_anew(range)? };
-            // SAFETY: as above.
             if policy.dont_dump {
+                // SAFETY: as above.
                 unsafe { dont_dump(range) }
             } else {
                 Ok(())

@@ -33,6 +33,18 @@ fn register() {
     AT_EXIT.with(|at_exit| at_exit.replace(None));
 }
 
+/// Runs `before` in a thread that calls `at_exit` while it exits. The thread-locals are used before that, or after.
+fn exits(uses_locals_first: bool, before: impl FnOnce() + Send + 'static, at_exit: impl FnMut() + Send + 'static) {
+    let thread = thread::spawn(move || {
+        if uses_locals_first {
+            register();
+        }
+        before();
+        AT_EXIT.set(Some(OnDrop(Box::new(at_exit))));
+    });
+    thread.join().unwrap();
+}
+
 fn job_that_reports_to(sender: &mpsc::Sender<String>) -> Job<()> {
     let sender = sender.clone();
     paused(move || {
@@ -73,24 +85,17 @@ fn jobs_may_start_while_the_thread_exits() {
     let _watchdog = Watchdog::new();
     for before_the_pool in [true, false] {
         let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || {
-            if before_the_pool {
-                register();
-            }
-            run(|| ());
-            AT_EXIT.set(Some(OnDrop(Box::new(move || {
-                let sum = run(|| run(|| 1) + 1);
-                init_thread(PoolConfig::new().precreate(3)).unwrap();
-                drop(job_that_reports_to(&sender));
-                cleanup_thread().unwrap();
-                let stats = pool::stats();
-                sender
-                    .send(format!("{sum} {} {} {:?}", stats.idle, stats.in_use, current_job_id()))
-                    .unwrap();
-            }))));
-        })
-        .join()
-        .unwrap();
+        let at_exit = move || {
+            let sum = run(|| run(|| 1) + 1);
+            init_thread(PoolConfig::new().precreate(3)).unwrap();
+            drop(job_that_reports_to(&sender));
+            cleanup_thread().unwrap();
+            let stats = pool::stats();
+            sender
+                .send(format!("{sum} {} {} {:?}", stats.idle, stats.in_use, current_job_id()))
+                .unwrap();
+        };
+        exits(before_the_pool, || run(|| ()), at_exit);
         let events: Vec<_> = receiver.iter().collect();
         assert_eq!(
             events,
@@ -110,21 +115,14 @@ fn a_job_may_forbid_pauses_while_the_thread_exits() {
     let _watchdog = Watchdog::new();
     for before_the_list in [true, false] {
         let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || {
-            let forbidden = || {
-                let _held = no_pause("the table");
-                pause_job()
-            };
-            if before_the_list {
-                register();
-            }
-            run(|| drop(no_pause("the table")));
-            AT_EXIT.set(Some(OnDrop(Box::new(move || {
-                sender.send((run(forbidden), run(|| drop(no_pause("again"))))).unwrap();
-            }))));
-        })
-        .join()
-        .unwrap();
+        let forbidden = || {
+            let _held = no_pause("the table");
+            pause_job()
+        };
+        let at_exit = move || {
+            sender.send((run(forbidden), run(|| drop(no_pause("again"))))).unwrap();
+        };
+        exits(before_the_list, || run(|| drop(no_pause("the table"))), at_exit);
         let seen: Vec<_> = receiver.iter().collect();
         assert_eq!(seen, [(Err(PauseError::Blocked), ())], "{before_the_list}");
     }

@@ -191,6 +191,16 @@ fn a_service_that_stops_fails_handshakes_and_not_those_after_its_restart() {
     });
 }
 
+/// The limits of a client whose circuit does not open, and whose requests may take this time.
+fn never_open(time: Duration) -> Limits {
+    Limits {
+        time,
+        pause: Duration::from_millis(100),
+        failures: 1000,
+        ..Limits::default()
+    }
+}
+
 #[test]
 fn a_service_that_hangs_fails_handshakes_in_time() {
     if missing(&[MOTO]) {
@@ -198,12 +208,7 @@ fn a_service_that_hangs_fails_handshakes_in_time() {
     }
     let _watchdog = Watchdog::new();
     let moto = Moto::start("ECC_NIST_P256").unwrap();
-    let limits = Limits {
-        time: Duration::from_millis(200),
-        pause: Duration::from_millis(100),
-        failures: 1000,
-        ..Limits::default()
-    };
+    let limits = never_open(Duration::from_millis(200));
     let process = Pid::from_raw(moto.process().unwrap() as i32).unwrap();
     on_one_thread(async {
         let (acceptor, connector) = set_up(&moto, limits, TLS13).await;
@@ -223,12 +228,7 @@ fn a_service_that_is_killed_during_signatures_fails_their_handshakes_at_once() {
     }
     let _watchdog = Watchdog::new();
     let mut moto = Moto::start("ECC_NIST_P256").unwrap();
-    let limits = Limits {
-        time: Duration::from_secs(3600),
-        pause: Duration::from_millis(100),
-        failures: 1000,
-        ..Limits::default()
-    };
+    let limits = never_open(Duration::from_secs(3600));
     let process = Pid::from_raw(moto.process().unwrap() as i32).unwrap();
     on_one_thread(async {
         let (acceptor, connector) = set_up(&moto, limits, TLS13).await;

@@ -1,15 +1,20 @@
 //! Promise: a spawned job gets a wait ctx as good as new, and nothing that is left of an ended job wakes another one,
-//! though a scheduler uses the ctxs of ended jobs again.
+//! though a scheduler uses the ctxs of ended jobs again. A new wait ctx is as good as the first one, though a thread
+//! uses the memory of those that are gone again.
 
 mod by_hand;
 
 use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::Scheduler;
-use asyncjob::{Interest, PauseError, Status, WaitCtx, WaitFdOptions, WaitKey, current_job, pause_job, waker_fn};
+use asyncjob::{
+    Changes, Interest, JobBuilder, PauseError, Status, WaitCtx, WaitFdOptions, WaitKey, current_job, pause_job,
+    waker_fn,
+};
 use asyncjob_testing::Watchdog;
 use by_hand::Log;
 
@@ -35,35 +40,124 @@ fn waiting(scheduler: &Scheduler) -> (asyncjob::scheduler::JoinHandle<Result<(),
     (job.unwrap(), ctx)
 }
 
+/// What a job, or who has a handle, may do to a ctx.
+const CHANGES: [fn(&WaitCtx); 8] = [
+    |ctx| ctx.set_status(Status::Eagain),
+    |ctx| ctx.set_deadline(Some(Instant::now() + Duration::from_secs(3600))),
+    |ctx| assert_eq!(ctx.arm(Some(WaitKey::unique())), None),
+    |ctx| {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let options = WaitFdOptions::new().interest(Interest::Writable);
+        ctx.add_wait_fd_with(WaitKey::unique(), reader, options);
+    },
+    |ctx| ctx.set_callback(None),
+    |ctx| ctx.set_callback(Some(waker_fn(|| ()))),
+    |ctx| {
+        // More than a ctx has room for without an allocation.
+        let end = || std::io::pipe().unwrap().0;
+        (0..40).for_each(|_| ctx.add_wait_fd(WaitKey::unique(), end()));
+    },
+    |ctx| {
+        let key = WaitKey::unique();
+        ctx.add_wait_fd(key, std::io::pipe().unwrap().0);
+        ctx.settle();
+        assert!(ctx.clear_fd(key).is_some());
+    },
+];
+
+fn assert_is_new(ctx: &WaitCtx) {
+    assert_eq!(ctx.status(), Status::Unsupported);
+    assert_eq!((ctx.deadline(), ctx.armed(), ctx.version()), (None, None, 0));
+    assert!(ctx.fds().is_empty());
+    assert_eq!(ctx.changes(), Changes::default());
+}
+
 #[test]
 fn the_next_job_finds_a_new_ctx() {
     let _watchdog = Watchdog::new();
     let scheduler = Scheduler::new().unwrap();
-    let changes: [fn(&WaitCtx); 6] = [
-        |ctx| ctx.set_status(Status::Eagain),
-        |ctx| ctx.set_deadline(Some(Instant::now() + Duration::from_secs(3600))),
-        |ctx| assert_eq!(ctx.arm(Some(WaitKey::unique())), None),
-        |ctx| {
-            let (reader, _writer) = std::io::pipe().unwrap();
-            let options = WaitFdOptions::new().interest(Interest::Writable);
-            ctx.add_wait_fd_with(WaitKey::unique(), reader, options);
-        },
-        |ctx| ctx.set_callback(None),
-        |ctx| ctx.set_callback(Some(waker_fn(|| ()))),
-    ];
-    for change in changes {
+    for change in CHANGES {
         run(&scheduler, move || change(&ctx()));
         run(&scheduler, || {
             let ctx = ctx();
-            assert_eq!(ctx.status(), Status::Unsupported);
-            assert_eq!((ctx.deadline(), ctx.armed(), ctx.version()), (None, None, 0));
-            assert!(ctx.fds().is_empty() && ctx.changes().added.is_empty());
+            assert_is_new(&ctx);
             ctx.set_status(Status::Ok);
             let wake = ctx.callback().unwrap();
             let thread = std::thread::spawn(move || wake.wake());
             pause_job().unwrap(); // resumed by the callback
             thread.join().unwrap();
         });
+    }
+}
+
+/// On a thread of its own each ctx is in the memory of the one before.
+#[test]
+fn a_new_ctx_is_as_good_as_the_first_one() {
+    std::thread::spawn(|| {
+        for change in CHANGES {
+            let ctx = WaitCtx::new();
+            change(&ctx);
+            drop(ctx);
+            let ctx = WaitCtx::new();
+            assert_is_new(&ctx);
+            assert!(ctx.callback().is_none());
+            let key = WaitKey::unique();
+            ctx.add_wait_fd(key, std::io::pipe().unwrap().0);
+            assert_eq!((ctx.fds().len(), ctx.changes().added.len(), ctx.version()), (1, 1, 1));
+        }
+    })
+    .join()
+    .unwrap();
+}
+
+/// Two drivers may follow each other on the same memory, and threads, too.
+#[test]
+fn the_memory_of_a_ctx_goes_from_thread_to_thread() {
+    let key = WaitKey::unique();
+    let mut given = WaitCtx::new();
+    for round in 1..=100 {
+        given = std::thread::spawn(move || {
+            given.add_wait_fd(key, std::io::pipe().unwrap().0);
+            assert_eq!(given.fds().len(), 1, "round {round}");
+            let weak = given.downgrade();
+            drop(given);
+            assert!(weak.upgrade().is_none());
+            let next = WaitCtx::new();
+            let scheduler = Scheduler::new().unwrap();
+            let job = JobBuilder::new()
+                .wait_ctx(&next)
+                .spawn_on(&scheduler, || ctx().fds().len());
+            assert_eq!(scheduler.run_until(job.unwrap()).unwrap(), 0);
+            next
+        })
+        .join()
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_value_whose_drop_panics_takes_its_ctx_along() {
+    struct Bomb(std::io::PipeReader);
+    impl AsFd for Bomb {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("this panic is part of the test");
+        }
+    }
+    for with_weak in [false, true] {
+        let ctx = WaitCtx::new();
+        ctx.add_wait_fd(WaitKey::unique(), Bomb(std::io::pipe().unwrap().0));
+        ctx.set_status(Status::Err);
+        let weak = with_weak.then(|| ctx.downgrade());
+        let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(ctx)));
+        assert!(dropped.is_err());
+        assert!(weak.as_ref().is_none_or(|weak| weak.upgrade().is_none()));
+        drop(weak);
+        assert_is_new(&WaitCtx::new());
     }
 }
 

@@ -449,6 +449,22 @@ impl Entries {
         self.last_serial == 0 && self.callback == [0; 2] && self.waker_of.is_none() && self.attachment.is_none()
     }
 
+    /// Makes a list without entries what it was when it was new. Returns what the C interface has kept with the ctx.
+    pub(super) fn renew(&mut self, view: &View) -> Option<Value> {
+        debug_assert!(self.list.is_empty() && self.long.is_none());
+        if self.list.spilled() {
+            self.list = SmallVec::new();
+        }
+        self.last_serial = 0;
+        if self.callback != [0; 2] {
+            self.callback = [0; 2];
+            view.show_callback(self);
+        }
+        self.waker_of = None;
+        view.show_length(0);
+        self.attachment.take()
+    }
+
     #[inline]
     pub(super) fn add(&mut self, view: &View, fd: WaitFd, value: Value) {
         self.push(view, fd, 0, Content::Value(Some(value)));

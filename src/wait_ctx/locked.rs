@@ -6,7 +6,6 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
@@ -90,7 +89,7 @@ impl WaitCtx {
     #[inline]
     pub fn is_shared(&self) -> bool {
         // Acquire: the caller gives the ctx to others, after what its last job has done with it.
-        Arc::strong_count(&self.inner) > 1 || self.inner.jobs_of_c.load(Ordering::Acquire) > 0
+        self.inner.is_shared() || self.inner.jobs_of_c.load(Ordering::Acquire) > 0
     }
 
     /// This thread will not change the ctx for some time. Another one that takes the lock next takes it from nobody.

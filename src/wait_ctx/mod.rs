@@ -31,6 +31,8 @@
 //!
 //! The manual page is `ASYNC_WAIT_CTX_new(3)`.
 
+#[allow(unsafe_code, reason = "counts references, and frees what they lead to")]
+mod counted;
 mod entries;
 mod locked;
 #[cfg(any(feature = "insight", feature = "tracing"))]
@@ -51,7 +53,7 @@ use std::mem::offset_of;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -59,6 +61,7 @@ use parking_lot::Mutex;
 
 use crate::sync::contain;
 
+use counted::{Counted, Renew, Spare, Weak};
 pub(crate) use entries::LiveFd;
 use entries::{Entries, Value, View};
 #[doc(hidden)]
@@ -334,10 +337,10 @@ pub fn waker_fn<F: Fn() + Send + Sync + 'static>(f: F) -> Waker {
 /// time. A second one is refused until the first has ended. Jobs that you drive by hand are not counted.
 #[derive(Clone)]
 pub struct WaitCtx {
-    inner: Arc<Inner>,
+    inner: Counted<Inner>,
 }
 
-#[repr(C)] // what each pause and resume reads lies together, behind the counts of the `Arc`
+#[repr(C)] // what each pause and resume reads lies together, behind the counts of the handles
 struct Inner {
     /// Goes up at every change of the entries. A driver that has seen a version need not look at the entries again.
     version: AtomicU32,
@@ -374,8 +377,7 @@ pub(crate) const LAYOUT: [usize; 4] = [
     VALUE_AT + offset_of!(Inner, view) + View::WORDS_AT,
 ];
 
-/// How far the value of an `Arc` is behind the two counts to which the `Arc` points.
-const VALUE_AT: usize = (2 * size_of::<usize>()).next_multiple_of(align_of::<Inner>());
+const VALUE_AT: usize = Counted::<Inner>::VALUE_AT;
 const _: () = assert!(size_of::<WaitCtx>() == size_of::<usize>(), "a wait ctx is one pointer");
 
 /// A value that was taken out of its entry. The drop puts it back.
@@ -413,33 +415,14 @@ impl Default for WaitCtx {
 
 impl WaitCtx {
     /// A ctx with no wait fds, no callback, no deadline and status [`Status::Unsupported`].
+    #[inline]
     pub fn new() -> Self {
-        Self::with_claim(false)
-    }
-
-    fn with_claim(claimed: bool) -> Self {
-        WaitCtx {
-            inner: Arc::new(Inner {
-                version: AtomicU32::new(0),
-                unsettled: AtomicBool::new(false),
-                status: AtomicI32::new(NO_STATUS),
-                deadline: AtomicU64::new(NO_DEADLINE),
-                armed: AtomicUsize::new(0),
-                claimed: AtomicBool::new(claimed),
-                jobs_of_c: AtomicU32::new(0),
-                view: View::new(),
-                entries: OwnerLock::new(Entries::new()),
-                callback_state: AtomicU32::new(0),
-                callback: Mutex::new(None),
-                #[cfg(any(feature = "insight", feature = "tracing"))]
-                wakes: noted::Wakes::default(),
-            }),
-        }
+        WaitCtx { inner: Counted::new() }
     }
 
     /// Whether both are handles to the same ctx.
     pub fn ptr_eq(&self, other: &WaitCtx) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
+        self.address() == other.address()
     }
 
     /// What the resume of a job reads of its ctx.
@@ -450,7 +433,7 @@ impl WaitCtx {
 
     /// The address of the ctx, which no other ctx has while a handle exists.
     pub(crate) fn address(&self) -> *const () {
-        Arc::as_ptr(&self.inner).cast()
+        self.inner.as_ptr().cast()
     }
 
     /// Adds an entry: from now on the job waits for `value` to be readable, at every pause until the key is cleared.
@@ -674,7 +657,7 @@ impl WaitCtx {
     /// A handle that does not keep the ctx alive.
     #[doc(hidden)] // for asyncjob-capi-lib
     pub fn downgrade(&self) -> WeakWaitCtx {
-        WeakWaitCtx(Arc::downgrade(&self.inner))
+        WeakWaitCtx(self.inner.downgrade())
     }
 
     /// Takes the ctx for a job of a driver that sets the callback. Returns `None` if the ctx has such a job already.
@@ -764,12 +747,62 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
-    /// Drops the values, newest first, in the order of OpenSSL's cleanup routines (S60).
-    fn drop(&mut self) {
+impl Renew for Inner {
+    fn new() -> Self {
+        Inner {
+            version: AtomicU32::new(0),
+            unsettled: AtomicBool::new(false),
+            status: AtomicI32::new(NO_STATUS),
+            deadline: AtomicU64::new(NO_DEADLINE),
+            armed: AtomicUsize::new(0),
+            claimed: AtomicBool::new(false),
+            jobs_of_c: AtomicU32::new(0),
+            view: View::new(),
+            entries: OwnerLock::new(Entries::new()),
+            callback_state: AtomicU32::new(0),
+            callback: Mutex::new(None),
+            #[cfg(any(feature = "insight", feature = "tracing"))]
+            wakes: noted::Wakes::default(),
+        }
+    }
+
+    #[inline]
+    fn renew(&mut self) {
+        if !self.entries.get_mut().is_new() || *self.callback_state.get_mut() != 0 {
+            self.drop_contents();
+        }
+        *self.status.get_mut() = NO_STATUS;
+        *self.deadline.get_mut() = NO_DEADLINE;
+        *self.armed.get_mut() = 0;
+        *self.claimed.get_mut() = false;
+        // The next thread that changes the ctx may be another one.
+        self.entries.renew();
+        #[cfg(any(feature = "insight", feature = "tracing"))]
+        {
+            self.wakes = noted::Wakes::default();
+        }
+    }
+
+    fn with_spare<R>(f: impl FnOnce(&Spare<Self>) -> R) -> Option<R> {
+        thread_local! {
+            static SPARE: Spare<Inner> = const { Spare::new() };
+        }
+        SPARE.try_with(f).ok()
+    }
+}
+
+impl Inner {
+    /// Drops the values, newest first, in the order of OpenSSL's cleanup routines (S60), and then the callback.
+    #[inline(never)]
+    fn drop_contents(&mut self) {
         while let Some(value) = self.entries.get_mut().pop() {
             drop(value);
         }
+        drop(self.entries.get_mut().renew(&self.view));
+        drop(self.callback.get_mut().take());
+        *self.callback_state.get_mut() = 0;
+        *self.version.get_mut() = 0;
+        *self.unsettled.get_mut() = false;
     }
 }
 
@@ -781,14 +814,18 @@ pub(crate) struct ClaimedCtx(WaitCtx);
 impl ClaimedCtx {
     /// A new ctx that is claimed from the start.
     pub(crate) fn new() -> Self {
-        ClaimedCtx(WaitCtx::with_claim(true))
+        let mut ctx = WaitCtx::new();
+        if let Some(inner) = ctx.inner.get_mut() {
+            *inner.claimed.get_mut() = true; // nobody else has the ctx
+        }
+        ClaimedCtx(ctx)
     }
 
     /// Makes the ctx as good as new for another job, apart from its callback. Does nothing and returns `false` if there
     /// is another handle to the ctx, if its callback is not the waker with this data, or if it has had a wait fd or
     /// anything of C code.
     pub(crate) fn renew(&mut self, callback: *const ()) -> bool {
-        let Some(inner) = Arc::get_mut(&mut self.0.inner) else {
+        let Some(inner) = self.0.inner.get_mut() else {
             return false;
         };
         let is_same = |waker: &Arc<Waker>| waker.data() == callback;
@@ -832,7 +869,7 @@ impl WeakWaitCtx {
 
     /// Whether this is a handle to `ctx`. No other ctx has the same address while this handle exists.
     pub(crate) fn is(&self, ctx: &WaitCtx) -> bool {
-        self.0.as_ptr() == Arc::as_ptr(&ctx.inner)
+        self.0.is_of(&ctx.inner)
     }
 }
 

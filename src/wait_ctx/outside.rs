@@ -61,7 +61,6 @@ impl<const N: usize> Published<N> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt;
-    use std::sync::Arc;
 
     use super::*;
     use crate::wait_ctx::{WaitCtx, WaitFdOptions};
@@ -69,7 +68,7 @@ mod tests {
     #[test]
     fn a_copy_says_what_the_ctx_says() {
         let ctx = WaitCtx::new();
-        let handle = Arc::as_ptr(&ctx.inner).addr() - VALUE_AT;
+        let handle = ctx.inner.as_ptr().addr() - VALUE_AT;
         let keys = [WaitKey::unique(), WaitKey::unique()];
         ctx.add_wait_fd(keys[0], std::io::pipe().unwrap().0);
         ctx.add_wait_fd_with(

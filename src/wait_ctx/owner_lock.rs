@@ -170,7 +170,15 @@ impl<T> OwnerLock<T> {
         }
     }
 
+    /// Makes the lock what it was when it was new. No thread uses it, as the exclusive borrow says.
     #[cfg(not(asyncjob_loom))]
+    #[inline]
+    pub(super) fn renew(&mut self) {
+        *self.owner.get_mut() = NOBODY;
+    }
+
+    #[cfg(not(asyncjob_loom))]
+    #[inline]
     pub(super) fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
     }

@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | the sequence lock of a wait ctx | beside its source | give a reader words of two writes |
 //! | the lock of a wait ctx, which its usual thread takes with plain stores | beside its source | let two threads change the ctx |
+//! | the counts of the handles of a wait ctx | beside their source | renew a wait ctx that a handle leads to, or keep one |
 //! | the slot for one value | `slots` | lose the value, the end, or the wake of the task that waits |
 //! | the block of a spawned job, with its result | `blocks` | lose the result or the wake of the task that waits, or use a block that is freed |
 //! | the line of tasks that wait for capacity | `lines` | leave a task in the line while there is capacity |
@@ -44,6 +45,11 @@ mod stand_ins;
 #[cfg(test)]
 #[path = "../../../src/wait_ctx/published.rs"]
 mod published;
+
+#[cfg(test)]
+#[allow(unsafe_code, reason = "counts references, and frees what they lead to")]
+#[path = "../../../src/wait_ctx/counted.rs"]
+mod counted;
 
 #[cfg(test)]
 #[allow(unsafe_code, reason = "a lock, which lends out the value in it")]

@@ -9,7 +9,6 @@ use std::any::Any;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr;
 use std::sync::{Mutex, MutexGuard};
-use std::thread::LocalKey;
 
 use super::closure::LARGEST_CLOSURE_ON_STACK;
 use super::control_block::{ATTACHED, Attributes, BLOCKED, ControlBlock, Running, StartArgs, prepare, switch};
@@ -19,20 +18,36 @@ use crate::pool;
 use crate::sys;
 use crate::wait_ctx::WaitCtx;
 
+pub use crate::sys::WhileForking;
+
 /// Locks a mutex that is held while the process forks, in a way that ThreadSanitizer sees.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     crate::stack::lock(mutex)
 }
 
-/// Calls `f` with the value of this thread-local, as `LocalKey::with` does, in a shared object by a shorter way.
+/// Calls `f` with what the C interface keeps for this thread, which is made by `new` if there is nothing.
 ///
 /// # Safety
 ///
-/// All calls in a process must have the same `local`.
+/// All calls in a process must have the same `T`. `f` must not call anything that calls [`forget_thread`] and returns.
 #[inline(always)]
-pub unsafe fn with_local<T: 'static, R>(local: &'static LocalKey<T>, f: impl FnOnce(&T) -> R) -> R {
+pub unsafe fn with_thread<T: 'static, R>(new: fn() -> T, f: impl FnOnce(&T) -> R) -> R {
     // SAFETY: passed on.
-    unsafe { sys::with_local(|words| &words.c_interface, local, f) }
+    unsafe { sys::with_boxed(|words| &words.c_interface, new, f) }
+}
+
+/// Calls `before` with what the C interface keeps for this thread, if there is something, and frees it. Frees the pool
+/// of the thread, if that is on the heap.
+///
+/// # Safety
+///
+/// All calls in a process must have the same `T`, which is that of [`with_thread`]. The code of this thread that uses
+/// the value or the pool now must never run again. The thread exits, for instance, and has left the stacks of its jobs.
+pub unsafe fn forget_thread<T: 'static>(before: fn(&T)) {
+    // SAFETY: passed on.
+    unsafe { sys::free_boxed(|words| &words.c_interface, before) };
+    // SAFETY: passed on.
+    unsafe { pool::forget_thread() };
 }
 
 /// A job of C code that is the current one and has not run yet: it starts, or goes on.

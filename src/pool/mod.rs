@@ -33,7 +33,9 @@ use crate::sys::{ThreadWords, clock_tick};
 
 pub use available::{Available, available};
 use thread::THREAD;
-pub(crate) use thread::{NoStack, count_again, give, has_capacity, quarantine, set_surplus, take, uncount};
+pub(crate) use thread::{
+    NoStack, count_again, forget_thread, give, has_capacity, quarantine, set_surplus, take, uncount,
+};
 
 /// What [`init_thread`] sets up: how many jobs, on which stacks.
 ///

@@ -11,7 +11,8 @@ use super::{PoolConfig, PoolStats};
 use crate::stack::depot::{Depot, Surplus, newest};
 use crate::stack::{self, IdleMarks, Spec, Stack, StackSize, overflow};
 use crate::sync::{WaitQueue, Waiter};
-use crate::sys::with_local;
+#[cfg(asyncjob_tlsdesc)]
+use crate::sys::{free_boxed, with_boxed};
 
 /// Why [`take`] has no stack.
 pub(crate) enum NoStack {
@@ -85,7 +86,7 @@ pub(crate) fn has_capacity() -> bool {
 }
 
 /// The pool of one thread. It needs no drop of its own, so that reaching it is one address computation: [`AtExit`]
-/// empties it.
+/// empties it. In a shared object it is on the heap (`sys::with_boxed`).
 ///
 /// The fields that [`take`] and [`give`] read are in the first cache line.
 #[repr(C, align(64))]
@@ -117,23 +118,8 @@ pub(super) struct Pool {
 }
 
 thread_local! {
-    static LOCAL: Pool = const {
-        Pool {
-            idle: ManuallyDrop::new(RefCell::new(Vec::new())),
-            total: Cell::new(0),
-            limit: Cell::new(usize::MAX),
-            max_idle: Cell::new(PoolConfig::DEFAULT.max_idle),
-            spec: Cell::new(Spec::new(StackSize::DEFAULT)),
-            depot: Cell::new(None),
-            direct: Cell::new(ptr::null()),
-            prepared: Cell::new(false),
-            closed: Cell::new(false),
-            queue: ManuallyDrop::new(WaitQueue::new()),
-            surplus: Cell::new(Surplus::Now),
-            marks: Cell::new(IdleMarks::NONE),
-            precreated: Cell::new(0),
-        }
-    };
+    #[cfg(not(asyncjob_tlsdesc))]
+    static LOCAL: Pool = const { Pool::NEW };
     static AT_EXIT: AtExit = const { AtExit };
 }
 
@@ -145,8 +131,26 @@ pub(super) const THREAD: ThreadPool = ThreadPool;
 impl ThreadPool {
     #[inline(always)]
     pub(super) fn with<R>(&self, f: impl FnOnce(&Pool) -> R) -> R {
-        // SAFETY: this is the one call with this word.
-        unsafe { with_local(|words| &words.pool, &LOCAL, f) }
+        #[cfg(not(asyncjob_tlsdesc))]
+        return LOCAL.with(f);
+        // SAFETY: this is the one call with this word. The pool of a thread is freed only when nothing uses it any more
+        // (`forget_thread`).
+        #[cfg(asyncjob_tlsdesc)]
+        return unsafe { with_boxed(|words| &words.pool, || Pool::NEW, f) };
+    }
+}
+
+/// Frees the pool of this thread, if it is on the heap, as in a shared object. If the thread uses its pool later, it
+/// has a new one, which keeps no stack.
+///
+/// # Safety
+///
+/// The code of this thread that uses the pool now must never run again.
+pub(crate) unsafe fn forget_thread() {
+    // SAFETY: passed on.
+    #[cfg(asyncjob_tlsdesc)]
+    unsafe {
+        free_boxed(|words| &words.pool, Pool::close);
     }
 }
 
@@ -155,16 +159,27 @@ struct AtExit;
 
 impl Drop for AtExit {
     fn drop(&mut self) {
-        THREAD.with(|pool| {
-            pool.closed.set(true);
-            pool.direct.set(ptr::null());
-            pool.drop_idle();
-            pool.queue.clear();
-        });
+        THREAD.with(Pool::close);
     }
 }
 
 impl Pool {
+    const NEW: Pool = Pool {
+        idle: ManuallyDrop::new(RefCell::new(Vec::new())),
+        total: Cell::new(0),
+        limit: Cell::new(usize::MAX),
+        max_idle: Cell::new(PoolConfig::DEFAULT.max_idle),
+        spec: Cell::new(Spec::new(StackSize::DEFAULT)),
+        depot: Cell::new(None),
+        direct: Cell::new(ptr::null()),
+        prepared: Cell::new(false),
+        closed: Cell::new(false),
+        queue: ManuallyDrop::new(WaitQueue::new()),
+        surplus: Cell::new(Surplus::Now),
+        marks: Cell::new(IdleMarks::NONE),
+        precreated: Cell::new(0),
+    };
+
     pub(super) fn configure(&self, config: &PoolConfig) {
         if config.spec() != self.spec.replace(config.spec()) {
             self.drop_idle();
@@ -258,7 +273,10 @@ impl Pool {
     /// reported. A thread whose locals are being destroyed already has closed its pool, and frees stacks at once.
     fn prepare_thread(&self) {
         if !self.prepared.replace(true) {
-            let _ = AT_EXIT.try_with(|_| ());
+            if AT_EXIT.try_with(|_| ()).is_err() {
+                self.closed.set(true); // of the pool before: this one was made after it was freed
+                self.choose_way_back();
+            }
             overflow::arm_thread();
         }
     }
@@ -384,6 +402,14 @@ impl Pool {
         }
         self.choose_way_back();
         stack::release_cached() || has_any
+    }
+
+    /// The thread exits: the pool keeps no stack from now on.
+    fn close(&self) {
+        self.closed.set(true);
+        self.direct.set(ptr::null());
+        self.drop_idle();
+        self.queue.clear();
     }
 
     pub(super) fn drop_idle(&self) {

@@ -19,6 +19,7 @@ mod portable;
 #[cfg(feature = "insight")]
 mod signals;
 mod thread_words;
+mod while_forking;
 
 #[cfg(not(asyncjob_portable))]
 use linux as system;
@@ -40,7 +41,8 @@ pub(crate) use system::read_memory;
 pub(crate) use system::{
     Notifier, Poller, PollerFd, can_order_all_threads, clock_tick, connect_unix, order_all_threads, start_connect,
 };
-pub(crate) use thread_words::{ThreadWords, with_local};
+pub(crate) use thread_words::{ThreadWords, free_boxed, with_boxed};
+pub use while_forking::WhileForking;
 
 /// The process that made something. A child of `fork(2)` has a copy of it, with fds that lead to the parent's own
 /// files, and without the threads that it had.
@@ -137,20 +139,14 @@ pub(crate) struct Registers {
 /// parent and child drop what it has returned: the locks that are taken while the process forks.
 macro_rules! hold_while_forking {
     ($held:ty, $hold:expr) => {
-        ::std::thread_local! {
-            /// What this thread holds while it forks.
-            static HELD: ::std::cell::RefCell<Option<$held>> = const { ::std::cell::RefCell::new(None) };
-        }
+        static HELD: $crate::sys::WhileForking<$held> = $crate::sys::WhileForking::new();
 
         extern "C" fn before_fork() {
-            let held = $hold;
-            // A thread whose locals are gone forks without the locks.
-            let _ = HELD.try_with(|kept| *kept.borrow_mut() = Some(held));
+            HELD.keep($hold);
         }
 
         extern "C" fn after_fork() {
-            let held = HELD.try_with(::std::cell::RefCell::take);
-            drop(held);
+            HELD.let_go();
         }
 
         /// Makes forks safe that begin from now on. A failure has no effect but the old danger.

@@ -9,28 +9,32 @@
 //!   thread pointer
 //!      |  + offset, from the descriptor
 //!      v
-//!    +-------------+-------------+------+-------------+
-//!    | current_job | next_job_id | pool | c_interface |     ThreadWords: 0 when the thread begins
-//!    +-------------+-------------+------+-------------+
-//!                                   |          |
-//!                                   v          v
-//!                          thread-locals of std, whose addresses stay the same as long as the thread exists
+//!    +-------------+-------------+-------------+------+
+//!    | current_job | next_job_id | c_interface | pool |     ThreadWords: 0 when the thread begins
+//!    +-------------+-------------+-------------+------+
+//!                                       |          |
+//!                                       v          v
+//!                         boxes, made at their first use on the thread (Boxed)
 //! ```
 //!
 //! Why a descriptor and not the model `initial-exec`, which needs no call: that model makes the loader put all
-//! thread-locals of the object (a kilobyte) beside those of the program. There is little room for objects that are
-//! loaded with `dlopen`, so that such a load may fail. A descriptor works wherever the words are: the loader fills in
-//! the function that finds them. If the object file is linked into a program after all, the linker replaces the call by
-//! the offset.
+//! thread-locals of the object beside those of the program. There is little room for objects that are loaded with
+//! `dlopen`, so that such a load may fail. A descriptor works wherever the words are: the loader fills in the function
+//! that finds them. If the object file is linked into a program after all, the linker replaces the call by the offset.
 //!
-//! The words have no destructor, and neither have the values that two of them point to. So they can be used until the
-//! thread is gone, in destructors of other thread-locals and of pthread keys, too. The memory of a thread that has
-//! ended is zeroed before another thread has it: that is what the section `.tbss` means.
+//! The call is short where the thread-locals of the object are beside those of the program. glibc puts them there for
+//! an object that is there when the program starts, and for one that is loaded with `dlopen` if all its thread-locals
+//! have room in 512 bytes, which it keeps for that (`glibc.rtld.optional_static_tls`). Hence the boxes: in a shared
+//! object the large values of a thread are not thread-locals.
+//!
+//! The words have no destructor. So they can be used until the thread is gone, in destructors of other thread-locals
+//! and of pthread keys, too. A box is freed by the C interface, in the destructor of its pthread key: a later use makes
+//! a new one, and that destructor runs again. The memory of a thread that has ended is zeroed before another thread has
+//! it: that is what the section `.tbss` means.
 
 use std::cell::Cell;
 use std::ptr;
 use std::ptr::NonNull;
-use std::thread::LocalKey;
 
 /// The words of one thread.
 #[repr(C)]
@@ -40,14 +44,15 @@ pub(crate) struct ThreadWords {
     pub(crate) current_job: Cell<Option<NonNull<()>>>,
     /// The next id for a job: see `job::id`.
     pub(crate) next_job_id: Cell<u64>,
-    /// Where the pool of the thread is.
-    pub(crate) pool: Cached,
-    /// Where the C interface keeps what it has for the thread.
-    pub(crate) c_interface: Cached,
+    /// What the C interface has for the thread.
+    pub(crate) c_interface: Boxed,
+    /// The pool of the thread. In a program it is a thread-local, which is reached by one load less.
+    #[cfg(asyncjob_tlsdesc)]
+    pub(crate) pool: Boxed,
 }
 
-/// The address of a thread-local, once it was looked up; null before.
-pub(crate) struct Cached(Cell<*const ()>);
+/// A value on the heap, once the thread has used it; null before.
+pub(crate) struct Boxed(Cell<*mut ()>);
 
 /// The name of the words for the linker. Two versions of this crate in one object have words of their own.
 #[cfg(asyncjob_tlsdesc)]
@@ -60,7 +65,7 @@ macro_rules! symbol {
 #[cfg(asyncjob_tlsdesc)]
 std::arch::global_asm!(
     ".pushsection .tbss.asyncjob_thread_words, \"awT\", @nobits",
-    ".p2align 6",
+    ".p2align 5", // the words are in one cache line
     concat!(".globl ", symbol!()), // for the other object files of the library
     concat!(".hidden ", symbol!()), // and for nothing else
     concat!(".type ", symbol!(), ", @object"),
@@ -110,8 +115,7 @@ impl ThreadWords {
                 ThreadWords {
                     current_job: Cell::new(None),
                     next_job_id: Cell::new(0),
-                    pool: Cached(Cell::new(ptr::null())),
-                    c_interface: Cached(Cell::new(ptr::null())),
+                    c_interface: Boxed(Cell::new(ptr::null_mut())),
                 }
             };
         }
@@ -146,44 +150,53 @@ impl ThreadWords {
     }
 }
 
-/// Calls `f` with the value of this thread-local, whose address is in `word` from the first call of a thread on.
+/// Calls `f` with the value in this box, which is made by `new` if there is none.
 ///
 /// # Safety
 ///
-/// All calls with the same `word` must have the same `local`.
+/// All calls with the same `word` must have the same `T`. `f` must not call anything that [frees](free_boxed) the box
+/// and returns.
 #[inline(always)]
-pub(crate) unsafe fn with_local<T: 'static, R>(
-    word: impl FnOnce(&ThreadWords) -> &Cached,
-    local: &'static LocalKey<T>,
+pub(crate) unsafe fn with_boxed<T: 'static, R>(
+    word: impl FnOnce(&ThreadWords) -> &Boxed,
+    new: fn() -> T,
     f: impl FnOnce(&T) -> R,
 ) -> R {
-    const {
-        assert!(
-            !std::mem::needs_drop::<T>(),
-            "the value is used until the thread is gone"
-        )
-    };
-    if cfg!(not(asyncjob_tlsdesc)) {
-        return local.with(f); // where a thread-local is, is known there, so that a word would make it slower
-    }
     ThreadWords::with(|words| {
-        let Cached(word) = word(words);
+        let Boxed(word) = word(words);
         let mut at = word.get();
         if at.is_null() {
-            at = look_up(word, local);
+            at = make(word, new);
         }
-        // SAFETY: the address of the value on this thread. It has no destructor, so it exists as long as the thread,
-        // and the caller promises that it is of this type.
+        // SAFETY: the box of this thread, which the caller promises to keep, with a value of this type.
         f(unsafe { &*at.cast::<T>() })
     })
 }
 
 #[cold]
 #[inline(never)]
-fn look_up<T: 'static>(word: &Cell<*const ()>, local: &'static LocalKey<T>) -> *const () {
-    local.with(|value| {
-        let at = ptr::from_ref(value).cast();
-        word.set(at);
-        at
-    })
+fn make<T: 'static>(word: &Cell<*mut ()>, new: fn() -> T) -> *mut () {
+    let at = Box::into_raw(Box::new(new())).cast();
+    word.set(at);
+    at
+}
+
+/// Calls `before` with the value in this box, if there is one, then drops the value and frees the box.
+///
+/// # Safety
+///
+/// All calls with the same `word` must have the same `T`, which is that of [`with_boxed`]. The code that uses the value
+/// now must never run again.
+pub(crate) unsafe fn free_boxed<T: 'static>(word: impl FnOnce(&ThreadWords) -> &Boxed, before: fn(&T)) {
+    ThreadWords::with(|words| {
+        let Boxed(word) = word(words);
+        let at = word.get().cast::<T>();
+        if !at.is_null() {
+            // SAFETY: the box of this thread, with a value of this type.
+            before(unsafe { &*at });
+            word.set(ptr::null_mut());
+            // SAFETY: `make` has leaked the box, and nothing leads to it any more.
+            drop(unsafe { Box::from_raw(at) });
+        }
+    });
 }

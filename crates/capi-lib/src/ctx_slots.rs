@@ -13,7 +13,6 @@
 //! A slot has its ctx for ever. The ctx is new while the slot is free.
 
 use std::cell::RefCell;
-use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use asyncjob::{WaitCtx, c_interface};
@@ -125,12 +124,12 @@ pub(crate) fn hold(slot: CtxSlot) {
 /// A thread keeps at most this many free slots for itself.
 const KEPT: usize = 2 * CHUNK;
 
-/// The free slots that a thread keeps. It has no destructor, as [`ThreadSlots`](crate::slots::ThreadSlots) has none.
-pub(crate) struct KeptSlots(ManuallyDrop<RefCell<Vec<CtxSlot>>>);
+/// The free slots that a thread keeps.
+pub(crate) struct KeptSlots(RefCell<Vec<CtxSlot>>);
 
 impl KeptSlots {
     pub(crate) const fn new() -> Self {
-        KeptSlots(ManuallyDrop::new(RefCell::new(Vec::new())))
+        KeptSlots(RefCell::new(Vec::new()))
     }
 
     #[inline]

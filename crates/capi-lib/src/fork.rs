@@ -9,11 +9,10 @@
 //! there.
 
 use std::any::Any;
-use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use asyncjob::c_interface::lock;
+use asyncjob::c_interface::{WhileForking, lock};
 
 /// A value of the process.
 pub(crate) struct Shared<T> {
@@ -31,10 +30,7 @@ trait Hold: Sync {
 /// What the thread that forks takes.
 static ALL: Mutex<Vec<&'static dyn Hold>> = Mutex::new(Vec::new());
 
-thread_local! {
-    /// What this thread holds while it forks.
-    static HELD: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
-}
+static HELD: WhileForking<Vec<Box<dyn Any>>> = WhileForking::new();
 
 impl<T: Send + 'static> Shared<T> {
     pub(crate) const fn new(value: T) -> Self {
@@ -75,10 +71,9 @@ extern "C" fn before_fork() {
     let all = lock(&ALL);
     let mut held: Vec<_> = all.iter().map(|shared| shared.hold()).collect();
     held.push(Box::new(all));
-    // A thread whose locals are gone forks without the locks.
-    let _ = HELD.try_with(|kept| *kept.borrow_mut() = held);
+    HELD.keep(held);
 }
 
 extern "C" fn after_fork() {
-    drop(HELD.try_with(RefCell::take));
+    HELD.let_go();
 }

@@ -246,17 +246,16 @@ impl JobSlot {
 
 /// The slots that one thread has borrowed.
 ///
-/// It has no destructor, because a thread may use its slots after the destructors of Rust's thread-locals have run. The
-/// slots of a `ThreadSlots` that is dropped without [`return_chunks`](Self::return_chunks) stay out of use.
+/// The slots of a `ThreadSlots` that is dropped without [`return_chunks`](Self::return_chunks) stay out of use.
 pub(crate) struct ThreadSlots {
     /// A number that no other `ThreadSlots` ever has, or [`NOT_NUMBERED`] before the first chunk.
     ///
-    /// An address would not do: the thread-locals of a later thread may come to lie at the same one.
+    /// An address would not do: what a later thread has may come to lie at the same one.
     id: Cell<usize>,
     /// There are more slots than the caches hold jobs.
     has_many: Cell<bool>,
     free: Cell<Option<JobSlot>>,
-    chunks: ManuallyDrop<RefCell<Vec<JobChunk>>>,
+    chunks: RefCell<Vec<JobChunk>>,
 }
 
 /// With more chunks than this a thread has many jobs. A resume touches twelve lines or more, so a thousand jobs fill
@@ -286,7 +285,7 @@ impl ThreadSlots {
             id: Cell::new(NOT_NUMBERED),
             has_many: Cell::new(false),
             free: Cell::new(None),
-            chunks: ManuallyDrop::new(RefCell::new(Vec::new())),
+            chunks: RefCell::new(Vec::new()),
         }
     }
 

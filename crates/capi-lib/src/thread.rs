@@ -12,7 +12,7 @@
 //! | the thread exits | freed, forgotten | stale handles, stacks in quarantine (S88) |
 //!
 //! The destructor of a pthread key notices the exit. The key is our own because libcrypto does not export its hook for
-//! a thread's end. The key is set on each thread that has slots. glibc calls the destructor even if Rust's
+//! a thread's end. The key is set on each thread that has a [`Thread`]. glibc calls the destructor even if Rust's
 //! thread-locals are gone already, and calls it again if a later destructor starts another job.
 
 use std::ffi::{c_int, c_void};
@@ -44,6 +44,7 @@ pub extern "C" fn ASYNC_init_thread(max_size: usize, init_size: usize) -> c_int 
         if !libcrypto::is_ready(OUR_EXPORTS) {
             return 0;
         }
+        with(|_| ()); // which sees to the end of the pool
         let limit = (max_size != 0).then_some(max_size);
         let config = PoolConfig::new().limit(limit).precreate(init_size);
         c_int::from(pool::init_thread(config).is_ok())
@@ -56,6 +57,7 @@ pub extern "C" fn ASYNC_init_thread(max_size: usize, init_size: usize) -> c_int 
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_cleanup_thread() {
     guarded((), || {
+        with(|_| ()); // as above
         let _refused_inside_a_job = pool::cleanup_thread();
     });
 }
@@ -103,31 +105,34 @@ pub(crate) const OUR_EXPORTS: OurExports = OurExports {
     when_asked: || (),
 };
 
-/// What a thread keeps. It has no destructor, so that it can be reached until the thread is gone, in one step.
+/// What a thread keeps. It is on the heap, and exists until [`at_exit`]. If the thread comes back after that, from the
+/// destructor of another pthread key, it has a new one.
 pub(crate) struct Thread {
     pub(crate) slots: ThreadSlots,
     pub(crate) travelling: ThreadTravelling,
     ctxs: KeptSlots,
-}
-
-thread_local! {
-    static THREAD: Thread = const {
-        Thread {
-            slots: ThreadSlots::new(),
-            travelling: ThreadTravelling::new(),
-            ctxs: KeptSlots::new(),
-        }
-    };
+    /// `at_exit` will be called.
+    ends: bool,
 }
 
 /// Calls `f` with what this thread keeps.
 #[inline]
 pub(crate) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
-    // SAFETY: this is the one call.
-    unsafe { c_interface::with_local(&THREAD, f) }
+    // SAFETY: this is the one call. Only `at_exit` frees the value. If it is called inside `f`, from a job whose
+    // function has called `pthread_exit`, then `f` never goes on.
+    unsafe { c_interface::with_thread(Thread::new, f) }
 }
 
 impl Thread {
+    fn new() -> Self {
+        Thread {
+            slots: ThreadSlots::new(),
+            travelling: ThreadTravelling::new(),
+            ctxs: KeptSlots::new(),
+            ends: call_at_exit(),
+        }
+    }
+
     /// A slot for a job whose function is at `near`. `None` when the process has 16 million jobs.
     #[inline]
     pub(crate) fn take_slot(&self, near: *const c_void) -> Option<JobSlot> {
@@ -139,7 +144,6 @@ impl Thread {
         libcrypto::search(near, OUR_EXPORTS);
         self.travelling.search();
         self.slots.add_chunk()?;
-        call_at_exit();
         #[cfg(feature = "dump")]
         crate::dump::arrange();
         self.slots.pop()
@@ -164,10 +168,16 @@ impl Thread {
         is_in_use
     }
 
+    fn end(&self) {
+        // SAFETY: `at_exit` is the caller. The calls that hold a slot are on the stacks of jobs that never run again.
+        unsafe { self.slots.return_chunks() };
+        self.ctxs.return_all();
+    }
+
     #[cold]
     fn give_ctx_slowly(&self, slot: CtxSlot) {
         // Slots that are kept have to be returned when the thread exits.
-        let is_kept = call_at_exit() && self.ctxs.make_room() && self.ctxs.push(slot);
+        let is_kept = self.ends && self.ctxs.make_room() && self.ctxs.push(slot);
         if !is_kept {
             ctx_slots::share(slot);
         }
@@ -175,7 +185,7 @@ impl Thread {
 }
 
 /// Arranges that [`at_exit`] is called when this thread exits. If the process is out of pthread keys, it is not called,
-/// and the slots of the thread's jobs stay out of use. Returns whether it will be called.
+/// and what the thread has stays out of use. Returns whether it will be called.
 fn call_at_exit() -> bool {
     exit_key().is_some_and(|key| {
         // SAFETY: the key is ours. Its value only has to differ from NULL.
@@ -203,12 +213,8 @@ unsafe extern "C" fn at_exit(_: *mut c_void) {
     guarded((), || {
         // SAFETY: the thread has left all stacks of its jobs: `pthread_exit` in a job jumps to the end of its thread.
         unsafe { c_interface::abandon_running() };
-        with(|thread| {
-            // SAFETY: the free list is empty after this call and the handles are stale, so no function of this library
-            // that the thread still calls finds a slot of before. The calls that hold one are on the stacks of jobs
-            // that can never be resumed.
-            unsafe { thread.slots.return_chunks() };
-            thread.ctxs.return_all();
-        });
+        // SAFETY: the handles are stale after this call, and the thread's next call of this library begins with
+        // nothing. The calls that use what it had are on the stacks of jobs that can never be resumed.
+        unsafe { c_interface::forget_thread(Thread::end) };
     });
 }

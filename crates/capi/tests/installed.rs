@@ -158,6 +158,27 @@ fn the_loader_asks_for_the_name_with_the_number_of_the_interface() {
     }
 }
 
+/// glibc keeps 512 bytes for the thread-locals of all objects that are loaded with `dlopen`. Where they have no room, a
+/// resume and its pause take a fifth longer.
+#[test]
+fn the_thread_locals_leave_room_for_those_of_other_objects() {
+    if missing(&[MAKE, READELF]) {
+        return;
+    }
+    for file in ["libasyncjob.so", "libasyncjob-preload.so"] {
+        let mut readelf = Command::new("readelf");
+        readelf
+            .args(["--segments", "--wide"])
+            .arg(installed().join("lib").join(file));
+        let segments = printed(readelf);
+        let tls = segments.lines().find_map(|line| line.trim().strip_prefix("TLS "));
+        let size = tls.and_then(|tls| tls.split_whitespace().nth(4)).expect(&segments);
+        let size = u32::from_str_radix(size.trim_start_matches("0x"), 16).unwrap();
+        println!("{file}: {size} bytes");
+        assert!(size <= 384, "{file} has {size} bytes of thread-locals");
+    }
+}
+
 /// The memory of the library for each of these threads is made at the thread's first call.
 #[test]
 fn the_libraries_can_be_loaded_when_many_threads_exist() {

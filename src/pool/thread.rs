@@ -119,7 +119,7 @@ pub(super) struct Pool {
 
 thread_local! {
     #[cfg(not(asyncjob_tlsdesc))]
-    static LOCAL: Pool = const { Pool::NEW };
+    static LOCAL: Pool = const { Pool::new() };
     static AT_EXIT: AtExit = const { AtExit };
 }
 
@@ -136,7 +136,7 @@ impl ThreadPool {
         // SAFETY: this is the one call with this word. The pool of a thread is freed only when nothing uses it any more
         // (`forget_thread`).
         #[cfg(asyncjob_tlsdesc)]
-        return unsafe { with_boxed(|words| &words.pool, || Pool::NEW, f) };
+        return unsafe { with_boxed(|words| &words.pool, Pool::new, f) };
     }
 }
 
@@ -164,21 +164,23 @@ impl Drop for AtExit {
 }
 
 impl Pool {
-    const NEW: Pool = Pool {
-        idle: ManuallyDrop::new(RefCell::new(Vec::new())),
-        total: Cell::new(0),
-        limit: Cell::new(usize::MAX),
-        max_idle: Cell::new(PoolConfig::DEFAULT.max_idle),
-        spec: Cell::new(Spec::new(StackSize::DEFAULT)),
-        depot: Cell::new(None),
-        direct: Cell::new(ptr::null()),
-        prepared: Cell::new(false),
-        closed: Cell::new(false),
-        queue: ManuallyDrop::new(WaitQueue::new()),
-        surplus: Cell::new(Surplus::Now),
-        marks: Cell::new(IdleMarks::NONE),
-        precreated: Cell::new(0),
-    };
+    const fn new() -> Pool {
+        Pool {
+            idle: ManuallyDrop::new(RefCell::new(Vec::new())),
+            total: Cell::new(0),
+            limit: Cell::new(usize::MAX),
+            max_idle: Cell::new(PoolConfig::DEFAULT.max_idle),
+            spec: Cell::new(Spec::new(StackSize::DEFAULT)),
+            depot: Cell::new(None),
+            direct: Cell::new(ptr::null()),
+            prepared: Cell::new(false),
+            closed: Cell::new(false),
+            queue: ManuallyDrop::new(WaitQueue::new()),
+            surplus: Cell::new(Surplus::Now),
+            marks: Cell::new(IdleMarks::NONE),
+            precreated: Cell::new(0),
+        }
+    }
 
     pub(super) fn configure(&self, config: &PoolConfig) {
         if config.spec() != self.spec.replace(config.spec()) {

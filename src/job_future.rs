@@ -29,6 +29,10 @@
 //!
 //! There is one exception to the row of `Watch`: without a watch, a job whose status is `Ok` and whose ctx has no
 //! deadline waits for its callback.
+//!
+//! A job that waits for its callback is not looked at while nothing happens: a poll by the task that polled last
+//! compares the wakers and reads the two words of the forwarder. So what another thread writes into the ctx meanwhile
+//! counts from its next call of the callback.
 
 mod forwarder;
 #[cfg(feature = "insight")]
@@ -39,8 +43,9 @@ use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::ptr;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, RawWakerVTable, Waker, ready};
 
 use crate::error::{AwaitError, NO_STACK, StartErrorKind, WAIT_CTX_IN_USE};
 use crate::hooks::SwitchHooks;
@@ -59,6 +64,9 @@ use forwarder::ForwardingWaker;
 ///   [`Cancelled`](crate::PauseError::Cancelled), destructors run, and the stack goes back to the pool.
 /// * At the limit of the thread's pool the future waits until a job is [`available`].
 /// * A panic of the job leaves `poll`.
+/// * A poll without a reason resumes nothing: an unchanged waker and a word that no wake has touched are all that it
+///   looks at while the job waits for its [callback](WaitCtx::callback). An engine that changes the wait ctx of a
+///   paused job, to report [`Status::Err`] for instance, calls the callback after that.
 ///
 /// # Errors
 ///
@@ -90,8 +98,7 @@ pub struct JobFuture<T: 'static> {
     /// `None` if the ctx belongs to another job.
     claim: Option<ClaimedCtx>,
     forwarder: Arc<ForwardingWaker>,
-    /// The waker of the task that polled last, which the forwarder has, too.
-    task: Option<Arc<Waker>>,
+    last: LastTask,
     #[cfg(feature = "insight")]
     parked: parked::Parked,
     watch: Option<Box<Watch>>,
@@ -197,7 +204,7 @@ impl<T: 'static> JobFuture<T> {
             ctx,
             claim,
             forwarder,
-            task: None,
+            last: LastTask::NONE,
             #[cfg(feature = "insight")]
             parked: parked::Parked::default(),
             watch: None,
@@ -210,11 +217,13 @@ impl<T: 'static> JobFuture<T> {
     #[inline(always)] // all but the first line is a call
     fn next_step(&mut self, had_turn: bool, task: &mut Context<'_>) -> NextStep {
         if !self.ctx.wants_only_callback() {
+            self.forwarder.look();
             return self.next_step_of_others(had_turn, task);
         }
         if self.forwarder.was_called() {
             NextStep::Resume(WakeCause::Callback)
         } else {
+            self.forwarder.wait_for_call();
             NextStep::Wait
         }
     }
@@ -259,20 +268,8 @@ impl<T: 'static> JobFuture<T> {
         }
     }
 
-    /// Whether the job is paused and waits for its callback only, which was not called, and wakes this task when it is.
-    #[inline]
-    fn waits_for_callback_of(&self, task: &Context<'_>) -> bool {
-        #[cfg(feature = "insight")]
-        if self.forwarder.asked.is_some() {
-            return false;
-        }
-        !self.forwarder.was_called()
-            && self.task.as_ref().is_some_and(|last| last.will_wake(task.waker()))
-            && self.paused.is_some()
-            && self.ctx.wants_only_callback()
-    }
-
     /// A poll for which there is something to do.
+    #[cold] // so that what comes without it has no jump
     fn poll_on(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         if self.paused.is_none() {
             return self.start(task);
@@ -380,8 +377,8 @@ impl<T: 'static> JobFuture<T> {
     /// The task that polls is the one that the forwarder wakes.
     #[inline]
     fn set_task(&mut self, task: &Context<'_>) {
-        if !self.task.as_ref().is_some_and(|last| last.will_wake(task.waker())) {
-            self.task = Some(self.forwarder.set_task(task.waker()));
+        if !self.last.is(task) {
+            self.last = LastTask::new(self.forwarder.set_task(task.waker()));
         }
     }
 
@@ -391,7 +388,7 @@ impl<T: 'static> JobFuture<T> {
         #[cfg(feature = "insight")]
         self.parked.end();
         self.forwarder.clear_task();
-        self.task = None;
+        self.last = LastTask::NONE;
         self.claim = None;
         self.watch = None;
         Poll::Ready(output)
@@ -428,8 +425,9 @@ impl<T: 'static> Future for JobFuture<T> {
     /// With the panic of the job. Also when the future is polled after it was ready.
     #[inline]
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
-        // Nothing has happened since this task polled last: the rest of its futures is polled for something else.
-        if self.waits_for_callback_of(task) {
+        // Nothing has happened since this task polled last: the rest of its futures is polled for something else. There
+        // is a task only while the job is paused or runs, and this is not looked at while it runs.
+        if self.last.is(task) && self.forwarder.waits_for_call() {
             return Poll::Pending;
         }
         self.poll_on(task)
@@ -462,6 +460,38 @@ impl<T: 'static> fmt::Debug for JobFuture<T> {
             .field("state", &state)
             .field("wait_ctx", &self.ctx)
             .finish_non_exhaustive()
+    }
+}
+
+/// The task that polled last, which the forwarder has, too.
+struct LastTask {
+    /// What the waker consists of. It lies here, so that a poll without work follows no pointer for it.
+    data: *const (),
+    vtable: *const RawWakerVTable,
+    /// Keeps the waker, so that no other one has the same data.
+    _waker: Option<Arc<Waker>>,
+}
+
+impl LastTask {
+    const NONE: Self = LastTask {
+        data: ptr::null(),
+        vtable: ptr::null(),
+        _waker: None,
+    };
+
+    fn new(waker: Arc<Waker>) -> Self {
+        LastTask {
+            data: waker.data(),
+            vtable: waker.vtable(),
+            _waker: Some(waker),
+        }
+    }
+
+    /// Whether it is this one, as [`Waker::will_wake`] says.
+    #[inline]
+    fn is(&self, task: &Context<'_>) -> bool {
+        let waker = task.waker();
+        self.data == waker.data() && ptr::eq(self.vtable, waker.vtable())
     }
 }
 

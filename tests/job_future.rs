@@ -132,6 +132,69 @@ fn a_poll_resumes_the_job_only_after_a_wake() {
     assert_eq!((event.polls(), task.wakes(), resumes.get()), (2, 1, 1));
 }
 
+/// A poll without a reason looks at the waker and for a wake, and not at the ctx. What is written into the ctx
+/// meanwhile counts from the next call of the callback.
+#[test]
+fn a_change_of_the_ctx_counts_from_the_call_of_its_callback() {
+    let task = Task::new();
+    let was_cancelled = Rc::new(Cell::new(false));
+    let mut job = pin!({
+        let was_cancelled = Rc::clone(&was_cancelled);
+        JobFuture::new(move || {
+            current_job().unwrap().wait_ctx().set_status(Status::Ok);
+            was_cancelled.set(pause_job().is_err());
+        })
+    });
+    assert!(task.poll(job.as_mut()).is_pending());
+    let ctx = job.wait_ctx().clone();
+    let engine = thread::spawn({
+        let ctx = ctx.clone();
+        move || ctx.set_status(Status::Err)
+    });
+    engine.join().unwrap();
+    assert!(task.poll(job.as_mut()).is_pending());
+    assert_eq!((task.wakes(), was_cancelled.get()), (0, false));
+    ctx.callback().unwrap().wake();
+    assert_eq!(task.wakes(), 1);
+    assert!(matches!(
+        task.poll(job.as_mut()),
+        Poll::Ready(Err(JobError::EngineFailed))
+    ));
+    assert!(was_cancelled.get());
+}
+
+/// A ctx that gets a wait fd while its job waits for its callback is watched from the next poll that looks at it, and
+/// every later poll asks the watch again.
+#[test]
+fn a_wait_fd_that_comes_during_the_pause_is_watched_at_each_poll() {
+    let (task, other, asked, ready) = (
+        Task::new(),
+        Task::new(),
+        Rc::new(Cell::new(0)),
+        Rc::new(Cell::new(false)),
+    );
+    let mut job = pin!({
+        let (asked, ready) = (Rc::clone(&asked), Rc::clone(&ready));
+        let job = JobFuture::new(|| {
+            current_job().unwrap().wait_ctx().set_status(Status::Ok);
+            pause_job().unwrap();
+        });
+        job.watch(move |_, _| {
+            asked.set(asked.get() + 1);
+            if ready.get() { Poll::Ready(()) } else { Poll::Pending }
+        })
+    });
+    assert!(task.poll(job.as_mut()).is_pending());
+    assert!(task.poll(job.as_mut()).is_pending());
+    let (reader, _writer) = std::io::pipe().unwrap();
+    job.wait_ctx().add_wait_fd(WaitKey::unique(), reader);
+    assert!(other.poll(job.as_mut()).is_pending(), "another task looks at the ctx");
+    assert_eq!(asked.get(), 1);
+    ready.set(true);
+    assert!(other.poll(job.as_mut()).is_ready());
+    assert_eq!(asked.get(), 2);
+}
+
 /// A wake that a later poll will see wakes the task once, however often it comes.
 #[test]
 fn a_task_is_woken_once_for_what_its_next_poll_sees() {

@@ -7,11 +7,10 @@
 //!       wakes the task  --------->   the runtime polls the future, which takes the request and answers for its job
 //! ```
 //!
-//! The wake is not one of the job's: the forwarder's `called` stays as it is, so the job is not resumed for it.
+//! The wake is not one of the job's: the forwarder's `CALLED` stays as it is, so the job is not resumed for it.
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -23,48 +22,29 @@ use crate::job::{Job, JobState};
 use crate::sync::contain;
 use crate::sys::clock_tick;
 
-/// The requests that a future has not answered yet.
-pub(super) struct Requests {
-    /// Whether there is one, which saves the lock when there is none. A request that a poll does not see yet has a wake
-    /// of its own, which leads to another poll.
-    some: AtomicBool,
-    /// `None` when the job has ended: an engine may keep the forwarder for longer, and nothing would answer there.
-    list: Mutex<Option<Vec<Request>>>,
-}
+/// The requests that a future has not answered yet. `None` when the job has ended: an engine may keep the forwarder for
+/// longer, and nothing would answer there.
+pub(super) struct Requests(Mutex<Option<Vec<Request>>>);
 
 impl Default for Requests {
     fn default() -> Self {
-        Requests {
-            some: AtomicBool::new(false),
-            list: Mutex::new(Some(Vec::new())),
-        }
+        Requests(Mutex::new(Some(Vec::new())))
     }
 }
 
 impl Requests {
-    fn put(&self, request: Request) {
-        if let Some(list) = &mut *self.list.lock() {
+    pub(super) fn put(&self, request: Request) {
+        if let Some(list) = &mut *self.0.lock() {
             list.push(request);
-            self.some.store(true, Ordering::Release);
         }
     }
 
-    /// Whether there is one.
-    pub(super) fn is_some(&self) -> bool {
-        self.some.load(Ordering::Relaxed)
-    }
-
-    fn take(&self) -> Vec<Request> {
-        if !self.some.load(Ordering::Acquire) {
-            return Vec::new();
-        }
-        let mut list = self.list.lock();
-        self.some.store(false, Ordering::Relaxed);
-        list.as_mut().map_or_else(Vec::new, std::mem::take)
+    pub(super) fn take(&self) -> Vec<Request> {
+        self.0.lock().as_mut().map_or_else(Vec::new, std::mem::take)
     }
 
     fn close(&self) {
-        let requests = self.list.lock().take();
+        let requests = self.0.lock().take();
         drop(requests);
     }
 }
@@ -87,7 +67,7 @@ pub(super) struct Parked {
 impl Parked {
     /// The future is polled while its job is paused.
     pub(super) fn answer<T>(&mut self, forwarder: &ForwardingWaker, job: &mut Job<T>) {
-        for request in forwarder.asked.take() {
+        for request in forwarder.take_asked() {
             let in_state = Duration::from_nanos(clock_tick().saturating_sub(self.since));
             let info = job.info(JobState::Paused, in_state);
             let frames = job.frames();
@@ -135,7 +115,7 @@ fn register() -> (Forwarders, Registration) {
             .map(|(_, forwarder)| Arc::clone(forwarder))
             .collect();
         for forwarder in futures {
-            forwarder.asked.put(request.clone());
+            forwarder.ask(request.clone());
             contain(|| forwarder.wake_task()); // the waker is code of the user
         }
     };

@@ -25,12 +25,24 @@ impl Wake for Task {
     }
 }
 
-/// One poll of the task: resumes the job if its waker was called. Returns whether it resumed it.
+/// One poll of a task that has not polled last: resumes the job if its waker was called. Returns whether it resumed it.
 fn poll(forwarder: &ForwardingWaker, task: &Waker) -> bool {
     drop(forwarder.set_task(task));
+    poll_on(forwarder)
+}
+
+/// One poll of the task that polled last.
+fn poll_again(forwarder: &ForwardingWaker) -> bool {
+    !forwarder.waits_for_call() && poll_on(forwarder)
+}
+
+fn poll_on(forwarder: &ForwardingWaker) -> bool {
     let was_called = forwarder.was_called();
     if was_called {
         drop(forwarder.start_resume());
+    }
+    if !forwarder.was_called() {
+        forwarder.wait_for_call();
     }
     was_called
 }
@@ -59,11 +71,45 @@ fn no_wake_is_lost_between_two_tasks() {
         let was_woken = second.0.load(Ordering::SeqCst) != 0;
         assert!(resumed || was_woken, "the task sleeps on the wake");
         if !resumed {
+            assert!(poll_again(&forwarder), "the task is polled and does not see why");
+            assert!(done.load(Ordering::Relaxed));
+        }
+    });
+}
+
+/// A wake that comes around a poll without a reason, which reads no more than two words, resumes the job in that poll,
+/// or wakes the task. The poll that follows the wake resumes the job.
+#[test]
+fn a_poll_without_a_reason_hides_no_wake() {
+    loom::model(|| {
+        let forwarder = Arc::new(ForwardingWaker::new());
+        let task = Arc::new(Task(AtomicUsize::new(0)));
+        assert!(!poll(&forwarder, &Waker::from(task.clone())));
+        assert!(!poll_again(&forwarder));
+        let done = loom::sync::Arc::new(AtomicBool::new(false));
+        let other = {
+            let (done, waker) = (done.clone(), Waker::from(forwarder.clone()));
+            thread::spawn(move || {
+                done.store(true, Ordering::Relaxed);
+                waker.wake();
+            })
+        };
+        let resumed = poll_again(&forwarder);
+        if resumed {
+            assert!(done.load(Ordering::Relaxed));
+        }
+        if task.0.load(Ordering::SeqCst) != 0 && !resumed {
             assert!(
-                poll(&forwarder, &Waker::from(second)),
-                "the task is polled and does not see why"
+                poll_again(&forwarder),
+                "the task is polled for the wake and does not see it"
             );
             assert!(done.load(Ordering::Relaxed));
+            return other.join().unwrap();
+        }
+        other.join().unwrap();
+        if !resumed {
+            assert!(task.0.load(Ordering::SeqCst) != 0, "the task sleeps on the wake");
+            assert!(poll_again(&forwarder) && done.load(Ordering::Relaxed));
         }
     });
 }
@@ -84,7 +130,7 @@ fn of_two_wakes_none_is_lost() {
                 waker.wake();
             })
         });
-        let polled = poll(&forwarder, &waker);
+        let polled = poll_again(&forwarder);
         for other in others {
             other.join().unwrap();
         }
@@ -92,7 +138,7 @@ fn of_two_wakes_none_is_lost() {
         assert!(seen() || polled);
         // A last poll, for which the task was woken if the first one has not seen both.
         if !polled {
-            assert!(task.0.load(Ordering::SeqCst) != 0 && poll(&forwarder, &waker));
+            assert!(task.0.load(Ordering::SeqCst) != 0 && poll_again(&forwarder));
         }
     });
 }

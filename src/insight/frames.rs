@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A debug build inlines nothing, so it has many more frames of ours than an optimised one. What is left is the same in
-//! both.
+//! both. The debug information of an inlined function has its type arguments in its name, which can be a thousand
+//! characters of futures and closures: names are shown without them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -91,7 +92,7 @@ impl Names {
             functions.push(Function {
                 code: Code::of(&name, file, own_sources),
                 place: line.map(|(file, line)| format!("at {}:{line}", file.display())),
-                name,
+                name: without_type_arguments(&name),
             });
         });
         if functions.is_empty() {
@@ -106,12 +107,38 @@ impl Names {
             functions.push(Function {
                 code: Code::of(&name, None, own_sources),
                 place,
-                name,
+                name: without_type_arguments(&name),
             });
         }
         self.known.insert(frame, functions.clone());
         functions
     }
+}
+
+/// The name of a function without type arguments: `serve<S>` is `serve`. A type in front of a path stays, as in
+/// `<Server<S> as Serve<C>>::serve`, which is `<Server as Serve>::serve`.
+fn without_type_arguments(name: &str) -> String {
+    if name.contains("operator<") || name.contains("operator>") {
+        return name.to_owned(); // of C++, where `<` may be the name
+    }
+    let mut kept = String::with_capacity(name.len());
+    let mut open = 0; // the brackets around what is left out
+    let mut before = ' ';
+    for character in name.chars() {
+        let begins_path = open == 0 && !(before.is_alphanumeric() || "_}:".contains(before));
+        match character {
+            '<' if !begins_path => {
+                let without_colons = kept.trim_end_matches("::").len();
+                kept.truncate(without_colons);
+                open += 1;
+            }
+            '>' if open > 0 && before != '-' => open -= 1,
+            _ if open == 0 => kept.push(character),
+            _ => {}
+        }
+        before = character;
+    }
+    if open == 0 { kept } else { name.to_owned() }
 }
 
 /// Where the sources of this crate are, as the debug information has it: what is before the path of this file in it.
@@ -169,6 +196,22 @@ fn is_below(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn type_arguments_are_left_out_of_names() {
+        for (name, shown) in [
+            ("serve", "serve"),
+            ("{closure#0}<Vec<u8, Global>, &mut dyn Fn(u8) -> u8>", "{closure#0}"),
+            ("server::serve::<Vec<u8>>::{closure#1}", "server::serve::{closure#1}"),
+            ("<server::Server<S> as Serve<fn() -> u8>>::serve", "<server::Server as Serve>::serve"),
+            ("<<S as Serve<C>>::Answer as Drop>::drop", "<<S as Serve>::Answer as Drop>::drop"),
+            ("<&Server<S>>::serve<C>", "<&Server>::serve"),
+            ("operator< <char>", "operator< <char>"),
+            ("cut off<Vec<u8>", "cut off<Vec<u8>"),
+        ] {
+            assert_eq!(without_type_arguments(name), shown);
+        }
+    }
 
     #[test]
     fn code_is_told_apart_with_and_without_files() {

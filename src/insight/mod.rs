@@ -79,8 +79,9 @@ pub struct Dump {
     /// [`DriverKind::Unknown`], if there are jobs that no other driver has told of.
     pub drivers: Vec<DriverDump>,
     /// The distinct stacks of the jobs: [`JobDump::stack`] is an index into this. A stack is a list of functions, with
-    /// file and line where they are known, the innermost first. It begins with the function of this crate in which the
-    /// code of the job waits, and ends with the closure of the job: how a job pauses and starts is left out.
+    /// file and line where they are known, without type arguments, the innermost first. It begins with the function of
+    /// this crate in which the code of the job waits, and ends with the closure of the job: how a job pauses and starts
+    /// is left out.
     pub stacks: Vec<Vec<String>>,
     /// How long it took.
     pub took: Duration,

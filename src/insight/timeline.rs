@@ -341,7 +341,8 @@ impl fmt::Display for Pause {
 // Times are microseconds, with three digits after the point.
 
 impl Timeline {
-    /// A file that [Perfetto](https://ui.perfetto.dev) and `chrome://tracing` open: the Trace Event Format.
+    /// A file that [Perfetto](https://ui.perfetto.dev) opens, and `chrome://tracing` where Chromium has it (156 has it
+    /// no longer): the Trace Event Format.
     ///
     /// Each thread has a track with its runs and the wakes that came on it, from which arrows lead to the runs. Each
     /// job has a track, too, which says when it ran, what it waited for, and how long it was ready before it ran.

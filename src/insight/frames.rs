@@ -203,8 +203,14 @@ mod tests {
             ("serve", "serve"),
             ("{closure#0}<Vec<u8, Global>, &mut dyn Fn(u8) -> u8>", "{closure#0}"),
             ("server::serve::<Vec<u8>>::{closure#1}", "server::serve::{closure#1}"),
-            ("<server::Server<S> as Serve<fn() -> u8>>::serve", "<server::Server as Serve>::serve"),
-            ("<<S as Serve<C>>::Answer as Drop>::drop", "<<S as Serve>::Answer as Drop>::drop"),
+            (
+                "<server::Server<S> as Serve<fn() -> u8>>::serve",
+                "<server::Server as Serve>::serve",
+            ),
+            (
+                "<<S as Serve<C>>::Answer as Drop>::drop",
+                "<<S as Serve>::Answer as Drop>::drop",
+            ),
             ("<&Server<S>>::serve<C>", "<&Server>::serve"),
             ("operator< <char>", "operator< <char>"),
             ("cut off<Vec<u8>", "cut off<Vec<u8>"),

@@ -63,6 +63,7 @@ const CALLS: &[(&str, &str)] = &[
     ("write", "EINTR"),
     ("socketpair", "EMFILE"),
     ("ioctl", "EBADF"),
+    ("openat", "EMFILE"),
     ("clone3", "EAGAIN"),
     ("membarrier", "ENOSYS"),
 ];

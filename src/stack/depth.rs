@@ -1,15 +1,16 @@
 //! High-water marks: how many bytes of a stack its jobs have used.
 //!
 //! A page that was touched stays resident until the stack gives its memory back. The lowest resident page of a stack
-//! therefore shows how deep the deepest of its jobs got, and no job has to keep a record. `mincore(2)` answers for many
-//! stacks in one call. Pages that were swapped out do not count.
+//! therefore shows how deep the deepest of its jobs got, and no job has to keep a record. The ioctl `PAGEMAP_SCAN`
+//! answers for many stacks in one call, and where the kernel has none `mincore(2)` does. Pages that were swapped out do
+//! not count.
 //!
 //! A page is too coarse for some uses. [`lowest_used_word`] is exact: it looks for the lowest word that is not zero, on
 //! a stack whose unused part is kept zero.
 
 use std::io;
 
-use super::memory::{self, Range, page};
+use super::memory::{self, PageMap, Range, page};
 use super::slab::Geometry;
 
 /// Pages that one call of [`memory::residency`] asks for. The answers lie on the caller's stack.
@@ -64,7 +65,7 @@ pub(super) fn resident(stack: Range, below: usize) -> Resident {
 }
 
 /// What [`survey`] finds of many slots.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Survey {
     /// The largest [`resident_depth`].
     pub(super) deepest: usize,
@@ -72,17 +73,32 @@ pub(super) struct Survey {
     pub(super) resident: usize,
 }
 
-/// Looks at every page of many slots. Each range is one slot or several neighbours.
+/// Looks at the resident pages of many slots. Each range is one slot or several neighbours.
 pub(super) fn survey(slots: impl Iterator<Item = Range>, shape: Geometry) -> Survey {
+    survey_by(PageMap::open().as_ref(), slots, shape)
+}
+
+/// As [`survey`], by `mincore(2)` alone if there is no page map.
+pub(super) fn survey_by(map: Option<&PageMap>, slots: impl Iterator<Item = Range>, shape: Geometry) -> Survey {
     let mut found = Survey::default();
     for range in slots {
-        let _ = visit_pages(range, |address, resident| {
+        let mut count = |address: usize| {
+            let within = (address - range.start) % shape.stride;
+            if within >= shape.guard {
+                found.deepest = found.deepest.max(shape.stride - within);
+                found.resident += page();
+            }
+        };
+        let start = map
+            .as_ref()
+            .map_or(range.start, |map| map.visit_resident(range, &mut count));
+        let rest = Range {
+            start,
+            len: range.start + range.len - start,
+        };
+        let _ = visit_pages(rest, |address, resident| {
             if resident {
-                let within = (address - range.start) % shape.stride;
-                if within >= shape.guard {
-                    found.deepest = found.deepest.max(shape.stride - within);
-                    found.resident += page();
-                }
+                count(address);
             }
             true
         });

@@ -342,6 +342,41 @@ fn an_advised_guard_is_there_whatever_fails() {
     every_stack_has_a_guard_whatever_fails(27);
 }
 
+/// Single pages, runs of pages over the end of a stack, and more of them than one call of the kernel names.
+#[cfg(not(asyncjob_portable))]
+#[test]
+fn a_page_map_and_mincore_find_the_same_pages() {
+    use super::memory::{PageMap, Range};
+
+    let depot = Depot::of(spec(33));
+    let shape = slab::Geometry::of(depot.spec());
+    let stacks: Vec<Stack> = (0..100).map(|_| take(depot)).collect();
+    for (index, stack) in stacks.iter().enumerate() {
+        let lowest = stack.limit().as_ptr() as usize + shape.guard;
+        for page in 0..index % 4 {
+            let touched = (lowest + page * 2 * 4096 % (12 << 10)) as *mut u8;
+            // SAFETY: the page is one of a stack on which no job runs.
+            unsafe { touched.write_volatile(1) };
+        }
+    }
+    let slots: Vec<Range> = slab::all()
+        .filter(|slab| ptr_eq(slab.depot, depot) && slab.bytes() > 0)
+        .map(|slab| Range {
+            start: slab.whole(0).start,
+            len: slab.bytes(),
+        })
+        .collect();
+    let by_mincore = depth::survey_by(None, slots.iter().copied(), shape);
+    assert!(
+        by_mincore.resident > 100 * 4096 && by_mincore.deepest == 16 << 10,
+        "{by_mincore:?}"
+    );
+    let Some(map) = PageMap::open() else {
+        return; // an older kernel, or a sandbox
+    };
+    assert_eq!(depth::survey_by(Some(&map), slots.iter().copied(), shape), by_mincore);
+}
+
 #[test]
 fn a_quarantined_stack_is_never_used_again() {
     let depot = Depot::of(spec(15));

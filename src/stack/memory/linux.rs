@@ -1,10 +1,12 @@
 //! Memory on Linux: `madvise(2)`, which leaves mappings as they are.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Advice, Range, is_unavailable};
+use super::{Advice, Range, is_unavailable, page};
 use crate::sys::check;
 
 /// What a mapping of stacks has besides being private and anonymous.
@@ -98,6 +100,95 @@ pub(super) fn lock(range: Range) -> i32 {
     result as i32
 }
 
+/// Which pages of this process are resident: the ioctl `PAGEMAP_SCAN`, Linux 6.7. It names the resident pages only.
+/// Where they are few, it takes a tenth of the time of `mincore(2)`, which answers for each page.
+pub(in crate::stack) struct PageMap(File);
+
+/// `struct page_region` of `linux/fs.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct pm_scan_arg` of `linux/fs.h`.
+#[repr(C)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `PAGEMAP_SCAN`: `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: u32 = 3 << 30 | (size_of::<ScanArg>() as u32) << 16 | (b'f' as u32) << 8 | 16;
+/// `PAGE_IS_PRESENT`.
+const PRESENT: u64 = 1 << 3;
+/// How many regions one call may find. They lie on the caller's stack.
+const REGIONS_PER_CALL: usize = 64;
+
+/// The kernel has no `PAGEMAP_SCAN` for this process.
+static NO_SCAN: AtomicBool = AtomicBool::new(false);
+
+impl PageMap {
+    /// Opens the page map, for a few calls: one that is kept would be that of the parent after a fork. Returns `None`
+    /// where the kernel has no such call, where `/proc` is not mounted, in a process that may not be traced, and in a
+    /// process that has no fd left.
+    pub(in crate::stack) fn open() -> Option<Self> {
+        if NO_SCAN.load(Ordering::Relaxed) {
+            return None;
+        }
+        File::open("/proc/self/pagemap").map(PageMap).ok()
+    }
+
+    /// Calls `visit` with the address of each resident page of the range, lowest first. Returns where it has stopped:
+    /// at the end of the range, unless the kernel refuses.
+    pub(in crate::stack) fn visit_resident(&self, range: Range, mut visit: impl FnMut(usize)) -> usize {
+        let mut regions = [PageRegion::default(); REGIONS_PER_CALL];
+        let (mut start, end) = (range.start, range.start + range.len);
+        while start < end {
+            let mut scan = ScanArg {
+                size: size_of::<ScanArg>() as u64,
+                flags: 0,
+                start: start as u64,
+                end: end as u64,
+                walk_end: 0,
+                vec: regions.as_mut_ptr().expose_provenance() as u64,
+                vec_len: regions.len() as u64,
+                max_pages: 0,
+                category_inverted: 0,
+                category_mask: PRESENT,
+                category_anyof_mask: 0,
+                return_mask: PRESENT,
+            };
+            // SAFETY: the kernel writes to the argument and to its vector, both of which outlive the call. It reads no
+            // memory of the range.
+            let found = unsafe { libc::ioctl(self.0.as_raw_fd(), PAGEMAP_SCAN as _, &raw mut scan) };
+            if found < 0 {
+                NO_SCAN.store(is_unavailable(&io::Error::last_os_error()), Ordering::Relaxed);
+                break;
+            }
+            for region in &regions[..found as usize] {
+                (region.start as usize..region.end as usize)
+                    .step_by(page())
+                    .for_each(&mut visit);
+            }
+            start = scan.walk_end as usize;
+        }
+        start
+    }
+}
+
 /// How many mappings a process may have: `vm.max_map_count`, or its default where it cannot be read.
 pub(in crate::stack) fn max_mappings() -> usize {
     let text = std::fs::read_to_string("/proc/sys/vm/max_map_count");
@@ -106,7 +197,7 @@ pub(in crate::stack) fn max_mappings() -> usize {
 
 /// How many mappings this process has, or `None` where that cannot be read. It takes about 1 ms for 5,000 mappings.
 pub(in crate::stack) fn count_mappings() -> Option<usize> {
-    let mut maps = std::fs::File::open("/proc/self/maps").ok()?;
+    let mut maps = File::open("/proc/self/maps").ok()?;
     let mut buffer = vec![0; 64 << 10];
     let mut lines = 0;
     loop {

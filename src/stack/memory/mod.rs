@@ -19,7 +19,7 @@ mod portable;
 use linux as system;
 #[cfg(asyncjob_portable)]
 use portable as system;
-pub(super) use system::{RELEASE_KEEPS_MAPPING, count_mappings, max_mappings, too_many_mappings};
+pub(super) use system::{PageMap, RELEASE_KEEPS_MAPPING, count_mappings, max_mappings, too_many_mappings};
 
 /// The bytes of a page: 4 KiB on `x86_64`, and 4, 16 or 64 KiB on `aarch64`. Sizes and guards are rounded up to whole
 /// pages.

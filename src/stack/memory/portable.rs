@@ -47,6 +47,19 @@ pub(super) unsafe fn advise_batches(_: &[Range], _: Advice) -> usize {
     0
 }
 
+/// There is no call that names the resident pages only.
+pub(in crate::stack) enum PageMap {}
+
+impl PageMap {
+    pub(in crate::stack) fn open() -> Option<Self> {
+        None
+    }
+
+    pub(in crate::stack) fn visit_resident(&self, _: Range, _: impl FnMut(usize)) -> usize {
+        match *self {}
+    }
+}
+
 /// # Safety
 ///
 /// The caller must own the memory in the range.

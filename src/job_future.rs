@@ -191,7 +191,7 @@ impl<T: 'static> JobFuture<T> {
         let claim = ctx.claim();
         let forwarder = Arc::new(ForwardingWaker::new());
         if claim.is_some() {
-            ctx.set_callback(Some(Waker::from(Arc::clone(&forwarder))));
+            ctx.set_callback_of(Arc::clone(&forwarder));
         }
         JobFuture {
             _not_send: PhantomData,

@@ -165,8 +165,8 @@
 //! # Where unsafe is
 //!
 //! Unsafe code is denied in the crate. It is allowed in the modules that say why on their `mod` line: `job`, `stack`,
-//! `sys`, and in the handles and the lock of a wait ctx. `wait_ctx` also has an `unsafe fn` with a safe body,
-//! [`WaitCtx::add_raw_wait_fd`], and its form for the C interface.
+//! `sys`, and in the handles, the callback and the lock of a wait ctx. `wait_ctx` also has an `unsafe fn` with a safe
+//! body, [`WaitCtx::add_raw_wait_fd`], and its form for the C interface.
 
 #![warn(missing_debug_implementations)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

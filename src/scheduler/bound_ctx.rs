@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
-use std::task::Waker;
 
 use super::wake::{Inbox, JobWaker};
 use crate::sync::contain;
@@ -29,7 +28,7 @@ impl BoundCtx {
         let is_given = given.is_some();
         let ctx = given.unwrap_or_else(ClaimedCtx::new);
         let waker = Arc::new(JobWaker::new(Arc::clone(inbox)));
-        contain(|| ctx.set_callback(Some(Waker::from(Arc::clone(&waker)))));
+        contain(|| ctx.set_callback_of(Arc::clone(&waker)));
         BoundCtx { ctx, waker, is_given }
     }
 
@@ -45,7 +44,7 @@ impl BoundCtx {
         if self.is_given || !self.ctx.renew(data) || Arc::strong_count(&self.waker) != 2 {
             return Err(self);
         }
-        // One handle is here and one is the callback of the ctx, which nobody else has. So nobody else can make another
+        // One handle is here and one is in the callback of the ctx, which nobody else has. So nobody else can make another
         // one. The fence comes between the last call of a handle that was dropped on another thread and the reuse.
         fence(Ordering::Acquire);
         self.waker.renew();

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 
+use super::callback::Callback;
 use super::owner_lock::Guard;
 use super::{Entries, Fd, Inner, NO_DEADLINE, Record, Status, WaitCtx, WaitFd, WaitKey};
 
@@ -17,7 +18,7 @@ use super::{Entries, Fd, Inner, NO_DEADLINE, Record, Status, WaitCtx, WaitFd, Wa
 #[must_use]
 pub struct Locked<'a> {
     inner: &'a Inner,
-    entries: Guard<'a, Entries>,
+    entries: Guard<'a, Entries, Option<Callback>>,
 }
 
 impl fmt::Debug for Locked<'_> {

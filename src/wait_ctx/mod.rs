@@ -31,6 +31,8 @@
 //!
 //! The manual page is `ASYNC_WAIT_CTX_new(3)`.
 
+#[allow(unsafe_code, reason = "counts the wakers of a callback, and frees what they call")]
+mod callback;
 #[allow(unsafe_code, reason = "counts references, and frees what they lead to")]
 mod counted;
 mod entries;
@@ -57,10 +59,9 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::sync::contain;
 
+use callback::Callback;
 use counted::{Counted, Renew, Spare, Weak};
 pub(crate) use entries::LiveFd;
 use entries::{Entries, Value, View};
@@ -70,7 +71,7 @@ pub use entries::{Fd, Record};
 pub use locked::Locked;
 #[cfg(feature = "insight")]
 pub(crate) use outside::Waits;
-use owner_lock::OwnerLock;
+use owner_lock::{Owner, OwnerLock};
 #[cfg_attr(not(feature = "insight"), allow(unreachable_pub, reason = "`insight` exports it"))]
 pub use wakes::WakeCause;
 pub(crate) use wants::LONGEST_INTERVAL;
@@ -357,13 +358,11 @@ struct Inner {
     jobs_of_c: AtomicU32,
     /// What the entries are now, for readers. Whoever changes `entries` writes it, under the lock.
     view: View,
-    entries: OwnerLock<Entries>,
+    /// Beside the entries is the callback.
+    entries: OwnerLock<Entries, Option<Callback>>,
     /// Goes up by 2 at each change of the callback, of Rust code or of C code, so that who has a callback need not read
-    /// it again. The lowest bit says whether `callback` is set: the C interface asks without the lock.
+    /// it again. The lowest bit says whether one of Rust code is set, which is asked without the lock.
     callback_state: AtomicU32,
-    /// The callback is behind an `Arc`, so that the clone and the drop of the user's `Waker` run after the lock is
-    /// released.
-    callback: Mutex<Option<Arc<Waker>>>,
     /// The wake that made the job ready, if a hook of the job has asked for it.
     #[cfg(any(feature = "insight", feature = "tracing"))]
     wakes: noted::Wakes,
@@ -591,17 +590,49 @@ impl WaitCtx {
     /// [`JobFuture`](crate::job_future::JobFuture) set the callback of the ctxs of their jobs, and clear it when the
     /// job has ended.
     pub fn set_callback(&self, callback: Option<Waker>) {
-        self.inner.set_callback(callback);
+        #[cfg(any(feature = "insight", feature = "tracing"))]
+        let callback = callback.map(|callback| self.inner.wakes.noting(callback));
+        self.inner.set_callback(callback.map(Callback::new));
+    }
+
+    /// Sets the callback of a driver. What this calls is one reference less away than a [`Waker`] of it.
+    pub(crate) fn set_callback_of<W: Wake + Send + Sync + 'static>(&self, driver: Arc<W>) {
+        #[cfg(any(feature = "insight", feature = "tracing"))]
+        if self.inner.wakes.are_observed() {
+            return self.set_callback(Some(Waker::from(driver)));
+        }
+        self.inner.set_callback(Some(Callback::new(driver)));
     }
 
     /// The callback, or `None` if the driver has set none ([S63](crate::docs::openssl_behaviour#s63)). This is the
     /// engine's side of the callback.
+    ///
+    /// The waker is one of the ctx, which calls the one that was set.
+    #[inline]
     pub fn callback(&self) -> Option<Waker> {
-        let shared = self.inner.callback.lock().clone();
-        match shared {
-            Some(shared) => Some(Waker::clone(&shared)),
-            None => self.waker_of_c_callback(),
+        // A callback that is set at the same time is seen or not.
+        if self.inner.callback_state.load(Ordering::Relaxed) & 1 == 0 {
+            return self.waker_of_c_callback();
         }
+        let waker_of = |callback: &Option<Callback>| callback.as_ref().map(Callback::waker);
+        let waker = self.inner.entries.beside_as_owner(waker_of);
+        waker.unwrap_or_else(|| self.callback_as_other())
+    }
+
+    /// As [`callback`](Self::callback), on a thread that is not the owner of the entries.
+    #[cold]
+    #[inline(never)]
+    fn callback_as_other(&self) -> Option<Waker> {
+        let entries = &self.inner.entries;
+        let (waker, is_setter) = entries.beside_as_other(|callback| match callback {
+            Some(callback) => (Some(callback.waker()), callback.is_set_by_this_thread()),
+            None => (None, false),
+        });
+        // The thread that sets the callback is that of the driver, and so that of the job. An engine's thread is not.
+        if is_setter && entries.owner() == Owner::Nobody {
+            entries.own_if_nobodys();
+        }
+        waker
     }
 
     /// A number that changes with every change of the callback.
@@ -731,19 +762,14 @@ impl Inner {
         self.version.store(version.wrapping_add(1), Ordering::Release);
     }
 
-    fn set_callback(&self, callback: Option<Waker>) {
-        #[cfg(any(feature = "insight", feature = "tracing"))]
-        let callback = callback.map(|callback| self.wakes.noting(callback));
-        let new = callback.map(Arc::new);
+    fn set_callback(&self, new: Option<Callback>) {
         let is_set = u32::from(new.is_some());
-        let mut place = self.callback.lock();
-        let old = std::mem::replace(&mut *place, new);
+        let old = self.entries.replace_beside(new);
         let was_set = u32::from(old.is_some());
         // Release: who sees the new version reads this callback, or a later one. Both numbers may wrap around.
         let change = (2 + is_set).wrapping_sub(was_set);
         self.callback_state.fetch_add(change, Ordering::Release);
-        drop(place);
-        drop(old); // after the lock is released: the drop of a waker may run any code
+        drop(old); // no lock is held: the drop of a waker may run any code
     }
 }
 
@@ -760,7 +786,6 @@ impl Renew for Inner {
             view: View::new(),
             entries: OwnerLock::new(Entries::new()),
             callback_state: AtomicU32::new(0),
-            callback: Mutex::new(None),
             #[cfg(any(feature = "insight", feature = "tracing"))]
             wakes: noted::Wakes::default(),
         }
@@ -799,7 +824,7 @@ impl Inner {
             drop(value);
         }
         drop(self.entries.get_mut().renew(&self.view));
-        drop(self.callback.get_mut().take());
+        drop(self.entries.beside_mut().take());
         *self.callback_state.get_mut() = 0;
         *self.version.get_mut() = 0;
         *self.unsettled.get_mut() = false;
@@ -822,14 +847,14 @@ impl ClaimedCtx {
     }
 
     /// Makes the ctx as good as new for another job, apart from its callback. Does nothing and returns `false` if there
-    /// is another handle to the ctx, if its callback is not the waker with this data, or if it has had a wait fd or
-    /// anything of C code.
+    /// is another handle to the ctx, if its callback is another one than that of this driver or somebody has a waker of
+    /// it, or if the ctx has had a wait fd or anything of C code.
     pub(crate) fn renew(&mut self, callback: *const ()) -> bool {
         let Some(inner) = self.0.inner.get_mut() else {
             return false;
         };
-        let is_same = |waker: &Arc<Waker>| waker.data() == callback;
-        if !inner.entries.get_mut().is_new() || !inner.callback.get_mut().as_ref().is_some_and(is_same) {
+        let is_same = |set: &Callback| set.is_alone_and_of(callback.addr());
+        if !inner.entries.get_mut().is_new() || !inner.entries.beside_mut().as_ref().is_some_and(is_same) {
             return false;
         }
         *inner.status.get_mut() = NO_STATUS;

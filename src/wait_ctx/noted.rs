@@ -43,6 +43,10 @@ struct First {
 }
 
 impl Wakes {
+    pub(super) fn are_observed(&self) -> bool {
+        self.0.get().is_some()
+    }
+
     /// A callback that notes its calls, if they are observed.
     pub(super) fn noting(&self, callback: Waker) -> Waker {
         let Some(first) = self.0.get() else { return callback };
@@ -79,9 +83,8 @@ impl WaitCtx {
         }
         wakes.get_or_init(Arc::default);
         // The driver has set its callback before the job starts.
-        let callback = self.inner.callback.lock().clone();
-        if let Some(callback) = callback {
-            self.inner.set_callback(Some(Waker::clone(&callback)));
+        if self.has_callback() {
+            self.set_callback(self.callback());
         }
     }
 

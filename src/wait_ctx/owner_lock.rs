@@ -35,6 +35,14 @@
 //! after the one by which another thread has made the lock a shared one, the lock is nobody's while that thread holds
 //! the mutex. The next owner needs the mutex to become it.
 //!
+//! # The value beside
+//!
+//! A second value may be changed by who has both the mutex and what the owner has, and be read by who has one of the
+//! two. So the owner reads it with plain stores, and any other thread with the mutex, without an end of the owner's
+//! rights.
+//!
+//! # The memory orders
+//!
 //! What happens under the lock happens before what happens under it next, on whichever thread: `held` is stored with
 //! `Release` and read with `Acquire`, `owner` is given up and taken with the same two, and the rest is the mutex. The
 //! address of a thread may be that of an earlier one that has ended. It is then the owner of what that one had owned,
@@ -61,33 +69,49 @@ const NOBODY: usize = 1;
 /// No address of a thread.
 const SHARED: usize = 2;
 
-pub(super) struct OwnerLock<T> {
+/// A lock around a value, and around another one [beside](self#the-value-beside) it.
+pub(super) struct OwnerLock<T, B = ()> {
     /// The address of the owner, [`NOBODY`] or [`SHARED`].
     owner: AtomicUsize,
     /// The owner uses the value.
     held: AtomicBool,
     mutex: Mutex<()>,
     value: UnsafeCell<T>,
+    beside: UnsafeCell<B>,
 }
 
-// SAFETY: one thread at a time uses the value, as the documentation of the module argues, and may take it away.
-unsafe impl<T: Send> Sync for OwnerLock<T> {}
+// SAFETY: one thread at a time uses the value, as the documentation of the module argues, and may take it away. Two may
+// read the value beside, and one at a time may take it away.
+unsafe impl<T: Send, B: Send + Sync> Sync for OwnerLock<T, B> {}
+
+/// Who takes the lock with plain stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Nobody,
+    ThisThread,
+    /// Another thread, or no thread ever again.
+    Others,
+}
 
 /// The value, which no other thread uses meanwhile.
 #[must_use]
-pub(super) struct Guard<'a, T> {
-    lock: &'a OwnerLock<T>,
+pub(super) struct Guard<'a, T, B = ()> {
+    lock: &'a OwnerLock<T, B>,
     /// Absent if the owner has taken the lock.
     shared: Option<MutexGuard<'a, ()>>,
 }
 
-impl<T> OwnerLock<T> {
-    pub(super) fn new(value: T) -> Self {
+impl<T, B> OwnerLock<T, B> {
+    pub(super) fn new(value: T) -> Self
+    where
+        B: Default,
+    {
         OwnerLock {
             owner: AtomicUsize::new(NOBODY),
             held: AtomicBool::new(false),
             mutex: Mutex::new(()),
             value: UnsafeCell::new(value),
+            beside: UnsafeCell::new(B::default()),
         }
     }
 
@@ -97,15 +121,21 @@ impl<T> OwnerLock<T> {
     ///
     /// If this thread holds it, which code of the user could bring about in an allocator or in a handler of a signal.
     #[inline]
-    pub(super) fn lock(&self) -> Guard<'_, T> {
+    pub(super) fn lock(&self) -> Guard<'_, T, B> {
+        self.lock_if_owner().unwrap_or_else(|| self.lock_as_other())
+    }
+
+    /// Takes the lock if this thread is the owner.
+    #[inline]
+    pub(super) fn lock_if_owner(&self) -> Option<Guard<'_, T, B>> {
         let me = sys::thread_address();
         if self.owner.load(Ordering::Relaxed) == me && self.begin(me) {
-            return Guard {
+            return Some(Guard {
                 lock: self,
                 shared: None,
-            };
+            });
         }
-        self.lock_as_other(me)
+        None
     }
 
     /// Takes the lock for its owner. Returns whether this thread, which was the owner, is it still.
@@ -125,7 +155,8 @@ impl<T> OwnerLock<T> {
 
     #[cold]
     #[inline(never)]
-    fn lock_as_other(&self, me: usize) -> Guard<'_, T> {
+    fn lock_as_other(&self) -> Guard<'_, T, B> {
+        let me = sys::thread_address();
         loop {
             let mutex = self.mutex.lock();
             match self.owner.load(Ordering::Acquire) {
@@ -182,6 +213,92 @@ impl<T> OwnerLock<T> {
     pub(super) fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
     }
+
+    #[cfg(not(asyncjob_loom))]
+    #[inline]
+    pub(super) fn beside_mut(&mut self) -> &mut B {
+        self.beside.get_mut()
+    }
+
+    /// Who is the owner now. If it is this thread, it stays so until another one takes the lock.
+    #[inline]
+    pub(super) fn owner(&self) -> Owner {
+        match self.owner.load(Ordering::Relaxed) {
+            NOBODY => Owner::Nobody,
+            owner if owner == sys::thread_address() => Owner::ThisThread,
+            _ => Owner::Others,
+        }
+    }
+
+    /// Makes this thread the owner if the lock is nobody's. Returns whether it is the owner now.
+    #[cold]
+    pub(super) fn own_if_nobodys(&self) -> bool {
+        let me = sys::thread_address();
+        let _mutex = self.mutex.lock();
+        // Acquire: as in `lock_as_other`.
+        if self.owner.load(Ordering::Acquire) == NOBODY && sys::can_order_all_threads() {
+            self.owner.store(me, Ordering::Relaxed);
+        }
+        self.owner.load(Ordering::Relaxed) == me
+    }
+
+    /// If this thread is the owner, it is the last one.
+    #[inline]
+    pub(super) fn end_owning(&self) {
+        if self.owner.load(Ordering::Relaxed) == sys::thread_address() {
+            // Release: another thread reads it and takes the mutex, which this one has not held.
+            self.owner.store(SHARED, Ordering::Release);
+        }
+    }
+
+    /// Calls `f` with the value beside, if this thread is the owner.
+    #[inline]
+    pub(super) fn beside_as_owner<R>(&self, f: impl FnOnce(&B) -> R) -> Option<R> {
+        let _held = self.lock_if_owner()?;
+        Some(self.with_beside(f))
+    }
+
+    /// Calls `f` with the value beside, whoever is the owner.
+    pub(super) fn beside_as_other<R>(&self, f: impl FnOnce(&B) -> R) -> R {
+        let _mutex = self.mutex.lock();
+        self.with_beside(f)
+    }
+
+    /// Replaces the value beside, and returns the one before.
+    ///
+    /// This makes nobody the owner, but if another thread is, then it ends that.
+    pub(super) fn replace_beside(&self, new: B) -> B {
+        let _mutex = self.mutex.lock();
+        // Acquire: as in `lock_as_other`. Nobody becomes the owner without the mutex.
+        match self.owner.load(Ordering::Acquire) {
+            NOBODY | SHARED => {}
+            owner if owner == sys::thread_address() => {}
+            _ => self.share(),
+        }
+        #[cfg(asyncjob_loom)]
+        return self.beside.with_mut(|beside| {
+            // SAFETY: as below.
+            unsafe { std::mem::replace(&mut *beside, new) }
+        });
+        #[cfg(not(asyncjob_loom))]
+        // SAFETY: this thread has the mutex, and it is the owner or there is none. So nobody else uses the value.
+        unsafe {
+            std::mem::replace(&mut *self.beside.get(), new)
+        }
+    }
+
+    /// The caller has the mutex or what the owner has, for as long as `f` runs.
+    #[inline]
+    fn with_beside<R>(&self, f: impl FnOnce(&B) -> R) -> R {
+        #[cfg(asyncjob_loom)]
+        return self.beside.with(|beside| {
+            // SAFETY: as below.
+            f(unsafe { &*beside })
+        });
+        #[cfg(not(asyncjob_loom))]
+        // SAFETY: nobody changes the value as long as the caller has what it has.
+        f(unsafe { &*self.beside.get() })
+    }
 }
 
 #[cold]
@@ -201,7 +318,7 @@ fn wait_a_moment() {
     std::thread::sleep(std::time::Duration::from_micros(20));
 }
 
-impl<T> Deref for Guard<'_, T> {
+impl<T, B> Deref for Guard<'_, T, B> {
     type Target = T;
 
     #[inline]
@@ -215,7 +332,7 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
-impl<T> DerefMut for Guard<'_, T> {
+impl<T, B> DerefMut for Guard<'_, T, B> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         #[cfg(asyncjob_loom)]
@@ -227,7 +344,7 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
-impl<T> Drop for Guard<'_, T> {
+impl<T, B> Drop for Guard<'_, T, B> {
     #[inline]
     fn drop(&mut self) {
         if self.shared.is_none() {
@@ -240,13 +357,13 @@ impl<T> Drop for Guard<'_, T> {
 mod tests {
     use super::*;
 
-    fn is_owned<T>(lock: &OwnerLock<T>) -> bool {
+    fn is_owned(lock: &OwnerLock<i32>) -> bool {
         lock.owner.load(Ordering::Relaxed) == sys::thread_address()
     }
 
     #[test]
     fn the_first_thread_that_takes_it_owns_it_until_another_takes_it() {
-        let lock = OwnerLock::new(0);
+        let lock = OwnerLock::<_>::new(0);
         for _ in 0..2 {
             *lock.lock() += 1;
             assert_eq!(is_owned(&lock), sys::can_order_all_threads());
@@ -263,7 +380,7 @@ mod tests {
 
     #[test]
     fn the_next_thread_owns_what_the_owner_gives_up() {
-        let lock = OwnerLock::new(0);
+        let lock = OwnerLock::<_>::new(0);
         *lock.lock() += 1;
         lock.give_up();
         std::thread::scope(|scope| {
@@ -283,7 +400,7 @@ mod tests {
     fn no_use_of_the_value_is_lost_when_another_thread_comes() {
         let (rounds, uses) = if cfg!(miri) { (8, 20) } else { (500, 200) };
         for round in 0..rounds {
-            let lock = OwnerLock::new(0);
+            let lock = OwnerLock::<_>::new(0);
             *lock.lock() += 1;
             let use_it = || (0..uses).for_each(|_| *lock.lock() += 1);
             std::thread::scope(|scope| {
@@ -301,7 +418,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "while this very thread changes it")]
     fn the_owner_does_not_take_it_twice() {
-        let lock = OwnerLock::new(0);
+        let lock = OwnerLock::<_>::new(0);
         drop(lock.lock());
         if !sys::can_order_all_threads() {
             is_held_already(); // the second would wait for ever
@@ -322,7 +439,7 @@ mod tests {
     #[test]
     fn one_thread_at_a_time_uses_the_value() {
         loom::model(|| {
-            let lock = Arc::new(OwnerLock::new(0));
+            let lock = Arc::new(OwnerLock::<_>::new(0));
             *lock.lock() += 1;
             let other = Arc::clone(&lock);
             let other = thread::spawn(move || {
@@ -341,7 +458,7 @@ mod tests {
     #[test]
     fn one_of_two_becomes_the_owner() {
         loom::model(|| {
-            let lock = Arc::new(OwnerLock::new(0));
+            let lock = Arc::new(OwnerLock::<_>::new(0));
             let others = [1, 2].map(|_| {
                 let lock = Arc::clone(&lock);
                 thread::spawn(move || *lock.lock() += 1)
@@ -354,7 +471,7 @@ mod tests {
     #[test]
     fn what_the_owner_did_is_there_after_it_has_given_up() {
         loom::model(|| {
-            let lock = Arc::new(OwnerLock::new(0));
+            let lock = Arc::new(OwnerLock::<_>::new(0));
             let other = Arc::clone(&lock);
             let other = thread::spawn(move || {
                 *other.lock() += 1;
@@ -371,7 +488,7 @@ mod tests {
     #[test]
     fn an_owner_gives_it_up_while_two_threads_take_it() {
         loom::model(|| {
-            let lock = Arc::new(OwnerLock::new(0));
+            let lock = Arc::new(OwnerLock::<_>::new(0));
             *lock.lock() += 1;
             let others = [1, 2].map(|_| {
                 let lock = Arc::clone(&lock);

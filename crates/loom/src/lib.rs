@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | the sequence lock of a wait ctx | beside its source | give a reader words of two writes |
 //! | the lock of a wait ctx, which its usual thread takes with plain stores | beside its source | let two threads change the ctx |
+//! | the callback of a wait ctx, with a count for its usual thread | beside its source | free it too early, or never |
 //! | the counts of the handles of a wait ctx | beside their source | renew a wait ctx that a handle leads to, or keep one |
 //! | the slot for one value | `slots` | lose the value, the end, or the wake of the task that waits |
 //! | the block of a spawned job, with its result | `blocks` | lose the result or the wake of the task that waits, or use a block that is freed |
@@ -47,12 +48,21 @@ mod stand_ins;
 mod published;
 
 #[cfg(test)]
-#[allow(unsafe_code, reason = "counts references, and frees what they lead to")]
+#[allow(
+    dead_code,
+    unsafe_code,
+    reason = "counts the wakers of a callback, and frees what they call"
+)]
+#[path = "../../../src/wait_ctx/callback.rs"]
+mod callback;
+
+#[cfg(test)]
+#[allow(dead_code, unsafe_code, reason = "counts references, and frees what they lead to")]
 #[path = "../../../src/wait_ctx/counted.rs"]
 mod counted;
 
 #[cfg(test)]
-#[allow(unsafe_code, reason = "a lock, which lends out the value in it")]
+#[allow(dead_code, unsafe_code, reason = "a lock, which lends out the value in it")]
 #[path = "../../../src/wait_ctx/owner_lock.rs"]
 mod owner_lock;
 

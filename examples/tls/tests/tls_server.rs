@@ -3,6 +3,7 @@
 //!
 //! The tests read what happened from the server's own counters. With `ASYNCJOB_LONG=1` the flood lasts longer.
 
+#[path = "../../../tests/programs/mod.rs"]
 mod programs;
 
 use std::collections::HashMap;

@@ -237,12 +237,13 @@ mod guide_programs {
     struct Fork;
     #[doc = include_str!("../docs/guide/from-c.md")]
     struct FromC;
-    #[doc = include_str!("../docs/guide/hang.md")]
-    struct Hang;
     #[doc = include_str!("../docs/guide/jobs.md")]
     struct Jobs;
     #[doc = include_str!("../docs/guide/stack-size.md")]
     struct StackSize;
+    #[cfg(feature = "insight")]
+    #[doc = include_str!("../docs/guide/hang.md")]
+    struct Hang;
     #[cfg(feature = "insight")]
     #[doc = include_str!("../docs/guide/numbers.md")]
     struct Numbers;

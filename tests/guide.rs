@@ -48,6 +48,38 @@ fn each_page_is_found_asks_a_question_and_is_tested() {
     assert!(pages >= 14, "{pages}");
 }
 
+/// The lines that rustdoc hides, which begin with `# `, are visible where a page is read as Markdown. A reader who
+/// copies such a program gets one that does not compile.
+#[test]
+fn a_program_is_shown_as_it_is_compiled() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = fs::read_dir(root.join("docs/guide"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let readmes = fs::read_dir(root.join("crates"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path().join("README.md"));
+    let (mut looked_at, mut hidden) = (0, Vec::new());
+    for page in pages.chain(readmes).chain([root.join("README.md")]) {
+        let Ok(text) = fs::read_to_string(&page) else {
+            continue; // a crate without a README
+        };
+        let mut language = None;
+        for line in text.lines() {
+            if let Some(fence) = line.strip_prefix("```") {
+                language = if language.is_none() { Some(fence) } else { None };
+            } else if language.is_some_and(|name| name.starts_with("rust")) {
+                looked_at += 1;
+                if line == "#" || line.starts_with("# ") {
+                    hidden.push(format!("{}: {line}", page.display()));
+                }
+            }
+        }
+    }
+    assert!(looked_at > 500, "{looked_at}");
+    assert_eq!(hidden, Vec::<String>::new());
+}
+
 /// The words of each part of a page, from one heading to the next, with the words of the heading. Code counts.
 fn parts(text: &str) -> Vec<(String, usize)> {
     let (mut parts, mut in_code) = (Vec::new(), false);

@@ -13,8 +13,30 @@ fn main() {
         .iter()
         .any(|dir| Path::new(dir).join("boost/context/fiber.hpp").exists());
     if installed && std::env::var_os("ASYNCJOB_BENCH_NO_BOOST").is_none() && compile().is_ok() {
-        println!("cargo::rustc-link-lib=boost_context");
+        link("boost_context");
+        link("stdc++");
         println!("cargo::rustc-cfg=boost");
+    }
+}
+
+/// Links a library of C++, statically where that is installed: in a process with a C++ runtime our C ABI exchanges the
+/// exceptions that are being handled at each switch. Most programs that use OpenSSL have no such runtime.
+fn link(name: &str) {
+    let print = format!("-print-file-name=lib{name}.a");
+    let output = cc::Build::new()
+        .cpp(true)
+        .get_compiler()
+        .to_command()
+        .arg(print)
+        .output();
+    let path = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string());
+    // The compiler prints the name alone for a file that is not there.
+    match path.as_ref().map(|path| Path::new(path).parent()) {
+        Ok(Some(directory)) if directory.is_absolute() => {
+            println!("cargo::rustc-link-search=native={}", directory.display());
+            println!("cargo::rustc-link-lib=static:-bundle={name}");
+        }
+        _ => println!("cargo::rustc-link-lib={name}"),
     }
 }
 
@@ -22,6 +44,7 @@ fn main() {
 fn compile() -> Result<(), cc::Error> {
     cc::Build::new()
         .cpp(true)
+        .cpp_link_stdlib(None) // see `link`
         .std("c++17")
         .opt_level(2)
         .file("shim/boost_context.cpp")

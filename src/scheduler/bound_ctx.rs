@@ -44,8 +44,9 @@ impl BoundCtx {
         if self.is_given || !self.ctx.renew(data) || Arc::strong_count(&self.waker) != 2 {
             return Err(self);
         }
-        // One handle is here and one is in the callback of the ctx, which nobody else has. So nobody else can make another
-        // one. The fence comes between the last call of a handle that was dropped on another thread and the reuse.
+        // One handle is here and one is in the callback of the ctx, which nobody else has. So nobody else can make
+        // another one. The fence comes between the last call of a handle that was dropped on another thread and the
+        // reuse.
         fence(Ordering::Acquire);
         self.waker.renew();
         Ok(self)

@@ -19,6 +19,10 @@ use crate::waiting::{WaitSpec, current_deadline, earlier, pause_until, set_threa
 
 /// Pauses the job for `duration` or a little longer. Where the code cannot pause, the thread sleeps.
 ///
+/// An idle scheduler ends its wait when the time comes: some 50 microseconds later on Linux, which is what the kernel
+/// allows itself (`prctl(2)`, `PR_SET_TIMERSLACK`). Before Linux 5.11 it is up to a millisecond later, and under
+/// another driver it is as that one's timers are: tokio's are whole milliseconds.
+///
 /// # Errors
 ///
 /// [`Interrupted`]: the job is cancelled, or a deadline around the call passes first.

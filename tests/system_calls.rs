@@ -5,6 +5,7 @@
 //! |---|---|
 //! | start, pause, resume and end of a job on a cached stack | none |
 //! | a callback to a busy scheduler, from any thread | none of its own; one `epoll_wait` for a batch of resumes |
+//! | a sleep | one wait that ends at its time, where others do nothing |
 //! | a wait on an fd that stays registered | no `epoll_ctl`; one `epoll_wait` for all jobs that are ready together |
 //!
 //! Each workload is a test of this file. It runs alone under strace, twice, the second time with 2,000 more rounds. The
@@ -18,8 +19,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use asyncjob::scheduler::Scheduler;
+use asyncjob::time::sleep;
 use asyncjob::{Status, Step, WaitCtx, WaitKey, current_job, pause_job, start_job};
 use asyncjob_testing::Watchdog;
 use asyncjob_testing::tools::{STRACE, missing};
@@ -212,7 +215,7 @@ fn callbacks_from_a_thread() {
             pause_job().unwrap();
         }
     });
-    scheduler.turn(Some(std::time::Duration::ZERO)).unwrap();
+    scheduler.turn(Some(Duration::ZERO)).unwrap();
     let (engine, rounds) = (ctx.callback().unwrap(), rounds());
     let engine = thread::spawn(move || {
         (0..rounds).for_each(|_| engine.wake_by_ref());
@@ -263,7 +266,7 @@ fn waits_on_registered_fds() {
         writers.push(writer);
         jobs.push(job.unwrap());
     }
-    scheduler.turn(Some(std::time::Duration::ZERO)).unwrap();
+    scheduler.turn(Some(Duration::ZERO)).unwrap();
     for round in 1..=rounds as u64 {
         writers.iter_mut().for_each(|writer| writer.write_all(b"x").unwrap());
         while scheduler.stats().resumes < (round + 1) * TOGETHER as u64 {
@@ -272,6 +275,31 @@ fn waits_on_registered_fds() {
     }
     scheduler.run().unwrap();
     assert!(jobs.into_iter().all(|job| job.join().is_ok()));
+}
+
+/// On Linux 5.11 or later: `epoll_wait` would round each of these sleeps up to a millisecond.
+#[test]
+fn a_short_sleep_is_one_wait_with_an_exact_time_out() {
+    if missing(&[STRACE]) {
+        return;
+    }
+    let cost = cost("short_sleeps");
+    let found = cost.get("epoll_pwait2").copied().unwrap_or_default();
+    assert!(found >= MORE, "{cost:?}");
+    expect_at_most(
+        cost,
+        &[("epoll_pwait2", MORE + 2 * CHANCE), ("epoll_wait", MORE + 2 * CHANCE)],
+    );
+}
+
+#[test]
+#[ignore = "run under strace by a_short_sleep_is_one_wait_with_an_exact_time_out"]
+fn short_sleeps() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let rounds = rounds();
+    let job = scheduler.spawn(move || (0..rounds).for_each(|_| sleep(Duration::from_micros(20)).unwrap()));
+    scheduler.run_until(job.unwrap()).unwrap();
 }
 
 /// The check can fail: it finds a call that is not allowed.

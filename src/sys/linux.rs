@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::ptr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU8, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 use std::time::Duration;
 
 use super::{Process, Readiness, check, milliseconds, read_clock};
@@ -188,17 +188,8 @@ impl Poller {
     /// A signal ends the wait without a ready fd, and so does the alarm.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>, mut each: impl FnMut(Readiness)) -> io::Result<()> {
         self.process.check()?;
-        // SAFETY: the buffer may be written to, and the length is that of the buffer.
-        let waited = unsafe {
-            libc::epoll_wait(
-                self.fd.as_raw_fd(),
-                self.buffer.as_mut_ptr(),
-                self.buffer.len() as i32,
-                timeout.map_or(-1, milliseconds),
-            )
-        };
-        let count = match check(waited) {
-            Ok(count) => count as usize,
+        let count = match epoll_wait(self.fd.as_raw_fd(), &mut self.buffer, timeout) {
+            Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
             Err(e) => return Err(e),
         };
@@ -221,6 +212,43 @@ impl Poller {
         }
         Ok(())
     }
+}
+
+/// `epoll_wait(2)` with an exact time-out, where the kernel has one (since 5.11) and no sandbox refuses it. Otherwise
+/// the time-out is rounded up to whole milliseconds.
+fn epoll_wait(epoll: RawFd, buffer: &mut [libc::epoll_event], timeout: Option<Duration>) -> io::Result<usize> {
+    static IS_REFUSED: AtomicBool = AtomicBool::new(false);
+    let (events, length) = (buffer.as_mut_ptr(), buffer.len() as i32);
+    let exact = timeout.filter(|timeout| !timeout.is_zero() && !IS_REFUSED.load(Ordering::Relaxed));
+    // One of more than 2^63 seconds is none, as one of more than 24 days is below.
+    if let Some((timeout, seconds)) = exact.and_then(|timeout| Some((timeout, timeout.as_secs().try_into().ok()?))) {
+        let timeout = libc::timespec {
+            tv_sec: seconds,
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        let mask = ptr::null::<libc::sigset_t>(); // stays as it is
+        // SAFETY: the buffer may be written to, and the length is that of the buffer. The time is read during the call.
+        let waited = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                epoll,
+                events,
+                length,
+                &raw const timeout,
+                mask,
+                0_usize,
+            )
+        };
+        match check(waited as i32) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+                IS_REFUSED.store(true, Ordering::Relaxed); // an fd that is no epoll instance is EINVAL
+            }
+            result => return result.map(|count| count as usize),
+        }
+    }
+    // SAFETY: the buffer may be written to, and the length is that of the buffer.
+    let waited = unsafe { libc::epoll_wait(epoll, events, length, timeout.map_or(-1, milliseconds)) };
+    check(waited).map(|count| count as usize)
 }
 
 /// A timer that goes by the clock of [`clock_tick`].

@@ -37,7 +37,7 @@ use crate::error::{Cancelled, Interrupted};
 use crate::job::{can_pause, with_current_ctx};
 use crate::sync::{Closed, oneshot};
 use crate::sys;
-use crate::wait_ctx::{Interest, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WeakWaitCtx};
+use crate::wait_ctx::{Interest, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WaitValue, WeakWaitCtx};
 use crate::waiting::{WaitSpec, await_or_block, give_way, pause_until};
 
 /// A non-blocking value with an fd, a socket of the standard library, say, that pauses the job where the value alone
@@ -522,7 +522,7 @@ impl Entry {
     fn new(ctx: &WaitCtx, fd: RawFd, interest: Interest) -> Self {
         let key = WaitKey::unique();
         let options = WaitFdOptions::new().interest(interest).only_when_armed();
-        ctx.add_entry(WaitFd::new(key, fd, options), Box::new(()));
+        ctx.add_entry(WaitFd::new(key, fd, options), WaitValue::new(()));
         Entry {
             ctx: ctx.downgrade(),
             key,

@@ -165,8 +165,8 @@
 //! # Where unsafe is
 //!
 //! Unsafe code is denied in the crate. It is allowed in the modules that say why on their `mod` line: `job`, `stack`,
-//! `sys`, and in the handles, the callback and the lock of a wait ctx. `wait_ctx` also has an `unsafe fn` with a safe
-//! body, [`WaitCtx::add_raw_wait_fd`], and its form for the C interface.
+//! `sys`, and in the handles, the callback, the values and the lock of a wait ctx. `wait_ctx` also has an `unsafe fn`
+//! with a safe body, [`WaitCtx::add_raw_wait_fd`], and its form for the C interface.
 
 #![warn(missing_debug_implementations)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -213,7 +213,7 @@ pub use job::{
     current_job, current_job_id, is_capable, no_pause, on_forbidden_pause, pause_job, start_job,
 };
 pub use returned::Returned;
-pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, Wants, waker_fn};
+pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WaitValue, Wants, waker_fn};
 #[doc(hidden)] // for asyncjob-capi-lib
 pub use wait_ctx::{Fd, Locked, Record, WeakWaitCtx};
 

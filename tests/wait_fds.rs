@@ -5,14 +5,13 @@
 
 mod by_hand;
 
-use std::any::Any;
 use std::io::{PipeReader, pipe};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::mpsc;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
-use asyncjob::{Interest, Step, WaitCtx, WaitFd, WaitFdOptions, WaitKey, current_job, pause_job, waker_fn};
+use asyncjob::{Interest, Step, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WaitValue, current_job, pause_job, waker_fn};
 use asyncjob_testing::Watchdog;
 use by_hand::{add_number, finished, number, paused_with, still_paused};
 
@@ -35,8 +34,8 @@ fn keys<const N: usize>() -> [WaitKey; N] {
 }
 
 /// The value that `set` added.
-fn value(cleared: Option<Box<dyn Any + Send>>) -> Option<RawFd> {
-    cleared.map(|value| *value.downcast().unwrap())
+fn value(cleared: Option<WaitValue>) -> Option<RawFd> {
+    cleared.map(|value| value.downcast().unwrap())
 }
 
 /// A value that reports its name when it is dropped.

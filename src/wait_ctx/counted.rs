@@ -68,6 +68,8 @@ struct Block<T> {
     counts: AtomicU64,
     /// The next spare block.
     next: Cell<Option<NonNull<Block<T>>>>,
+    /// How many spare blocks there are from this one on.
+    spare: Cell<u32>,
     value: T,
 }
 
@@ -103,6 +105,7 @@ impl<T: Renew> Counted<T> {
         let block = Box::new(Block {
             counts: AtomicU64::new(SOLE),
             next: Cell::new(None),
+            spare: Cell::new(0),
             value: T::new(),
         });
         NonNull::from(Box::leak(block))
@@ -294,29 +297,30 @@ impl<T: Renew> Block<T> {
 }
 
 /// The spare blocks of a thread, last in, first out. Their counts are those of one handle, and their values are new.
-pub(super) struct Spare<T> {
-    first: Cell<Option<NonNull<Block<T>>>>,
-    length: Cell<u32>,
-}
+///
+/// This is one word, because a shared object that is loaded late has little room for thread-locals.
+pub(super) struct Spare<T>(Cell<Option<NonNull<Block<T>>>>);
 
 /// How many a thread keeps.
 const MOST_SPARE: u32 = 16;
 
 impl<T> Spare<T> {
     pub(super) const fn new() -> Self {
-        Spare {
-            first: Cell::new(None),
-            length: Cell::new(0),
-        }
+        Spare(Cell::new(None))
     }
 
     #[inline]
     fn take(&self) -> Option<NonNull<Block<T>>> {
-        let block = self.first.get()?;
+        let block = self.0.get()?;
         // SAFETY: the list owns the block.
-        self.first.set(unsafe { (*block.as_ptr()).next.get() });
-        self.length.set(self.length.get() - 1);
+        self.0.set(unsafe { (*block.as_ptr()).next.get() });
         Some(block)
+    }
+
+    #[inline]
+    fn length(&self) -> u32 {
+        // SAFETY: the list owns the block.
+        self.0.get().map_or(0, |first| unsafe { (*first.as_ptr()).spare.get() })
     }
 
     /// Returns whether the block was taken.
@@ -326,14 +330,15 @@ impl<T> Spare<T> {
     /// The caller gives the block away if it was.
     #[inline]
     unsafe fn give(&self, block: NonNull<Block<T>>) -> bool {
-        let length = self.length.get();
+        let length = self.length();
         if length == MOST_SPARE {
             return false;
         }
         // SAFETY: nobody else uses the block.
-        unsafe { (*block.as_ptr()).next.set(self.first.get()) };
-        self.first.set(Some(block));
-        self.length.set(length + 1);
+        let spare = unsafe { &*block.as_ptr() };
+        spare.next.set(self.0.get());
+        spare.spare.set(length + 1);
+        self.0.set(Some(block));
         true
     }
 }
@@ -424,7 +429,7 @@ mod tests {
         std::thread::spawn(|| {
             let many: Vec<_> = (0..2 * MOST_SPARE).map(|_| Counted::<Value>::new()).collect();
             drop(many);
-            assert_eq!(SPARE.with(|spare| spare.length.get()), MOST_SPARE);
+            assert_eq!(SPARE.with(Spare::length), MOST_SPARE);
         })
         .join()
         .unwrap();

@@ -3,7 +3,7 @@
 //! ```text
 //!   Entries (under the lock of the ctx)              Published (no lock)
 //!     list: Entry, Entry, ...   -- publish -->         length, the first two records, the callback of C
-//!           record, content
+//!           record, value
 //! ```
 //!
 //! The table in the documentation of the parent module has the states of an entry. Everything here runs under the lock
@@ -13,16 +13,18 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::mem::{self, offset_of};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::RawFd;
 use std::task::Waker;
 
 use smallvec::SmallVec;
 
 use super::published::{Published, Word, Writer};
-use super::{Changes, Interest, WaitFd, WaitFdOptions, WaitKey};
+use super::value::ValueSlot;
+use super::{Changes, Interest, WaitFd, WaitFdOptions, WaitKey, WaitValue};
 
-/// A value of the user, which may own an fd.
-pub(super) type Value = Box<dyn Any + Send>;
+/// What the C interface keeps with a ctx.
+pub(super) type Attachment = Box<dyn Any + Send>;
 
 /// How many entries need no allocation and are read without the lock. An engine has one, and a job that also waits for
 /// its socket has two.
@@ -36,7 +38,7 @@ const LONG: usize = 32;
 /// The entries of a ctx, oldest first.
 #[derive(Default)]
 pub(super) struct Entries {
-    list: SmallVec<[Entry; INLINE]>,
+    list: List,
     /// Only of a long list.
     long: Option<Box<Long>>,
     /// The serial of the entry that was added last.
@@ -46,7 +48,7 @@ pub(super) struct Entries {
     /// Makes a waker of such a callback.
     waker_of: Option<WakerOfC>,
     /// What the C interface keeps with the ctx. It is dropped with the ctx, after the values.
-    attachment: Option<Value>,
+    attachment: Option<Attachment>,
 }
 
 /// Makes a waker of the callback of a C program.
@@ -65,16 +67,116 @@ struct Long {
     is_out_of_order: bool,
 }
 
-struct Entry {
-    record: Record,
-    content: Content,
+/// The entries one after the other: in place, or all of them on the heap.
+///
+/// An entry in place is written and read a word at a time. A processor waits for the stores of words when their memory
+/// is loaded in larger pieces, as it is when an entry moves.
+#[derive(Default)]
+struct List {
+    /// How many there are in place, or [`SPILLED`].
+    length: usize,
+    inline: [Entry; INLINE],
+    spilled: Vec<Entry>,
 }
 
-enum Content {
-    /// The value that owns the fd. It is absent while it is borrowed, and after it was given away.
-    Value(Option<Value>),
-    /// The cleanup routine of a C program.
-    Cleanup(usize),
+/// The entries are on the heap.
+const SPILLED: usize = usize::MAX;
+
+struct Entry {
+    record: Record,
+    /// The value that owns the fd. It is absent while it is borrowed, after it was given away, and where there is a
+    /// cleanup routine.
+    value: ValueSlot,
+    /// The cleanup routine of a C program, 0 if it has none, or [`NOT_OF_C`].
+    cleanup: usize,
+}
+
+/// The entry is one of Rust code, and has a value.
+const NOT_OF_C: usize = usize::MAX;
+
+impl Default for Entry {
+    fn default() -> Self {
+        Entry {
+            record: Record::EMPTY,
+            value: ValueSlot::default(),
+            cleanup: NOT_OF_C,
+        }
+    }
+}
+
+impl Entry {
+    /// The value is lent to who called [`Entries::borrow_value`], or was given away.
+    fn is_without_value(&self) -> bool {
+        self.cleanup == NOT_OF_C && self.value.is_empty()
+    }
+}
+
+impl Deref for List {
+    type Target = [Entry];
+
+    #[inline]
+    fn deref(&self) -> &[Entry] {
+        self.inline.get(..self.length).unwrap_or(&self.spilled)
+    }
+}
+
+impl DerefMut for List {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [Entry] {
+        self.inline.get_mut(..self.length).unwrap_or(&mut self.spilled)
+    }
+}
+
+impl List {
+    /// The place of the next entry, if there is one left in place. It has no value.
+    #[inline]
+    fn next_inline(&mut self) -> Option<&mut Entry> {
+        let next = self.inline.get_mut(self.length)?;
+        self.length += 1;
+        Some(next)
+    }
+
+    /// Adds an entry, wherever there is room.
+    fn push(&mut self, entry: Entry) {
+        if let Some(next) = self.next_inline() {
+            *next = entry;
+            return;
+        }
+        if self.length != SPILLED {
+            self.spilled.extend(self.inline.iter_mut().map(mem::take));
+            self.length = SPILLED;
+        }
+        self.spilled.push(entry);
+    }
+
+    fn pop(&mut self) -> Option<Entry> {
+        if self.length == SPILLED {
+            return self.spilled.pop();
+        }
+        let last = self.length.checked_sub(1)?;
+        self.length = last;
+        Some(mem::take(&mut self.inline[last]))
+    }
+
+    fn remove(&mut self, at: usize) -> Entry {
+        if self.length == SPILLED {
+            return self.spilled.remove(at);
+        }
+        self.inline[at..self.length].rotate_left(1);
+        self.length -= 1;
+        mem::take(&mut self.inline[self.length])
+    }
+
+    fn retain(&mut self, mut is_kept: impl FnMut(&Entry) -> bool) {
+        if self.length == SPILLED {
+            return self.spilled.retain(is_kept);
+        }
+        for at in (0..self.length).rev() {
+            if !is_kept(&self.inline[at]) {
+                self.remove(at);
+            }
+        }
+    }
 }
 
 /// What is known of an entry, apart from its value. It is four words, so that a copy of it decodes nothing.
@@ -450,10 +552,11 @@ impl Entries {
     }
 
     /// Makes a list without entries what it was when it was new. Returns what the C interface has kept with the ctx.
-    pub(super) fn renew(&mut self, view: &View) -> Option<Value> {
+    pub(super) fn renew(&mut self, view: &View) -> Option<Attachment> {
         debug_assert!(self.list.is_empty() && self.long.is_none());
-        if self.list.spilled() {
-            self.list = SmallVec::new();
+        if self.list.length == SPILLED {
+            self.list.length = 0;
+            self.list.spilled = Vec::new();
         }
         self.last_serial = 0;
         if self.callback != [0; 2] {
@@ -466,31 +569,33 @@ impl Entries {
     }
 
     #[inline]
-    pub(super) fn add(&mut self, view: &View, fd: WaitFd, value: Value) {
-        self.push(view, fd, 0, Content::Value(Some(value)));
+    pub(super) fn add(&mut self, view: &View, fd: WaitFd, value: WaitValue) {
+        self.push(view, fd, 0, value.into_slot(), NOT_OF_C);
     }
 
     /// Adds an entry with a plain word, and a value that owns the fd.
-    pub(super) fn add_with_data(&mut self, view: &View, fd: WaitFd, data: usize, value: Value) {
-        self.push(view, fd, data, Content::Value(Some(value)));
+    pub(super) fn add_with_data(&mut self, view: &View, fd: WaitFd, data: usize, value: WaitValue) {
+        self.push(view, fd, data, value.into_slot(), NOT_OF_C);
     }
 
     /// Adds an entry of a C program, whose value is two plain words.
     #[inline]
     pub(super) fn add_words(&mut self, view: &View, fd: WaitFd, data: usize, cleanup: usize) {
-        self.push(view, fd, data, Content::Cleanup(cleanup));
+        self.push(view, fd, data, ValueSlot::default(), cleanup);
     }
 
     #[inline(always)]
-    fn push(&mut self, view: &View, fd: WaitFd, data: usize, content: Content) {
+    fn push(&mut self, view: &View, fd: WaitFd, data: usize, value: ValueSlot, cleanup: usize) {
         self.last_serial += 1;
         let record = Record::new(fd, data, self.last_serial);
-        let at = self.list.len();
-        if at < INLINE {
-            self.list.push(Entry { record, content });
+        let at = self.list.length;
+        if let Some(entry) = self.list.next_inline() {
+            entry.record = record;
+            entry.value.set(value);
+            entry.cleanup = cleanup;
             view.show_added(at, &record);
         } else {
-            self.push_more(view, Entry { record, content });
+            self.push_more(view, Entry { record, value, cleanup });
         }
     }
 
@@ -574,8 +679,10 @@ impl Entries {
                 fd_and_flags: old.fd_and_flags | REMOVED,
                 ..old
             };
-            let content = Content::Value(None);
-            self.list.push(Entry { record, content });
+            self.list.push(Entry {
+                record,
+                ..Entry::default()
+            });
             if let Some(long) = &mut self.long {
                 long.is_out_of_order = true;
             }
@@ -590,19 +697,17 @@ impl Entries {
     /// Removes the newest entry under `key` and hands out its value, which is absent while it is borrowed. Returns
     /// `None` if there is no entry.
     #[inline(always)]
-    pub(super) fn remove(&mut self, view: &View, key: WaitKey) -> Option<Option<Value>> {
-        let list = self.list.as_mut_slice();
-        let last = list.len().wrapping_sub(1);
-        if last >= INLINE {
-            return self.remove_any(view, key);
-        }
-        let newest = &mut list[last];
+    pub(super) fn remove(&mut self, view: &View, key: WaitKey) -> Option<Option<WaitValue>> {
+        let last = self.list.length.wrapping_sub(1);
+        let Some(newest) = self.list.inline.get_mut(last) else {
+            return self.remove_any(view, key); // there is none, or they are on the heap
+        };
         if !newest.record.is_live(key) {
             return self.remove_any(view, key);
         }
-        let value = newest.content.take_value();
+        let value = newest.value.take();
         if newest.record.is_added() {
-            self.list.pop();
+            self.list.length = last;
             view.show_length(last);
         } else {
             newest.record.fd_and_flags |= REMOVED;
@@ -614,23 +719,23 @@ impl Entries {
     /// As [`remove`](Self::remove), whatever the list is.
     #[cold]
     #[inline(never)]
-    fn remove_any(&mut self, view: &View, key: WaitKey) -> Option<Option<Value>> {
+    fn remove_any(&mut self, view: &View, key: WaitKey) -> Option<Option<WaitValue>> {
         if self.long.is_some() {
             return self.remove_from_long(view, key);
         }
         let at = self.newest_place(key)?;
         let entry = &mut self.list[at];
         if entry.record.is_added() {
-            let entry = self.list.remove(at);
+            let value = self.list.remove(at).value.take();
             view.show_all(self);
-            return Some(entry.content.into_value());
+            return Some(value);
         }
         entry.record.fd_and_flags |= REMOVED;
         view.show_flags(at, &entry.record);
-        Some(entry.content.take_value())
+        Some(entry.value.take())
     }
 
-    fn remove_from_long(&mut self, view: &View, key: WaitKey) -> Option<Option<Value>> {
+    fn remove_from_long(&mut self, view: &View, key: WaitKey) -> Option<Option<WaitValue>> {
         let long = self.long.as_mut()?;
         let places = long.places.get_mut(&(key.0 as u64))?;
         let at = places.pop()?;
@@ -639,7 +744,7 @@ impl Entries {
         }
         long.is_unsettled = true;
         let entry = &mut self.list[at];
-        let value = entry.content.take_value();
+        let value = entry.value.take();
         entry.record.fd_and_flags |= REMOVED;
         view.show_flags(at, &entry.record);
         if entry.record.is_gone() {
@@ -653,22 +758,22 @@ impl Entries {
     }
 
     /// Takes the value out of the newest entry under `key`, if it is a `V`. Returns the value with the fd of the entry.
-    pub(super) fn borrow_value<V: 'static>(&mut self, key: WaitKey) -> Option<(WaitFd, Value)> {
+    pub(super) fn borrow_value<V: 'static>(&mut self, key: WaitKey) -> Option<(WaitFd, WaitValue)> {
         let entry = self.newest_mut(key)?;
-        let Content::Value(value) = &mut entry.content else {
+        let value = entry.value.take()?;
+        if !value.is::<V>() {
+            entry.value.set(value.into_slot());
             return None;
-        };
-        let value = value.take_if(|value| value.is::<V>())?;
+        }
         Some((entry.record.fd(), value))
     }
 
     /// Puts a borrowed value back into its entry. Returns the value if the entry is gone.
-    pub(super) fn return_value(&mut self, fd: WaitFd, value: Value) -> Option<Value> {
+    pub(super) fn return_value(&mut self, fd: WaitFd, value: WaitValue) -> Option<WaitValue> {
         // The fd is compared, too, because another thread may have borrowed the value of an older entry under the same
         // key.
         let is_owner = |entry: &&mut Entry| {
-            let is_lent = matches!(entry.content, Content::Value(None));
-            is_lent && entry.record.is_live(fd.key) && entry.record.raw_fd() == fd.fd
+            entry.is_without_value() && entry.record.is_live(fd.key) && entry.record.raw_fd() == fd.fd
         };
         let list = &mut self.list;
         let entry = match &self.long {
@@ -680,7 +785,10 @@ impl Entries {
             }
         };
         match entry {
-            Some(entry) => mem::replace(&mut entry.content, Content::Value(Some(value))).into_value(),
+            Some(entry) => {
+                entry.value.set(value.into_slot());
+                None
+            }
             None => Some(value),
         }
     }
@@ -694,10 +802,8 @@ impl Entries {
         let older = self.list[..newer].iter().rev();
         let live = older.filter(|entry| !entry.record.is_removed());
         live.filter(|entry| entry.record.serial < serial)
-            .find_map(|entry| match entry.content {
-                Content::Cleanup(cleanup) if cleanup != 0 => Some((entry.record, cleanup)),
-                _ => None,
-            })
+            .find(|entry| entry.cleanup != 0 && entry.cleanup != NOT_OF_C)
+            .map(|entry| (entry.record, entry.cleanup))
     }
 
     pub(super) fn callback(&self) -> [usize; 2] {
@@ -718,21 +824,21 @@ impl Entries {
         self.waker_of.filter(|_| self.callback[0] != 0)
     }
 
-    pub(super) fn attachment(&mut self) -> &mut Option<Value> {
+    pub(super) fn attachment(&mut self) -> &mut Option<Attachment> {
         &mut self.attachment
     }
 
     /// Settles the entries when the job is resumed: added entries are settled, and removed ones are gone.
     #[inline]
     pub(super) fn settle(&mut self, view: &View) {
-        match self.list.as_mut_slice() {
+        match &mut *self.list {
             [] => {}
             [only] if !only.record.is_removed() => {
                 only.record.fd_and_flags &= !ADDED;
                 view.show_flags(0, &only.record);
             }
             [_] => {
-                self.list.pop(); // a removed entry has no value, so this drops nothing of the user
+                drop(self.list.pop()); // a removed entry has no value, so this drops nothing of the user
                 view.show_length(0);
             }
             _ => self.settle_more(view),
@@ -746,14 +852,11 @@ impl Entries {
         }
         // From the end, so that nothing is moved that is taken out later.
         for at in (0..self.list.len()).rev() {
-            let behind = self.list.len() - at - 1;
             let record = &mut self.list[at].record;
             if !record.is_removed() {
                 record.fd_and_flags &= !ADDED;
-            } else if behind > 1 {
-                self.list.remove(at); // as above
             } else {
-                self.list.swap_remove(at); // keeps the order, as at most one is behind
+                self.list.remove(at); // as above
             }
         }
         view.show_all(self);
@@ -779,26 +882,21 @@ impl Entries {
     }
 
     /// Takes the newest entry out and hands out its value. The drop of the ctx uses this.
-    pub(super) fn pop(&mut self) -> Option<Option<Value>> {
+    pub(super) fn pop(&mut self) -> Option<Option<WaitValue>> {
         self.long = None; // all are taken out
-        self.list.pop().map(|entry| entry.content.into_value())
+        self.list.pop().map(|mut entry| entry.value.take())
     }
 
     /// Takes all entries out and hands out their values, newest first, if there are any. The words of a C program are
     /// no value.
     #[inline]
-    pub(super) fn clear(&mut self, view: &View) -> Option<Vec<Value>> {
-        let values = match self.list.as_slice() {
-            [
-                Entry {
-                    content: Content::Cleanup(_),
-                    ..
-                },
-            ] => {
-                self.list.pop();
-                None
-            }
-            _ => Some(self.take_all()),
+    pub(super) fn clear(&mut self, view: &View) -> Option<Vec<WaitValue>> {
+        let is_one_of_c = self.list.length == 1 && self.list.inline[0].cleanup != NOT_OF_C;
+        let values = if is_one_of_c {
+            self.list.length = 0;
+            None
+        } else {
+            Some(self.take_all())
         };
         view.show_length(0);
         values
@@ -806,7 +904,7 @@ impl Entries {
 
     #[cold]
     #[inline(never)]
-    fn take_all(&mut self) -> Vec<Value> {
+    fn take_all(&mut self) -> Vec<WaitValue> {
         let mut values = Vec::new();
         while let Some(value) = self.pop() {
             values.extend(value);
@@ -827,26 +925,6 @@ impl Entries {
     fn newest_mut(&mut self, key: WaitKey) -> Option<&mut Entry> {
         let at = self.newest_place(key)?;
         Some(&mut self.list[at])
-    }
-}
-
-impl Content {
-    /// Takes the value out. The words of a C program stay, and are not used any more.
-    #[inline]
-    fn take_value(&mut self) -> Option<Value> {
-        match self {
-            Content::Value(value) => value.take(),
-            Content::Cleanup(_) => None,
-        }
-    }
-
-    /// The value, as the user gets it. The words of a C program are its own affair: Rust code gets no value.
-    #[inline]
-    fn into_value(self) -> Option<Value> {
-        match self {
-            Content::Value(value) => value,
-            Content::Cleanup(_) => None,
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::task::Waker;
 
 use super::callback::Callback;
 use super::owner_lock::Guard;
-use super::{Entries, Fd, Inner, NO_DEADLINE, Record, Status, WaitCtx, WaitFd, WaitKey};
+use super::{Entries, Fd, Inner, NO_DEADLINE, Record, Status, WaitCtx, WaitFd, WaitKey, WaitValue};
 
 /// A ctx that no other thread changes meanwhile. Readers do not wait for it.
 #[doc(hidden)]
@@ -119,7 +119,7 @@ impl Locked<'_> {
     /// Adds a wait fd with a word, and with a value that owns the fd. The caller keeps the contract of
     /// [`WaitCtx::add_raw_wait_fd`].
     #[allow(unsafe_code, reason = "its contract is about fds; its body is safe")]
-    pub unsafe fn add_with_data(&mut self, fd: WaitFd, data: usize, value: Box<dyn Any + Send>) {
+    pub unsafe fn add_with_data(&mut self, fd: WaitFd, data: usize, value: WaitValue) {
         self.entries.add_with_data(&self.inner.view, fd, data, value);
         self.inner.changed(true);
     }
@@ -147,7 +147,7 @@ impl Locked<'_> {
 
     /// Removes the newest entry under `key`, and returns its value, if it has one. Returns `None` if there is no entry.
     #[inline]
-    pub fn take(mut self, key: WaitKey) -> Option<Option<Box<dyn Any + Send>>> {
+    pub fn take(mut self, key: WaitKey) -> Option<Option<WaitValue>> {
         let value = self.entries.remove(&self.inner.view, key)?;
         self.inner.changed(self.entries.is_unsettled());
         Some(value) // the caller drops it after the lock is released: the drop of a value may run any code

@@ -44,12 +44,13 @@ mod outside;
 #[allow(unsafe_code, reason = "a lock, which lends out the value in it")]
 mod owner_lock;
 mod published;
+#[allow(unsafe_code, reason = "keeps a value of any type in a word")]
+mod value;
 mod wakes;
 mod wants;
 #[cfg(any(feature = "insight", feature = "tracing"))]
 mod words;
 
-use std::any::Any;
 use std::fmt;
 use std::mem::offset_of;
 use std::ops::Deref;
@@ -64,7 +65,7 @@ use crate::sync::contain;
 use callback::Callback;
 use counted::{Counted, Renew, Spare, Weak};
 pub(crate) use entries::LiveFd;
-use entries::{Entries, Value, View};
+use entries::{Entries, View};
 #[doc(hidden)]
 pub use entries::{Fd, Record};
 #[doc(hidden)]
@@ -72,6 +73,7 @@ pub use locked::Locked;
 #[cfg(feature = "insight")]
 pub(crate) use outside::Waits;
 use owner_lock::{Owner, OwnerLock};
+pub use value::WaitValue;
 #[cfg_attr(not(feature = "insight"), allow(unreachable_pub, reason = "`insight` exports it"))]
 pub use wakes::WakeCause;
 pub(crate) use wants::LONGEST_INTERVAL;
@@ -383,7 +385,7 @@ const _: () = assert!(size_of::<WaitCtx>() == size_of::<usize>(), "a wait ctx is
 struct BorrowedValue<'a> {
     ctx: &'a WaitCtx,
     fd: WaitFd,
-    value: Option<Value>,
+    value: Option<WaitValue>,
 }
 
 impl Drop for BorrowedValue<'_> {
@@ -461,7 +463,7 @@ impl WaitCtx {
     /// ```
     pub fn add_wait_fd_with<V: AsFd + Send + 'static>(&self, key: WaitKey, value: V, options: WaitFdOptions) {
         let fd = value.as_fd().as_raw_fd();
-        self.add_entry(WaitFd::new(key, fd, options), Box::new(value));
+        self.add_entry(WaitFd::new(key, fd, options), WaitValue::new(value));
     }
 
     /// Adds an entry for a bare fd number, with a value of any type: the form of `ASYNC_WAIT_CTX_set_wait_fd(3)`.
@@ -474,12 +476,12 @@ impl WaitCtx {
     /// to the ctx is dropped. A number that never was an open fd, such as -1, is allowed. Drivers poll the number and
     /// duplicate it.
     #[allow(unsafe_code, reason = "its contract is about fds; its body is safe")]
-    pub unsafe fn add_raw_wait_fd(&self, fd: WaitFd, value: Box<dyn Any + Send>) {
-        self.add_entry(fd, value);
+    pub unsafe fn add_raw_wait_fd<V: Send + 'static>(&self, fd: WaitFd, value: V) {
+        self.add_entry(fd, WaitValue::new(value));
     }
 
     /// Does what [`add_raw_wait_fd`](Self::add_raw_wait_fd) does, for code of this crate that keeps the fd open.
-    pub(crate) fn add_entry(&self, fd: WaitFd, value: Value) {
+    pub(crate) fn add_entry(&self, fd: WaitFd, value: WaitValue) {
         let mut entries = self.inner.entries.lock();
         entries.add(&self.inner.view, fd, value);
         self.inner.changed(true);
@@ -506,7 +508,7 @@ impl WaitCtx {
     /// ([S56](crate::docs::openssl_behaviour#s56)).
     ///
     /// Returns `None` if there is no such entry, and also while its value is lent to [`with_value`](Self::with_value).
-    pub fn clear_fd(&self, key: WaitKey) -> Option<Box<dyn Any + Send>> {
+    pub fn clear_fd(&self, key: WaitKey) -> Option<WaitValue> {
         let mut entries = self.inner.entries.lock();
         let value = entries.remove(&self.inner.view, key)?;
         self.inner.changed(entries.is_unsettled());

@@ -11,7 +11,7 @@ use super::unpark::Unpark;
 use super::{Blocking, WaitSpec};
 use crate::job::{JobId, can_pause, current_job_id, with_current_ctx};
 use crate::sys::Notifier;
-use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey};
+use crate::wait_ctx::{Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WaitValue};
 
 /// Makes a waker that wakes the code which made the source, from any thread: see [`pause_until`](super::pause_until).
 ///
@@ -74,7 +74,7 @@ impl WakeSource {
         let fd = Arc::new(Notifier::new()?);
         let key = WaitKey::unique();
         let entry = WaitFd::new(key, fd.raw(), WaitFdOptions::new().only_when_armed());
-        ctx.add_entry(entry, Box::new(Arc::clone(&fd)));
+        ctx.add_entry(entry, WaitValue::new(Arc::clone(&fd)));
         let waker = Waker::from(Arc::new(NotifierWaker(Arc::clone(&fd))));
         Ok(Self::with(waker, Route::Notifier(ctx, key, fd)))
     }

@@ -15,7 +15,7 @@ use asyncjob::{Job, Step, WaitCtx, WaitFd, WaitFdOptions, WaitKey, start_job};
 )]
 pub(crate) fn add_number<V: Send + 'static>(ctx: &WaitCtx, fd: WaitFd, value: V) {
     // SAFETY: the test keeps the fd open, or no driver polls the number.
-    unsafe { ctx.add_raw_wait_fd(fd, Box::new(value)) };
+    unsafe { ctx.add_raw_wait_fd(fd, value) };
 }
 
 /// A wait fd that is always armed and waits until the fd is readable.

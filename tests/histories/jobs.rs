@@ -576,7 +576,7 @@ impl Actor {
         match form >> 2 & 7 {
             0..=2 => {
                 let fd = WaitFd::new(key, 1000 + form as i32, WaitFdOptions::new());
-                let value = Box::new(world.counted());
+                let value = world.counted();
                 #[allow(unsafe_code, reason = "no driver polls the number")]
                 // SAFETY: no driver polls the number.
                 unsafe {

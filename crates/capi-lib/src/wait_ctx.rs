@@ -35,7 +35,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{Ordering, fence};
 use std::task::Waker;
 
-use asyncjob::{Fd, Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, waker_fn};
+use asyncjob::{Fd, Locked, Record, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WaitValue, waker_fn};
 
 use crate::boundary::guarded;
 use crate::ctx_slots::{CTXS, CtxSlot, OfProgram};
@@ -151,7 +151,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_wait_fd(
             cleanup,
         };
         // SAFETY: the caller's promise about a job of Rust code.
-        unsafe { found.lock().add_with_data(wait_fd, data, Box::new(value)) };
+        unsafe { found.lock().add_with_data(wait_fd, data, WaitValue::new(value)) };
         1
     })
 }
@@ -315,7 +315,7 @@ pub extern "C" fn ASYNC_WAIT_CTX_clear_fd(ctx: *mut ASYNC_WAIT_CTX, key: *const 
         };
         if let Some(value) = removed {
             match value.downcast::<OwnedByC>() {
-                Ok(owned) => mem::forget(*owned), // without its cleanup
+                Ok(owned) => mem::forget(owned), // without its cleanup
                 Err(of_rust_code) => drop(of_rust_code),
             }
         }

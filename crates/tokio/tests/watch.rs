@@ -177,7 +177,7 @@ fn a_number_that_is_closed_and_opened_again_is_watched_as_what_it_is_now() {
             counter.set(counter.get() + 1);
             let first = ctx.clear_fd(key).unwrap().downcast::<PipeReader>().unwrap();
             // By one call, so that no other test of this process gets the number in between.
-            let mut reopened = OwnedFd::from(*first);
+            let mut reopened = OwnedFd::from(first);
             dup2(&second, &mut reopened).unwrap();
             ctx.add_wait_fd(key, reopened);
             let again = ctx.fd(key).unwrap();

@@ -10,7 +10,7 @@ use crate::setup::{Group, Setup};
 
 const TEXT: &str = "\
 *Calls*: one function of the wait ctx, or two that belong together, on a ctx with one wait fd and a callback. In Rust
-`fds` returns a vector, `callback` a waker with a count of its own, and a wait fd is a value in a box; libcrypto and
+`fds` returns a vector, `callback` a waker that is counted, and a wait fd is a value of any type; libcrypto and
 the drop-in write plain words. *Operations*: all that an engine and its application call for one operation, from the
 start of its job to its end, with one pause, but for what the kernel does: the engine asks for the ctx of its job and
 tells it how its end will be told, and the application asks what has changed and what to wait for. Ratios are to

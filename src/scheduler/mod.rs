@@ -49,6 +49,8 @@
 //! One turn starts at most 64 jobs, and resumes at most 64 jobs, each of them once. Then it looks at the callbacks
 //! again. At the start of a turn the scheduler asks the kernel for ready fds when nothing else is ready, when 64 jobs
 //! have run since it asked last, or when the kernel's clock has ticked since, which it does every few milliseconds.
+//! While no job has a wait fd and no host polls the scheduler's fd, there is nothing to ask as long as something else
+//! is ready.
 //!
 //! A job that pauses again and again is therefore not resumed twice before the other jobs that were ready. Many jobs
 //! that give way quickly share one system call.

@@ -135,6 +135,12 @@ impl Reactor {
         self.poller.set_alarm(at)
     }
 
+    /// Whether there is an entry of a task.
+    #[inline]
+    pub(super) fn watches_fds(&self) -> bool {
+        !self.fds.is_empty()
+    }
+
     /// Adds an entry of a task.
     pub(super) fn add(&mut self, id: TaskId, fd: WaitFd) -> Registration {
         let place = *self.places.entry(fd.fd).or_insert_with(|| {

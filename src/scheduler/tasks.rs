@@ -680,12 +680,23 @@ impl Core {
         };
         let waited = reactor.wait(timeout, take, || inbox.clear_notifier());
         self.stats.kernel_waits += 1;
+        self.look_at_clock();
+        waited
+    }
+
+    /// Whether the kernel watches fds of jobs. What other threads send is seen without it.
+    #[inline]
+    pub(super) fn watches_fds(&self) -> bool {
+        self.reactor.watches_fds()
+    }
+
+    /// Does what time has come for. Makes the jobs ready whose timers are due.
+    pub(super) fn look_at_clock(&mut self) {
         self.resumed_since = 0;
         self.asked_at = clock_tick();
         self.fire_timers();
         self.idle_memory.job_may_have_run(self.stats.resumes);
         self.give_memory_back(self.asked_at);
-        waited
     }
 
     /// Resumes the jobs whose timers are due, or sets the timer again if the job has a later deadline by now.

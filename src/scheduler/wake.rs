@@ -439,7 +439,20 @@ impl LocalWakes {
     /// Adds a wake.
     #[inline]
     fn add(id: TaskId) {
-        LOCAL.with(|local| local.woken.borrow_mut().push(id));
+        LOCAL.with(|local| {
+            let mut woken = local.woken.borrow_mut();
+            if woken.len() < woken.capacity() {
+                return woken.push(id);
+            }
+            drop(woken);
+            local.grow_and_add(id); // the call at the end, for which nothing is saved before
+        });
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow_and_add(&self, id: TaskId) {
+        self.woken.borrow_mut().push(id);
     }
 
     /// A turn begins.
@@ -517,8 +530,17 @@ impl Wake for JobWaker {
     #[inline]
     fn wake_by_ref(self: &Arc<Self>) {
         if LocalWakes::are_of(self) {
-            return self.wake_here();
+            self.wake_here();
+        } else {
+            self.wake_elsewhere();
         }
+    }
+}
+
+impl JobWaker {
+    /// A wake on another thread, or between the turns of the scheduler.
+    #[inline(never)] // what it saves and restores, the other way would save and restore, too
+    fn wake_elsewhere(&self) {
         // Relaxed: who reads the task here may post it, and who does not read it yet goes on to the exchange.
         let state = self.state.load(Ordering::Relaxed);
         if state & LATCHED == 0 && is_task(state) && self.inbox.post_first(TaskId::from_bits(state)) {

@@ -49,8 +49,7 @@ fn an_empty_job_touches_neither_the_kernel_nor_the_heap(report: &Report) {
     report.expect("life", "asyncjob", ALLOCATIONS, 0.0..=0.0);
 }
 
-/// The scheduler asks the kernel every 64 resumes, and when the kernel's clock has ticked. The clock ticks once or
-/// twice in a run, so the ranges are not single numbers.
+/// No job has a wait fd, so the scheduler does not ask the kernel.
 fn a_wake_by_callback_makes_a_small_share_of_a_system_call(report: &Report) {
     let table = "wake by callback, a batch of 20";
     report.expect(table, "asyncjob, callback", SYSTEM_CALLS, -0.1..=0.1);

@@ -4,6 +4,8 @@
 //! A second thread holds the lock of a ctx during the test. It is stopped inside the allocator, by an allocation that
 //! the ctx makes while it lists its fds.
 
+#![cfg(target_os = "linux")] // which tells through /proc that a thread sleeps
+
 mod by_hand;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -2,6 +2,7 @@
 //!
 //! The tests limit the address space of the process, so that a stack of the usual size fits and one of the largest size
 //! does not. Each is a process of its own.
+#![cfg(target_os = "linux")] // whose /proc says how much memory the process has, to which the limit is set
 #![allow(unsafe_code, reason = "std sets no limits")]
 
 use std::cell::RefCell;

@@ -1,6 +1,7 @@
 //! Promise: if the program asks for it, the data that a job wrote on its stack is not there for the next job, and not
 //! in a core dump. Each case has a control, in which the same search without the option finds the secret.
 
+#![cfg(target_os = "linux")] // whose /proc has the memory of a process, and whose core files are read here
 #![allow(unsafe_code, reason = "allows a child process to dump core")]
 
 use std::fs::{self, File};

@@ -1,6 +1,7 @@
 //! Promise: where the system gives memory or guards for some stacks only, as many jobs run as it allows. The next one
 //! is refused with an error that names the limit, and the rest of the program goes on.
 
+#![cfg(target_os = "linux")] // where a filter can refuse a system call
 #![allow(unsafe_code, reason = "std sets no limits and installs no filters")]
 
 use std::error::Error;

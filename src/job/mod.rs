@@ -55,6 +55,7 @@
 //! of [`pause_job`] is therefore inlined into the job together with corosensei's suspend. Everything else is cold and
 //! out of line.
 
+mod block_memory;
 pub(crate) mod budget;
 mod builder;
 #[doc(hidden)]

@@ -11,9 +11,9 @@
 //!       '-- HandleSide: one, on any thread ---------------'
 //! ```
 //!
-//! One block is one allocation for each job. The closure may be of a type that must stay on its thread, and the block
-//! is freed wherever its last side goes. So the block itself never touches the closure: the one [`OwnedClosure`] calls
-//! it or drops it.
+//! One block is one allocation for each job, of memory that a thread [keeps](super::block_memory). The closure may be
+//! of a type that must stay on its thread, and the block is freed wherever its last side goes. So the block itself
+//! never touches the closure: the one [`OwnedClosure`] calls it or drops it.
 //!
 //! # Two sides
 //!
@@ -41,6 +41,7 @@ use loom::{
     cell::UnsafeCell,
     sync::atomic::{AtomicU8, Ordering},
 };
+use std::alloc::Layout;
 use std::cell::{self, Cell};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr::{self, NonNull};
@@ -51,6 +52,7 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
+use super::block_memory;
 use super::closure::{HeapClosure, JobMain, LARGEST_CLOSURE_ON_STACK, Wipe, Wiped};
 use crate::sync::wake;
 
@@ -176,6 +178,31 @@ impl<S: Shared, T, C: ?Sized> SharedClosure<S, T, C> {
     }
 }
 
+/// Drops a block, whatever its type is, and frees its memory.
+///
+/// # Safety
+///
+/// The block must come from [`share_small`], and must not be used after this call.
+#[inline]
+unsafe fn free<B: ?Sized>(block: NonNull<B>) {
+    /// Frees the memory also if a drop panics: that of a result is the user's.
+    struct Memory(NonNull<u8>, Layout);
+
+    impl Drop for Memory {
+        #[inline]
+        fn drop(&mut self) {
+            // SAFETY: the block has been dropped. It had this layout.
+            unsafe { block_memory::free(self.0, self.1) };
+        }
+    }
+
+    // SAFETY: the block is there.
+    let layout = Layout::for_value(unsafe { block.as_ref() });
+    let _memory = Memory(block.cast(), layout);
+    // SAFETY: the caller's promise.
+    unsafe { block.drop_in_place() };
+}
+
 /// Lends out the value in a cell.
 ///
 /// # Safety
@@ -214,21 +241,24 @@ where
     T: 'static,
     F: FnOnce() -> T + 'static,
 {
-    let block = Box::into_raw(Box::new(SharedClosure {
-        head: Head {
-            sides: AtomicU8::new(0),
-            has_result: Cell::new(false),
-            local: Cell::new(1),
-            waker: UnsafeCell::new(None),
-            shared,
-        },
-        result: UnsafeCell::new(None),
-        closure: PlaceOf(cell::UnsafeCell::new(MaybeUninit::new(f))),
-    }));
-    // SAFETY: a box is not null.
-    let of_handle = HandleSide(unsafe { NonNull::new_unchecked(block) });
-    // SAFETY: as above.
-    let of_job = JobSide(unsafe { NonNull::new_unchecked(block) });
+    let block = block_memory::allocate(Layout::new::<SharedClosure<S, T, PlaceOf<F>>>());
+    let block = block.cast::<SharedClosure<S, T, PlaceOf<F>>>();
+    // SAFETY: the memory has the layout of the block, and nothing else knows of it.
+    unsafe {
+        block.write(SharedClosure {
+            head: Head {
+                sides: AtomicU8::new(0),
+                has_result: Cell::new(false),
+                local: Cell::new(1),
+                waker: UnsafeCell::new(None),
+                shared,
+            },
+            result: UnsafeCell::new(None),
+            closure: PlaceOf(cell::UnsafeCell::new(MaybeUninit::new(f))),
+        });
+    }
+    let of_handle = HandleSide(block);
+    let of_job = JobSide(block);
     (of_handle, OwnedClosure(of_job))
 }
 
@@ -314,8 +344,8 @@ impl<S: Shared> JobSide<S> {
                 Err(now) => before = now,
             }
         }
-        // SAFETY: the block came from a box, and both sides are gone.
-        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        // SAFETY: both sides are gone.
+        unsafe { free(self.0) };
     }
 }
 
@@ -410,8 +440,8 @@ impl<S: Shared, T> Drop for HandleSide<S, T> {
         if sides.load(Ordering::Acquire) & LEFT == 0 && sides.fetch_or(LEFT, Ordering::AcqRel) & LEFT == 0 {
             return;
         }
-        // SAFETY: the block came from a box, and both sides are gone.
-        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        // SAFETY: both sides are gone.
+        unsafe { free(self.0) };
     }
 }
 

@@ -71,6 +71,16 @@ mod owner_lock;
 #[path = "../../../src/job/closure.rs"]
 mod closure;
 
+#[cfg(test)]
+#[allow(
+    dead_code,
+    unexpected_cfgs,
+    unsafe_code,
+    reason = "raw memory, of which nothing is kept here; no feature"
+)]
+#[path = "../../../src/job/block_memory.rs"]
+mod block_memory;
+
 /// What closures ask of the job that runs: there is none.
 #[cfg(test)]
 mod current {

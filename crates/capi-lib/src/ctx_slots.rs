@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use asyncjob::{WaitCtx, c_interface};
 
 use crate::fork::Shared;
-use crate::handle::{CHUNK, Slot, Table};
+use crate::handle::{CHUNK, InSlot, Line, Slot, Table};
 
 /// What a slot for a wait ctx holds.
 #[derive(Default)]
@@ -31,6 +31,10 @@ pub(crate) struct CtxRecord {
     pub(crate) is_given_out: LockedFlag,
     /// The handle of the job that was started last with the ctx.
     pub(crate) last_job: AtomicUsize,
+}
+
+impl InSlot for CtxRecord {
+    type Alignment = Line;
 }
 
 /// A flag that is used only under the lock of the ctx. The lock orders its uses.
@@ -74,7 +78,7 @@ pub(crate) struct OfProgram(pub(crate) CtxSlot);
 pub(crate) fn take_shared() -> Option<CtxSlot> {
     let free = FREE.lock().pop();
     free.or_else(|| {
-        let chunk = CTXS.grow()?;
+        let chunk = &CTXS.grow()?.slots;
         for slot in chunk {
             *slot.value().ctx.lock().attachment() = Some(Box::new(OfProgram(slot)));
             slot.value().ctx.give_up();

@@ -13,6 +13,9 @@
 //!                         64 slots a chunk, never freed: each holds the generation that is alive in it
 //! ```
 //!
+//! A chunk also has what is seldom needed of each object, behind its slots: of very many objects the slots alone are
+//! few cache lines and pages.
+//!
 //! A C program sees a handle as an opaque pointer, so a handle need not be an address. A lookup reads two words. It
 //! gives the slot if the generation of the handle is alive in it, and nothing otherwise. Any thread may look up any
 //! value: a handle that is stale, invented or NULL leads to no memory with another use, because a slot stays a slot for
@@ -108,15 +111,30 @@ impl<T> Handle<T> {
     }
 }
 
-/// One object, and the handle under which it is alive now. A slot is as large as a cache line, so that a shift finds
-/// it.
-#[repr(C, align(64))]
-pub(crate) struct Slot<T> {
-    live: AtomicU64,
-    value: T,
+/// What is in a slot.
+pub(crate) trait InSlot: Default + Sync {
+    /// A type without a size whose alignment is that of the slot, which is a power of two so that a shift finds it: at
+    /// least a [`Line`] where neighbours belong to different threads.
+    type Alignment;
 }
 
-impl<T> Slot<T> {
+/// The alignment of a cache line.
+#[repr(align(64))]
+pub(crate) struct Line;
+
+/// The alignment of half a cache line.
+#[repr(align(32))]
+pub(crate) struct HalfLine;
+
+/// One object, and the handle under which it is alive now.
+#[repr(C)]
+pub(crate) struct Slot<T: InSlot> {
+    live: AtomicU64,
+    value: T,
+    _alignment: [T::Alignment; 0],
+}
+
+impl<T: InSlot> Slot<T> {
     /// The handle of the object that is in this slot now. Without an object it is one that leads to nothing.
     #[inline]
     pub(crate) fn handle(&self) -> Handle<T> {
@@ -154,14 +172,21 @@ impl<T> Slot<T> {
     }
 }
 
+/// Slots that are made together, and a `U` for each of them.
+#[repr(C, align(64))]
+pub(crate) struct Chunk<T: InSlot, U> {
+    pub(crate) slots: [Slot<T>; CHUNK],
+    pub(crate) more: [U; CHUNK],
+}
+
 /// All objects of one kind in the process. A new table is zeros only, so a static one takes no place in the file.
-pub(crate) struct Table<T: 'static> {
-    chunks: [AtomicPtr<[Slot<T>; CHUNK]>; CHUNKS],
+pub(crate) struct Table<T: InSlot + 'static, U: 'static = ()> {
+    chunks: [AtomicPtr<Chunk<T, U>>; CHUNKS],
     /// The number of chunks that were made, so that the next one has this number and `FIRST_CHUNK`.
     made: AtomicUsize,
 }
 
-impl<T: Default + Sync> Table<T> {
+impl<T: InSlot, U: Default + Sync> Table<T, U> {
     pub(crate) const fn new() -> Self {
         Table {
             chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS],
@@ -175,26 +200,37 @@ impl<T: Default + Sync> Table<T> {
     /// at any time afterwards.
     #[inline]
     pub(crate) fn live(&self, handle: Handle<T>) -> Option<&'static Slot<T>> {
+        self.live_with_more(handle).map(|(slot, _)| slot)
+    }
+
+    /// As [`live`](Self::live), with what else belongs to the slot.
+    #[inline]
+    pub(crate) fn live_with_more(&self, handle: Handle<T>) -> Option<(&'static Slot<T>, &'static U)> {
         let chunk = self.chunk(handle.index() / CHUNK)?;
-        let slot = &chunk[handle.index() % CHUNK];
-        (slot.live.load(Ordering::Acquire) == handle.bits).then_some(slot)
+        let at = handle.index() % CHUNK;
+        let slot = &chunk.slots[at];
+        (slot.live.load(Ordering::Acquire) == handle.bits).then_some((slot, &chunk.more[at]))
     }
 
     /// Makes 64 slots more. `None` when the process has 16 million.
     #[cold]
-    pub(crate) fn grow(&self) -> Option<&'static [Slot<T>; CHUNK]> {
+    pub(crate) fn grow(&self) -> Option<&'static Chunk<T, U>> {
         let number = FIRST_CHUNK + self.made.fetch_add(1, Ordering::Relaxed);
         let chunk_pointer = self.chunks.get(number)?;
-        let chunk = Box::leak(Box::new(std::array::from_fn(|i| Slot {
-            live: AtomicU64::new(UNUSED | (1 << INDEX_BITS) | ((number * CHUNK + i) as u64 ^ NEIGHBOUR)),
-            value: T::default(),
-        })));
+        let chunk = Box::leak(Box::new(Chunk {
+            slots: std::array::from_fn(|i| Slot {
+                live: AtomicU64::new(UNUSED | (1 << INDEX_BITS) | ((number * CHUNK + i) as u64 ^ NEIGHBOUR)),
+                value: T::default(),
+                _alignment: [],
+            }),
+            more: std::array::from_fn(|_| U::default()),
+        }));
         chunk_pointer.store(chunk, Ordering::Release);
         Some(chunk)
     }
 
     #[inline]
-    fn chunk(&self, number: usize) -> Option<&'static [Slot<T>; CHUNK]> {
+    fn chunk(&self, number: usize) -> Option<&'static Chunk<T, U>> {
         let chunk = self.chunks.get(number)?.load(Ordering::Acquire);
         // SAFETY: NULL, or a chunk that `grow` leaked.
         unsafe { chunk.as_ref() }
@@ -205,11 +241,15 @@ impl<T: Default + Sync> Table<T> {
 mod tests {
     use super::*;
 
+    impl InSlot for u32 {
+        type Alignment = Line;
+    }
+
     static TABLE: Table<u32> = Table::new();
 
     #[test]
     fn a_handle_becomes_stale_with_its_object_and_leads_to_no_other() {
-        let chunk = TABLE.grow().unwrap();
+        let chunk = &TABLE.grow().unwrap().slots;
         chunk[3].begin();
         let first = chunk[3].handle();
         assert!(ptr::eq(TABLE.live(first).unwrap(), &chunk[3]));
@@ -223,7 +263,7 @@ mod tests {
     /// The handle that a slot will have next, and every word that a slot holds.
     #[test]
     fn nothing_leads_to_a_slot_without_an_object() {
-        let chunk = TABLE.grow().unwrap();
+        let chunk = &TABLE.grow().unwrap().slots;
         for slot in &chunk[..8] {
             slot.begin();
             let first = slot.handle();

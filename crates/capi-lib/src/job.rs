@@ -11,7 +11,7 @@
 //!              each end makes the handle stale (crate::handle)
 //! ```
 //!
-//! | state | `paused` of the slot | the slot is reachable |
+//! | state | the job in the slot | the slot is reachable |
 //! |---|---|---|
 //! | free | `None` | in the free list of its thread |
 //! | running | `None` | by its handle, and from the call of `ASYNC_start_job` that the job runs in |
@@ -141,9 +141,9 @@ pub unsafe extern "C" fn ASYNC_start_job(
         if thread.travelling.has_any() {
             // SAFETY: the caller promises that the program has not freed the library context of the resumer.
             unsafe { thread.travelling.exchange(&mut away) };
-            slot.cells().travelling.set(away);
+            slot.travelling().set(away);
         }
-        outputs.report(thread, slot, step)
+        outputs.report(thread, slot, step, handle.is_null())
     })
 }
 
@@ -271,7 +271,7 @@ unsafe fn resume(thread: &Thread, handle: Handle<slots::Record>, away: &mut Trav
         return Err(Refused::NotNow);
     };
     if thread.travelling.has_any() {
-        *away = slot.cells().travelling.get();
+        *away = slot.travelling().get();
         // SAFETY: the slot has what `exchange` gave when the job paused, and the caller promises that the program has
         // not freed the library context in it.
         unsafe { thread.travelling.exchange(away) };
@@ -318,13 +318,15 @@ impl Outputs {
         unsafe { self.job.write(handle) };
     }
 
-    /// A job paused or finished.
+    /// A job paused or finished. The call has started it, or has resumed it.
     #[inline]
-    fn report(self, thread: &Thread, slot: JobSlot, step: Step<c_int>) -> c_int {
+    fn report(self, thread: &Thread, slot: JobSlot, step: Step<c_int>, has_started: bool) -> c_int {
         match step {
             Step::Paused(job) => {
-                slot.job_paused(&job);
-                slot.cells().paused.set(Some(ManuallyDrop::new(job)));
+                if has_started {
+                    slot.first_paused(&job);
+                }
+                slot.keep(job);
                 self.set_handle(slot.handle().to_c());
                 ASYNC_PAUSE
             }
@@ -513,7 +515,7 @@ impl RustJob {
             return ptr::null_mut();
         };
         slot.begin(c_interface::with_current_ctx(wait_ctx::handle_of).unwrap_or(ptr::null_mut()));
-        slot.cells().is_rust.set(true);
+        slot.is_rust().set(true);
         c_interface::attach(slot.handle().to_number(), Box::new(RustJob(slot.handle())));
         slot.handle().to_c()
     }
@@ -524,7 +526,7 @@ impl Drop for RustJob {
         // The slot is looked for: the thread may have returned its slots, if the job is dropped while the thread exits.
         thread::with(|thread| {
             if let Found::Own(slot) = thread.slots.find(self.0) {
-                slot.cells().is_rust.set(false);
+                slot.is_rust().set(false);
                 slot.end();
                 thread.slots.push(slot);
             }

@@ -13,11 +13,15 @@
 use asyncjob::{WaitCtx, WeakWaitCtx};
 
 use crate::fork::Shared;
-use crate::handle::{Handle, Slot, Table};
+use crate::handle::{Handle, InSlot, Line, Slot, Table};
 
 /// What a slot for a ctx of Rust code holds.
 #[derive(Default)]
 pub(crate) struct Record(parking_lot::Mutex<Option<WeakWaitCtx>>);
+
+impl InSlot for Record {
+    type Alignment = Line;
+}
 
 static CTXS: Table<Record> = Table::new();
 /// The slots without a ctx.
@@ -31,7 +35,7 @@ impl Name {
     pub(crate) fn new(ctx: WeakWaitCtx) -> Option<Self> {
         let free = FREE.lock().pop();
         let slot = free.or_else(|| {
-            let (first, others) = CTXS.grow()?.split_first()?;
+            let (first, others) = CTXS.grow()?.slots.split_first()?;
             FREE.lock().extend(others);
             Some(first)
         })?;

@@ -12,34 +12,37 @@
 //! A thread borrows slots from the process, a chunk at a time, and returns them when it ends. The thread that has
 //! borrowed a slot is the owner of the slot.
 //!
-//! | part of a slot | may be used by | reached through |
+//! | part of a job's record | may be used by | reached through |
 //! |---|---|---|
 //! | the generation, `owner`, `wait_ctx` | any thread: they are atomics | [`wait_ctx_of`], [`ThreadSlots::find`] |
-//! | [`OwnerCells`] | the owner only | a [`JobSlot`], which no other thread can have |
+//! | the cells | the owner only | a [`JobSlot`], which no other thread can have |
+//!
+//! The slot has what a resume and a pause use, in 32 bytes ([`Record`]). The rest is apart ([`Rest`]): at random among
+//! very many jobs the slot of a job is in no cache, and the job's stack cannot be asked for before the slot has come.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
 use std::marker::PhantomData;
-use std::mem::{ManuallyDrop, offset_of};
+use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use asyncjob::{Job, WaitCtx, c_interface};
 
 use crate::fork::Shared;
-use crate::handle::{ASYNC_WAIT_CTX, CHUNK, Handle, Slot, Table};
+use crate::handle::{ASYNC_WAIT_CTX, Chunk, HalfLine, Handle, InSlot, Slot, Table};
 use crate::travelling::Travelling;
 
-static JOBS: Table<Record> = Table::new();
+static JOBS: Table<Record, Rest> = Table::new();
 /// The chunks that no thread has borrowed.
 static SPARE: Shared<Vec<JobChunk>> = Shared::new(Vec::new());
 
 /// The wait ctx that the job with this handle was started with; NULL if the handle is stale. Any thread may ask.
 pub(crate) fn wait_ctx_of(handle: Handle<Record>) -> *mut ASYNC_WAIT_CTX {
-    let Some(slot) = JOBS.live(handle) else {
+    let Some((slot, rest)) = JOBS.live_with_more(handle) else {
         return ptr::null_mut();
     };
-    let ctx = slot.value().wait_ctx.load(Ordering::Acquire);
+    let ctx = rest.wait_ctx.load(Ordering::Acquire);
     // The handle is compared again: the job may have ended meanwhile, and then the ctx may be that of the next job.
     if slot.handle() == handle { ctx } else { ptr::null_mut() }
 }
@@ -56,71 +59,79 @@ pub fn forgotten_jobs() -> usize {
     SET_ASIDE.load(Ordering::Relaxed)
 }
 
-/// What a slot holds. What a resume uses is in the first cache line.
+/// What a slot holds: what a resume and a pause use.
 #[repr(C)]
 pub(crate) struct Record {
     /// [`ThreadSlots::id`] of the owner; [`NO_THREAD`] while the chunk is in [`SPARE`].
     owner: AtomicUsize,
-    wait_ctx: AtomicPtr<ASYNC_WAIT_CTX>,
-    cells: OwnerCells,
-}
-
-/// The part of a record that only the owner of the slot uses.
-#[repr(C)]
-pub(crate) struct OwnerCells {
     /// The job while it is paused. A `Job` that is dropped is cancelled, which C programs do not know: hence
     /// `ManuallyDrop`.
-    pub(crate) paused: Cell<Option<ManuallyDrop<Job<c_int>>>>,
+    paused: Cell<Option<ManuallyDrop<Job<c_int>>>>,
     /// What of its wait ctx a resume of the job reads, for a look ahead.
     near: Cell<*const u8>,
-    /// The job is one of Rust code, which C code cannot resume ([`crate::job`]).
-    pub(crate) is_rust: Cell<bool>,
-    /// The job has not paused yet.
-    is_new: Cell<bool>,
+}
+
+impl InSlot for Record {
+    type Alignment = HalfLine; // the slots of a chunk have one owner
+}
+
+const _: () = assert!(size_of::<Slot<Record>>() == 32);
+
+/// What else is kept of a job. A start uses what comes first.
+#[repr(C)]
+pub(crate) struct Rest {
+    wait_ctx: AtomicPtr<ASYNC_WAIT_CTX>,
     /// The wait ctx of the job, if it is one of a C program. The job is counted in it from its first pause on.
     ctx: Cell<Option<&'static WaitCtx>>,
+    /// The free slot below this one.
+    next_free: Cell<Option<JobSlot>>,
+    /// The job is one of Rust code, which C code cannot resume ([`crate::job`]).
+    is_rust: Cell<bool>,
+    /// The job has not paused yet.
+    is_new: Cell<bool>,
     /// The wait ctx of the job until its first pause, if it is another one.
     other_ctx: Cell<Option<WaitCtx>>,
     /// What travels with the job, while it is paused.
-    pub(crate) travelling: Cell<Travelling>,
+    travelling: Cell<Travelling>,
     /// The job while it is paused, if the program has freed its wait ctx meanwhile. Such a job is mostly forgotten by
     /// its program, as by `SSL_free` (S88). It gives back what it can do without ([`ThreadSlots::set_aside`]).
-    pub(crate) set_aside: Cell<Option<ManuallyDrop<Job<c_int>>>>,
-    /// The free slot below this one.
-    next_free: Cell<Option<JobSlot>>,
+    set_aside: Cell<Option<ManuallyDrop<Job<c_int>>>>,
 }
-
-const _: () = assert!(
-    size_of::<usize>() + offset_of!(Record, cells) + offset_of!(OwnerCells, other_ctx) <= 64,
-    "behind the handle, in one cache line with it"
-);
 
 // SAFETY: the atomics may be shared. The cells are reached through a `JobSlot` only, which is neither `Send` nor `Sync`
 // and which only `ThreadSlots` of the owner makes. A chunk changes its owner under the lock of `SPARE`, after
 // `ThreadSlots::return_chunks`, whose caller promises that no `JobSlot` of the former owner is used any more.
 unsafe impl Sync for Record {}
 
+// SAFETY: as above.
+unsafe impl Sync for Rest {}
+
 impl Default for Record {
     fn default() -> Self {
         Record {
             owner: AtomicUsize::new(NO_THREAD),
-            wait_ctx: AtomicPtr::new(ptr::null_mut()),
-            cells: OwnerCells {
-                paused: Cell::new(None),
-                set_aside: Cell::new(None),
-                travelling: Cell::new(Travelling::NOTHING),
-                is_rust: Cell::new(false),
-                near: Cell::new(ptr::null()),
-                is_new: Cell::new(false),
-                ctx: Cell::new(None),
-                other_ctx: Cell::new(None),
-                next_free: Cell::new(None),
-            },
+            paused: Cell::new(None),
+            near: Cell::new(ptr::null()),
         }
     }
 }
 
-impl OwnerCells {
+impl Default for Rest {
+    fn default() -> Self {
+        Rest {
+            wait_ctx: AtomicPtr::new(ptr::null_mut()),
+            ctx: Cell::new(None),
+            next_free: Cell::new(None),
+            is_rust: Cell::new(false),
+            is_new: Cell::new(false),
+            other_ctx: Cell::new(None),
+            travelling: Cell::new(Travelling::NOTHING),
+            set_aside: Cell::new(None),
+        }
+    }
+}
+
+impl Rest {
     #[cold]
     fn keep_other_ctx(&self, job: &Job<c_int>) {
         c_interface::own_ctx(job);
@@ -147,17 +158,19 @@ impl OwnerCells {
 #[derive(Clone, Copy)]
 pub(crate) struct JobSlot {
     slot: &'static Slot<Record>,
+    rest: &'static Rest,
     _not_send: PhantomData<*const ()>,
 }
 
 impl JobSlot {
     /// # Safety
     ///
-    /// The calling thread must be the owner of the slot.
+    /// The calling thread must be the owner of the slot. `rest` must be that of the slot.
     #[inline]
-    unsafe fn new(slot: &'static Slot<Record>) -> Self {
+    unsafe fn new(slot: &'static Slot<Record>, rest: &'static Rest) -> Self {
         JobSlot {
             slot,
+            rest,
             _not_send: PhantomData,
         }
     }
@@ -168,9 +181,16 @@ impl JobSlot {
         self.slot.handle()
     }
 
+    /// Whether the job is one of Rust code, which C code cannot resume.
     #[inline]
-    pub(crate) fn cells(self) -> &'static OwnerCells {
-        &self.slot.value().cells
+    pub(crate) fn is_rust(self) -> &'static Cell<bool> {
+        &self.rest.is_rust
+    }
+
+    /// What travels with the job, while it is paused.
+    #[inline]
+    pub(crate) fn travelling(self) -> &'static Cell<Travelling> {
+        &self.rest.travelling
     }
 
     /// Prepares the slot for a job that starts with this wait ctx.
@@ -178,60 +198,64 @@ impl JobSlot {
     pub(crate) fn begin(self, ctx: *mut ASYNC_WAIT_CTX) {
         // After the generation of the job before: a thread that reads this ctx must not take the handle of that job for
         // good.
-        self.slot.value().wait_ctx.store(ctx, Ordering::Release);
+        self.rest.wait_ctx.store(ctx, Ordering::Release);
         self.slot.begin();
     }
 
     /// The job starts with this wait ctx of a C program.
     #[inline]
     pub(crate) fn starts_with(self, ctx: &'static WaitCtx) {
-        self.cells().is_new.set(true);
-        self.cells().ctx.set(Some(ctx));
-        self.cells().near.set(c_interface::read_by_resume(ctx));
+        self.rest.is_new.set(true);
+        self.rest.ctx.set(Some(ctx));
+        self.slot.value().near.set(c_interface::read_by_resume(ctx));
     }
 
     /// The job starts with another wait ctx.
     #[cold]
     pub(crate) fn starts_with_other(self, ctx: WaitCtx) {
-        self.cells().is_new.set(true);
-        self.cells().near.set(c_interface::read_by_resume(&ctx));
-        self.cells().other_ctx.set(Some(ctx));
+        self.rest.is_new.set(true);
+        self.slot.value().near.set(c_interface::read_by_resume(&ctx));
+        self.rest.other_ctx.set(Some(ctx));
     }
 
     /// The job, if it is paused. If it is one of `many`, what its resume will read is asked for, all at once: nothing
     /// of it may be in the caches, and the resume would wait for one line after the other.
     #[inline]
     pub(crate) fn take_paused(self, many: bool) -> Option<ManuallyDrop<Job<c_int>>> {
-        let job = self.cells().paused.take()?;
+        let record = self.slot.value();
+        let job = record.paused.take()?;
         if many {
-            c_interface::fetch(&job, self.cells().near.get());
+            c_interface::fetch(&job, record.near.get());
         }
         Some(job)
     }
 
-    /// The job has paused. At its first pause it is counted in its wait ctx.
+    /// The job has paused for the first time. It is counted in its wait ctx from now on.
     #[inline]
-    pub(crate) fn job_paused(self, job: &Job<c_int>) {
-        if !self.cells().is_new.get() {
-            return;
-        }
-        self.cells().is_new.set(false);
-        match self.cells().ctx.get() {
+    pub(crate) fn first_paused(self, job: &Job<c_int>) {
+        self.rest.is_new.set(false);
+        match self.rest.ctx.get() {
             Some(ctx) => ctx.lock().add_job(),
-            None => self.cells().keep_other_ctx(job),
+            None => self.rest.keep_other_ctx(job),
         }
+    }
+
+    /// Keeps the job until it is resumed.
+    #[inline]
+    pub(crate) fn keep(self, job: Job<c_int>) {
+        self.slot.value().paused.set(Some(ManuallyDrop::new(job)));
     }
 
     /// The job has ended, or has not started.
     #[inline]
     pub(crate) fn job_ended(self) {
-        self.cells().job_ended();
+        self.rest.job_ended();
     }
 
     /// The job, if it is paused and set aside. It is not any more then.
     #[cold]
     pub(crate) fn take_back(self) -> Option<ManuallyDrop<Job<c_int>>> {
-        let job = self.cells().set_aside.take()?;
+        let job = self.rest.set_aside.take()?;
         SET_ASIDE.fetch_sub(1, Ordering::Relaxed);
         c_interface::take_back(&job);
         Some(job)
@@ -267,7 +291,7 @@ const NO_THREAD: usize = 0;
 const NOT_NUMBERED: usize = usize::MAX;
 
 /// Slots that are borrowed together.
-type JobChunk = &'static [Slot<Record>; CHUNK];
+type JobChunk = &'static Chunk<Record, Rest>;
 
 /// What a handle leads to.
 pub(crate) enum Found {
@@ -291,14 +315,14 @@ impl ThreadSlots {
 
     #[inline]
     pub(crate) fn find(&self, handle: Handle<Record>) -> Found {
-        let Some(slot) = JOBS.live(handle) else {
+        let Some((slot, rest)) = JOBS.live_with_more(handle) else {
             return Found::Nothing;
         };
         if slot.value().owner.load(Ordering::Relaxed) != self.id.get() {
             return Found::OnOtherThread;
         }
         // SAFETY: only `add_chunk` of this very object wrote this number there, and it cannot change threads.
-        Found::Own(unsafe { JobSlot::new(slot) })
+        Found::Own(unsafe { JobSlot::new(slot, rest) })
     }
 
     /// The program has freed this wait ctx. If this job of this thread is paused and was started with it, the job
@@ -306,12 +330,12 @@ impl ThreadSlots {
     #[cold]
     pub(crate) fn set_aside(&self, handle: Handle<Record>, ctx: *mut ASYNC_WAIT_CTX) {
         let Found::Own(slot) = self.find(handle) else { return };
-        if slot.slot.value().wait_ctx.load(Ordering::Relaxed) != ctx {
+        if slot.rest.wait_ctx.load(Ordering::Relaxed) != ctx {
             return;
         }
-        if let Some(mut job) = slot.cells().paused.take() {
+        if let Some(mut job) = slot.slot.value().paused.take() {
             c_interface::set_aside(&mut job);
-            slot.cells().set_aside.set(Some(job));
+            slot.rest.set_aside.set(Some(job));
             SET_ASIDE.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -320,14 +344,14 @@ impl ThreadSlots {
     #[inline]
     pub(crate) fn pop(&self) -> Option<JobSlot> {
         let slot = self.free.get()?;
-        self.free.set(slot.cells().next_free.get());
+        self.free.set(slot.rest.next_free.get());
         Some(slot)
     }
 
     /// The slot has no job any more.
     #[inline]
     pub(crate) fn push(&self, slot: JobSlot) {
-        slot.cells().next_free.set(self.free.replace(Some(slot)));
+        slot.rest.next_free.set(self.free.replace(Some(slot)));
     }
 
     /// Borrows 64 slots more. `None` when the process has 16 million jobs.
@@ -337,10 +361,10 @@ impl ThreadSlots {
             static LAST: AtomicUsize = AtomicUsize::new(NO_THREAD);
             self.id.set(LAST.fetch_add(1, Ordering::Relaxed) + 1);
         }
-        for slot in chunk.iter().rev() {
+        for (slot, rest) in chunk.slots.iter().zip(&chunk.more).rev() {
             slot.value().owner.store(self.id.get(), Ordering::Relaxed);
             // SAFETY: this thread has just borrowed it.
-            self.push(unsafe { JobSlot::new(slot) });
+            self.push(unsafe { JobSlot::new(slot, rest) });
         }
         let mut chunks = self.chunks.borrow_mut();
         chunks.push(chunk);
@@ -375,21 +399,21 @@ fn borrow_chunk() -> Option<JobChunk> {
 }
 
 fn return_chunk(chunk: JobChunk) {
-    for slot in chunk {
+    for (slot, rest) in chunk.slots.iter().zip(&chunk.more) {
         let record = slot.value();
-        let forgotten = record.cells.set_aside.take();
+        let forgotten = rest.set_aside.take();
         if forgotten.is_some() {
             SET_ASIDE.fetch_sub(1, Ordering::Relaxed);
         }
-        if let Some(job) = record.cells.paused.take().or(forgotten) {
+        if let Some(job) = record.paused.take().or(forgotten) {
             slot.end();
             ManuallyDrop::into_inner(job).quarantine();
         }
-        record.cells.job_ended(); // after the quarantine, and also of a job that the thread has left by `pthread_exit`
-        if record.cells.is_rust.take() {
+        rest.job_ended(); // after the quarantine, and also of a job that the thread has left by `pthread_exit`
+        if rest.is_rust.take() {
             slot.end(); // the job belongs to Rust code, which may still end it
         }
-        record.cells.travelling.set(Travelling::NOTHING);
+        rest.travelling.set(Travelling::NOTHING);
         record.owner.store(NO_THREAD, Ordering::Relaxed);
     }
     SPARE.lock().push(chunk);

@@ -75,7 +75,10 @@ impl Workers {
             if thread::panicking() {
                 return Err(waits_for_itself_in_a_panic());
             }
-            panic!("Workers::broadcast was called in a job that cannot pause: drop the block_pause guard first");
+            panic!(concat!(
+                "Workers::broadcast was called in a job that cannot pause: drop the block_pause guard first",
+                guide_page!("across-a-pause")
+            ));
         }
         self.check_process()?;
         let mut results = Vec::new();

@@ -206,3 +206,39 @@ fn an_error_of_misuse_ends_with_the_address_of_the_page_that_helps() {
     }
     assert!(format!("{:?}", PauseError::NotInJob).starts_with("NotInJob: pause_job was called outside"));
 }
+
+/// The sentence of a panic.
+fn panics_with<T>(f: impl FnOnce() -> T) -> String {
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+    let payload = panic.err().expect("it panics");
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.unwrap_or_else(|| *payload.downcast::<String>().expect("a sentence"))
+}
+
+#[test]
+fn so_do_the_sentences_of_panics_and_of_settings_that_cannot_be() {
+    use asyncjob::offload::Offload;
+    use asyncjob::scheduler::Workers;
+    use asyncjob::{Step, WaitCtx, block_pause, start_job};
+
+    let broadcast = || {
+        let workers = Workers::new(1).unwrap();
+        let _no_pause = block_pause();
+        panics_with(|| workers.broadcast(|_| ()))
+    };
+    let Ok(Step::Finished(broadcast)) = start_job(&WaitCtx::new(), broadcast) else {
+        panic!("it cannot pause")
+    };
+    let no_threads = Offload::builder().threads(0).build().unwrap_err().to_string();
+    for (text, page) in [(broadcast, "across-a-pause"), (no_threads, "bound")] {
+        let end = format!(" [{}]", address(page));
+        assert!(text.ends_with(&end), "{text:?} does not end with {end:?}");
+    }
+    #[cfg(feature = "insight")]
+    assert!(
+        asyncjob::insight::Timeline::from_chrome_json("{}")
+            .unwrap_err()
+            .to_string()
+            .ends_with(&format!(" [{}]", address("timeline")))
+    );
+}

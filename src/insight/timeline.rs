@@ -384,7 +384,10 @@ impl Timeline {
     }
 }
 
-const NOT_OURS: &str = "the file is not one that `Timeline::to_chrome_json` has written";
+const NOT_OURS: &str = concat!(
+    "the file is not one that `Timeline::to_chrome_json` has written",
+    guide_page!("timeline")
+);
 
 /// The number of the thread of a track. The process has the number 1, and a thread of the same number would count as
 /// its main thread.

@@ -314,7 +314,10 @@ impl OffloadBuilder {
     /// ```
     pub fn build(self) -> io::Result<Offload> {
         if self.threads == 0 || self.queue_capacity == 0 {
-            let sentence = "an Offload needs at least one thread and one place in its queue";
+            let sentence = concat!(
+                "an Offload needs at least one thread and one place in its queue",
+                guide_page!("bound")
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
         }
         let shared = Arc::new(ClosureQueue::new(self.queue_capacity, Process::current()?));

@@ -290,7 +290,8 @@ fn on_a_c_thread() {
         overflow_after_install(|| recurse(1));
         std::ptr::null_mut()
     }
-    let mut thread = 0;
+    // SAFETY: it is a number or a pointer, for which all zero is valid; the call writes it.
+    let mut thread: libc::pthread_t = unsafe { std::mem::zeroed() };
     // SAFETY: the function has the signature of a thread's main, and uses no argument.
     unsafe { libc::pthread_create(&mut thread, std::ptr::null(), main, std::ptr::null_mut()) };
     // SAFETY: the thread was just made, and is joined once.

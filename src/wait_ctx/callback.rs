@@ -211,13 +211,22 @@ impl Head {
     }
 
     /// A waker is gone. Returns whether the block is to be freed.
+    ///
+    /// # Safety
+    ///
+    /// The head is that of a block, and the caller gives a waker away. If this returns `false`, another thread may have
+    /// freed the block by then, so there is no reference to all of it.
     #[inline]
-    fn remove(&self) -> bool {
-        if let Some(mut here) = self.here.lock_if_owner() {
+    unsafe fn remove(head: *const Head) -> bool {
+        // SAFETY: the waker keeps the block until it is counted as gone.
+        let here = unsafe { &(*head).here };
+        if let Some(mut here) = here.lock_if_owner() {
             *here -= 1;
             return false; // a block that has an owner is that of a wait ctx
         }
-        let is_last = self.others.fetch_sub(1, Ordering::Release) == 1;
+        // SAFETY: as above.
+        let others = unsafe { &(*head).others };
+        let is_last = others.fetch_sub(1, Ordering::Release) == 1;
         if is_last {
             fence(Ordering::Acquire);
         }
@@ -253,8 +262,8 @@ impl<C: Call> Block<C> {
     }
 
     unsafe fn drop(data: *const ()) {
-        // SAFETY: see above. No reference is left when the block is freed.
-        if unsafe { (*data.cast::<Head>()).remove() } {
+        // SAFETY: see above.
+        if unsafe { Head::remove(data.cast()) } {
             // SAFETY: the data are those of a block. This was the last waker, and no wait ctx has the block.
             unsafe { Self::free(data) };
         }

@@ -493,10 +493,11 @@ impl View {
                 if length > INLINE {
                     return None;
                 }
-                for at in (0..length).rev() {
+                // Not a loop to the length, which would be run as one.
+                for at in (0..INLINE).rev() {
                     let words = &words[RECORDS + at * Record::WORDS..][..Record::WORDS];
                     let fd = Fd(words[FD_AND_FLAGS].get());
-                    if words[KEY].get() == key.0 as u64 && !fd.is_removed() {
+                    if at < length && words[KEY].get() == key.0 as u64 && !fd.is_removed() {
                         return Some(Some((fd, words[DATA].get() as usize)));
                     }
                 }

@@ -41,7 +41,7 @@ use super::{JobState, Stats};
 use crate::error::StartErrorKind;
 use crate::job::{Job, JobPlan, OwnedClosure};
 use crate::sys::{PollerFd, clock_tick};
-use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, WaitFd, WakeCause, Wants};
+use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, Status, WaitFd, WakeCause, Wants};
 
 /// How many jobs are started, and how many are resumed, before the scheduler looks at what has happened meanwhile.
 pub(super) const BATCH: usize = 64;
@@ -97,6 +97,14 @@ pub(super) struct Task {
 }
 
 impl Task {
+    #[inline]
+    fn paused(&mut self, job: Job<()>, now: u64) {
+        self.job = Some(job);
+        self.state = JobState::Paused;
+        self.since = now;
+        self.wake_at = None;
+    }
+
     /// The state, of which a woken task has none of its own.
     pub(super) fn state(&self) -> JobState {
         if self.state == JobState::Paused && (self.is_woken || self.bound.waker.is_woken()) {
@@ -466,16 +474,18 @@ impl Core {
             return Some((job, CancelReason::Asked));
         };
         let ctx = &*task.bound.ctx;
+        if ctx.status() == Status::Ok && ctx.version() == task.version && task.fds.is_empty() && !ctx.has_deadline() {
+            // As below, for most jobs.
+            task.paused(job, now);
+            return None;
+        }
         let wants = Wants::of(ctx.status(), false, None);
         if wants == Wants::Cancel {
             return Some((job, CancelReason::EngineFailed));
         }
         let has_fds = !task.fds.is_empty() || ctx.version() != task.version;
         let has_deadline = ctx.has_deadline();
-        task.job = Some(job);
-        task.state = JobState::Paused;
-        task.since = now;
-        task.wake_at = None;
+        task.paused(job, now);
         if wants == Wants::Callback && !has_fds && !has_deadline {
             return None;
         }

@@ -659,6 +659,9 @@ impl Entries {
     /// Whether the next resume has to settle the entries.
     #[inline]
     pub(super) fn is_unsettled(&self) -> bool {
+        if self.list.length == 0 {
+            return false; // also an answer for the next lines, which take longer for it
+        }
         let is_changed = |entry: &Entry| entry.record.fd_and_flags & (ADDED | REMOVED) != 0;
         match &self.long {
             None => self.list.iter().any(is_changed),

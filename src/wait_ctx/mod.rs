@@ -488,6 +488,7 @@ impl WaitCtx {
     }
 
     /// The fd that was added last under `key` and not cleared ([S53](crate::docs::openssl_behaviour#s53)).
+    #[inline]
     pub fn fd(&self, key: WaitKey) -> Option<RawFd> {
         self.inner.newest(key).map(|(fd, _)| fd.raw())
     }

@@ -1,5 +1,5 @@
 //! Promise: a job on a cached stack makes no heap allocation, neither at its start nor at a pause, a resume or its end
-//! (S71). Neither does a job of a scheduler, once its thread has run one.
+//! (S71). Neither does a job of a scheduler, once its thread has run one, nor a wait fd, nor a waker of the callback.
 //!
 //! These tests have a file of their own, because they count in the global allocator. They count for each thread,
 //! because the test harness has threads of its own.
@@ -8,10 +8,13 @@ mod by_hand;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 use asyncjob::scheduler::Scheduler;
 use asyncjob::stack::StackSize;
-use asyncjob::{JobBuilder, PauseError, Step, WaitCtx, block_pause, current_job_id, pause_job, start_job};
+use asyncjob::{
+    JobBuilder, PauseError, Step, WaitCtx, WaitKey, block_pause, current_job_id, pause_job, start_job, waker_fn,
+};
 use by_hand::{finished, paused_with, run};
 
 thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
@@ -181,4 +184,28 @@ fn hooks_allocate_once() {
     assert_eq!(allocations(|| drop(named())), 1);
     drop(WaitCtx::new());
     assert_eq!(allocations(|| drop(WaitCtx::new())), 0, "the thread keeps it");
+}
+
+/// The first two wait fds have their places in the ctx, and a value of a word or less needs no box. A callback is one
+/// block, however many wakers there are.
+#[test]
+fn a_wait_fd_and_a_waker_do_not_allocate() {
+    let (ctx, keys) = (WaitCtx::new(), [WaitKey::unique(), WaitKey::unique()]);
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let fds = [Arc::new(reader.try_clone().unwrap()), Arc::new(reader)];
+    let waker = waker_fn(|| ());
+    assert_eq!(allocations(|| ctx.set_callback(Some(waker))), 1);
+    let uses = || {
+        for (key, fd) in keys.into_iter().zip(&fds) {
+            ctx.add_wait_fd(key, Arc::clone(fd));
+        }
+        ctx.settle();
+        let wakers = [ctx.callback(), ctx.callback()];
+        assert!(wakers.iter().all(Option::is_some));
+        for key in keys {
+            assert!(ctx.clear_fd(key).unwrap().is::<Arc<std::io::PipeReader>>());
+        }
+        ctx.settle();
+    };
+    assert_eq!(allocations(uses), 0);
 }

@@ -18,9 +18,10 @@
 //! ```text
 //! cargo bench -p asyncjob-rustls --bench handshakes                 the whole table, about 15 minutes
 //! cargo bench -p asyncjob-rustls --bench handshakes -- --quick      two of its cells, half a minute
+//! cargo bench -p asyncjob-rustls --bench handshakes -- 5 2000       a job beside `block_in_place` in one cell
 //! ```
 //!
-//! Both write `target/handshakes.md` and `target/handshakes.svg`.
+//! The first two write `target/handshakes.md` and `target/handshakes.svg`.
 
 #[path = "../../examples/support/client.rs"]
 #[allow(dead_code, reason = "the examples use the rest")]
@@ -60,8 +61,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["--bench"] if !is_quick => run(&Plan::whole()),
         // Without `--bench` this is `cargo test --all-targets`.
         ["--bench"] | [] => run(&Plan::quick()),
-        _ => Err("arguments: none, or --quick".into()),
+        [latency, outstanding, "--bench"] => one_cell(Duration::from_millis(latency.parse()?), outstanding.parse()?),
+        _ => Err("arguments: none, --quick, or the milliseconds of the signer and a number of clients".into()),
     }
+}
+
+/// Prints the rounds of one cell, the least ratio first.
+fn one_cell(latency: Duration, outstanding: usize) -> Result<(), Box<dyn Error>> {
+    machine::raise_fd_limit()?;
+    let beside = measure::beside(&Plan::whole(), latency, outstanding)?;
+    println!("a job's handshakes as a share of block_in_place's, in turns:");
+    println!("a second:      {:.2?}", beside.handshakes);
+    println!("a core-second: {:.2?}", beside.handshakes_a_core);
+    Ok(())
 }
 
 fn run(plan: &Plan) -> Result<(), Box<dyn Error>> {

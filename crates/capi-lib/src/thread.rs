@@ -200,12 +200,18 @@ static KEY: Shared<Option<libc::pthread_key_t>> = Shared::new(None);
 fn exit_key() -> Option<libc::pthread_key_t> {
     let mut key = KEY.lock();
     if key.is_none() {
-        let mut new = 0;
-        // SAFETY: stores a new key. The destructor outlives every thread: build.rs links this object as one that the
-        // loader never unloads.
-        *key = (unsafe { libc::pthread_key_create(&mut new, Some(at_exit)) } == 0).then_some(new);
+        // A libcrypto reads the key of number 0 until it has made its own, and follows what it finds there. So nobody
+        // gets that key.
+        *key = make_key().and_then(|first| if first == 0 { make_key() } else { Some(first) });
     }
     *key
+}
+
+fn make_key() -> Option<libc::pthread_key_t> {
+    let mut new = 0;
+    // SAFETY: stores a new key. The destructor outlives every thread: build.rs links this object as one that the loader
+    // never unloads.
+    (unsafe { libc::pthread_key_create(&mut new, Some(at_exit)) } == 0).then_some(new)
 }
 
 /// The destructor of the key.
@@ -217,4 +223,15 @@ unsafe extern "C" fn at_exit(_: *mut c_void) {
         // nothing. The calls that use what it had are on the stacks of jobs that can never be resumed.
         unsafe { c_interface::forget_thread(Thread::end) };
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `ASYNC_pause_job` of a libcrypto that has not made its key crashed.
+    #[test]
+    fn the_key_is_not_the_one_that_a_libcrypto_reads_before_it_has_its_own() {
+        assert!(exit_key().is_some_and(|key| key != 0));
+    }
 }

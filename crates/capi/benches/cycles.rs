@@ -12,7 +12,8 @@
 //! cargo bench -p asyncjob-capi
 //! ```
 //!
-//! `ASYNCJOB_STOCK=<directory>` compares with the libcrypto.so.3 in that directory, such as a build of OpenSSL 3.5.
+//! `ASYNCJOB_STOCK=<directory>` compares with the libcrypto.so.3 in that directory, such as a build of OpenSSL 3.5:
+//! `.ci/openssl35 --bench` does so with that of Debian 13.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -114,7 +115,7 @@ fn openssl_speed(on: On, jobs: &str) -> f64 {
     number.trim_end_matches('k').parse().expect("a number")
 }
 
-/// The same command on one processor, with the libcrypto from `ASYNCJOB_STOCK` if it is set.
+/// The same command on one processor.
 fn pinned(command: Command) -> Command {
     let mut pinned = Command::new("taskset");
     pinned
@@ -126,9 +127,6 @@ fn pinned(command: Command) -> Command {
             Some(value) => pinned.env(name, value),
             None => pinned.env_remove(name),
         };
-    }
-    if let Some(directory) = env::var_os("ASYNCJOB_STOCK") {
-        pinned.env("LD_LIBRARY_PATH", directory);
     }
     pinned
 }

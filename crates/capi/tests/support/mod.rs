@@ -157,15 +157,31 @@ pub(crate) enum On {
 
 impl On {
     /// A command that runs `program` on this library. The program is killed after two minutes.
+    ///
+    /// `ASYNCJOB_STOCK` names the directory of another libcrypto and libssl than the installed ones. A loader that is
+    /// there, too, starts the program: the libc beside it may be newer than the installed one.
     pub(crate) fn command(self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("timeout");
         command.args(["--signal=KILL", "120"]);
+        let stock = env::var_os("ASYNCJOB_STOCK").map(PathBuf::from);
+        let loader = stock.iter().map(|stock| stock.join("ld-linux-x86-64.so.2"));
+        let loader = loader.filter(|loader| loader.exists()).last();
+        let mut variables = Vec::new();
         if self == On::Ours {
-            command
-                .arg("env")
-                .arg(format!("LD_PRELOAD={}", shared_object().display()));
+            variables.push(format!("LD_PRELOAD={}", shared_object().display()));
         }
-        command.arg(program.as_ref());
+        if let (Some(stock), None) = (&stock, &loader) {
+            variables.push(format!("LD_LIBRARY_PATH={}", stock.display()));
+        }
+        if !variables.is_empty() {
+            command.arg("env").args(variables);
+        }
+        if let (Some(stock), Some(loader)) = (&stock, loader) {
+            command.arg(loader).arg("--library-path").arg(stock);
+            command.arg(in_path(program.as_ref()));
+        } else {
+            command.arg(program.as_ref());
+        }
         command.env_remove("LD_PRELOAD").env("OPENSSL_CONF", "/dev/null");
         command
     }
@@ -179,6 +195,16 @@ impl On {
             .arg(program.as_ref());
         command
     }
+}
+
+/// Where a program is that has a name only. A loader does not look for it.
+fn in_path(program: &Path) -> PathBuf {
+    if program.components().count() > 1 {
+        return program.into();
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|directory| directory.join(program));
+    found.into_iter().find(|file| file.exists()).unwrap_or(program.into())
 }
 
 /// Runs a program, which must succeed, and returns its output.

@@ -164,8 +164,8 @@ impl On {
         let mut command = Command::new("timeout");
         command.args(["--signal=KILL", "120"]);
         let stock = env::var_os("ASYNCJOB_STOCK").map(PathBuf::from);
-        let loader = stock.iter().map(|stock| stock.join("ld-linux-x86-64.so.2"));
-        let loader = loader.filter(|loader| loader.exists()).last();
+        let loader = stock.as_ref().map(|stock| stock.join("ld-linux-x86-64.so.2"));
+        let loader = loader.filter(|loader| loader.exists());
         let mut variables = Vec::new();
         if self == On::Ours {
             variables.push(format!("LD_PRELOAD={}", shared_object().display()));

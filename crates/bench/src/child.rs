@@ -4,7 +4,9 @@
 //! The program runs itself with `--child` and words that only this file writes and reads.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,11 +20,27 @@ use crate::peers::ours::{Inlined, Ours};
 use crate::setup::Setup;
 use crate::{alloc, trace};
 
+/// The options by which this program was told where its libraries are. A child gets them, too.
+static LIBRARIES: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Children look for the libraries where this program does.
+pub(crate) fn tell_libraries(libcryptos: &[PathBuf], capi: Option<&Path>) {
+    let options = libcryptos.iter().map(|path| ("--libcrypto", &**path));
+    let options = options.chain(capi.map(|path| ("--capi", path)));
+    let words = options.flat_map(|(option, path)| [option.to_string(), path.display().to_string()]);
+    LIBRARIES.get_or_init(|| words.collect());
+}
+
+/// The words for a child that does this.
+fn words_for(what: &[&str]) -> Vec<String> {
+    let told = LIBRARIES.get().into_iter().flatten().cloned();
+    let what = ["--child"].iter().chain(what).map(ToString::to_string);
+    told.chain(what).collect()
+}
+
 /// The words for `n` operations of a candidate between two stops.
 pub(crate) fn count_words(part: &str, name: &str, n: u64) -> Vec<String> {
-    ["--child", "count", part, name, &n.to_string()]
-        .map(String::from)
-        .to_vec()
+    words_for(&["count", part, name, &n.to_string()])
 }
 
 /// Runs a crowd of jobs in a process of its own. The peer is one of [`crowd_peers`].
@@ -40,7 +58,7 @@ pub(crate) fn run_crowd(peer: &str, live: usize, sweeps: u64) -> Result<Crowd, A
 pub(crate) fn numbers<const N: usize>(words: &[&str]) -> Result<[f64; N], Absent> {
     let exe = std::env::current_exe().map_err(|e| Absent::new(e.to_string()))?;
     let mut command = Command::new(exe);
-    command.arg("--child").args(words);
+    command.args(words_for(words));
     command.env("RUST_BACKTRACE", "0"); // a backtrace needs memory, and there may be none left
     let output = within(CROWD_TIME, command).map_err(|e| Absent::new(e.to_string()))?;
     let printed = String::from_utf8_lossy(&output.stdout).trim().to_string();

@@ -41,7 +41,7 @@ use setup::{Length, Setup};
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// A shorter run, of about two minutes.
+    /// A shorter run, of about three minutes.
     #[arg(long)]
     quick: bool,
     /// Run everything a few times, to show that it works. The times mean nothing.
@@ -138,6 +138,7 @@ fn prepare(args: &Args) -> Setup {
         capi: Err(Absent::new("no search was made")),
     };
     setup.find(&args.libcrypto, args.capi.clone());
+    child::tell_libraries(&args.libcrypto, args.capi.as_deref());
     setup
 }
 

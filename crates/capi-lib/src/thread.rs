@@ -12,7 +12,7 @@
 //! | the thread exits | freed, forgotten | stale handles, stacks in quarantine (S88) |
 //!
 //! The destructor of a pthread key notices the exit. The key is our own because libcrypto does not export its hook for
-//! a thread's end. The key is set on each thread that has a [`Thread`]. glibc calls the destructor even if Rust's
+//! a thread's end. The key is set on each thread that has a `Thread`. glibc calls the destructor even if Rust's
 //! thread-locals are gone already, and calls it again if a later destructor starts another job.
 
 use std::ffi::{c_int, c_void};

@@ -1,13 +1,17 @@
-//! Promise: a host loop that polls the scheduler's fd until `next_deadline`, and then takes a turn, misses no event and
-//! does not spin.
+//! Promise: a host loop that polls the scheduler's fd until `next_deadline`, and then takes a few turns, misses no
+//! event, does not spin, and serves its own fds whatever its jobs do.
 //!
 //! The host in these tests calls `poll(2)` on that one fd.
 
+use std::cell::Cell;
 use std::io::{Read, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use asyncjob::io::Pausing;
 use asyncjob::scheduler::Scheduler;
 use asyncjob::{Status, WaitKey, current_job, pause_job};
 use asyncjob_testing::Watchdog;
@@ -26,16 +30,29 @@ fn poll(scheduler: &Scheduler, deadline: Option<Instant>) -> bool {
     unsafe { libc::poll(&mut fd, 1, timeout) > 0 }
 }
 
+/// Takes a few turns. Returns whether no job is ready any more.
+fn turns(scheduler: &Scheduler) -> bool {
+    (0..4).any(|_| scheduler.turn(Some(Duration::ZERO)).unwrap().ready == 0)
+}
+
 /// The host loop of the documentation of `Scheduler::turn`. Returns how often it polled.
 fn host(scheduler: &Scheduler) -> usize {
+    host_with(scheduler, |_| ())
+}
+
+/// As [`host`], with `serve` in place of what a host does with its own fds. It is called after each poll, with the
+/// number of polls.
+fn host_with(scheduler: &Scheduler, serve: impl Fn(usize)) -> usize {
     let mut polls = 0;
     loop {
-        while scheduler.turn(Some(Duration::ZERO)).unwrap().ready != 0 {}
+        let is_idle = turns(scheduler);
         if scheduler.live_jobs() == 0 {
             return polls;
         }
-        poll(scheduler, scheduler.next_deadline());
+        let now = Some(Instant::now());
+        poll(scheduler, if is_idle { scheduler.next_deadline() } else { now });
         polls += 1;
+        serve(polls);
         assert!(polls < 10_000, "the host spins");
     }
 }
@@ -151,6 +168,29 @@ fn with_nothing_to_do_the_fd_is_not_readable() {
     host(&scheduler);
     scheduler.turn(Some(Duration::ZERO)).unwrap();
     assert!(!poll(&scheduler, now));
+}
+
+/// A job whose sockets are always ready stays ready, until it sees that the host has served its own fds.
+#[test]
+fn a_job_that_is_always_ready_leaves_the_host_its_fds() {
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let served = Rc::new(Cell::new(false));
+    let seen = Rc::clone(&served);
+    let busy = scheduler.spawn(move || {
+        let (from, to) = UnixStream::pair().unwrap();
+        let (mut from, mut to) = (Pausing::new(from).unwrap(), Pausing::new(to).unwrap());
+        while !seen.get() {
+            to.write_all(b"x").unwrap();
+            from.read_exact(&mut [0]).unwrap();
+        }
+    });
+    let polls = host_with(&scheduler, |polls| served.set(polls >= 10));
+    assert_eq!(
+        polls, 10,
+        "the job was not ready all the time, or the host was not served"
+    );
+    busy.unwrap().join().unwrap();
 }
 
 /// One host on one thread turns two schedulers.

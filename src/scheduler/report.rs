@@ -7,7 +7,7 @@ pub struct Turn {
     /// How many jobs the turn started or resumed.
     pub resumed: usize,
     /// How many jobs can run now. If this is not 0, call [`Scheduler::turn`](super::Scheduler::turn) again without
-    /// waiting.
+    /// waiting. It need never be 0: a job whose sockets are always ready stays ready.
     pub ready: usize,
 }
 

@@ -43,8 +43,10 @@ impl Scheduler {
     /// `None` stands for a wait without limit, which does not wait if there is no job at all.
     ///
     /// To embed the scheduler in another loop, poll its fd ([`AsFd`](std::os::fd::AsFd)) there until it is readable,
-    /// and until [`next_deadline`](Self::next_deadline) at the latest. Then call `turn(Some(Duration::ZERO))`, and
-    /// repeat the call while [`Turn::ready`] is not 0.
+    /// and until [`next_deadline`](Self::next_deadline) at the latest. Then call `turn(Some(Duration::ZERO))`. While
+    /// [`Turn::ready`] is not 0, poll without waiting and call `turn` again: the fd does not tell of jobs that a turn
+    /// has left to the next one. A few turns between two polls are cheaper than one. Their number needs a bound. A job
+    /// whose sockets are always ready stays ready, and a loop until `ready` is 0 would never serve the fds of the host.
     ///
     /// # Errors
     ///

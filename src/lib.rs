@@ -227,10 +227,6 @@ struct Readme;
 mod guide_programs {
     #[doc = include_str!("../docs/guide/across-a-pause.md")]
     struct AcrossAPause;
-    #[doc = include_str!("../docs/guide/bound.md")]
-    struct Bound;
-    #[doc = include_str!("../docs/guide/cancel.md")]
-    struct Cancel;
     #[doc = include_str!("../docs/guide/engine.md")]
     struct Engine;
     #[doc = include_str!("../docs/guide/fork.md")]

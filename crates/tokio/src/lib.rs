@@ -225,6 +225,16 @@ struct Readme;
 #[doc = include_str!("../../../docs/guide/tokio.md")]
 struct Guide;
 
+/// A part of this page is about tokio.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide/bound.md")]
+struct Bound;
+
+/// As above.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide/cancel.md")]
+struct Cancel;
+
 /// This page has a loop around mio, which the tests of this crate use.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/guide/embed.md")]

@@ -213,6 +213,8 @@ pub use job::{
     current_job, current_job_id, is_capable, no_pause, on_forbidden_pause, pause_job, start_job,
 };
 pub use returned::Returned;
+#[doc(hidden)] // for asyncjob-tokio
+pub use sys::{FORKED, Process};
 pub use wait_ctx::{Changes, Interest, Status, WaitCtx, WaitFd, WaitFdOptions, WaitKey, WaitValue, Wants, waker_fn};
 #[doc(hidden)] // for asyncjob-capi-lib
 pub use wait_ctx::{Fd, Locked, Record, WeakWaitCtx};

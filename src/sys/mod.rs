@@ -50,7 +50,7 @@ pub use while_forking::WhileForking;
 /// A child is told by a counter that a handler of `pthread_atfork(3)` raises in it, so that to ask costs one load. A
 /// child that is made without the C library (`clone(2)` called by number) is not noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Process(u32);
+pub struct Process(u32);
 
 /// How many forks lie between this process and its first ancestor that used the crate.
 static FORKS: AtomicU32 = AtomicU32::new(0);
@@ -62,7 +62,11 @@ extern "C" fn count_fork() {
 
 impl Process {
     /// This process. From the first call on, forks are counted.
-    pub(crate) fn current() -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: the system cannot register what counts them.
+    pub fn current() -> io::Result<Self> {
         static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
         static ERROR: AtomicI32 = AtomicI32::new(0);
         // As in `ForkHandlers`, no thread waits for another one.
@@ -80,7 +84,8 @@ impl Process {
 
     /// Whether this is a child of the process that made the value.
     #[inline]
-    pub(crate) fn is_inherited(self) -> bool {
+    #[must_use]
+    pub fn is_inherited(self) -> bool {
         self.0 != FORKS.load(Ordering::Relaxed)
     }
 
@@ -165,7 +170,7 @@ pub(crate) fn forked() -> io::Error {
 }
 
 /// What to do about it.
-pub(crate) const FORKED: &str = concat!(
+pub const FORKED: &str = concat!(
     "this was made before the process was forked, and belongs to the parent process: make a new one in the child",
     guide_page!("fork")
 );

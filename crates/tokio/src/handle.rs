@@ -1,12 +1,14 @@
 //! Workers, as other threads see them.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
+use asyncjob::Process;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
@@ -17,6 +19,7 @@ use crate::join::{JoinError, JoinHandle};
 #[derive(Clone, Debug)]
 pub struct Handle {
     workers: Arc<[Worker]>,
+    process: Process,
 }
 
 /// One thread, as the handles see it.
@@ -36,13 +39,20 @@ pub(crate) enum Message {
 }
 
 impl Handle {
-    pub(crate) fn new(workers: Arc<[Worker]>) -> Self {
-        Handle { workers }
+    pub(crate) fn new(workers: Arc<[Worker]>) -> io::Result<Self> {
+        let process = Process::current()?;
+        Ok(Handle { workers, process })
+    }
+
+    /// Whether this is a child of the process that made the workers.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.process.is_inherited()
     }
 
     /// Runs `f` as a job on the worker with the fewest tasks.
     ///
-    /// If the workers have ended, the error is [`JoinError::WorkersEnded`].
+    /// If the workers have ended, the error is [`JoinError::WorkersEnded`]. In a child of the process that made them it
+    /// is [`JoinError::Forked`].
     pub fn spawn<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         self.send(|| async { crate::job(f).await.map_err(JoinError::Job) })
     }
@@ -94,7 +104,10 @@ impl Handle {
         let worker = idlest.expect("workers have at least one thread");
         let (sender, result) = oneshot::channel();
         let (cancel, counted) = (Arc::new(Notify::new()), Counted::new(&worker.tasks));
-        let handle = JoinHandle::new(result, Arc::downgrade(&cancel));
+        let handle = JoinHandle::new(result, Arc::downgrade(&cancel), self.process);
+        if self.is_inherited() {
+            return handle; // which says so
+        }
         let start = move || {
             spawn_local(run_task(make, sender, cancel, counted));
         };

@@ -7,9 +7,8 @@ use std::pin::Pin;
 use std::sync::Weak;
 use std::task::{Context, Poll};
 
-use asyncjob::Panic;
 use asyncjob::job_future::JobError;
-use asyncjob::{debug_with_sentence, guide_page};
+use asyncjob::{FORKED, Panic, Process, debug_with_sentence, guide_page};
 use tokio::sync::{Notify, oneshot};
 
 /// The result of work on [`Workers`](crate::Workers), when it is there: a future, for any runtime.
@@ -21,6 +20,7 @@ pub struct JoinHandle<T> {
     result: oneshot::Receiver<Result<T, JoinError>>,
     /// Cancels the work. The work holds the other reference, from its spawn to its end.
     cancel: Weak<Notify>,
+    process: Process,
     detached: bool,
 }
 
@@ -35,13 +35,16 @@ pub enum JoinError {
     Cancelled,
     /// The workers ended before the work did.
     WorkersEnded,
+    /// The workers belong to the parent process, which has forked since it made them.
+    Forked,
 }
 
 impl<T> JoinHandle<T> {
-    pub(crate) fn new(result: oneshot::Receiver<Result<T, JoinError>>, cancel: Weak<Notify>) -> Self {
+    pub(crate) fn new(result: oneshot::Receiver<Result<T, JoinError>>, cancel: Weak<Notify>, process: Process) -> Self {
         JoinHandle {
             result,
             cancel,
+            process,
             detached: false,
         }
     }
@@ -53,8 +56,11 @@ impl<T> JoinHandle<T> {
 
     /// Asks the work to end. A job's pause fails with [`PauseError::Cancelled`](asyncjob::PauseError::Cancelled), and
     /// the job returns through its own code. A future is dropped. Work that has not started never does. This call
-    /// returns at once.
+    /// returns at once. In a child of the process it does nothing.
     pub fn request_cancel(&self) {
+        if self.process.is_inherited() {
+            return; // another thread may have held a lock of the notification when the process was forked
+        }
         if let Some(cancel) = self.cancel.upgrade() {
             cancel.notify_one(); // kept until the work looks, if it does not wait yet
         }
@@ -82,6 +88,9 @@ impl<T> Future for JoinHandle<T> {
     ///
     /// When polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.process.is_inherited() {
+            return Poll::Ready(Err(JoinError::Forked));
+        }
         let result = Pin::new(&mut self.result).poll(task);
         result.map(|received| received.unwrap_or(Err(JoinError::WorkersEnded)))
     }
@@ -105,11 +114,12 @@ impl fmt::Display for JoinError {
                 "the workers ended before the work: keep `Workers` until it is done",
                 guide_page!("tokio")
             )),
+            JoinError::Forked => f.write_str(FORKED),
         }
     }
 }
 
-debug_with_sentence!(JoinError: Job, Panicked, Cancelled, WorkersEnded);
+debug_with_sentence!(JoinError: Job, Panicked, Cancelled, WorkersEnded, Forked);
 
 impl std::error::Error for JoinError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
@@ -124,6 +134,7 @@ impl From<JoinError> for io::Error {
     fn from(error: JoinError) -> Self {
         match error {
             JoinError::Job(error) => error.into(),
+            forked @ JoinError::Forked => io::Error::new(io::ErrorKind::Unsupported, forked),
             other => io::Error::other(other),
         }
     }

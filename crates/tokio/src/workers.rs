@@ -13,6 +13,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::mem;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
@@ -26,7 +27,8 @@ use crate::handle::{Handle, Message, Worker};
 /// Threads that run jobs for tasks of other threads, also on runtimes whose tasks move between threads.
 ///
 /// Dropping the workers cancels what is left on them and waits for the threads. Inside one of their own jobs the drop
-/// does not wait for the thread of that job.
+/// does not wait for the thread of that job. In a child of the process that made them the drop does nothing, and what is
+/// spawned fails with [`JoinError::Forked`](crate::JoinError::Forked).
 ///
 /// ```
 /// use asyncjob::waiting::await_future;
@@ -95,7 +97,7 @@ impl Workers {
     fn start(builder: &WorkersBuilder) -> io::Result<Workers> {
         let (queues, inboxes): (Vec<_>, Vec<_>) = (0..builder.threads).map(|_| unbounded_channel()).unzip();
         let mut workers = Workers {
-            handle: Handle::new(queues.into_iter().map(Worker::new).collect()),
+            handle: Handle::new(queues.into_iter().map(Worker::new).collect())?,
             threads: Vec::new(),
         };
         for (number, inbox) in inboxes.into_iter().enumerate() {
@@ -114,6 +116,10 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
+        if self.handle.is_inherited() {
+            mem::forget(mem::take(&mut self.threads)); // they are the parent's
+            return;
+        }
         self.handle.end_all();
         // A job of these workers may be the caller: its thread cannot wait for itself, and ends by itself.
         let own = thread::current().id();

@@ -27,8 +27,8 @@ use crate::handle::{Handle, Message, Worker};
 /// Threads that run jobs for tasks of other threads, also on runtimes whose tasks move between threads.
 ///
 /// Dropping the workers cancels what is left on them and waits for the threads. Inside one of their own jobs the drop
-/// does not wait for the thread of that job. In a child of the process that made them the drop does nothing, and what is
-/// spawned fails with [`JoinError::Forked`](crate::JoinError::Forked).
+/// does not wait for the thread of that job. In a child of the process that made them the drop does nothing, and what
+/// is spawned fails with [`JoinError::Forked`](crate::JoinError::Forked).
 ///
 /// ```
 /// use asyncjob::waiting::await_future;

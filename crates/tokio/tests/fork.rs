@@ -1,5 +1,5 @@
-//! Promise: a child of `fork(2)` that drops an inherited job takes nothing from the runtime of its parent, and inherited
-//! workers refuse.
+//! Promise: a child of `fork(2)` that drops an inherited job takes nothing from the runtime of its parent, and
+//! inherited workers refuse.
 
 use std::future::{Future, poll_fn};
 use std::io::{Read, Write, pipe};

@@ -228,14 +228,15 @@ impl Arranged {
         if let Some(reason) = instead {
             let _ = writeln!(text, "{reason}");
         }
-        let _ = writeln!(text, "{dump}");
+        let _ = write!(text, "{dump}");
         let forgotten = slots::forgotten_jobs();
         if forgotten > 0 {
             let _ = writeln!(
                 text,
-                "{forgotten} paused jobs have lost their wait ctx: ASYNC_WAIT_CTX_free was called for it"
+                "\npaused jobs whose wait ctx was freed by ASYNC_WAIT_CTX_free: {forgotten}"
             );
         }
+        text.push('\n'); // the end of the dump, for its readers
         if let Err(problem) = self.write(&text) {
             complain(&format!("the dump could not be written: {problem}"));
         }

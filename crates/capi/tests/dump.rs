@@ -275,6 +275,34 @@ fn servers_dump_after_what_they_do_before_their_first_job() {
     }
 }
 
+/// S88. The line is a part of the dump, which ends with an empty line.
+#[test]
+fn a_dump_counts_the_jobs_whose_wait_ctx_was_freed() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
+    let _watchdog = watchdog();
+    for (name, steps, count) in [
+        ("remembered", &[][..], None),
+        (
+            "forgotten",
+            &["forget"],
+            Some("paused jobs whose wait ctx was freed by ASYNC_WAIT_CTX_free: 1\n\n"),
+        ),
+    ] {
+        let mut server = Operated::start(&directory(name), steps, 1);
+        for _ in 0..2 {
+            let text = server.dump(server.paused[0]);
+            let is_counted = text.ends_with(count.unwrap_or("\n\n"));
+            assert!(
+                is_counted && text.contains("wait ctx was freed") == count.is_some(),
+                "{text}"
+            );
+        }
+        assert_eq!(server.end(), "");
+    }
+}
+
 #[test]
 fn a_server_dumps_in_another_root_directory() {
     if missing(C_WITH_OPENSSL) {

@@ -12,6 +12,7 @@
  *   reuse FILE   closes all fds but 0, 1 and 2, and opens FILE under the numbers that they had
  *   block        blocks all signals
  *   handle       sets its own action for SIGUSR2
+ *   forget       frees the wait ctx of the job when it has paused
  *
  * Prints "paused PID". Each line of its input starts and ends a job, and its end resumes the first job. */
 #define _GNU_SOURCE
@@ -92,6 +93,7 @@ int main(int argc, char **argv)
     char byte;
     sigset_t all;
     pthread_t thread;
+    int forgets = 0;
 
     for (int i = 1; i < argc; i++) {
         const char *step = argv[i];
@@ -140,6 +142,8 @@ int main(int argc, char **argv)
             sigprocmask(SIG_SETMASK, &all, NULL);
         } else if (strcmp(step, "handle") == 0) {
             signal(SIGUSR2, handler);
+        } else if (strcmp(step, "forget") == 0) {
+            forgets = 1;
         } else {
             errno = EINVAL;
             fails(step);
@@ -148,6 +152,10 @@ int main(int argc, char **argv)
     ctx = ASYNC_WAIT_CTX_new();
     if (ASYNC_start_job(&job, ctx, &ret, waits_for_device, NULL, 0) != ASYNC_PAUSE)
         return 2;
+    if (forgets) {
+        ASYNC_WAIT_CTX_free(ctx);
+        ctx = ASYNC_WAIT_CTX_new();
+    }
     printf("paused %d\n", getpid());
     fflush(stdout);
     while (1) {

@@ -1,6 +1,7 @@
 /*
- * Two C++ jobs pause while they handle an exception, and throw it again. On stock OpenSSL the exceptions belong to the
- * thread, and each job throws that of the other.
+ * Three C++ jobs start in a handler of their program, pause while they handle an exception of their own, and throw it
+ * again. On stock OpenSSL the exceptions belong to the thread: a job begins with the exception of its program, and
+ * throws that of another job.
  */
 #include <openssl/async.h>
 #include <cstdlib>
@@ -8,11 +9,12 @@
 #include <exception>
 #include <stdexcept>
 
-static int caught_own;
+static int begun_with_none, caught_own;
 
 static int body(void *argument)
 {
     const char *name = *static_cast<const char **>(argument);
+    begun_with_none += !std::current_exception();
     try {
         try {
             throw std::runtime_error(name);
@@ -48,5 +50,7 @@ int main()
         }
     }
     ASYNC_WAIT_CTX_free(ctx);
-    return caught_own == 4 && !std::current_exception() ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (begun_with_none != 3 || caught_own != 4)
+        return EXIT_FAILURE;
+    return !std::current_exception() ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -24,10 +24,12 @@
 /* Starts or resumes `job` and checks what the call returns. */
 #define STEP(job, ctx, ret, function, wanted) CHECK(ASYNC_start_job(job, ctx, ret, function, NULL, 0) == (wanted))
 
-/* Checks that exactly one error is queued, and that it is from the ASYNC library. */
+/* Checks that exactly one error is queued, and that ASYNC_start_job has raised it. */
 #define CHECK_ONE_ASYNC_ERROR()                                                 \
     do {                                                                        \
-        CHECK(ERR_GET_LIB(ERR_get_error()) == ERR_LIB_ASYNC);                   \
+        const char *place = "";                                                 \
+        CHECK(ERR_GET_LIB(ERR_get_error_all(NULL, NULL, &place, NULL, NULL)) == ERR_LIB_ASYNC); \
+        CHECK(strcmp(place, "ASYNC_start_job") == 0);                           \
         CHECK(ERR_get_error() == 0);                                            \
     } while (0)
 

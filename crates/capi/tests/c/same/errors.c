@@ -1,5 +1,6 @@
 /*
  * S4, S11, S75, S76: the errors that are raised. The error queue and errno belong to the thread, and not to the job.
+ * So does the rounding mode beside builds of OpenSSL without CET, which those with CET exchange at each switch.
  */
 #include <openssl/async.h>
 #include <openssl/err.h>

@@ -4,8 +4,8 @@
  *
  * - In a cleanup of the ctx, another thread frees it.
  * - Both begin at about the same time: a random number of steps comes before each.
- * - One thread is held up after each instruction of its call in turn. Meanwhile the other frees the ctx, and makes one of
- *   its own in the same place, which has to live on.
+ * - One thread is held up after each instruction of its call in turn. Meanwhile the other frees the ctx, and makes one
+ *   of its own in the same place, which has to live on.
  */
 #include "fix.h"
 #include <sched.h>

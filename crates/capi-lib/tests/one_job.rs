@@ -545,6 +545,15 @@ fn a_freed_ctx_is_not_given_to_the_next_session_while_a_job_has_it() {
         assert_eq!(ASYNC_WAIT_CTX_get_status(ctx), 3);
         free(ctx);
     }
+
+    // Its thread ends: the job can never be resumed, and is not counted any more.
+    let thread = thread::spawn(|| {
+        let ctx = ASYNC_WAIT_CTX_new();
+        assert_eq!(CJob::new(ctx).run(|| ASYNC_pause_job()).0, ASYNC_PAUSE);
+        free(ctx);
+        forgotten_jobs()
+    });
+    assert_eq!((thread.join().unwrap(), forgotten_jobs()), (1, 0));
 }
 
 /// The same for a job that frees its own ctx before it has paused.

@@ -1,6 +1,7 @@
 /*
  * S89: a thread may end in a job: by pthread_exit, or when it is cancelled. The cleanup handlers of the job's code run.
- * The process goes on. exit ends the process from inside a job.
+ * The process goes on, and so does the thread, in the destructors of pthread keys: it is in no job there, and may start
+ * one. exit ends the process from inside a job.
  */
 #include <openssl/async.h>
 #include <pthread.h>
@@ -19,6 +20,21 @@ static int other(void *unused)
     (void)unused;
     ASYNC_pause_job();
     return 1;
+}
+
+static pthread_key_t late;
+
+static void at_exit(void *unused)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+    ASYNC_JOB *one = NULL;
+    int ret = -1;
+
+    (void)unused;
+    printf("at the end %s job", ASYNC_get_current_job() == NULL ? "no" : "a");
+    printf(", start %d", ASYNC_start_job(&one, ctx, &ret, other, NULL, 0));
+    printf(", resume %d\n", ASYNC_start_job(&one, ctx, &ret, other, NULL, 0));
+    ASYNC_WAIT_CTX_free(ctx);
 }
 
 /* `how` is the first byte of arguments of any size. */
@@ -52,6 +68,9 @@ static void *thread(void *given)
     int ret = -1;
 
     ASYNC_start_job(&two, ctx, &ret, other, NULL, 0);
+    if (late == 0)
+        pthread_key_create(&late, at_exit);             /* after the keys of the library */
+    pthread_setspecific(late, &late);
     while (ASYNC_start_job(&one, ctx, &ret, job, arguments->bytes, arguments->size) == ASYNC_PAUSE)
         ;
     printf("not reached\n");

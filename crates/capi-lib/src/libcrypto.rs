@@ -173,11 +173,6 @@ impl Libcrypto {
         unsafe { (self.err_set_error)(ERR_LIB_ASYNC, reason as c_int, ptr::null()) };
     }
 
-    /// The object that it is.
-    pub(crate) fn object(&self) -> Option<PathBuf> {
-        object_of(self.init as *const c_void)
-    }
-
     /// Whether every call of `OSSL_LIB_CTX_set0_default` by name passes through ours.
     pub(crate) fn is_interposed(&self) -> bool {
         self.is_interposed

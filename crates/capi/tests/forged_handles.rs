@@ -11,11 +11,18 @@ mod histories;
 mod support;
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{env, fs};
 
 use histories::{Api, functions};
 use libloading::Library;
 use proptest::prelude::*;
+
+/// One history at a time: the handles belong to the process, so one that a history makes up may be one of the other's.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The functions of the shared object, which is never closed.
 fn open() -> Api {
@@ -35,6 +42,7 @@ fn open() -> Api {
 
 #[test]
 fn no_handle_that_is_none_harms_anything() {
+    let _alone = alone();
     let api = open();
     let histories = env::var("ASYNCJOB_SEQUENCES").map_or(1_000, |n| n.parse().expect("a number"));
     let config = ProptestConfig {
@@ -48,6 +56,7 @@ fn no_handle_that_is_none_harms_anything() {
 /// What a fuzzer has found that reaches code which the others do not reach.
 #[test]
 fn no_history_of_the_corpus_harms_anything() {
+    let _alone = alone();
     let api = open();
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/handles");
     let histories: Vec<_> = fs::read_dir(corpus).expect("the corpus is there").collect();

@@ -31,6 +31,17 @@ fn every_job_returns_its_own_result() {
     );
 }
 
+/// S33, S47, S61, in every order of the two threads that one instruction at a time can show.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_call_never_gives_what_the_next_ctx_or_job_in_the_place_has() {
+    if missing(C_WITH_OPENSSL) {
+        return;
+    }
+    let program = compile("tests/c/freed_while_read.c", OPENSSL);
+    assert_eq!(printed(On::Ours.command(&program)), "held up everywhere\n");
+}
+
 /// A child has one thread. Without `asyncjob_capi`'s fork handlers about one of 400 children hangs.
 #[test]
 fn a_child_of_a_program_with_threads_has_every_lock() {

@@ -133,6 +133,7 @@ fn only_a_closure_larger_than_a_page_allocates() {
 /// A spawned job shares one block with its handle, of memory that an ended job has left. Everything else is used again,
 /// too: the stack, the wait ctx, its waker.
 #[test]
+#[cfg_attr(feature = "sanitizer", ignore = "each block of a job comes from the heap there")]
 fn a_spawn_does_not_allocate() {
     let scheduler = Scheduler::new().unwrap();
     let run = || {

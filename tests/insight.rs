@@ -416,8 +416,8 @@ fn the_parked_jobs_of_a_silent_worker_are_shown() {
     drop(parked);
 }
 
-/// Jobs run, pause and end on three threads without a driver, while another thread looks at their memory. One job of each
-/// thread stays paused: each dump shows it. Of the others it shows those that it finds at one place at both looks.
+/// Jobs run, pause and end on three threads without a driver, while another thread looks at their memory. One job of
+/// each thread stays paused: each dump shows it. Of the others it shows those that it finds at one place at both looks.
 #[test]
 fn jobs_without_a_driver_come_and_go_during_a_dump() {
     let (_watchdog, _alone) = (Watchdog::new(), alone());

@@ -3,15 +3,13 @@
  * Meanwhile another thread frees the ctx and makes the next in its place, or ends the job and starts the next. The call
  * gives what the first had, or says that there is none. It never gives what the next has.
  */
+#include "held_up.h"
 #include <openssl/async.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { FD, ALL_FDS, CHANGED_FDS, CALLBACK, STATUS, CTX_OF_JOB, KINDS };
 enum { FIRST = 3, NEXT = 9 };
@@ -20,8 +18,7 @@ static ASYNC_WAIT_CTX *ctx, *of_first, *of_next;
 static ASYNC_JOB *job;
 static char keys[3];
 static int kind, wait_fds;
-static volatile int instructions, hold_after;
-static atomic_int held_up, replaced, at_end;
+static atomic_int at_end;
 
 static void check(int holds, const char *what)
 {
@@ -70,7 +67,7 @@ static void *replaces(void *unused)
     of_first = ASYNC_WAIT_CTX_new();
     of_next = ASYNC_WAIT_CTX_new();
     step(of_first, ASYNC_PAUSE);
-    atomic_store(&replaced, -1);
+    atomic_store(&answered, -1);
     while (!atomic_load(&at_end)) {
         if (atomic_load(&held_up) == last) {
             sched_yield();
@@ -87,34 +84,16 @@ static void *replaces(void *unused)
             step(NULL, ASYNC_FINISH);
             step(of_first, ASYNC_PAUSE);
         }
-        atomic_store(&replaced, last);
+        atomic_store(&answered, last);
     }
     return unused;
 }
 
 static void wait_for(int trial)
 {
-    while (atomic_load(&replaced) != trial)
+    while (atomic_load(&answered) != trial)
         sched_yield();
 }
-
-static void traced(int signal)
-{
-    (void)signal;
-    if (++instructions != hold_after)
-        return;
-    atomic_store(&held_up, hold_after);
-    /* The other thread may wait for a lock of this one. */
-    for (int tries = 0; tries < 50 && atomic_load(&replaced) != hold_after; tries++)
-        usleep(100);
-}
-
-#define TRACED(call)                                                            \
-    do {                                                                        \
-        __asm__ volatile("pushf; orl $0x100, (%%rsp); popf" ::: "cc", "memory"); \
-        call;                                                                   \
-        __asm__ volatile("pushf; andl $~0x100, (%%rsp); popf" ::: "cc", "memory"); \
-    } while (0)
 
 static void read_once(ASYNC_WAIT_CTX *read, ASYNC_JOB *of)
 {
@@ -126,24 +105,24 @@ static void read_once(ASYNC_WAIT_CTX *read, ASYNC_JOB *of)
 
     switch (kind) {
     case FD:
-        TRACED(live = ASYNC_WAIT_CTX_get_fd(read, &keys[0], fds, &data));
+        HELD_UP(live = ASYNC_WAIT_CTX_get_fd(read, &keys[0], fds, &data));
         data = (char *)NULL + FIRST;
         break;
     case ALL_FDS:
-        TRACED(live = ASYNC_WAIT_CTX_get_all_fds(read, fds, &count));
+        HELD_UP(live = ASYNC_WAIT_CTX_get_all_fds(read, fds, &count));
         break;
     case CHANGED_FDS:
-        TRACED(live = ASYNC_WAIT_CTX_get_changed_fds(read, fds, &count, NULL, &none));
+        HELD_UP(live = ASYNC_WAIT_CTX_get_changed_fds(read, fds, &count, NULL, &none));
         break;
     case CALLBACK:
-        TRACED(live = ASYNC_WAIT_CTX_get_callback(read, &function, &data));
+        HELD_UP(live = ASYNC_WAIT_CTX_get_callback(read, &function, &data));
         break;
     case STATUS:
-        TRACED(status = ASYNC_WAIT_CTX_get_status(read));
+        HELD_UP(status = ASYNC_WAIT_CTX_get_status(read));
         check(status == FIRST || status == ASYNC_STATUS_UNSUPPORTED, "status");
         return;
     case CTX_OF_JOB:
-        TRACED(found = ASYNC_get_wait_ctx(of));
+        HELD_UP(found = ASYNC_get_wait_ctx(of));
         check(found == NULL || found == of_first, "ctx of the job");
         return;
     }
@@ -161,7 +140,7 @@ int main(void)
 
     signal(SIGTRAP, traced);
     pthread_create(&thread, NULL, replaces, NULL);
-    while (atomic_load(&replaced) != -1)
+    while (atomic_load(&answered) != -1)
         sched_yield();
     for (wait_fds = 1; wait_fds <= 3; wait_fds += 2) {
         for (kind = 0; kind < KINDS; kind++) {
@@ -169,7 +148,6 @@ int main(void)
 
             for (hold_after = 1; time(NULL) < latest; hold_after++) {
                 ctx = filled(FIRST);
-                instructions = 0;
                 read_once(ctx, job);
                 if (instructions >= hold_after)
                     wait_for(hold_after);

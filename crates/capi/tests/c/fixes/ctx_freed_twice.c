@@ -9,10 +9,8 @@
  */
 #include "fix.h"
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
-#include <unistd.h>
 
 static _Atomic(ASYNC_WAIT_CTX *) shared;
 static atomic_int round_begun, round_freed;
@@ -107,20 +105,9 @@ static void at_random(void)
 }
 
 #ifdef __x86_64__
-static atomic_int held_up, next_made;
-static volatile int instructions, hold_after;
-static ASYNC_WAIT_CTX *next;
+#include "../held_up.h"
 
-/* After each instruction. Where the other thread waits for a lock of this one, this one does not wait for it. */
-static void traced(int signal)
-{
-    (void)signal;
-    if (++instructions != hold_after)
-        return;
-    atomic_store(&held_up, hold_after);
-    for (int tries = 0; tries < 100 && atomic_load(&next_made) != hold_after; tries++)
-        usleep(100);
-}
+static ASYNC_WAIT_CTX *next;
 
 static void *free_meanwhile(void *unused)
 {
@@ -131,15 +118,8 @@ static void *free_meanwhile(void *unused)
         ASYNC_WAIT_CTX_free(atomic_load(&shared));
         next = ASYNC_WAIT_CTX_new();
         CHECK(ASYNC_WAIT_CTX_set_wait_fd(next, &shared, 7, NULL, NULL) == 1);
-        atomic_store(&next_made, number);
+        atomic_store(&answered, number);
     }
-}
-
-__attribute__((noinline)) static void free_traced(ASYNC_WAIT_CTX *ctx)
-{
-    __asm__ volatile("pushf; orl $0x100, (%%rsp); popf" ::: "cc", "memory");
-    ASYNC_WAIT_CTX_free(ctx);
-    __asm__ volatile("pushf; andl $~0x100, (%%rsp); popf" ::: "cc", "memory");
 }
 
 static void held_up_everywhere(void)
@@ -154,11 +134,10 @@ static void held_up_everywhere(void)
         void *data;
 
         atomic_store(&shared, ASYNC_WAIT_CTX_new());
-        instructions = 0;
-        free_traced(atomic_load(&shared));
+        HELD_UP(ASYNC_WAIT_CTX_free(atomic_load(&shared)));
         if (instructions < hold_after)
             break;
-        wait_until(&next_made, hold_after);
+        wait_until(&answered, hold_after);
         CHECK(ASYNC_WAIT_CTX_get_fd(next, &shared, &fd, &data) == 1 && fd == 7);
         check_next_two();
         ASYNC_WAIT_CTX_free(next);

@@ -220,12 +220,12 @@ impl<T: Renew> Drop for Weak<T> {
     }
 }
 
-/// Frees a block when its value panics in the middle.
-struct FreeAtPanic<T>(NonNull<Block<T>>);
+/// A block that nobody uses any more. To drop it frees the block.
+struct Unused<T>(NonNull<Block<T>>);
 
-impl<T> Drop for FreeAtPanic<T> {
+impl<T> Drop for Unused<T> {
     fn drop(&mut self) {
-        // SAFETY: the block is from a `Box`, and nobody uses it any more, as the one who made this promises.
+        // SAFETY: the block is from a `Box`, and nobody uses it, as the one who made this promises.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
@@ -238,10 +238,10 @@ impl<T: Renew> Block<T> {
     /// The counts are those of one handle, which is not used any more.
     #[inline(never)]
     unsafe fn end(block: NonNull<Self>) {
-        let free = FreeAtPanic(block);
+        let if_it_panics = Unused(block);
         // SAFETY: nobody else uses the block, as the caller promises.
         unsafe { (*block.as_ptr()).value.renew() };
-        std::mem::forget(free);
+        std::mem::forget(if_it_panics);
         // SAFETY: as above. The value is as good as new.
         unsafe { Self::give(block) };
     }
@@ -275,9 +275,8 @@ impl<T: Renew> Block<T> {
         let counts = unsafe { &(*block.as_ptr()).counts };
         if counts.fetch_sub(WEAK, Ordering::Release) == WEAK {
             fence(Ordering::Acquire);
-            // The handles are gone, too. Their value may have panicked when it was renewed.
-            // SAFETY: the block is from a `Box`, and this was the last count.
-            drop(unsafe { Box::from_raw(block.as_ptr()) });
+            // The handles are gone, too. Their value may have panicked when it was renewed, so the block is not kept.
+            drop(Unused(block));
         }
     }
 
@@ -291,7 +290,7 @@ impl<T: Renew> Block<T> {
         // SAFETY: the caller's promise.
         let is_kept = T::with_spare(|spare| unsafe { spare.give(block) });
         if is_kept != Some(true) {
-            drop(FreeAtPanic(block));
+            drop(Unused(block));
         }
     }
 }
@@ -346,7 +345,7 @@ impl<T> Spare<T> {
 impl<T> Drop for Spare<T> {
     fn drop(&mut self) {
         while let Some(block) = self.take() {
-            drop(FreeAtPanic(block));
+            drop(Unused(block));
         }
     }
 }

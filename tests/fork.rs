@@ -16,6 +16,8 @@ use asyncjob::job_future::JobFuture;
 use asyncjob::offload::{Offload, OffloadError};
 use asyncjob::pool::{PoolConfig, init_thread};
 use asyncjob::scheduler::{JoinError, JoinHandle, Scheduler, Workers};
+#[cfg(target_os = "linux")]
+use asyncjob::stack::SecretPolicy;
 use asyncjob::waiting::{await_future, await_or_block};
 use asyncjob::{
     PauseError, SpawnErrorKind, Status, Step, WaitCtx, WaitKey, current_job, no_pause, on_forbidden_pause, pause_job,
@@ -400,4 +402,44 @@ fn forks_while_a_report_is_set() {
             assert!(IS_REPORTED.load(Ordering::Relaxed));
         });
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_child_locks_the_stacks_that_it_inherits() {
+    run_alone("fork_with_locked_stacks");
+}
+
+/// The kernel gives a child the memory of its parent, with what lies on its stacks, and none of the locks on it.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "run by a_child_locks_the_stacks_that_it_inherits"]
+fn fork_with_locked_stacks() {
+    let locked = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+        line.unwrap().trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    let start = || match start_job(&WaitCtx::new(), pause_job) {
+        Ok(Step::Paused(job)) => job,
+        _ => panic!("it pauses"),
+    };
+    init_thread(PoolConfig::new().secrets(SecretPolicy::new().mlock())).unwrap();
+    let (_paused, idle) = (start(), [start(), start()]);
+    drop(idle); // into the pool of the thread
+    std::thread::spawn(move || {
+        init_thread(PoolConfig::new().secrets(SecretPolicy::new().mlock())).unwrap();
+        drop([start(), start()]); // into the depot, when the thread ends
+    })
+    .join()
+    .unwrap();
+    let by_parent = locked();
+    assert!(by_parent >= 5 * 256, "{by_parent} KiB: five stacks");
+    in_child(|| {
+        assert_eq!(locked(), by_parent);
+        drop([start(), start(), start(), start()]); // the stacks that it has inherited
+        assert_eq!(locked(), by_parent);
+        in_child(|| assert_eq!(locked(), by_parent));
+    });
+    assert_eq!(locked(), by_parent);
 }

@@ -144,6 +144,14 @@ pub(super) fn all() -> impl Iterator<Item = &'static Depot> {
     })
 }
 
+/// Locks what the parent of this process had locked. A child of `fork(2)` has the memory of its parent, with what lies
+/// on its stacks, and none of the locks on it.
+pub(super) fn lock_again() {
+    all()
+        .filter(|depot| depot.spec.secrets.mlock)
+        .for_each(Depot::lock_again);
+}
+
 /// How many stacks are `leaving`, in all depots. Changed under the lock of the depot.
 static LEAVING: AtomicUsize = AtomicUsize::new(0);
 
@@ -317,7 +325,7 @@ impl Depot {
         let mut resident = 0;
         for bitmap in &state.bitmaps {
             let slots = merged(bitmap.slots_in_use().map(|index| bitmap.slab.whole(index)));
-            let survey = depth::survey(slots.into_iter(), Geometry::of(self.spec));
+            let survey = depth::survey(slots, Geometry::of(self.spec));
             resident += survey.resident;
             if !self.spec.exact {
                 self.note_depth(survey.deepest);
@@ -350,6 +358,17 @@ impl Depot {
         places.collect()
     }
 
+    /// Locks the memory of all stacks again, in a child of `fork(2)`.
+    fn lock_again(&self) {
+        let state = lock(&self.state);
+        for bitmap in &state.bitmaps {
+            let slots = bitmap.slots_in_use().map(|index| locked_part(bitmap.slab, index));
+            // The kernel may refuse it in a child whose limit is lower than that of its parent was. The child has
+            // inherited the stacks all the same.
+            merged(slots).for_each(|range| drop(memory::lock(range)));
+        }
+    }
+
     /// Makes a stack of a claimed slot, or releases the slot.
     ///
     /// # Safety
@@ -357,12 +376,7 @@ impl Depot {
     /// As [`StackHeader::write`].
     unsafe fn make_stack(&'static self, slab: &'static Slab, index: usize) -> io::Result<Stack> {
         if self.spec.secrets.mlock {
-            let range = if memory::RELEASE_KEEPS_MAPPING {
-                slab.whole(index) // neighbours stay one mapping
-            } else {
-                slab.stack(index)
-            };
-            memory::lock(range).map_err(|error| {
+            memory::lock(locked_part(slab, index)).map_err(|error| {
                 // SAFETY: the claim is the caller's, which gave it to this function. No stack was made of the slot.
                 unsafe { self.release(vec![(slab, index)]) };
                 memory::explain(
@@ -420,9 +434,9 @@ impl Depot {
             // SAFETY: each slot was a `Stack`. Code that uses a stack keeps its handle.
             .filter_map(|slot| unsafe { slot.release_memory() })
             .collect();
-        let ranges = merged(claims.iter().map(|(slab, index)| slab.whole(*index)));
         if !self.spec.exact {
-            self.note_depth(depth::survey(ranges.iter().copied(), Geometry::of(self.spec)).deepest);
+            let ranges = merged(claims.iter().map(|(slab, index)| slab.whole(*index)));
+            self.note_depth(depth::survey(ranges, Geometry::of(self.spec)).deepest);
         }
         // SAFETY: these are the claims of stacks that are gone.
         unsafe { self.release(claims) };
@@ -436,8 +450,9 @@ impl Depot {
     /// As [`SlotBitmap::release`], for each slot. No stack may be in them.
     unsafe fn release(&self, claims: Vec<(&'static Slab, usize)>) {
         let (mut groups, claims) = lock(&self.state).take_emptied(claims);
+        let ranges: Vec<Range> = merged(claims.iter().map(|(slab, index)| slab.whole(*index))).collect();
         // SAFETY: the ranges are claimed slots, of which the caller says that no stack is in them.
-        unsafe { self.release_pages(&merged(claims.iter().map(|(slab, index)| slab.whole(*index)))) };
+        unsafe { self.release_pages(&ranges) };
         // SAFETY: all slots of the groups are claimed: by the caller, or by the taker for this function.
         unsafe { self.clear(&groups) };
         let mut state = lock(&self.state);
@@ -578,6 +593,15 @@ impl DepotState {
     }
 }
 
+/// What [`SecretPolicy::mlock`](super::SecretPolicy::mlock) locks of a slot.
+fn locked_part(slab: &Slab, index: usize) -> Range {
+    if memory::RELEASE_KEEPS_MAPPING {
+        slab.whole(index) // neighbours stay one mapping
+    } else {
+        slab.stack(index)
+    }
+}
+
 /// Takes out the `count` items that come last in `order`, and leaves the others as they stand.
 pub(crate) fn newest<T>(items: &mut Vec<T>, count: usize, order: impl Fn(&T) -> u64) -> Vec<T> {
     let keep = items.len() - count;
@@ -590,14 +614,15 @@ pub(crate) fn newest<T>(items: &mut Vec<T>, count: usize, order: impl Fn(&T) -> 
     items.extract_if(.., |item| order(item) > last_kept).collect()
 }
 
-/// The ranges, with neighbours joined. The argument must be sorted by address.
-fn merged(ranges: impl Iterator<Item = Range>) -> Vec<Range> {
-    let mut merged: Vec<Range> = Vec::new();
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if last.start + last.len == range.start => last.len += range.len,
-            _ => merged.push(range),
+/// The ranges, with neighbours joined. The argument must be sorted by address. It allocates nothing, so that a child of
+/// `fork(2)` may call it before the fork has returned.
+fn merged(ranges: impl Iterator<Item = Range>) -> impl Iterator<Item = Range> {
+    let mut ranges = ranges.peekable();
+    std::iter::from_fn(move || {
+        let mut merged = ranges.next()?;
+        while let Some(next) = ranges.next_if(|next| next.start == merged.start + merged.len) {
+            merged.len += next.len;
         }
-    }
-    merged
+        Some(merged)
+    })
 }

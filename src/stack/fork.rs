@@ -8,6 +8,7 @@
 //!   before   INSTALLED, MAKING, the states of all depots, the source of foreign stacks, the count of mappings
 //!   fork
 //!   after    in the parent and in the child: lets go of them
+//!            in the child: locks the memory of the stacks again, if the parent had locked it
 //! ```
 //!
 //! This is the order in which other code takes two of them. The locks are those of `std`, which consist of one word.
@@ -42,4 +43,4 @@ hold_while_forking!(Held, {
     let (installing, depots) = (overflow::hold(), depot::hold());
     let source = foreign::hold();
     Held(guard::hold(), source, depots, installing)
-});
+}, in_child: depot::lock_again);

@@ -118,8 +118,8 @@ impl SecretPolicy {
     }
 
     /// Keeps the stacks out of swap (`mlock2(2)` with `MLOCK_ONFAULT`: each page is locked when it is first touched).
-    /// A child of `fork(2)` inherits no locks: see [`docs::fork`](crate::docs::fork).
-    /// `RLIMIT_MEMLOCK` counts the whole size of each stack and its guard.
+    /// `RLIMIT_MEMLOCK` counts the whole size of each stack and its guard. A child of `fork(2)` locks the stacks that
+    /// it inherits again: see [`docs::fork`](crate::docs::fork).
     pub const fn mlock(mut self) -> Self {
         self.mlock = true;
         self

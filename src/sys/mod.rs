@@ -110,14 +110,14 @@ impl ForkHandlers {
         ForkHandlers(AtomicBool::new(false))
     }
 
-    /// Calls `before` in each thread that forks from now on, and `after` when it has forked, in the parent and in the
-    /// child. A failure has no effect.
+    /// Calls `before` in each thread that forks from now on, and when it has forked, `in_parent` and `in_child`. A
+    /// failure has no effect.
     #[inline]
-    pub(crate) fn register(&self, before: extern "C" fn(), after: extern "C" fn()) {
+    pub(crate) fn register(&self, before: extern "C" fn(), in_parent: extern "C" fn(), in_child: extern "C" fn()) {
         if !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed) {
             // SAFETY: the handlers are safe functions, which live as long as the program: the drop-in is never
             // unloaded.
-            unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+            unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
         }
     }
 }
@@ -141,23 +141,29 @@ pub(crate) struct Registers {
 }
 
 /// Makes `prepare_for_forks` in the calling module. After its first call, a thread that forks calls `$hold` before, and
-/// parent and child drop what it has returned: the locks that are taken while the process forks.
+/// parent and child drop what it has returned: the locks that are taken while the process forks. The child calls
+/// `$in_child` after that, which may do only what a signal handler may do.
 macro_rules! hold_while_forking {
-    ($held:ty, $hold:expr) => {
+    ($held:ty, $hold:expr $(, in_child: $in_child:expr)?) => {
         static HELD: $crate::sys::WhileForking<$held> = $crate::sys::WhileForking::new();
 
         extern "C" fn before_fork() {
             HELD.keep($hold);
         }
 
-        extern "C" fn after_fork() {
+        extern "C" fn in_parent() {
             HELD.let_go();
+        }
+
+        extern "C" fn in_child() {
+            HELD.let_go();
+            $($in_child();)?
         }
 
         /// Makes forks safe that begin from now on. A failure has no effect but the old danger.
         pub(crate) fn prepare_for_forks() {
             static HANDLERS: $crate::sys::ForkHandlers = $crate::sys::ForkHandlers::new();
-            HANDLERS.register(before_fork, after_fork);
+            HANDLERS.register(before_fork, in_parent, in_child);
         }
     };
 }

@@ -265,7 +265,7 @@ fn set_timer(timer: &File, at: u64) -> io::Result<()> {
     let once = libc::itimerspec {
         it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
         it_value: libc::timespec {
-            tv_sec: (at / 1_000_000_000) as libc::time_t, // 64 bits, on every target of this crate
+            tv_sec: (at / 1_000_000_000) as i64, // `libc::time_t` on each target; for musl the name is deprecated
             tv_nsec: (at % 1_000_000_000) as libc::c_long,
         },
     };

@@ -184,12 +184,15 @@ fn a_poll_after_the_end_panics_with_the_page_that_helps() {
             thread::yield_now();
         }
         let again = catch_unwind(AssertUnwindSafe(|| drop(Pin::new(&mut future).poll(&mut task))));
-        (*again.unwrap_err().downcast::<&str>().unwrap()).to_owned()
+        *again.unwrap_err().downcast::<String>().unwrap()
     }
     let scheduler = Scheduler::new().unwrap();
     let job = scheduler.spawn(|| 1).unwrap();
     scheduler.run().unwrap();
     let text = text_of_a_second_poll(job);
-    assert!(text.starts_with("a JoinHandle was polled after it was ready"), "{text}");
+    assert!(
+        text.starts_with("a JoinHandle was used after it had given its result"),
+        "{text}"
+    );
     assert!(text.ends_with("/docs/guide/tokio.md]"), "{text}");
 }

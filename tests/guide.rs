@@ -155,56 +155,100 @@ fn each_page_that_an_error_names_exists() {
     assert!(named >= 20, "{named}");
 }
 
+/// An error that the caller can act on leads to the page that says how. The others are here with the reason.
 #[test]
-fn an_error_of_misuse_ends_with_the_address_of_the_page_that_helps() {
+fn each_error_ends_with_the_address_of_the_page_that_helps_or_is_here_with_a_reason() {
     use asyncjob::job_future::JobError;
-    use asyncjob::offload::OffloadError;
+    use asyncjob::offload::{OffloadError, TryRunError};
     use asyncjob::pool::PoolError;
     use asyncjob::scheduler::JoinError;
+    use asyncjob::stack::SetStackMemoryError;
     use asyncjob::waiting::AwaitError;
-    use asyncjob::{PauseError, Quarantined, SpawnErrorKind, StartErrorKind};
+    use asyncjob::{Cancelled, Interrupted, Panic, PauseError, Quarantined, SpawnErrorKind, StartErrorKind};
+    use asyncjob_testing::error_pages::{check_errors, leads_nowhere, leads_to};
 
-    let no_stack = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
-    let errors: [(Box<dyn std::error::Error>, &str); 24] = [
-        (Box::new(PauseError::NotInJob), "jobs"),
-        (Box::new(PauseError::Blocked), "across-a-pause"),
-        (Box::new(PauseError::Panicking), "across-a-pause"),
-        (Box::new(PauseError::OffStack), "across-a-pause"),
-        (Box::new(AwaitError::NotInJob), "jobs"),
-        (Box::new(AwaitError::CannotPause), "across-a-pause"),
-        (Box::new(OffloadError::NotInJob), "jobs"),
-        (Box::new(OffloadError::CannotPause), "across-a-pause"),
-        (Box::new(OffloadError::Forked), "fork"),
-        (Box::new(StartErrorKind::NoJobs { limit: 1 }), "bound"),
-        (Box::new(StartErrorKind::NoStack(no_stack())), "bound"),
-        (Box::new(JoinError::NoStack(no_stack())), "bound"),
-        (Box::new(JobError::Unwatched), "tokio"),
-        (Box::new(SpawnErrorKind::Full { max_jobs: 1 }), "bound"),
-        (Box::new(SpawnErrorKind::NoScheduler), "jobs"),
-        (Box::new(SpawnErrorKind::Forked), "fork"),
-        (Box::new(SpawnErrorKind::ShuttingDown), "cancel"),
-        (Box::new(SpawnErrorKind::WaitCtxInUse), "from-c"),
-        (Box::new(JobError::WaitCtxInUse), "from-c"),
-        (Box::new(OffloadError::ShutDown), "bound"),
-        (Box::new(JoinError::NoWaker(no_stack())), "bound"),
-        (
-            Box::new(PoolError::PrecreateAboveLimit { precreate: 2, limit: 1 }),
-            "bound",
-        ),
-        (Box::new(PoolError::GuardOutOfRange { guard: 0 }), "stack-size"),
-        (Box::new(Quarantined), "cancel"),
+    const ASKED: &str = "the program has asked for it: a cancel, a deadline";
+    const PANIC: &str = "the program's own panic";
+    const SOURCE: &str = "its source says what";
+    let system = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+    let panic = || Panic::from(Box::new("a panic") as Box<dyn std::any::Any + Send>);
+    let cases = [
+        leads_nowhere(ASKED, Cancelled),
+        leads_nowhere(ASKED, Interrupted::Cancelled),
+        leads_nowhere(ASKED, Interrupted::TimedOut),
+        leads_nowhere(ASKED, PauseError::Cancelled),
+        leads_to("jobs", PauseError::NotInJob),
+        leads_to("across-a-pause", PauseError::Blocked),
+        leads_to("across-a-pause", PauseError::Panicking),
+        leads_to("across-a-pause", PauseError::OffStack),
+        leads_to("cancel", Quarantined),
+        leads_to("jobs", AwaitError::NotInJob),
+        leads_to("across-a-pause", AwaitError::CannotPause),
+        leads_nowhere(ASKED, AwaitError::Interrupted(Interrupted::TimedOut)),
+        leads_to("bound", AwaitError::NoWaker(system())),
+        leads_to("bound", StartErrorKind::NoJobs { limit: 1 }),
+        leads_to("bound", StartErrorKind::NoStack(system())),
+        leads_to("bound", SpawnErrorKind::Full { max_jobs: 1 }),
+        leads_to("cancel", SpawnErrorKind::ShuttingDown),
+        leads_to("from-c", SpawnErrorKind::WaitCtxInUse),
+        leads_to("jobs", SpawnErrorKind::NoScheduler),
+        leads_to("fork", SpawnErrorKind::Forked),
+        leads_to("from-c", SetStackMemoryError),
+        leads_to("bound", PoolError::PrecreateAboveLimit { precreate: 2, limit: 1 }),
+        leads_to("stack-size", PoolError::GuardOutOfRange { guard: 0 }),
+        leads_nowhere("the sentence says all that there is to do", PoolError::InsideJob),
+        leads_nowhere(PANIC, JoinError::Panicked(panic())),
+        leads_nowhere(ASKED, JoinError::Cancelled),
+        leads_nowhere("the engine's documentation helps", JoinError::EngineFailed),
+        leads_to("cancel", JoinError::Quarantined),
+        leads_to("bound", JoinError::NoStack(system())),
+        leads_nowhere(ASKED, JoinError::Interrupted(Interrupted::TimedOut)),
+        leads_to("bound", JoinError::NoWaker(system())),
+        leads_nowhere(SOURCE, JoinError::Scheduler(system())),
+        leads_to("bound", JobError::NoStack(system())),
+        leads_nowhere("the engine's documentation helps", JobError::EngineFailed),
+        leads_to("tokio", JobError::Unwatched),
+        leads_to("from-c", JobError::WaitCtxInUse),
+        leads_to("bound", JobError::Await(AwaitError::NoWaker(system()))), // as the error in it
+        leads_nowhere(PANIC, OffloadError::Panicked(panic())),
+        leads_to("jobs", OffloadError::NotInJob),
+        leads_to("across-a-pause", OffloadError::CannotPause),
+        leads_nowhere(ASKED, OffloadError::Interrupted(Interrupted::TimedOut)),
+        leads_to("bound", OffloadError::ShutDown),
+        leads_to("fork", OffloadError::Forked),
+        leads_to("bound", OffloadError::NoWaker(system())),
+        full(),
+        leads_to("jobs", TryRunError::<()>::Failed(OffloadError::NotInJob)), // as the error in it
     ];
-    for (error, page) in errors {
-        let (text, end) = (error.to_string(), format!(" [{}]", address(page)));
-        assert!(text.ends_with(&end), "{text:?} does not end with {end:?}");
-        // What `unwrap` prints, and a `main` that returns an error.
-        let (debug, source) = (format!("{error:?}"), error.source());
-        let (variant, rest) = debug.split_once(": ").expect("the variant, then the sentence");
-        assert!(variant.chars().all(char::is_alphabetic), "{debug}");
-        let source = source.map(|source| format!(": {source:?}")).unwrap_or_default();
-        assert_eq!(rest, text + &source);
-    }
-    assert!(format!("{:?}", PauseError::NotInJob).starts_with("NotInJob: pause_job was called outside"));
+    check_errors(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &cases);
+    assert!(
+        PauseError::NotInJob
+            .to_string()
+            .ends_with(&format!(" [{}]", address("jobs"))),
+        "the address is that of the front page"
+    );
+}
+
+/// The error of a call that an `Offload` has no place for.
+fn full() -> asyncjob_testing::error_pages::ErrorCase {
+    use asyncjob::offload::Offload;
+    use asyncjob::{Step, WaitCtx, start_job};
+    use std::sync::{Arc, Mutex};
+
+    let offload = Offload::builder().threads(1).queue_capacity(1).build().unwrap();
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().unwrap();
+    let mut paused = Vec::new();
+    let refused = loop {
+        let (offload, gate) = (offload.clone(), Arc::clone(&gate));
+        let call = move || offload.try_run(move || drop(gate.lock()));
+        match start_job(&WaitCtx::new(), call).unwrap() {
+            Step::Paused(job) => paused.push(job), // the first two at most
+            Step::Finished(result) => break result.unwrap_err(),
+        }
+    };
+    drop(closed);
+    asyncjob_testing::error_pages::leads_to("bound", refused)
 }
 
 /// The sentence of a panic.
@@ -215,10 +259,22 @@ fn panics_with<T>(f: impl FnOnce() -> T) -> String {
     text.unwrap_or_else(|| *payload.downcast::<String>().expect("a sentence"))
 }
 
+/// What the scheduler says when one of its jobs runs it.
+fn run_in_a_job() -> String {
+    use asyncjob::scheduler::Scheduler;
+    use std::rc::Rc;
+
+    let scheduler = Rc::new(Scheduler::new().unwrap());
+    let inside = Rc::clone(&scheduler);
+    let job = scheduler.spawn(move || panics_with(|| inside.run())).unwrap();
+    scheduler.run_until(job).unwrap()
+}
+
 #[test]
 fn so_do_the_sentences_of_panics_and_of_settings_that_cannot_be() {
     use asyncjob::offload::Offload;
-    use asyncjob::scheduler::Workers;
+    use asyncjob::scheduler::{Scheduler, Workers};
+    use asyncjob::waiting::{WaitSpec, WakeSource};
     use asyncjob::{Step, WaitCtx, block_pause, start_job};
 
     let broadcast = || {
@@ -229,16 +285,49 @@ fn so_do_the_sentences_of_panics_and_of_settings_that_cannot_be() {
     let Ok(Step::Finished(broadcast)) = start_job(&WaitCtx::new(), broadcast) else {
         panic!("it cannot pause")
     };
-    let no_threads = Offload::builder().threads(0).build().unwrap_err().to_string();
-    for (text, page) in [(broadcast, "across-a-pause"), (no_threads, "bound")] {
+    let scheduler = Scheduler::new().unwrap();
+    let elsewhere = Scheduler::new().unwrap();
+    let (job, other) = (scheduler.spawn(|| ()).unwrap(), elsewhere.spawn(|| ()).unwrap());
+    let source = WakeSource::new().unwrap();
+    let used_in_a_job = start_job(&WaitCtx::new(), move || panics_with(|| WaitSpec::woken_by(&source)));
+    let Ok(Step::Finished(used_in_a_job)) = used_in_a_job else {
+        panic!("it does not wait")
+    };
+    let sentences = [
+        (broadcast, "across-a-pause"),
+        (panics_with(|| job.join()), "jobs"),
+        (panics_with(|| Scheduler::new().unwrap().run_until(other)), "jobs"),
+        (run_in_a_job(), "jobs"),
+        (used_in_a_job, "engine"),
+        (Offload::builder().threads(0).build().unwrap_err().to_string(), "bound"),
+        (Workers::builder().threads(0).build().unwrap_err().to_string(), "jobs"),
+    ];
+    for (text, page) in sentences {
         let end = format!(" [{}]", address(page));
         assert!(text.ends_with(&end), "{text:?} does not end with {end:?}");
     }
     #[cfg(feature = "insight")]
-    assert!(
-        asyncjob::insight::Timeline::from_chrome_json("{}")
-            .unwrap_err()
-            .to_string()
-            .ends_with(&format!(" [{}]", address("timeline")))
-    );
+    so_do_those_of_insight();
+}
+
+#[cfg(feature = "insight")]
+fn so_do_those_of_insight() {
+    use asyncjob::insight::{Timeline, on_signal};
+
+    const SIGKILL: i32 = 9; // which no program may handle
+    let errors = [
+        (Timeline::from_chrome_json("{}").unwrap_err(), "timeline"),
+        (on_signal(SIGKILL, |_| ()).unwrap_err(), "hang"),
+        #[cfg(all(target_os = "linux", not(asyncjob_portable)))]
+        (
+            asyncjob::insight::Recorder::builder()
+                .interrupt_by(SIGKILL)
+                .unwrap_err(),
+            "numbers",
+        ),
+    ];
+    for (error, page) in errors {
+        let end = format!(" [{}]", address(page));
+        assert!(error.to_string().ends_with(&end), "{error}");
+    }
 }

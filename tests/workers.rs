@@ -194,7 +194,10 @@ fn zero_threads_are_an_error() {
     let _watchdog = Watchdog::new();
     let error = Workers::new(0).err().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
-    assert_eq!(error.to_string(), "workers need at least one thread");
+    assert!(
+        error.to_string().starts_with("workers need at least one thread"),
+        "{error}"
+    );
 }
 
 /// `broadcast` inside a job pauses the job, so that the job's own worker can make the call.

@@ -326,7 +326,7 @@ impl RecorderBuilder {
     /// The program has a handler for the signal, or no program may have one.
     #[cfg(not(asyncjob_portable))]
     pub fn interrupt_by(mut self, signal: std::ffi::c_int) -> std::io::Result<Self> {
-        crate::sys::check_choice(signal, "interrupt a job", "SIGPROF")?;
+        crate::sys::check_choice(signal, "interrupt a job", "SIGPROF", guide_page!("numbers"))?;
         self.interrupt = Some(Interrupt::by(signal)?);
         Ok(self)
     }

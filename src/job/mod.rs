@@ -375,10 +375,11 @@ impl<T> Job<T> {
     ///   aborts. [`cancel`](Self::cancel) works there.
     pub fn force_unwind(self) {
         if cfg!(panic = "abort") {
-            panic!(
+            panic!(concat!(
                 "Job::force_unwind cannot unwind a job in a program that is built with panic = \"abort\": use \
-                 Job::cancel, or drop the Job"
-            );
+                 Job::cancel, or drop the Job",
+                guide_page!("cancel")
+            ));
         }
         self.control().set_flag(UNWIND);
         match catch_unwind(AssertUnwindSafe(|| self.cancel())) {

@@ -160,7 +160,7 @@ impl WorkersBuilder {
     /// stopped then.
     pub fn build(self) -> io::Result<Workers> {
         if self.threads == 0 {
-            let sentence = "workers need at least one thread";
+            let sentence = concat!("workers need at least one thread", guide_page!("jobs"));
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
         }
         install_handler(self.overflow_handler)?;

@@ -196,7 +196,10 @@ impl<'a> Turning<'a> {
     pub(super) fn enter(inner: &'a Rc<Inner>) -> Self {
         assert!(
             !inner.turning.replace(true),
-            "a scheduler was run inside one of its own jobs: pause the job instead, and the scheduler goes on"
+            concat!(
+                "a scheduler was run inside one of its own jobs: pause the job instead, and the scheduler goes on",
+                guide_page!("jobs")
+            )
         );
         Turning {
             inner,

@@ -90,6 +90,12 @@ impl From<JoinError> for io::Error {
     }
 }
 
+/// The panic of a handle that is used once more.
+const GIVEN: &str = concat!(
+    "a JoinHandle was used after it had given its result",
+    guide_page!("tokio")
+);
+
 /// The handle of a spawned job, which gives the job's result.
 ///
 /// **Dropping the handle cancels the job**, as [`request_cancel`](Self::request_cancel) does. [`detach`](Self::detach)
@@ -133,7 +139,7 @@ impl<T> JoinHandle<T> {
     /// The result, if the job has ended.
     pub(super) fn take(&mut self) -> Option<Result<T, JoinError>> {
         let taken = self.block.try_take()?;
-        Some(taken.expect("a JoinHandle was used after it had given its result"))
+        Some(taken.expect(GIVEN))
     }
 
     /// Refuses a [`join`](Self::join) that would not end.
@@ -157,11 +163,12 @@ impl<T> JoinHandle<T> {
         if thread::panicking() {
             return Err(JoinError::Scheduler(waits_for_itself_in_a_panic()));
         }
-        panic!(
+        panic!(concat!(
             "JoinHandle::join on the job's own thread would wait for ever: outside a job call Scheduler::run_until, or \
              join after Scheduler::run; inside a job drop the block_pause guard first, and leave the stack of another \
-             library"
-        )
+             library",
+            guide_page!("jobs")
+        ))
     }
 }
 
@@ -184,14 +191,7 @@ impl<T> Future for JoinHandle<T> {
             return Poll::Ready(Err(JoinError::Scheduler(forked())));
         }
         let taken = self.block.poll_take(task);
-        taken.map(|taken| {
-            taken.unwrap_or_else(|| {
-                panic!(concat!(
-                    "a JoinHandle was polled after it was ready",
-                    guide_page!("tokio")
-                ))
-            })
-        })
+        taken.map(|taken| taken.expect(GIVEN))
     }
 }
 

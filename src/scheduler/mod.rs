@@ -230,7 +230,14 @@ impl Scheduler {
             if let Some(result) = handle.take() {
                 return result;
             }
-            assert!(self.live_jobs() != 0, "run_until: the job belongs to another scheduler");
+            assert!(
+                self.live_jobs() != 0,
+                concat!(
+                    "Scheduler::run_until was given a job of another scheduler, and has no job left itself: call it on \
+                     the scheduler that the job was spawned on, or JoinHandle::join for a job of Workers",
+                    guide_page!("jobs")
+                )
+            );
             if let Err(error) = self.turn(None) {
                 handle.detach();
                 return Err(JoinError::Scheduler(error));

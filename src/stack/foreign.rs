@@ -38,7 +38,7 @@ pub(super) struct Source {
 }
 
 /// The functions were not set, because a stack has been asked for already: see [`set_stack_memory`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SetStackMemoryError;
 
 impl std::fmt::Display for SetStackMemoryError {
@@ -48,6 +48,12 @@ impl std::fmt::Display for SetStackMemoryError {
              set_stack_memory first of all",
             guide_page!("from-c")
         ))
+    }
+}
+
+impl std::fmt::Debug for SetStackMemoryError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SetStackMemoryError: {self}")
     }
 }
 

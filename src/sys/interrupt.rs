@@ -77,7 +77,8 @@ impl Interrupt {
         let now = unsafe { now.assume_init() }.sa_sigaction;
         let ours = on_signal as *const () as usize;
         if now != ours && now != libc::SIG_DFL && now != libc::SIG_IGN {
-            let message = format!("signal {signal} has a handler already: choose another signal");
+            let page = guide_page!("numbers");
+            let message = format!("signal {signal} has a handler already: choose another signal{page}");
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
         // SAFETY: the struct has numbers and optional pointers, for which all zero is valid.

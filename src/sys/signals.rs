@@ -60,7 +60,7 @@ impl SignalRequests {
     ///
     /// `also` must do only what a signal handler may do.
     pub unsafe fn count_and(signal: c_int, also: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
-        check_choice(signal, "ask for a dump", "SIGUSR2")?;
+        check_choice(signal, "ask for a dump", "SIGUSR2", guide_page!("hang"))?;
         let count = Arc::new(Semaphore::new()?);
         let posted = Arc::clone(&count);
         let on_signal = move || {
@@ -188,9 +188,9 @@ impl Drop for Semaphore {
 }
 
 /// Refuses a signal that no program may handle, or that tells of a fault of the program itself.
-pub(crate) fn check_choice(signal: c_int, to: &str, better: &str) -> io::Result<()> {
+pub(crate) fn check_choice(signal: c_int, to: &str, better: &str, page: &str) -> io::Result<()> {
     if FORBIDDEN.contains(&signal) {
-        let message = format!("signal {signal} cannot {to}: choose another one, {better} for instance");
+        let message = format!("signal {signal} cannot {to}: choose another one, {better} for instance{page}");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     Ok(())

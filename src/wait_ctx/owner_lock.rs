@@ -304,10 +304,11 @@ impl<T, B> OwnerLock<T, B> {
 #[cold]
 #[inline(never)]
 fn is_held_already() -> ! {
-    panic!(
+    panic!(concat!(
         "a wait ctx is used while this very thread changes it: neither an allocator nor a handler of a signal may use \
-         one"
-    );
+         one",
+        guide_page!("engine")
+    ));
 }
 
 /// The owner is done in some nanoseconds, unless the system does not run it now.

@@ -105,8 +105,11 @@ impl WakeSource {
     pub(super) fn spec(&self) -> WaitSpec<'_> {
         assert!(
             self.route.leads_here(),
-            "a WakeSource was used elsewhere than it was made, and its wakes go there: make the source in the job that \
-             waits"
+            concat!(
+                "a WakeSource was used elsewhere than it was made, and its wakes go there: make the source in the job \
+                 that waits",
+                guide_page!("engine")
+            )
         );
         self.route.spec()
     }

@@ -31,6 +31,11 @@ extern crate self as parking_lot;
 pub use stand_ins::{Condvar, Mutex, MutexGuard, SegQueue};
 
 #[cfg(test)]
+#[macro_use]
+#[path = "../../../src/guide.rs"]
+mod guide;
+
+#[cfg(test)]
 mod blocks;
 #[cfg(test)]
 mod forwarding;

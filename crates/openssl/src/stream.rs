@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use asyncjob::debug_with_sentence;
 use asyncjob::stack::StackSize;
 use openssl::error::ErrorStack;
 use openssl::ssl::{self, Ssl, SslRef};
@@ -36,7 +37,6 @@ pub struct SslStream<S: 'static> {
 }
 
 /// Why there is no connection.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// OpenSSL could not make or set up the connection's state.
@@ -173,6 +173,8 @@ impl fmt::Display for Error {
         })
     }
 }
+
+debug_with_sentence!(Error: Setup, Handshake, Job);
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {

@@ -21,8 +21,11 @@
 //! // scheduler.turn(None), handle.join(), ...
 //! ```
 //!
+//! [`error_pages`] looks at all errors of a crate: each leads to a page of the guide, or the test says why not.
+//!
 //! A test that changes the whole process is ignored, and another test runs it in a process of its own: [`run_alone`].
 
+pub mod error_pages;
 mod gdb;
 pub mod tools;
 mod watchdog;

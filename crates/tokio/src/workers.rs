@@ -17,6 +17,7 @@ use std::mem;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
+use asyncjob::guide_page;
 use asyncjob::pool::{PoolConfig, init_thread};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -173,7 +174,7 @@ impl WorkersBuilder {
     /// says when it has no thread or fd left. The threads that were started already are stopped again.
     pub fn build(self) -> io::Result<Workers> {
         if self.threads == 0 {
-            let sentence = "workers need at least one thread";
+            let sentence = concat!("workers need at least one thread", guide_page!("tokio"));
             return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
         }
         Workers::start(&self)

@@ -53,7 +53,7 @@ async fn serve(connections: usize) -> Result<(), AnyError> {
         let acceptor = acceptor.clone();
         tasks.spawn_local(async move {
             if let Err(error) = answer(&acceptor, stream, begin).await {
-                eprintln!("a connection: {error}");
+                eprintln!("a connection: {error:?}");
             }
         });
     }

@@ -19,9 +19,10 @@ use crate::stream::{Error, SslStream};
 ///     let (stream, _) = listener.accept().await?;
 ///     let acceptor = acceptor.clone();
 ///     tokio::task::spawn_local(async move {
-///         let _stream = acceptor.accept(stream).await?;
-///         // serve it
-///         Ok::<(), std::io::Error>(())
+///         match acceptor.accept(stream).await {
+///             Ok(_stream) => {} // serve it
+///             Err(error) => eprintln!("a handshake: {error:?}"), // with what OpenSSL says
+///         }
 ///     });
 /// }
 /// # }

@@ -36,9 +36,11 @@ use crate::pinned::PinnedTlsAcceptor;
 ///     let (stream, _) = listener.accept().await?;
 ///     let accept = acceptor.accept(stream);
 ///     tokio::task::spawn_local(async move {
-///         let _stream = tokio::time::timeout(Duration::from_secs(10), accept).await??;
-///         // serve it
-///         Ok::<(), io::Error>(())
+///         match tokio::time::timeout(Duration::from_secs(10), accept).await {
+///             Ok(Ok(_stream)) => {} // serve it
+///             Ok(Err(error)) => eprintln!("a handshake: {error}"),
+///             Err(error) => eprintln!("a handshake: {error}"),
+///         }
 ///     });
 /// }
 /// # }
@@ -85,9 +87,10 @@ impl TlsAcceptor {
     ///     let (stream, _) = listener.accept().await?;
     ///     let accept = acceptor.accept(stream);
     ///     tokio::spawn(async move {
-    ///         let _stream = accept.await?;
-    ///         // serve it
-    ///         Ok::<(), io::Error>(())
+    ///         match accept.await {
+    ///             Ok(_stream) => {} // serve it
+    ///             Err(error) => eprintln!("a handshake: {error}"),
+    ///         }
     ///     });
     /// }
     /// # }

@@ -53,10 +53,11 @@
 //! [`Workers`](asyncjob_tokio::Workers):
 //!
 //! ```
-//! # fn like_this(acceptor: asyncjob_rustls::TlsAcceptor, stream: tokio::net::TcpStream) -> std::io::Result<()> {
+//! # async fn like_this(acceptor: asyncjob_rustls::TlsAcceptor, stream: tokio::net::TcpStream) -> std::io::Result<()> {
 //! let workers = asyncjob_tokio::Workers::new(2)?; // once in a program
 //! let acceptor = acceptor.pinned(&workers);
-//! tokio::spawn(acceptor.accept(stream));
+//! let task = tokio::spawn(acceptor.accept(stream));
+//! let _stream = task.await??; // the first for the task, the second for the handshake
 //! # Ok(())
 //! # }
 //! ```

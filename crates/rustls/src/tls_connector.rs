@@ -84,13 +84,14 @@ impl TlsConnector {
     /// # async fn connect(config: Arc<rustls::ClientConfig>) -> Result<(), Box<dyn std::error::Error>> {
     /// let workers = asyncjob_tokio::Workers::new(1)?; // once in a program
     /// let connector = asyncjob_rustls::TlsConnector::from(config).pinned(&workers);
-    /// tokio::spawn(async move {
+    /// let task = tokio::spawn(async move {
     ///     let stream = tokio::net::TcpStream::connect("example.org:443").await?;
     ///     let name = "example.org".try_into().map_err(io::Error::other)?;
     ///     let _stream = connector.connect(name, stream).await?;
     ///     // use it
     ///     Ok::<(), io::Error>(())
     /// });
+    /// task.await??;
     /// # Ok(())
     /// # }
     /// ```

@@ -221,6 +221,37 @@ fn a_program_is_linked_statically_with_what_pkg_config_says() {
     );
 }
 
+/// `make` has looked at the archive before Cargo writes a new one, and has to look again. An archive in C stands in
+/// here for that of Cargo.
+#[test]
+fn a_second_make_links_what_cargo_has_built_anew() {
+    if missing(&[MAKE, CC]) {
+        return;
+    }
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("made-twice");
+    let _ = fs::remove_dir_all(&target);
+    fs::create_dir_all(target.join("dropin")).unwrap();
+    let made = |answer: u32| {
+        let code: String = FUNCTIONS
+            .iter()
+            .map(|name| format!("int {name}(void) {{ return {answer}; }}\n"))
+            .collect();
+        fs::write(target.join("stand_in.c"), code).unwrap();
+        let cargo = "cc -fPIC -c stand_in.c -o stand_in.o && ar rcs dropin/libasyncjob.a stand_in.o && \
+                     touch dropin/libasyncjob.so; :";
+        let output = Command::new("make")
+            .args(["--silent", "all", "PROFILE=dropin"])
+            .arg(format!("CARGO=cd {} && {cargo}", target.display()))
+            .arg(format!("CARGO_TARGET_DIR={}", target.display()))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        fs::read(target.join("dropin/c/libasyncjob.a")).unwrap()
+    };
+    assert_ne!(made(1), made(2));
+}
+
 /// Where nothing has to be typed but `jobs`.
 #[cfg(target_arch = "x86_64")]
 #[test]

@@ -60,10 +60,14 @@ thread_local! {
 /// nothing counts.
 #[inline]
 pub(crate) fn spend() -> bool {
-    let job = current_job_id();
+    let Some(job) = current_job_id() else { return false };
     BUDGET.with(|budget| {
+        if budget.job.get() != Some(job) {
+            budget.make_whole(job);
+            return false;
+        }
         let operations = budget.operations.get();
-        if budget.job.get() == job && operations > 0 && !operations.is_multiple_of(LOOK_AT_CLOCK) {
+        if operations > 0 && !operations.is_multiple_of(LOOK_AT_CLOCK) {
             budget.operations.set(operations - 1);
             return false;
         }
@@ -73,14 +77,7 @@ pub(crate) fn spend() -> bool {
 
 impl Budget {
     #[cold]
-    fn spend_slowly(&self, job: Option<JobId>) -> bool {
-        if job.is_none() {
-            return false;
-        }
-        if self.job.get() != job {
-            self.make_whole(job);
-            return false;
-        }
+    fn spend_slowly(&self, job: JobId) -> bool {
         let now = Instant::now();
         let since = self.since.get().unwrap_or(now);
         if self.operations.get() == 0 || now.saturating_duration_since(since) >= SLICE {
@@ -95,8 +92,9 @@ impl Budget {
         false
     }
 
-    fn make_whole(&self, job: Option<JobId>) {
-        self.job.set(job);
+    #[inline]
+    fn make_whole(&self, job: JobId) {
+        self.job.set(Some(job));
         self.operations.set(OPERATIONS - 1);
         self.since.set(None);
     }

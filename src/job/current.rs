@@ -144,6 +144,7 @@ pub(crate) fn is_cancelled() -> bool {
 /// a job, and if `f` panics the next pause forgets the question.
 ///
 /// Calls nest. A pause in an inner call is one of the outer call, too.
+#[inline(always)] // a wait calls it for each pause
 pub(crate) fn pauses_in<R>(f: impl FnOnce() -> R) -> (R, bool) {
     let ask = |control: &ControlBlock| {
         let is_nested = control.flags.get() & UNPAUSED != 0;
@@ -163,6 +164,7 @@ pub(crate) fn pauses_in<R>(f: impl FnOnce() -> R) -> (R, bool) {
 }
 
 /// Calls `f` with the wait ctx of the job that runs this code. Returns `None` outside a job.
+#[inline]
 pub(crate) fn with_current_ctx<R>(f: impl FnOnce(&WaitCtx) -> R) -> Option<R> {
     with_current(|control| f(control.wait_ctx()))
 }

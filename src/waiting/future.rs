@@ -2,13 +2,14 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use super::{Stop, WakeSource, wait};
+use super::wake_source::CallbackWaker;
+use super::{Blocking, Stop, WaitSpec, WakeSource, give_way, wait, wait_in};
 use crate::error::AwaitError;
 use crate::job::{can_pause, with_current_ctx};
 use crate::sync::poll_blocking;
-use crate::wait_ctx::WaitCtx;
+use crate::wait_ctx::{Status, WaitCtx};
 
 /// Waits for `future` inside a job, by pausing the job while the thread does other things. Returns the output of the
 /// future.
@@ -40,9 +41,27 @@ pub fn await_future<F: Future>(future: F) -> Result<F::Output, AwaitError> {
 }
 
 fn await_in_job<F: Future>(future: Pin<&mut F>) -> Result<F::Output, AwaitError> {
-    let ctx = with_current_ctx(WaitCtx::clone).ok_or(AwaitError::NotInJob)?;
-    let source = WakeSource::of_job(ctx).map_err(AwaitError::NoWaker)?;
-    await_by(source, future)
+    let awaited = with_current_ctx(|ctx| match CallbackWaker::of(ctx) {
+        Some(waker) => await_by_callback(ctx, waker, future),
+        None => await_by(
+            WakeSource::of_notifier(ctx.clone()).map_err(AwaitError::NoWaker)?,
+            future,
+        ),
+    });
+    awaited.unwrap_or(Err(AwaitError::NotInJob))
+}
+
+/// Waits in the job of this ctx, whose driver has set a callback.
+#[inline]
+fn await_by_callback<F: Future>(
+    ctx: &WaitCtx,
+    mut waker: CallbackWaker<'_>,
+    mut future: Pin<&mut F>,
+) -> Result<F::Output, AwaitError> {
+    give_way();
+    let spec = WaitSpec::by(Status::Ok, Blocking::Refused);
+    let output = wait_in(ctx, &spec, || poll(future.as_mut(), waker.refreshed()));
+    output.map_err(AwaitError::from)
 }
 
 /// Waits for `future` inside a job by pausing the job, and where the code cannot pause by blocking the thread. Returns
@@ -69,16 +88,24 @@ pub fn await_or_block<F: Future>(future: F) -> Result<F::Output, AwaitError> {
     await_by(WakeSource::of_thread(), pin!(future))
 }
 
-fn await_by<F: Future>(mut source: WakeSource, mut future: Pin<&mut F>) -> Result<F::Output, AwaitError> {
-    let (mut waker, spec) = source.for_polls();
-    let output = wait(spec, || {
-        match future.as_mut().poll(&mut Context::from_waker(waker.refreshed())) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => None,
+fn await_by<F: Future>(source: WakeSource, mut future: Pin<&mut F>) -> Result<F::Output, AwaitError> {
+    let output = wait(source.spec_of_polls(), || poll(future.as_mut(), source.refreshed()));
+    output.map_err(AwaitError::from)
+}
+
+#[inline]
+fn poll<F: Future>(future: Pin<&mut F>, waker: &Waker) -> Option<F::Output> {
+    match future.poll(&mut Context::from_waker(waker)) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+impl From<Stop> for AwaitError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Interrupted(interrupted) => AwaitError::Interrupted(interrupted),
+            Stop::CannotPause => AwaitError::CannotPause,
         }
-    });
-    output.map_err(|stop| match stop {
-        Stop::Interrupted(interrupted) => AwaitError::Interrupted(interrupted),
-        Stop::CannotPause => AwaitError::CannotPause,
-    })
+    }
 }

@@ -187,8 +187,16 @@ pub fn pause_until<T>(spec: WaitSpec<'_>, ready: impl FnMut() -> Option<T>) -> R
 
 /// Lets the other jobs run if this one has used up its [budget](budget). What need not wait succeeds in a cancelled job
 /// and after a deadline as well, so this reports neither.
+#[inline]
 pub(crate) fn give_way() {
-    if budget::spend() && can_pause() && !is_cancelled() {
+    if budget::spend() {
+        pause_for_others();
+    }
+}
+
+#[cold]
+fn pause_for_others() {
+    if can_pause() && !is_cancelled() {
         with_current_ctx(|ctx| {
             let _scope = WaitScope::new(ctx, &WaitSpec::retry());
             let _ = pause_job();
@@ -207,24 +215,29 @@ enum Stop {
 /// Waits as [`pause_until`] does, also for the specs that fail where the code cannot pause.
 fn wait<T>(spec: WaitSpec<'_>, mut ready: impl FnMut() -> Option<T>) -> Result<T, Stop> {
     give_way();
-    let in_job = with_current_ctx(|ctx| {
-        let scope = WaitScope::new(ctx, &spec);
-        wait_until(scope.deadline, &spec, &mut ready)
-    });
+    let in_job = with_current_ctx(|ctx| wait_in(ctx, &spec, &mut ready));
     in_job.unwrap_or_else(|| {
         let deadline = earlier(THREAD_DEADLINE.get(), spec.deadline);
-        wait_until(deadline, &spec, &mut ready)
+        wait_until(deadline, &spec, ready)
     })
 }
 
+/// Waits inside the job of this ctx.
+#[inline(always)] // the wait for a future has one spec, which says what the loop need not ask
+fn wait_in<T>(ctx: &WaitCtx, spec: &WaitSpec<'_>, ready: impl FnMut() -> Option<T>) -> Result<T, Stop> {
+    let scope = WaitScope::new(ctx, spec);
+    wait_until(scope.deadline, spec, ready)
+}
+
 /// The loop of a wait, which is drawn in the documentation of the module.
+#[inline(always)] // as `wait_in`
 fn wait_until<T>(
     deadline: Option<Instant>,
     spec: &WaitSpec<'_>,
-    ready: &mut impl FnMut() -> Option<T>,
+    mut ready: impl FnMut() -> Option<T>,
 ) -> Result<T, Stop> {
     let blocking = spec.blocking;
-    let mut waits = 0;
+    let mut blocks = 0;
     loop {
         if let Blocking::Drain(notifier) = blocking {
             notifier.drain(); // before `ready`: a wake that comes after the drain is kept
@@ -232,7 +245,7 @@ fn wait_until<T>(
         // A pause takes every wake of the callback that came before its end. If `ready` itself pauses, as the poll of a
         // handshake does in which a key signs, the wake for this wait may be among them.
         let (value, may_have_taken_wake) = match spec.status {
-            Status::Ok => pauses_in(&mut *ready),
+            Status::Ok => pauses_in(&mut ready),
             _ => (ready(), false),
         };
         if let Some(value) = value {
@@ -255,9 +268,11 @@ fn wait_until<T>(
         match pause {
             Ok(()) => budget::refill(),
             Err(PauseError::Cancelled) => return Err(Stop::Interrupted(Interrupted::Cancelled)),
-            Err(_) => block(blocking, deadline, waits)?,
+            Err(_) => {
+                block(blocking, deadline, blocks)?;
+                blocks = blocks.saturating_add(1);
+            }
         }
-        waits = waits.saturating_add(1);
     }
 }
 
@@ -298,6 +313,7 @@ struct WaitScope<'a> {
 }
 
 impl<'a> WaitScope<'a> {
+    #[inline(always)] // most of it depends on the spec, which nearly every caller knows
     fn new(ctx: &'a WaitCtx, spec: &WaitSpec<'_>) -> Self {
         let (status_before, deadline_before) = (ctx.status(), ctx.deadline());
         let armed_before = ctx.arm(spec.armed);
@@ -320,6 +336,7 @@ impl<'a> WaitScope<'a> {
 }
 
 impl Drop for WaitScope<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.ctx.set_status(self.status_before);
         self.ctx.arm(self.armed_before);
@@ -330,6 +347,7 @@ impl Drop for WaitScope<'_> {
 }
 
 /// The earlier one of two deadlines. `None` stands for never.
+#[inline]
 pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),

@@ -1,6 +1,5 @@
 //! Wakers for code that waits, under every driver and outside jobs.
 
-use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -38,18 +37,21 @@ pub struct WakeSource {
 
 /// The way that a wake takes to the code that waits.
 enum Route {
-    /// Through the callback of the driver, of which the source has this version.
-    Callback(WaitCtx, Cell<u32>),
+    /// Through the callback of the driver.
+    Callback(WaitCtx),
     /// Through a wait fd of the ctx, under this key.
     Notifier(WaitCtx, WaitKey, Arc<Notifier>),
     /// To the thread, which parks. The id is that of the job that made the source, if that job could not pause.
     Thread(Arc<Unpark>, Option<JobId>),
 }
 
-/// The waker of a source during a wait for a future.
-pub(super) struct PollWaker<'a> {
-    waker: &'a mut Waker,
-    route: &'a Route,
+/// The waker for the polls of a future inside the job of a ctx: the callback of the driver. It is what a source would
+/// have, without a handle to the ctx.
+pub(super) struct CallbackWaker<'a> {
+    ctx: &'a WaitCtx,
+    /// Of which version of the callback the waker is.
+    version: u32,
+    waker: Waker,
 }
 
 impl WakeSource {
@@ -66,11 +68,15 @@ impl WakeSource {
     }
 
     /// A source for the job of this ctx, which is the job that runs this code.
-    pub(super) fn of_job(ctx: WaitCtx) -> io::Result<Self> {
-        let version = ctx.callback_version(); // before the callback: a change that comes between is seen later
-        if let Some(waker) = ctx.callback() {
-            return Ok(Self::with(waker, Route::Callback(ctx, Cell::new(version))));
+    fn of_job(ctx: WaitCtx) -> io::Result<Self> {
+        match ctx.callback() {
+            Some(waker) => Ok(Self::with(waker, Route::Callback(ctx))),
+            None => Self::of_notifier(ctx),
         }
+    }
+
+    /// As [`of_job`](Self::of_job), where the driver has set no callback.
+    pub(super) fn of_notifier(ctx: WaitCtx) -> io::Result<Self> {
         let fd = Arc::new(Notifier::new()?);
         let key = WaitKey::unique();
         let entry = WaitFd::new(key, fd.raw(), WaitFdOptions::new().only_when_armed());
@@ -114,16 +120,23 @@ impl WakeSource {
         self.route.spec()
     }
 
-    /// What a wait for a future needs: the waker for its polls, and the spec, which fails where the code cannot pause.
-    /// The spec of a source of a thread blocks all the same.
-    pub(super) fn for_polls(&mut self) -> (PollWaker<'_>, WaitSpec<'_>) {
-        let WakeSource { waker, route, .. } = self;
-        let spec = route.spec();
+    /// The spec of a wait for a future, which fails where the code cannot pause. That of a source of a thread blocks
+    /// all the same.
+    pub(super) fn spec_of_polls(&self) -> WaitSpec<'_> {
+        let spec = self.route.spec();
         let blocking = match spec.blocking {
             Blocking::Park(unpark) => Blocking::Park(unpark),
             _ => Blocking::Refused,
         };
-        (PollWaker { waker, route }, WaitSpec { blocking, ..spec })
+        WaitSpec { blocking, ..spec }
+    }
+
+    /// The waker for the next poll of a future: a wake that comes from now on is about that poll.
+    pub(super) fn refreshed(&self) -> &Waker {
+        if let Route::Notifier(_, _, fd) = &self.route {
+            fd.drain();
+        }
+        &self.waker
     }
 }
 
@@ -131,7 +144,7 @@ impl Route {
     /// Whether a wake reaches the code that calls this.
     fn leads_here(&self) -> bool {
         match self {
-            Route::Callback(ctx, _) | Route::Notifier(ctx, ..) => with_current_ctx(|own| own.ptr_eq(ctx)) == Some(true),
+            Route::Callback(ctx) | Route::Notifier(ctx, ..) => with_current_ctx(|own| own.ptr_eq(ctx)) == Some(true),
             Route::Thread(_, made_in) => current_job_id() == *made_in,
         }
     }
@@ -150,27 +163,31 @@ impl Route {
     }
 }
 
-impl PollWaker<'_> {
-    /// The waker for the next poll of a future: a wake that comes from now on is about that poll. A driver that is a
-    /// task itself may have set another callback since the last poll.
+impl<'a> CallbackWaker<'a> {
+    /// `None` if the driver has set no callback.
+    #[inline]
+    pub(super) fn of(ctx: &'a WaitCtx) -> Option<Self> {
+        let version = ctx.callback_version(); // before the callback: a change that comes between is seen later
+        let waker = ctx.callback()?;
+        Some(CallbackWaker { ctx, version, waker })
+    }
+
+    /// The waker for the next poll. A driver that is a task itself may have set another callback since the last poll.
     #[inline]
     pub(super) fn refreshed(&mut self) -> &Waker {
-        match self.route {
-            Route::Callback(ctx, version) => {
-                let now = ctx.callback_version();
-                if now != version.get() {
-                    version.set(now);
-                    if let Some(waker) = ctx.callback() {
-                        *self.waker = waker;
-                    }
-                }
-            }
-            Route::Notifier(_, _, fd) => {
-                fd.drain();
-            }
-            Route::Thread(..) => {}
+        let now = self.ctx.callback_version();
+        if now != self.version {
+            self.refresh(now);
         }
-        self.waker
+        &self.waker
+    }
+
+    #[cold]
+    fn refresh(&mut self, now: u32) {
+        self.version = now;
+        if let Some(waker) = self.ctx.callback() {
+            self.waker = waker;
+        }
     }
 }
 

@@ -350,8 +350,12 @@ impl Pool {
         self.total.get() < self.limit.get() || !self.idle.borrow().is_empty()
     }
 
+    #[inline]
     pub(super) fn poll_available(&self, waiter: &mut Waiter, task: &mut Context<'_>) -> Poll<()> {
         let polled = self.queue.poll(waiter, task, || self.has_capacity());
+        if waiter.is_new() {
+            return polled; // nothing has changed
+        }
         self.choose_way_back();
         if polled.is_pending() {
             // With a limit of 0 this thread has no stack, but from now on it has something to free when it exits.
@@ -360,9 +364,12 @@ impl Pool {
         polled
     }
 
+    #[inline]
     pub(super) fn withdraw(&self, waiter: &mut Waiter) {
-        self.queue.withdraw(waiter, || self.has_capacity());
-        self.choose_way_back();
+        if !waiter.is_new() {
+            self.queue.withdraw(waiter, || self.has_capacity());
+            self.choose_way_back();
+        }
     }
 
     /// At the limit, a job of another size takes the place of an idle stack.

@@ -100,6 +100,12 @@ impl Waiter {
     pub(crate) const fn new() -> Self {
         Waiter { number: None }
     }
+
+    /// Whether it has never been in a line: there is nothing to withdraw.
+    #[inline]
+    pub(crate) fn is_new(&self) -> bool {
+        self.number.is_none()
+    }
 }
 
 impl WaitQueue {
@@ -129,6 +135,7 @@ impl WaitQueue {
     /// Ready when a unit is free and it is the waiter's turn. Reserves nothing.
     ///
     /// `has_capacity` is called under the lock of the queue. It may read counts, and nothing else.
+    #[inline]
     pub(crate) fn poll(
         &self,
         waiter: &mut Waiter,
@@ -138,6 +145,11 @@ impl WaitQueue {
         if waiter.number.is_none() && !self.has_waiters() && has_capacity() {
             return Poll::Ready(());
         }
+        self.poll_in_line(waiter, task, has_capacity)
+    }
+
+    #[cold]
+    fn poll_in_line(&self, waiter: &mut Waiter, task: &mut Context<'_>, has_capacity: impl Fn() -> bool) -> Poll<()> {
         let blocks = is_polled_blocking();
         let waker = task.waker().clone();
         let mut line = self.line.lock();

@@ -9,7 +9,7 @@ use std::thread;
 
 use crate::error::{AwaitError, waits_for_itself_in_a_panic};
 use crate::hooks::SwitchHooks;
-use crate::job::{JobBuilder, can_pause, is_in_job};
+use crate::job::{HeapClosure, JobBuilder, can_pause, is_in_job};
 use crate::job_future::{JobError, JobFuture};
 use crate::scheduler::{JoinError, JoinHandle, Scheduler, Workers};
 use crate::waiting::{await_future, await_or_block};
@@ -113,6 +113,7 @@ impl Workers {
 /// This makes an unmodified TLS handshake asynchronous in its private key: the handshake's future calls `Signer::sign`,
 /// which calls [`await_future`]. Put a timeout around the future and not into it. While a callback is paused, the
 /// future that called it is in the middle of a poll, and a timer inside that future is not polled.
+#[inline]
 pub fn in_job<F>(future: F) -> JobFuture<F::Output>
 where
     F: Future + 'static,
@@ -123,13 +124,20 @@ where
 impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     /// Polls `future` inside a job that has this builder's name, stack size, hooks and wait ctx: see
     /// [`in_job`](crate::in_job).
+    #[inline]
     pub fn in_job<F>(self, future: F) -> JobFuture<F::Output>
     where
         F: Future + 'static,
     {
-        // The future goes to the heap. Otherwise the stack of the job would hold it once for each call that hands it
-        // down, and the future of a handshake is large.
-        let future = Box::pin(future);
-        JobFuture::of(self, move || await_future(future).map_err(JobError::Await))
+        // The future goes to the heap, and stays there. Otherwise the stack of the job would hold it once for each call
+        // that hands it down, and the future of a handshake is large.
+        JobFuture::of(self, Box::new(future))
+    }
+}
+
+/// A future as the closure of a job, which awaits it where it lies.
+impl<F: Future> HeapClosure<Result<F::Output, JobError>> for F {
+    fn call(self: Box<Self>) -> Result<F::Output, JobError> {
+        await_future(Box::into_pin(self)).map_err(JobError::Await)
     }
 }

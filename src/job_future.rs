@@ -14,6 +14,9 @@
 //! of the task, so it never sees the task's waker. It sees the forwarder, which is one waker for the life of the job,
 //! and which wakes the task that polled the job last. Nothing of a poll is kept across a pause.
 //!
+//! The forwarder gets its first task when the job has paused for the first time. A job that ends before that needs
+//! none, and the task's waker is not cloned for it.
+//!
 //! # When a poll resumes the job
 //!
 //! The first row that applies counts.
@@ -34,6 +37,8 @@
 //! compares the wakers and reads the two words of the forwarder. So what another thread writes into the ctx meanwhile
 //! counts from its next call of the callback.
 
+#[allow(unsafe_code, reason = "moves a pair of handles out of a value that is dropped")]
+mod bound_ctx;
 mod forwarder;
 #[cfg(feature = "insight")]
 mod parked;
@@ -51,8 +56,8 @@ use crate::error::{AwaitError, NO_STACK, StartErrorKind, WAIT_CTX_IN_USE};
 use crate::hooks::SwitchHooks;
 use crate::job::{HeapClosure, Job, JobBuilder, JobPlan, LARGEST_CLOSURE_ON_STACK, Step, Wiped, budget};
 use crate::pool::{Available, available, has_capacity};
-use crate::wait_ctx::{ClaimedCtx, Status, WaitCtx, WakeCause, Wants};
-use forwarder::ForwardingWaker;
+use crate::wait_ctx::{Status, WaitCtx, WakeCause, Wants};
+use bound_ctx::BoundCtx;
 
 /// Runs synchronous code as a job, on any async runtime. The output is what the code returns.
 ///
@@ -94,10 +99,7 @@ pub struct JobFuture<T: 'static> {
     pending: Option<Pending<T>>,
     /// The job, while it is paused. A job that has finished, failed or panicked is in neither place.
     paused: Option<Job<JobOutput<T>>>,
-    ctx: WaitCtx,
-    /// `None` if the ctx belongs to another job.
-    claim: Option<ClaimedCtx>,
-    forwarder: Arc<ForwardingWaker>,
+    bound: BoundCtx,
     last: LastTask,
     #[cfg(feature = "insight")]
     parked: parked::Parked,
@@ -177,33 +179,35 @@ impl<T: 'static> JobFuture<T> {
 
     /// The wait ctx that the job is bound to.
     pub fn wait_ctx(&self) -> &WaitCtx {
-        &self.ctx
+        if self.has_ended() {
+            self.bound.let_go();
+        }
+        &self.bound.ctx
+    }
+
+    /// Whether the future was ready, or its job has panicked.
+    fn has_ended(&self) -> bool {
+        self.pending.is_none() && self.paused.is_none()
     }
 
     /// Makes the future of a job whose code may return an error of its own.
+    #[inline]
     pub(crate) fn of<H: SwitchHooks + 'static>(
         builder: JobBuilder<'_, H>,
-        f: impl FnOnce() -> JobOutput<T> + 'static,
+        f: Box<dyn HeapClosure<JobOutput<T>>>,
     ) -> Self {
         #[cfg(feature = "tracing")]
         let builder = builder.map_hooks(|hooks| (crate::hooks::Spans::default(), hooks));
         let (plan, ctx) = builder.plan_and_ctx();
-        let claim = ctx.claim();
-        let forwarder = Arc::new(ForwardingWaker::new());
-        if claim.is_some() {
-            ctx.set_callback_of(Arc::clone(&forwarder));
-        }
         JobFuture {
             _not_send: PhantomData,
             pending: Some(Pending {
                 plan,
-                f: Wiped::boxed(f),
+                f,
                 available: available(),
             }),
             paused: None,
-            ctx,
-            claim,
-            forwarder,
+            bound: BoundCtx::new(ctx),
             last: LastTask::NONE,
             #[cfg(feature = "insight")]
             parked: parked::Parked::default(),
@@ -212,35 +216,37 @@ impl<T: 'static> JobFuture<T> {
         }
     }
 
-    /// What the table in the documentation of the module says about the paused job. `had_turn`: the runtime has had a
-    /// turn since the pause.
+    /// Whether the second row of the table in the documentation of the module applies to the paused job: its next step
+    /// is a resume, for [`WakeCause::Callback`].
+    #[inline]
+    fn is_called(&self) -> bool {
+        self.bound.forwarder.was_called() && self.bound.ctx.status() != Status::Err
+    }
+
+    /// What the other rows of the table say. `had_turn`: the runtime has had a turn since the pause.
     #[inline(always)] // all but the first line is a call
     fn next_step(&mut self, had_turn: bool, task: &mut Context<'_>) -> NextStep {
-        if !self.ctx.wants_only_callback() {
-            self.forwarder.look();
-            return self.next_step_of_others(had_turn, task);
+        if self.bound.ctx.wants_only_callback() {
+            self.bound.forwarder.wait_for_call();
+            return NextStep::Wait;
         }
-        if self.forwarder.was_called() {
-            NextStep::Resume(WakeCause::Callback)
-        } else {
-            self.forwarder.wait_for_call();
-            NextStep::Wait
-        }
+        self.bound.forwarder.look();
+        self.next_step_of_others(had_turn, task)
     }
 
     /// The next step of a job that may wait for something else than its callback.
     #[inline(never)]
     fn next_step_of_others(&mut self, had_turn: bool, task: &mut Context<'_>) -> NextStep {
         // A ctx that never had a wait fd has none now, so its entries need not be read.
-        let never_had_fds = self.ctx.version() == 0;
+        let never_had_fds = self.bound.ctx.version() == 0;
         let wants = if never_had_fds {
-            Wants::of(self.ctx.status(), false, self.ctx.deadline())
+            Wants::of(self.bound.ctx.status(), false, self.bound.ctx.deadline())
         } else {
-            self.ctx.wants()
+            self.bound.ctx.wants()
         };
         match wants {
             Wants::Cancel => NextStep::End(JobError::EngineFailed),
-            _ if self.forwarder.was_called() => NextStep::Resume(WakeCause::Callback),
+            _ if self.bound.forwarder.was_called() => NextStep::Resume(WakeCause::Callback),
             Wants::Again if had_turn => NextStep::Resume(WakeCause::Retry),
             Wants::Again => NextStep::Yield,
             Wants::Callback if never_had_fds => NextStep::Wait,
@@ -252,7 +258,7 @@ impl<T: 'static> JobFuture<T> {
     /// The rows of the table in which nothing has called the forwarder and the watch counts.
     fn ask_watch(&mut self, wants: Wants, had_turn: bool, task: &mut Context<'_>) -> NextStep {
         if let Some(watch) = &mut self.watch {
-            let may_resume = watch(&self.ctx, task).is_ready() && wants != Wants::Callback;
+            let may_resume = watch(&self.bound.ctx, task).is_ready() && wants != Wants::Callback;
             return if may_resume {
                 NextStep::Resume(WakeCause::Watch)
             } else {
@@ -260,7 +266,9 @@ impl<T: 'static> JobFuture<T> {
             };
         }
         match wants {
-            Wants::Watch if self.ctx.deadline().is_none() && self.ctx.status() == Status::Ok => NextStep::Wait,
+            Wants::Watch if self.bound.ctx.deadline().is_none() && self.bound.ctx.status() == Status::Ok => {
+                NextStep::Wait
+            }
             Wants::Watch => NextStep::End(JobError::Unwatched),
             Wants::Poll if had_turn => NextStep::Resume(WakeCause::Retry),
             Wants::Poll => NextStep::Yield,
@@ -268,17 +276,40 @@ impl<T: 'static> JobFuture<T> {
         }
     }
 
-    /// A poll for which there is something to do.
-    #[cold] // so that what comes without it has no jump
-    fn poll_on(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+    /// A poll by another task than the last one, or the first poll.
+    #[cold]
+    fn poll_by_another(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         if self.paused.is_none() {
             return self.start(task);
         }
         self.set_task(task);
+        self.poll_on(task)
+    }
+
+    /// A poll for which there is something to do, by the task that the forwarder has.
+    #[cold] // so that what comes without it has no jump
+    fn poll_on(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         #[cfg(feature = "insight")]
         self.answer_requests();
+        if self.is_called()
+            && let Some(job) = self.paused.take()
+        {
+            return self.resume(job, WakeCause::Callback, task);
+        }
+        self.poll_uncalled(task)
+    }
+
+    /// A poll that comes without a call of the forwarder, or after the job has panicked.
+    #[inline(never)]
+    fn poll_uncalled(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+        if self.paused.is_none() {
+            return self.start(task);
+        }
         match self.next_step(true, task) {
-            NextStep::Resume(cause) => self.resume(cause, task),
+            NextStep::Resume(cause) => match self.paused.take() {
+                Some(job) => self.resume(job, cause, task),
+                None => unreachable!("it was there above"),
+            },
             NextStep::Wait | NextStep::Yield => Poll::Pending,
             NextStep::End(error) => {
                 drop(self.paused.take());
@@ -296,15 +327,14 @@ impl<T: 'static> JobFuture<T> {
                 guide_page!("tokio")
             ));
         };
-        if self.claim.is_none() {
+        if !self.bound.is_bound() {
             drop(self.pending.take());
             return self.end(Err(JobError::WaitCtxInUse));
         }
         ready!(Pin::new(&mut pending.available).poll(task));
-        self.set_task(task);
         if !has_capacity() {
-            // Wakers are code of the user. One of them has started a job when it was cloned or dropped: take a place in
-            // the line in the next poll.
+            // Wakers are code of the user. The one that was in the line has started a job when it was dropped: take a
+            // place in the line in the next poll.
             task.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -317,27 +347,44 @@ impl<T: 'static> JobFuture<T> {
             unreachable!("it was there above")
         };
         #[cfg(feature = "insight")]
-        self.parked.start(&self.forwarder);
+        self.parked.start(&self.bound.forwarder);
         budget::begin();
-        let running = self.forwarder.start();
-        let started = plan.start(&self.ctx, f);
+        let running = self.bound.forwarder.start();
+        let started = plan.start(&self.bound.ctx, f);
         drop(running);
         match started {
-            Ok(step) => self.after(step, task),
+            Ok(Step::Finished(output)) => self.end(output),
+            Ok(Step::Paused(job)) => self.first_pause(job, task),
             Err((.., StartErrorKind::NoStack(source))) => self.end(Err(JobError::NoStack(source))),
             Err(_) => unreachable!("the pool had a free job, and no other code has run since"),
         }
     }
 
+    /// The job has paused for the first time. Until now there was no task to wake, because a job that never pauses
+    /// needs none. A wake of another thread has found none, then. It has set its flag before it looked for the task,
+    /// and the next step looks at the flag after the task is there.
+    fn first_pause(&mut self, job: Job<JobOutput<T>>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+        // The clone of a waker is code of the user. If it panics, the job is paused.
+        self.paused = Some(job);
+        #[cfg(feature = "insight")]
+        self.parked.paused();
+        self.set_task(task);
+        #[cfg(feature = "insight")]
+        if self.bound.forwarder.is_asked() {
+            task.waker().wake_by_ref(); // as a wake, a request has found no task
+        }
+        match self.paused.take() {
+            Some(job) => self.after(Step::Paused(job), task),
+            None => unreachable!("it was put there above"),
+        }
+    }
+
     /// Resumes the paused job. A panic of the job leaves a future behind that has ended.
-    #[inline]
-    fn resume(&mut self, cause: WakeCause, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
-        let Some(job) = self.paused.take() else {
-            unreachable!("the caller has found it")
-        };
-        self.ctx.woken(cause);
+    #[inline(always)] // `poll_uncalled` has a copy
+    fn resume(&mut self, job: Job<JobOutput<T>>, cause: WakeCause, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+        self.bound.ctx.woken(cause);
         budget::begin();
-        let running = self.forwarder.start_resume();
+        let running = self.bound.forwarder.start_resume();
         let step = job.resume();
         drop(running);
         self.after(step, task)
@@ -347,20 +394,24 @@ impl<T: 'static> JobFuture<T> {
     #[cfg(feature = "insight")]
     fn answer_requests(&mut self) {
         if let Some(job) = &mut self.paused {
-            self.parked.answer(&self.forwarder, job);
+            self.parked.answer(&self.bound.forwarder, job);
         }
     }
 
     /// The job has run until its end or a pause.
-    #[inline(always)] // `start` has a copy, and most polls resume
+    #[inline(always)] // `first_pause` has a copy, and most polls resume
     fn after(&mut self, step: Step<JobOutput<T>>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         let job = match step {
             Step::Finished(output) => return self.end(output),
             Step::Paused(job) => job,
         };
-        match self.next_step(false, task) {
+        if self.is_called() {
             // A resume here would starve the other tasks of the thread if the job always has a reason to go on.
-            NextStep::Resume(_) => task.waker().wake_by_ref(),
+            task.waker().wake_by_ref();
+            return self.pending(job);
+        }
+        match self.next_step(false, task) {
+            NextStep::Resume(_) => task.waker().wake_by_ref(), // as above
             NextStep::Yield => (self.yield_by)(task),
             NextStep::Wait => {}
             NextStep::End(error) => {
@@ -368,6 +419,11 @@ impl<T: 'static> JobFuture<T> {
                 return self.end(Err(error));
             }
         }
+        self.pending(job)
+    }
+
+    #[inline(always)]
+    fn pending(&mut self, job: Job<JobOutput<T>>) -> Poll<JobOutput<T>> {
         self.paused = Some(job);
         #[cfg(feature = "insight")]
         self.parked.paused();
@@ -375,11 +431,8 @@ impl<T: 'static> JobFuture<T> {
     }
 
     /// The task that polls is the one that the forwarder wakes.
-    #[inline]
     fn set_task(&mut self, task: &Context<'_>) {
-        if !self.last.is(task) {
-            self.last = LastTask::new(self.forwarder.set_task(task.waker()));
-        }
+        self.last = LastTask::new(self.bound.forwarder.set_task(task.waker()));
     }
 
     /// Lets go of the task and the ctx, and of what the watch holds: duplicates of fds, for example, which the other
@@ -387,11 +440,18 @@ impl<T: 'static> JobFuture<T> {
     fn end(&mut self, output: JobOutput<T>) -> Poll<JobOutput<T>> {
         #[cfg(feature = "insight")]
         self.parked.end();
-        self.forwarder.clear_task();
-        self.last = LastTask::NONE;
-        self.claim = None;
+        self.clear_task();
+        self.bound.end();
         self.watch = None;
         Poll::Ready(output)
+    }
+
+    /// There is no task to wake any more.
+    fn clear_task(&mut self) {
+        if self.last.is_some() {
+            self.bound.forwarder.clear_task();
+            self.last = LastTask::NONE;
+        }
     }
 }
 
@@ -408,12 +468,13 @@ impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     /// let job = JobBuilder::new().name("signer").future(|| asyncjob::current_job().unwrap().name().map(str::len));
     /// assert_eq!(await_or_block(job).unwrap().unwrap(), Some(6));
     /// ```
+    #[inline]
     pub fn future<T: 'static>(self, f: impl FnOnce() -> T + 'static) -> JobFuture<T> {
         if size_of_val(&f) > LARGEST_CLOSURE_ON_STACK {
             let f = Wiped::boxed(f); // is called in its box: `Ok(f())` would first copy it to the stack
-            return JobFuture::of(self, move || Ok(f.call()));
+            return JobFuture::of(self, Wiped::boxed(move || Ok(f.call())));
         }
-        JobFuture::of(self, move || Ok(f()))
+        JobFuture::of(self, Wiped::boxed(move || Ok(f())))
     }
 }
 
@@ -427,7 +488,10 @@ impl<T: 'static> Future for JobFuture<T> {
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         // Nothing has happened since this task polled last: the rest of its futures is polled for something else. There
         // is a task only while the job is paused or runs, and this is not looked at while it runs.
-        if self.last.is(task) && self.forwarder.waits_for_call() {
+        if !self.last.is(task) {
+            return self.poll_by_another(task);
+        }
+        if self.bound.forwarder.waits_for_call() {
             return Poll::Pending;
         }
         self.poll_on(task)
@@ -444,8 +508,7 @@ impl<T: 'static> Drop for JobFuture<T> {
         self.paused = None;
         #[cfg(feature = "insight")]
         self.parked.end();
-        self.forwarder.clear_task();
-        self.claim = None;
+        self.clear_task();
     }
 }
 
@@ -458,7 +521,7 @@ impl<T: 'static> fmt::Debug for JobFuture<T> {
         };
         f.debug_struct("JobFuture")
             .field("state", &state)
-            .field("wait_ctx", &self.ctx)
+            .field("wait_ctx", &self.bound.ctx)
             .finish_non_exhaustive()
     }
 }
@@ -485,6 +548,10 @@ impl LastTask {
             vtable: waker.vtable(),
             _waker: Some(waker),
         }
+    }
+
+    fn is_some(&self) -> bool {
+        !self.vtable.is_null()
     }
 
     /// Whether it is this one, as [`Waker::will_wake`] says.

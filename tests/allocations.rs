@@ -1,5 +1,6 @@
 //! Promise: a job on a cached stack makes no heap allocation, neither at its start nor at a pause, a resume or its end
-//! (S71). Neither does a job of a scheduler, once its thread has run one, nor a wait fd, nor a waker of the callback.
+//! (S71). Neither does a job of a scheduler, once its thread has run one, nor a wait fd, nor a waker of the callback. A
+//! `JobFuture` makes one.
 //!
 //! These tests have a file of their own, because they count in the global allocator. They count for each thread,
 //! because the test harness has threads of its own.
@@ -8,12 +9,16 @@ mod by_hand;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
+use asyncjob::job_future::JobFuture;
 use asyncjob::scheduler::Scheduler;
 use asyncjob::stack::StackSize;
 use asyncjob::{
-    JobBuilder, PauseError, Step, WaitCtx, WaitKey, block_pause, current_job_id, pause_job, start_job, waker_fn,
+    JobBuilder, PauseError, Step, WaitCtx, WaitKey, block_pause, current_job_id, in_job, pause_job, start_job, waker_fn,
 };
 use by_hand::{finished, paused_with, run};
 
@@ -165,6 +170,27 @@ fn a_spawn_does_not_allocate() {
         assert_eq!(scheduler.run_until(job.unwrap()).unwrap(), 300);
     };
     assert_eq!(allocations(run_large), 1, "of another size");
+}
+
+/// A future needs memory for what it is given: a closure, or a future. It uses what the last one of its thread has
+/// left.
+#[test]
+#[cfg_attr(feature = "tracing", ignore = "the spans of each job are on the heap there")]
+fn a_future_of_a_job_allocates_once() {
+    fn run<F: Future>(future: F) -> F::Output {
+        let Poll::Ready(output) = pin!(future).poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("it does not wait")
+        };
+        output
+    }
+    let closure = || {
+        let number = std::hint::black_box(7);
+        assert_eq!(run(JobFuture::new(move || number)).unwrap(), 7);
+    };
+    let future = || assert_eq!(run(in_job(async { std::hint::black_box(7) })).unwrap(), 7);
+    assert!(allocations(closure) > 1, "the first job makes a stack");
+    assert_eq!(allocations(closure), 1);
+    assert_eq!(allocations(future), 1);
 }
 
 /// Hooks cost one allocation, a static name none, and a wait ctx none when another one has gone.

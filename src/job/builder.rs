@@ -173,6 +173,7 @@ impl<'c, H> JobBuilder<'c, H> {
 impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     /// What a driver of this thread keeps until the job starts: the builder without its type parameter and its wait
     /// ctx.
+    #[inline]
     pub(crate) fn plan(self) -> JobPlan {
         let hooks = boxed(self.hooks);
         JobPlan::new(
@@ -182,8 +183,9 @@ impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
         )
     }
 
-    pub(crate) fn plan_and_ctx(mut self) -> (JobPlan, WaitCtx) {
-        let ctx = self.wait_ctx.take().map_or_else(WaitCtx::new, Cow::into_owned);
+    #[inline]
+    pub(crate) fn plan_and_ctx(mut self) -> (JobPlan, Option<WaitCtx>) {
+        let ctx = self.wait_ctx.take().map(Cow::into_owned);
         (self.plan(), ctx)
     }
 }

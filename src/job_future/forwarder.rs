@@ -6,6 +6,9 @@
 //! | on that thread, at another time | `here` | if the flag was not set |
 //! | on another thread | `elsewhere`, by an exchange | if the flag was not set |
 //!
+//! There is no task before the first pause of the job. The poll that starts the job looks at both flags after it has
+//! set the task, so a wake that has found none is seen there.
+//!
 //! The next poll resumes the job if a flag is set, and clears both. So a task that was woken for a flag need not be
 //! woken for it again. A wake on the thread of the future costs no atomic read-modify-write while the job runs, and at
 //! other times those that find the task.
@@ -79,6 +82,14 @@ impl ForwardingWaker {
         }
     }
 
+    /// Makes the waker as good as new. There is no task, and nobody else has the waker.
+    pub(super) fn renew(&self) {
+        self.here.store(LOOK, Ordering::Relaxed);
+        self.elsewhere.store(0, Ordering::Relaxed);
+        #[cfg(feature = "insight")]
+        self.asked.open();
+    }
+
     /// The task that polls now is the one to wake. Returns its waker.
     pub(super) fn set_task(&self, waker: &Waker) -> Arc<Waker> {
         let new = Arc::new(waker.clone());
@@ -144,6 +155,13 @@ impl ForwardingWaker {
         self.elsewhere.fetch_or(ASKED, Ordering::Release);
     }
 
+    /// Whether a dump has left a request that was not taken.
+    #[cfg(feature = "insight")]
+    pub(super) fn is_asked(&self) -> bool {
+        // Relaxed: the poll that takes the request looks again.
+        self.elsewhere.load(Ordering::Relaxed) & ASKED != 0
+    }
+
     /// Takes the requests of dumps.
     #[cfg(feature = "insight")]
     pub(super) fn take_asked(&self) -> Vec<Request> {
@@ -156,7 +174,18 @@ impl ForwardingWaker {
         self.asked.take()
     }
 
+    /// The call of the waker on another thread than that of the future.
+    #[inline(never)]
+    fn call_elsewhere(&self) {
+        // This is an exchange also if the flag is set: if two threads wake at the same time, what both did before must
+        // be visible to the resume.
+        if self.elsewhere.fetch_or(CALLED, Ordering::AcqRel) & CALLED == 0 {
+            self.wake_task();
+        }
+    }
+
     /// Wakes the task that polled last, so that the runtime polls the future, whether its job was woken or not.
+    #[inline(never)]
     pub(super) fn wake_task(&self) {
         let task = self.task.lock().clone();
         if let Some(task) = task {
@@ -176,18 +205,15 @@ impl Wake for ForwardingWaker {
         self.wake_by_ref();
     }
 
+    #[inline] // the callback of the wait ctx is this
     fn wake_by_ref(self: &Arc<Self>) {
         // The flag is set before the wake, because the poll that follows the wake must see it.
-        let was_called = if self.owner == thread_address() {
-            let here = self.here.load(Ordering::Relaxed);
-            self.here.store(here | CALLED, Ordering::Relaxed);
-            here & (CALLED | RUNNING) != 0
-        } else {
-            // This is an exchange also if the flag is set: if two threads wake at the same time, what both did before
-            // must be visible to the resume.
-            self.elsewhere.fetch_or(CALLED, Ordering::AcqRel) & CALLED != 0
-        };
-        if !was_called {
+        if self.owner != thread_address() {
+            return self.call_elsewhere();
+        }
+        let here = self.here.load(Ordering::Relaxed);
+        self.here.store(here | CALLED, Ordering::Relaxed);
+        if here & (CALLED | RUNNING) == 0 {
             self.wake_task();
         }
     }

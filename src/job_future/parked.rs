@@ -43,6 +43,12 @@ impl Requests {
         self.0.lock().as_mut().map_or_else(Vec::new, std::mem::take)
     }
 
+    /// The forwarder is that of another job.
+    pub(super) fn open(&self) {
+        let requests = self.0.lock().replace(Vec::new());
+        drop(requests);
+    }
+
     fn close(&self) {
         let requests = self.0.lock().take();
         drop(requests);
@@ -120,4 +126,63 @@ fn register() -> (Forwarders, Registration) {
         }
     };
     (forwarders, Registration::new(DriverKind::Futures, ask, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::OnceCell;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::rc::Rc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc::channel;
+    use std::task::{Context, Poll, Wake, Waker};
+
+    use super::*;
+    use crate::job::pause_job;
+    use crate::job_future::JobFuture;
+    use crate::wait_ctx::Status;
+
+    #[derive(Default)]
+    struct Task(AtomicU32);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// There is no task to wake while the job runs for the first time.
+    #[test]
+    fn a_request_that_comes_before_the_first_pause_is_answered() {
+        let waker = Waker::from(Arc::new(Task::default()));
+        let ended = pin!(JobFuture::new(|| ())).poll(&mut Context::from_waker(&waker));
+        assert!(ended.is_ready()); // leaves its forwarder behind
+        let forwarder = Rc::<OnceCell<Arc<ForwardingWaker>>>::default();
+        let (request, answers) = channel();
+        let job = JobFuture::new({
+            let forwarder = Rc::clone(&forwarder);
+            move || {
+                let forwarder = forwarder.get().expect("it is set below");
+                forwarder.ask(request.clone());
+                forwarder.wake_task();
+                pause_job().is_ok()
+            }
+        });
+        assert!(forwarder.set(Arc::clone(&job.bound.forwarder)).is_ok());
+        job.wait_ctx().set_status(Status::Ok);
+        let (mut job, task) = (pin!(job), Arc::new(Task::default()));
+        let waker = Waker::from(Arc::clone(&task));
+        assert!(job.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(task.0.load(Ordering::Relaxed), 1, "for the request");
+        assert!(answers.try_recv().is_err());
+        assert!(job.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let answer = answers.try_recv().expect("the poll answers");
+        assert_eq!(answer.len(), 1);
+        job.wait_ctx().callback().expect("the future has set it").wake();
+        assert!(matches!(
+            job.as_mut().poll(&mut Context::from_waker(&waker)),
+            Poll::Ready(Ok(true))
+        ));
+    }
 }

@@ -142,10 +142,10 @@ impl Callback {
     /// both cases.
     pub(super) fn is_alone_and_of(&self, id: usize) -> bool {
         let head = self.head();
-        let here = match head.here.owner() {
-            Owner::Nobody => 0,
-            Owner::ThisThread => *head.here.lock(),
-            Owner::Others => return false,
+        let here = match head.here.lock_if_owner() {
+            Some(here) => *here,
+            None if head.here.owner() == Owner::Nobody => 0,
+            None => return false,
         };
         // Acquire: what other threads did with their wakers happens before what the caller does.
         head.id == id && here + head.others.load(Ordering::Acquire) == BASE

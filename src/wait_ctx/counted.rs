@@ -124,10 +124,16 @@ impl<T: Renew> Counted<T> {
         handles(self.counts().load(Ordering::Acquire)) > 1
     }
 
+    /// Whether there is neither another handle nor a weak one.
+    #[inline]
+    pub(super) fn is_sole(&self) -> bool {
+        self.counts().load(Ordering::Acquire) == SOLE
+    }
+
     /// The value, if there is neither another handle nor a weak one.
     #[inline]
     pub(super) fn get_mut(&mut self) -> Option<&mut T> {
-        if self.counts().load(Ordering::Acquire) != SOLE {
+        if !self.is_sole() {
             return None;
         }
         // SAFETY: this is the only handle and it is borrowed exclusively, so nobody else uses the value or makes

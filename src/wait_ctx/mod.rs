@@ -695,13 +695,57 @@ impl WaitCtx {
     }
 
     /// Takes the ctx for a job of a driver that sets the callback. Returns `None` if the ctx has such a job already.
+    pub(crate) fn claim(&self) -> Option<ClaimedCtx> {
+        self.begin_claim().then(|| ClaimedCtx(self.clone()))
+    }
+
+    /// As [`claim`](Self::claim). Returns whether it has the ctx now, until it calls [`end_claim`](Self::end_claim).
     ///
     /// One callback cannot wake two jobs: the second job would take the wakes of the first.
-    pub(crate) fn claim(&self) -> Option<ClaimedCtx> {
-        // This Acquire pairs with the Release in the drop of the claim: the driver before this one has cleared its
-        // callback by now.
-        let was_claimed = self.inner.claimed.swap(true, Ordering::Acquire);
-        (!was_claimed).then(|| ClaimedCtx(self.clone()))
+    pub(crate) fn begin_claim(&self) -> bool {
+        // This Acquire pairs with the Release in `end_claim`: the driver before this one has cleared its callback by
+        // now.
+        !self.inner.claimed.swap(true, Ordering::Acquire)
+    }
+
+    /// Clears the callback, and makes the ctx free for another driver.
+    pub(crate) fn end_claim(&self) {
+        // Before the ctx is free for a driver that sets a callback of its own. The callback may be the user's, and its
+        // drop may panic.
+        contain(|| self.set_callback(None));
+        self.inner.claimed.store(false, Ordering::Release);
+    }
+
+    /// A new ctx that is claimed from the start.
+    pub(crate) fn new_claimed() -> Self {
+        let mut ctx = WaitCtx::new();
+        if let Some(inner) = ctx.inner.get_mut() {
+            *inner.claimed.get_mut() = true; // nobody else has the ctx
+        }
+        ctx
+    }
+
+    /// Whether there is no other handle to the ctx, and no weak one.
+    #[inline]
+    pub(crate) fn is_sole(&self) -> bool {
+        self.inner.is_sole()
+    }
+
+    /// Makes a claimed ctx as good as new for another job, apart from its callback. Does nothing and returns `false` if
+    /// there is another handle to the ctx, if its callback is another one than that of this driver or somebody has a
+    /// waker of it, or if the ctx has had a wait fd or anything of C code.
+    pub(crate) fn renew_claimed(&mut self, callback: *const ()) -> bool {
+        let Some(inner) = self.inner.get_mut() else {
+            return false;
+        };
+        let is_same = |set: &Callback| set.is_alone_and_of(callback.addr());
+        if !inner.entries.get_mut().is_new() || !inner.entries.beside_mut().as_ref().is_some_and(is_same) {
+            return false;
+        }
+        *inner.status.get_mut() = NO_STATUS;
+        *inner.deadline.get_mut() = NO_DEADLINE;
+        *inner.armed.get_mut() = 0;
+        true
     }
 
     /// Every entry that is not removed, newest first.
@@ -842,28 +886,12 @@ pub(crate) struct ClaimedCtx(WaitCtx);
 impl ClaimedCtx {
     /// A new ctx that is claimed from the start.
     pub(crate) fn new() -> Self {
-        let mut ctx = WaitCtx::new();
-        if let Some(inner) = ctx.inner.get_mut() {
-            *inner.claimed.get_mut() = true; // nobody else has the ctx
-        }
-        ClaimedCtx(ctx)
+        ClaimedCtx(WaitCtx::new_claimed())
     }
 
-    /// Makes the ctx as good as new for another job, apart from its callback. Does nothing and returns `false` if there
-    /// is another handle to the ctx, if its callback is another one than that of this driver or somebody has a waker of
-    /// it, or if the ctx has had a wait fd or anything of C code.
+    /// As [`WaitCtx::renew_claimed`].
     pub(crate) fn renew(&mut self, callback: *const ()) -> bool {
-        let Some(inner) = self.0.inner.get_mut() else {
-            return false;
-        };
-        let is_same = |set: &Callback| set.is_alone_and_of(callback.addr());
-        if !inner.entries.get_mut().is_new() || !inner.entries.beside_mut().as_ref().is_some_and(is_same) {
-            return false;
-        }
-        *inner.status.get_mut() = NO_STATUS;
-        *inner.deadline.get_mut() = NO_DEADLINE;
-        *inner.armed.get_mut() = 0;
-        true
+        self.0.renew_claimed(callback)
     }
 }
 
@@ -878,10 +906,7 @@ impl Deref for ClaimedCtx {
 
 impl Drop for ClaimedCtx {
     fn drop(&mut self) {
-        // Before the ctx is free for a driver that sets a callback of its own. The callback may be the user's, and its
-        // drop may panic.
-        contain(|| self.0.set_callback(None));
-        self.0.inner.claimed.store(false, Ordering::Release);
+        self.0.end_claim();
     }
 }
 

@@ -77,6 +77,37 @@ fn no_wake_is_lost_between_two_tasks() {
     });
 }
 
+/// While the job runs for the first time, there is no task. A wake that comes then is seen after the task is there, or
+/// finds the task.
+#[test]
+fn no_wake_is_lost_before_there_is_a_task() {
+    loom::model(|| {
+        let forwarder = Arc::new(ForwardingWaker::new());
+        let task = Arc::new(Task(AtomicUsize::new(0)));
+        let done = loom::sync::Arc::new(AtomicBool::new(false));
+        let running = forwarder.start();
+        let other = {
+            let (done, waker) = (done.clone(), Waker::from(forwarder.clone()));
+            thread::spawn(move || {
+                done.store(true, Ordering::Relaxed);
+                waker.wake();
+            })
+        };
+        drop(running); // the first pause
+        drop(forwarder.set_task(&Waker::from(task.clone())));
+        let was_called = forwarder.was_called();
+        if !was_called {
+            forwarder.wait_for_call();
+        }
+        other.join().unwrap();
+        assert!(
+            was_called || task.0.load(Ordering::SeqCst) != 0,
+            "the task sleeps on the wake"
+        );
+        assert!(poll_again(&forwarder) && done.load(Ordering::Relaxed));
+    });
+}
+
 /// A wake that comes around a poll without a reason, which reads no more than two words, resumes the job in that poll,
 /// or wakes the task. The poll that follows the wake resumes the job.
 #[test]

@@ -103,7 +103,7 @@ pub struct JobFuture<T: 'static> {
     last: LastTask,
     #[cfg(feature = "insight")]
     parked: parked::Parked,
-    watch: Option<Box<Watch>>,
+    watch: Watching,
     yield_by: fn(&mut Context<'_>),
 }
 
@@ -130,7 +130,16 @@ pub struct JobFuture<T: 'static> {
 pub trait JobStaysOnItsThread {}
 
 /// The function that [`JobFuture::watch`] sets.
-type Watch = dyn FnMut(&WaitCtx, &mut Context<'_>) -> Poll<()>;
+#[doc(hidden)] // for asyncjob-tokio
+pub type Watch = dyn FnMut(&WaitCtx, &mut Context<'_>) -> Poll<()>;
+
+/// What looks after the wait fds of a job and its deadline.
+enum Watching {
+    Nothing,
+    /// A watch that this makes when it is needed.
+    Later(fn() -> Box<Watch>),
+    By(Box<Watch>),
+}
 
 /// What the job returns. It is an error only if the code of the job is itself a wait, as in [`in_job`](crate::in_job).
 type JobOutput<T> = Result<T, JobError>;
@@ -162,7 +171,14 @@ impl<T: 'static> JobFuture<T> {
     /// When the job waits for its callback only and its ctx has had wait fds, the function is called, too, so that it
     /// lets go of those that were removed. What it returns does not count then. It is dropped when the job has ended.
     pub fn watch(mut self, watch: impl FnMut(&WaitCtx, &mut Context<'_>) -> Poll<()> + 'static) -> Self {
-        self.watch = Some(Box::new(watch));
+        self.watch = Watching::By(Box::new(watch));
+        self
+    }
+
+    /// As [`watch`](Self::watch), with a watch that is made when it is needed. Most jobs wait for futures only.
+    #[doc(hidden)] // for asyncjob-tokio
+    pub fn watch_made_by(mut self, make: fn() -> Box<Watch>) -> Self {
+        self.watch = Watching::Later(make);
         self
     }
 
@@ -211,7 +227,7 @@ impl<T: 'static> JobFuture<T> {
             last: LastTask::NONE,
             #[cfg(feature = "insight")]
             parked: parked::Parked::default(),
-            watch: None,
+            watch: Watching::Nothing,
             yield_by: |task| task.waker().wake_by_ref(),
         }
     }
@@ -257,7 +273,10 @@ impl<T: 'static> JobFuture<T> {
 
     /// The rows of the table in which nothing has called the forwarder and the watch counts.
     fn ask_watch(&mut self, wants: Wants, had_turn: bool, task: &mut Context<'_>) -> NextStep {
-        if let Some(watch) = &mut self.watch {
+        if let Watching::Later(make) = self.watch {
+            self.watch = Watching::By(make());
+        }
+        if let Watching::By(watch) = &mut self.watch {
             let may_resume = watch(&self.bound.ctx, task).is_ready() && wants != Wants::Callback;
             return if may_resume {
                 NextStep::Resume(WakeCause::Watch)
@@ -442,7 +461,7 @@ impl<T: 'static> JobFuture<T> {
         self.parked.end();
         self.clear_task();
         self.bound.end();
-        self.watch = None;
+        self.watch = Watching::Nothing;
         Poll::Ready(output)
     }
 

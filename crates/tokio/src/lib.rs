@@ -103,7 +103,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Context;
 
-use asyncjob::job_future::{JobError, JobFuture};
+use asyncjob::job_future::{JobError, JobFuture, Watch};
 use asyncjob::{Panic, guide_page};
 pub use handle::Handle;
 pub use hangup::hangup;
@@ -206,8 +206,12 @@ where
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 pub fn watched<T: 'static>(job: JobFuture<T>) -> JobFuture<T> {
+    job.watch_made_by(new_watch).yield_by(give_way)
+}
+
+fn new_watch() -> Box<Watch> {
     let mut watch = watch::Watch::default();
-    job.watch(move |ctx, task| watch.poll(ctx, task)).yield_by(give_way)
+    Box::new(move |ctx, task| watch.poll(ctx, task))
 }
 
 /// Has the task polled again after tokio has looked at its driver. To wake the task would put it before that.

@@ -570,15 +570,20 @@ impl<T> Running<T> {
         debug_assert_eq!(at, self.block.cast());
         let block = at.cast();
         mem::forget(self);
-        let hooked = Hooked(ManuallyDrop::new(Job {
+        // SAFETY: a job that has paused has a control block.
+        let control = unsafe { at.as_ref() };
+        CURRENT.set(control.parent.get());
+        if MAY_HAVE_HOOKS && control.flags.get() & HOOKS != 0 {
+            let paused = Job {
+                block,
+                _not_send: PhantomData,
+            };
+            leave_hooks(paused);
+        }
+        Job {
             block,
             _not_send: PhantomData,
-        }));
-        // SAFETY: the guard that entered is forgotten, and this one takes its place for one call.
-        unsafe { ManuallyDrop::new(Running { block }).leave::<MAY_HAVE_HOOKS>(hooks::pause) };
-        let mut hooked = ManuallyDrop::new(hooked);
-        // SAFETY: `hooked` is not used after this, and not dropped.
-        unsafe { ManuallyDrop::take(&mut hooked.0) }
+        }
     }
 
     /// Ends the guard of a job that has returned. It does what `drop` does, in line.
@@ -625,7 +630,7 @@ impl<T> Running<T> {
     /// The caller must call this once for each guard. It must not resume the coroutine after this call: the job would
     /// take its parent for itself.
     #[inline(always)]
-    unsafe fn leave<const MAY_HAVE_HOOKS: bool>(&self, last: fn(&mut dyn SwitchHooks, HookedJob<'_>)) {
+    unsafe fn leave<const MAY_HAVE_HOOKS: bool>(&self, last: impl FnOnce(&mut dyn SwitchHooks, HookedJob<'_>)) {
         // SAFETY: the block exists until `finish`.
         let control = unsafe { self.block.cast::<ControlBlock>().as_ref() };
         CURRENT.set(control.parent.get());
@@ -661,6 +666,16 @@ fn enter_hooks<T>(job: Job<T>) {
     unsafe { hooked.0.control().call_hooks(|hooks| hooks.enter()) };
     #[cfg(any(feature = "insight", feature = "tracing"))]
     hooked.0.wait_ctx().forget_wake();
+    mem::forget(hooked);
+}
+
+/// Calls the hooks of a job that has paused. The caller has the job again when this returns.
+#[cold]
+fn leave_hooks<T>(job: Job<T>) {
+    let hooked = Hooked(ManuallyDrop::new(job));
+    let control = hooked.0.control();
+    // SAFETY: `hooked` is the only handle of the job, so no other call of its hooks is in progress.
+    unsafe { control.call_hooks(|hooks| hooks::pause(hooks, control.hooked())) };
     mem::forget(hooked);
 }
 

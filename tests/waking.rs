@@ -4,7 +4,7 @@
 
 mod by_hand;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::future::Future;
@@ -621,6 +621,43 @@ fn a_job_that_gives_way_goes_on_after_those_that_it_has_woken() {
     assert_eq!(log.take(), ["round 0", "woken", "round 1", "woken", "round 2", "woken"]);
 }
 
+/// The same if it has woken more jobs than the list of a thread has room for. Each of them is resumed once, in the order
+/// of the wakes.
+#[test]
+fn a_job_that_gives_way_goes_on_after_hundreds_that_it_has_woken() {
+    const SLEEPERS: usize = 300;
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let order: Rc<RefCell<Vec<usize>>> = Rc::default();
+    let wakers: Rc<RefCell<Vec<Waker>>> = Rc::default();
+    let sleepers = (0..SLEEPERS).map(|number| {
+        let (order, wakers) = (Rc::clone(&order), Rc::clone(&wakers));
+        let sleeper = scheduler.spawn(move || {
+            ctx().set_status(Status::Ok);
+            wakers.borrow_mut().push(ctx().callback().unwrap());
+            while pause_job().is_ok() {
+                order.borrow_mut().push(number);
+            }
+        });
+        sleeper.unwrap()
+    });
+    let sleepers: Vec<_> = sleepers.collect();
+    run_ready(&scheduler);
+    let (seen, wakers) = (Rc::clone(&order), wakers.take());
+    let waker = scheduler.spawn(move || {
+        ctx().set_status(Status::Eagain);
+        for _ in 0..3 {
+            wakers.iter().rev().for_each(Waker::wake_by_ref);
+            wakers.iter().for_each(Waker::wake_by_ref); // changes nothing
+            pause_job().unwrap();
+            assert_eq!(seen.take(), Vec::from_iter((0..SLEEPERS).rev()));
+        }
+    });
+    run_until(&scheduler, waker.unwrap());
+    assert_no_resume(&scheduler);
+    drop(sleepers);
+}
+
 /// S66, `Err`: the engine has failed for this session, so the job is cancelled and the join says why.
 #[test]
 fn status_err_cancels_the_job() {
@@ -857,7 +894,7 @@ fn a_hundred_thousand_futures_may_wait_for_capacity() {
     assert!(scheduler.spawn(|| ()).is_ok());
 }
 
-/// A wake on the scheduler's own thread needs no lock: it stays in a list of the thread until the turn ends. A turn of
+/// A wake on the scheduler's own thread needs no lock: it stays in a list of the scheduler until the turn ends. A turn of
 /// another scheduler inside it has a list of its own.
 #[test]
 fn wakes_on_the_thread_reach_their_own_scheduler() {

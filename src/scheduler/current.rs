@@ -7,9 +7,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 
-use super::wake::{LocalWakes, OuterWakes};
 use super::{Inner, JoinHandle, Scheduler};
 use crate::error::{SpawnError, SpawnErrorKind};
 use crate::hooks::SwitchHooks;
@@ -189,7 +187,6 @@ pub(super) struct Turning<'a> {
     inner: &'a Inner,
     outer_surplus: Surplus,
     outer: Option<Weak<Inner>>,
-    outer_wakes: OuterWakes,
 }
 
 impl<'a> Turning<'a> {
@@ -201,18 +198,18 @@ impl<'a> Turning<'a> {
                 guide_page!("jobs")
             )
         );
+        inner.inbox.local.open();
         Turning {
             inner,
             outer_surplus: pool::set_surplus(Surplus::Later), // `IdleMemory` sees to it
             outer: RUNNING.with(|running| running.replace(Some(Rc::downgrade(inner)))),
-            outer_wakes: LocalWakes::enter(Arc::as_ptr(&inner.inbox)),
         }
     }
 }
 
 impl Drop for Turning<'_> {
     fn drop(&mut self) {
-        let late = LocalWakes::leave(&mut self.outer_wakes);
+        let late = self.inner.inbox.local.close();
         if !late.is_empty() {
             late.into_iter().for_each(|id| self.inner.inbox.post(id)); // for the next turn: their latches are set
         }

@@ -108,7 +108,7 @@ use join::JoinState;
 use reactor::Reactor;
 use submit::WorkerGroup;
 use tasks::{Core, Pending};
-use wake::{Inbox, LocalWakes};
+use wake::Inbox;
 
 /// Runs jobs on this thread, and resumes each job when what it waits for has happened.
 ///
@@ -308,7 +308,7 @@ impl Scheduler {
         let inner = Rc::new(Inner {
             poller: reactor.fd(),
             fd_for_host: OnceCell::new(),
-            core: RefCell::new(Core::new(reactor, IdleMemory::new(trim_after))),
+            core: RefCell::new(Core::new(reactor, Arc::clone(&inbox), IdleMemory::new(trim_after))),
             inbox,
             shared,
             thread: thread::current().id(),
@@ -440,7 +440,6 @@ impl Drop for Scheduler {
         #[cfg(feature = "insight")]
         drop(self.registration.take()); // before the inbox drops what it is asked
         self.inner.inbox.close();
-        LocalWakes::release();
         let _ = release_surplus();
     }
 }

@@ -33,10 +33,10 @@ impl ReadyQueue {
         self.back.push(id);
     }
 
-    /// Moves all of `ids` to the end.
+    /// The end of the queue, for a list of woken tasks.
     #[inline]
-    pub(super) fn append(&mut self, ids: &mut Vec<TaskId>) {
-        self.back.append(ids);
+    pub(super) fn back(&mut self) -> &mut Vec<TaskId> {
+        &mut self.back
     }
 
     #[inline]

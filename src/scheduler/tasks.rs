@@ -36,7 +36,7 @@ use super::reactor::{Reactor, Registration};
 use super::ready::ReadyQueue;
 use super::refused::RefusedJobs;
 use super::timer::Timers;
-use super::wake::{Inbox, LocalWakes, TaskId};
+use super::wake::{Inbox, TaskId};
 use super::{JobState, Stats};
 use crate::error::StartErrorKind;
 use crate::job::{Job, JobPlan, OwnedClosure};
@@ -139,6 +139,7 @@ pub(super) struct Core {
     /// Set when there was no stack for a job. It is tried again when another job has ended, or at this time.
     retry_at: Option<Instant>,
     reactor: Reactor,
+    inbox: Arc<Inbox>,
     pub(super) timers: Timers,
     /// The wait ctxs of ended jobs, for the next ones.
     spare: Vec<BoundCtx>,
@@ -156,7 +157,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(reactor: Reactor, idle_memory: IdleMemory) -> Self {
+    pub(super) fn new(reactor: Reactor, inbox: Arc<Inbox>, idle_memory: IdleMemory) -> Self {
         Core {
             tasks: Slab::new(),
             next_serial: 0,
@@ -166,6 +167,7 @@ impl Core {
             pool_is_full: false,
             retry_at: None,
             reactor,
+            inbox,
             timers: Timers::default(),
             spare: Vec::new(),
             woken: Vec::new(),
@@ -367,7 +369,14 @@ impl Core {
     /// [`next_ready`](Self::next_ready) looks at each of them.
     #[inline]
     pub(super) fn add_woken(&mut self, woken: &mut Vec<TaskId>) {
-        self.ready.append(woken);
+        self.ready.back().append(woken);
+    }
+
+    /// As [`add_woken`](Self::add_woken), for what was woken on this thread since the turn began, or since the last
+    /// call.
+    #[inline]
+    pub(super) fn add_woken_here(&mut self) {
+        self.inbox.local.take(self.ready.back());
     }
 
     /// As [`add_woken`](Self::add_woken), for a task whose latch is not set.
@@ -445,12 +454,11 @@ impl Core {
         job: Job<()>,
         bound: BoundCtx,
         completion: SpawnedJob,
-        inbox: &Arc<Inbox>,
     ) -> (TaskId, Option<(Job<()>, CancelReason)>) {
         let id = self.insert(bound, completion);
         let task = &self.tasks[id.index as usize];
         let is_woken = task.bound.waker.set_task(id);
-        if !task.completion.shared().paused(inbox, id) {
+        if !task.completion.shared().paused(&self.inbox, id) {
             return (id, Some((job, CancelReason::Asked)));
         }
         let refused = self.park(id, job);
@@ -581,7 +589,7 @@ impl Core {
     /// Puts a task into the queue of ready tasks, behind those that its job, or a job before it, has woken.
     #[inline]
     fn queue_last(&mut self, id: TaskId) {
-        LocalWakes::take(|woken| self.ready.append(woken));
+        self.add_woken_here();
         self.ready.push(id);
     }
 
@@ -668,9 +676,13 @@ impl Core {
     }
 
     /// Waits for ready fds. Makes the jobs ready whose fds are ready or whose timers are due.
-    pub(super) fn wait(&mut self, timeout: Option<Duration>, inbox: &Inbox) -> io::Result<()> {
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let Core {
-            tasks, ready, reactor, ..
+            tasks,
+            ready,
+            reactor,
+            inbox,
+            ..
         } = self;
         let take = |id: TaskId, fd: &WaitFd| {
             let Some(task) = tasks.get_mut(id.index as usize).filter(|t| t.serial == id.serial) else {

@@ -26,7 +26,7 @@ use super::cancel::CancelReason;
 use super::current::Turning;
 use super::join::SpawnedJob;
 use super::tasks::{BATCH, EndKind, Pending};
-use super::wake::{LocalWakes, TaskId};
+use super::wake::TaskId;
 use super::{Inner, JoinError, Scheduler, Turn};
 use crate::error::{Panic, Quarantined, StartErrorKind};
 use crate::job::{Job, Step, budget};
@@ -149,7 +149,7 @@ impl Inner {
     /// Queues the jobs that were woken on this thread since the turn began.
     #[inline]
     fn take_local_wakes(&self) {
-        LocalWakes::take(|woken| self.core.borrow_mut().add_woken(woken));
+        self.core.borrow_mut().add_woken_here();
     }
 
     /// Takes the requests to cancel, from this thread and from others.
@@ -183,7 +183,7 @@ impl Inner {
         match started {
             Ok(Ok(Step::Finished(()))) => self.end(bound, completion, EndKind::Finished),
             Ok(Ok(Step::Paused(job))) => {
-                let (id, refused) = self.core.borrow_mut().park_first(job, bound, completion, &self.inbox);
+                let (id, refused) = self.core.borrow_mut().park_first(job, bound, completion);
                 if let Some((job, reason)) = refused {
                     self.cancel(id, job, reason);
                 }
@@ -341,7 +341,7 @@ impl Inner {
             timeout
         };
         let timeout = core.until_next_timer(timeout);
-        let waited = core.wait(timeout, &self.inbox);
+        let waited = core.wait(timeout);
         if is_parked {
             self.inbox.unpark();
         }
@@ -360,7 +360,7 @@ impl Inner {
         // What other threads have sent is in the inbox, with or without a notification. A notification that has come
         // too late for the wait that it is for makes the fd of a host readable, so it is cleared then.
         if core.watches_fds() || self.is_hosted() {
-            return core.wait(Some(Duration::ZERO), &self.inbox);
+            return core.wait(Some(Duration::ZERO));
         }
         core.look_at_clock();
         Ok(())

@@ -34,9 +34,10 @@
 //!
 //! # From the same thread
 //!
-//! A wake on the scheduler's own thread during a turn goes to a list of the thread ([`LocalWakes`]), and has a latch of
-//! its own: neither needs a lock, or an atomic operation that reads and writes. The scheduler takes the list before its
-//! turn ends, and before it queues a job that gives way: the jobs that this one has woken go on before it.
+//! A wake on the scheduler's own thread during a turn goes to a list of that thread ([`LocalWakes`]), and has a latch of
+//! its own: neither needs a lock, or an atomic operation that reads and writes. A waker finds out that it is called
+//! there by the address of the thread, which is in a register. The scheduler takes the list before its turn ends, and
+//! before it queues a job that gives way: the jobs that this one has woken go on before it.
 //!
 //! # When the scheduler sleeps
 //!
@@ -44,11 +45,11 @@
 //! has asked for its fd, because nothing else can sleep there. So a wake or a spawn costs no system call while the
 //! scheduler is awake.
 
-use std::cell::{Cell, RefCell};
-use std::mem::{self, ManuallyDrop};
+use std::mem;
 use std::os::fd::RawFd;
-use std::ptr;
 use std::sync::Arc;
+// Of std for loom, too: one thread alone uses what has these types.
+use std::sync::atomic::{AtomicBool as OwnBool, AtomicU64 as OwnU64, AtomicUsize as OwnUsize};
 #[cfg(not(asyncjob_loom))]
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Wake;
@@ -60,7 +61,7 @@ use parking_lot::Mutex;
 
 use super::Scheduler;
 use crate::sync::contain;
-use crate::sys::{Notifier, Process};
+use crate::sys::{Notifier, Process, thread_address};
 
 /// Identifies a task of one scheduler: its index, and a serial that distinguishes the tasks that have had this index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,6 +79,7 @@ pub(super) struct Inbox {
     /// How many jobs the scheduler has spawned itself, less how many have ended. It wraps around. The scheduler's
     /// thread alone changes it.
     live: CachePadded<AtomicUsize>,
+    pub(super) local: CachePadded<LocalWakes>,
     messages: Mutex<Messages>,
     notifier: Notifier,
 }
@@ -118,6 +120,7 @@ impl Inbox {
                 has_cancelled: AtomicBool::new(false),
             }),
             live: CachePadded::new(AtomicUsize::new(0)),
+            local: CachePadded::new(LocalWakes::new()),
             messages: Mutex::default(),
             notifier: Notifier::new()?,
         })
@@ -315,8 +318,10 @@ pub(super) struct JobWaker {
     /// The latch, and the id of the task. A wake that goes to `first` does not set it. They are one word, so that a
     /// wake either sees the task or is seen when the task is made.
     state: AtomicU64,
-    /// The latch of the wakes on the scheduler's own thread, which alone reads and writes it.
-    is_woken_here: AtomicBool,
+    /// The scheduler's own thread, which has made the waker.
+    home: usize,
+    /// The latch of the wakes on that thread, which alone reads and writes it.
+    is_woken_here: OwnBool,
 }
 
 /// The latch: a wake has come, and the job has not been resumed since.
@@ -331,12 +336,13 @@ fn is_task(bits: u64) -> bool {
 }
 
 impl JobWaker {
-    /// Makes the waker of a job that starts.
+    /// Makes the waker of a job that starts, on the scheduler's own thread.
     pub(super) fn new(inbox: Arc<Inbox>) -> Self {
         JobWaker {
             inbox,
             state: AtomicU64::new(NO_TASK),
-            is_woken_here: AtomicBool::new(false),
+            home: thread_address(),
+            is_woken_here: OwnBool::new(false),
         }
     }
 
@@ -388,121 +394,100 @@ impl JobWaker {
         self.is_woken_here.store(false, Ordering::Relaxed);
     }
 
-    /// A wake on the thread of the scheduler, during its turn.
+    /// A wake on the thread of the scheduler, during its turn, when so many tasks are in the list of local wakes.
     #[inline]
-    fn wake_here(&self) {
+    fn wake_here(&self, listed: usize) {
         let state = self.state.load(Ordering::Relaxed);
         if self.is_woken_here.load(Ordering::Relaxed) || state & LATCHED != 0 {
             return;
         }
         self.is_woken_here.store(true, Ordering::Relaxed);
         if is_task(state) {
-            LocalWakes::add(TaskId::from_bits(state));
+            self.inbox.local.add(listed, state);
         }
     }
 }
 
-/// The wakes of one turn that come on the thread of the scheduler.
+/// How many local wakes there are before they are moved on.
+const MOST_LISTED: usize = 64;
+/// What is in place of their number between two turns.
+const CLOSED: usize = usize::MAX;
+
+/// The wakes of one turn that come on the thread of the scheduler. That thread alone reads and writes them.
 pub(super) struct LocalWakes {
-    /// The inbox of the scheduler that takes the turn, or null.
-    inbox: Cell<*const Inbox>,
-    /// Empty between turns. It has no memory when no scheduler is left on the thread, so it need not be dropped.
-    woken: ManuallyDrop<RefCell<Vec<TaskId>>>,
-}
-
-thread_local! {
-    static LOCAL: LocalWakes = const {
-        LocalWakes {
-            inbox: Cell::new(ptr::null()),
-            woken: ManuallyDrop::new(RefCell::new(Vec::new())),
-        }
-    };
-}
-
-/// What a turn has found in the [`LocalWakes`] of its thread.
-pub(super) struct OuterWakes {
-    inbox: *const Inbox,
-    /// The list of the turn around this one. It is empty, without memory, if there is none.
-    woken: Vec<TaskId>,
+    /// How many tasks are listed, or [`CLOSED`].
+    len: OwnUsize,
+    listed: [OwnU64; MOST_LISTED],
+    /// Whether the list was full and the tasks in it were moved to `earlier`. There is one in the list since then.
+    has_earlier: OwnBool,
+    earlier: Mutex<Vec<TaskId>>,
 }
 
 impl LocalWakes {
-    /// Whether the scheduler of this job takes a turn on this thread.
-    ///
-    /// Most threads that wake take no turn, and read no more than that.
-    #[inline]
-    fn are_of(waker: &JobWaker) -> bool {
-        let here = LOCAL.with(|local| local.inbox.get());
-        !here.is_null() && here == Arc::as_ptr(&waker.inbox)
+    fn new() -> Self {
+        LocalWakes {
+            len: OwnUsize::new(CLOSED),
+            listed: [const { OwnU64::new(0) }; MOST_LISTED],
+            has_earlier: OwnBool::new(false),
+            earlier: Mutex::default(),
+        }
     }
 
-    /// Adds a wake.
+    /// Adds a task to those that are listed.
     #[inline]
-    fn add(id: TaskId) {
-        LOCAL.with(|local| {
-            let mut woken = local.woken.borrow_mut();
-            if woken.len() < woken.capacity() {
-                return woken.push(id);
-            }
-            drop(woken);
-            local.grow_and_add(id); // the call at the end, for which nothing is saved before
-        });
+    fn add(&self, listed: usize, task: u64) {
+        self.listed[listed].store(task, Ordering::Relaxed);
+        self.len.store(listed + 1, Ordering::Relaxed);
     }
 
-    #[cold]
-    #[inline(never)]
-    fn grow_and_add(&self, id: TaskId) {
-        self.woken.borrow_mut().push(id);
+    /// Moves the tasks that are listed on, so that there is room for others.
+    fn move_on(&self) {
+        self.move_to(&mut self.earlier.lock(), MOST_LISTED);
+        self.has_earlier.store(true, Ordering::Relaxed);
+    }
+
+    fn move_to(&self, tasks: &mut Vec<TaskId>, listed: usize) {
+        tasks.extend(
+            self.listed[..listed]
+                .iter()
+                .map(|task| TaskId::from_bits(task.load(Ordering::Relaxed))),
+        );
+        self.len.store(0, Ordering::Relaxed);
     }
 
     /// A turn begins.
     #[inline]
-    pub(super) fn enter(inbox: *const Inbox) -> OuterWakes {
-        LOCAL.with(|local| OuterWakes {
-            inbox: local.inbox.replace(inbox),
-            woken: {
-                let mut list = local.woken.borrow_mut();
-                // An empty one keeps its memory.
-                if list.is_empty() {
-                    Vec::new()
-                } else {
-                    mem::take(&mut list)
-                }
-            },
-        })
+    pub(super) fn open(&self) {
+        self.len.store(0, Ordering::Relaxed);
     }
 
-    /// A turn ends, and the turn around it goes on. Returns the wakes that the turn has not taken.
+    /// A turn ends. Returns the wakes that the turn has not taken.
     #[inline]
-    pub(super) fn leave(outer: &mut OuterWakes) -> Vec<TaskId> {
-        LOCAL.with(|local| {
-            local.inbox.set(outer.inbox);
-            let mut list = local.woken.borrow_mut();
-            if list.is_empty() && outer.woken.is_empty() {
-                return Vec::new();
-            }
-            mem::replace(&mut list, mem::take(&mut outer.woken))
-        })
+    pub(super) fn close(&self) -> Vec<TaskId> {
+        let mut left = Vec::new();
+        self.take(&mut left);
+        self.len.store(CLOSED, Ordering::Relaxed);
+        left
     }
 
-    /// Lets `take` empty the list of the turn, unless it is empty.
+    /// Moves the tasks that were woken since the turn began, or since the last call, to the end of `tasks`.
     #[inline]
-    pub(super) fn take(take: impl FnOnce(&mut Vec<TaskId>)) {
-        LOCAL.with(|local| {
-            let mut woken = local.woken.borrow_mut();
-            if !woken.is_empty() {
-                take(&mut woken);
-            }
-        });
+    pub(super) fn take(&self, tasks: &mut Vec<TaskId>) {
+        let listed = self.len.load(Ordering::Relaxed);
+        if listed == 0 {
+            return;
+        }
+        if self.has_earlier.load(Ordering::Relaxed) {
+            self.take_earlier(tasks);
+        }
+        self.move_to(tasks, listed);
     }
 
-    /// A scheduler of the thread is gone: frees the memory of the list, unless another one takes a turn.
-    pub(super) fn release() {
-        LOCAL.with(|local| {
-            if local.inbox.get().is_null() {
-                *local.woken.borrow_mut() = Vec::new();
-            }
-        });
+    #[cold]
+    #[inline(never)]
+    fn take_earlier(&self, tasks: &mut Vec<TaskId>) {
+        self.has_earlier.store(false, Ordering::Relaxed);
+        tasks.append(&mut self.earlier.lock());
     }
 }
 
@@ -529,17 +514,30 @@ impl Wake for JobWaker {
 
     #[inline]
     fn wake_by_ref(self: &Arc<Self>) {
-        if LocalWakes::are_of(self) {
-            self.wake_here();
-        } else {
-            self.wake_elsewhere();
+        if self.home == thread_address() {
+            let listed = self.inbox.local.len.load(Ordering::Relaxed);
+            if listed < MOST_LISTED {
+                return self.wake_here(listed);
+            }
         }
+        self.wake_slowly(); // the only call, and at the end: nothing is saved before it
     }
 }
 
 impl JobWaker {
+    /// A wake on another thread, or between the turns of the scheduler, or one that finds the list full.
+    #[inline(never)]
+    fn wake_slowly(&self) {
+        let local = &self.inbox.local;
+        if self.home == thread_address() && local.len.load(Ordering::Relaxed) != CLOSED {
+            local.move_on();
+            self.wake_here(0);
+        } else {
+            self.wake_elsewhere();
+        }
+    }
+
     /// A wake on another thread, or between the turns of the scheduler.
-    #[inline(never)] // what it saves and restores, the other way would save and restore, too
     fn wake_elsewhere(&self) {
         // Relaxed: who reads the task here may post it, and who does not read it yet goes on to the exchange.
         let state = self.state.load(Ordering::Relaxed);

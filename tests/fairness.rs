@@ -232,6 +232,42 @@ fn a_job_that_never_has_to_wait_gives_way() {
     }
 }
 
+/// A job that drives another scheduler between its operations gives way as early.
+#[test]
+fn a_job_that_drives_other_jobs_gives_way() {
+    let _watchdog = Watchdog::new();
+    let inner = Scheduler::new().unwrap();
+    let operations = operations_before_another_job(move || {
+        inner.run_until(inner.spawn(|| ()).unwrap()).unwrap();
+        pause_until(WaitSpec::time(), || Some(())).unwrap();
+    });
+    assert!((1..=OPERATIONS + 1).contains(&operations), "{operations} operations");
+}
+
+/// A job that pauses by itself may do as many operations as before after that. It would give way earlier if they took
+/// long, which they do on a machine that does other things: then the job tries again.
+#[test]
+fn a_pause_of_the_job_counts_as_giving_way() {
+    let _watchdog = Watchdog::new();
+    let goes_on = || {
+        let scheduler = Scheduler::new().unwrap();
+        let (resumes, other) = always_ready(&scheduler);
+        let job = scheduler.spawn(move || {
+            let operate = || (0..OPERATIONS - 8).for_each(|_| pause_until(WaitSpec::time(), || Some(())).unwrap());
+            operate();
+            current_job().unwrap().wait_ctx().set_status(Status::Eagain);
+            pause_job().unwrap();
+            let before = resumes.get();
+            operate();
+            resumes.get() == before
+        });
+        let goes_on = scheduler.run_until(job.unwrap()).unwrap();
+        drop(other);
+        goes_on
+    };
+    assert!((0..1000).any(|_| goes_on()));
+}
+
 /// The same under an executor of futures: a poll ends, and the task is woken for the next one.
 #[test]
 fn a_future_whose_job_never_has_to_wait_gives_way() {

@@ -36,6 +36,9 @@ struct Budget {
     operations: Cell<u32>,
     /// When the clock was looked at first.
     since: Cell<Option<Instant>>,
+    /// Whether a job has begun a budget since a driver asked last whether one has run out. As long as none has, the
+    /// budget of the next job is whole.
+    has_begun: Cell<bool>,
     /// Whether a budget has run out since a driver asked last.
     ran_out: Cell<bool>,
     /// As `ran_out`, for the hook of a recorder.
@@ -49,6 +52,7 @@ thread_local! {
             job: Cell::new(None),
             operations: Cell::new(0),
             since: Cell::new(None),
+            has_begun: Cell::new(false),
             ran_out: Cell::new(false),
             #[cfg(feature = "insight")]
             gave_way: Cell::new(false),
@@ -97,6 +101,16 @@ impl Budget {
         self.job.set(Some(job));
         self.operations.set(OPERATIONS - 1);
         self.since.set(None);
+        self.has_begun.set(true);
+    }
+
+    #[cold]
+    fn end_slowly(&self) -> bool {
+        if CURRENT.get().is_none() {
+            self.has_begun.set(false);
+            self.job.set(None);
+        }
+        self.ran_out.take()
     }
 }
 
@@ -106,8 +120,9 @@ pub(crate) fn refill() {
     BUDGET.with(|budget| budget.job.set(None));
 }
 
-/// A driver is about to run a job. What the last job of the thread had left, and when it began, is not this one's. A
-/// driver that runs inside a job does not change the budget of that job.
+/// A driver is about to run jobs: one, or several with a call of [`has_run_out`] after each. What the last job of the
+/// thread had left, and when it began, is not the next one's. A driver that runs inside a job does not change the
+/// budget of that job.
 #[inline]
 pub(crate) fn begin() {
     if CURRENT.get().is_none() {
@@ -115,10 +130,11 @@ pub(crate) fn begin() {
     }
 }
 
-/// Whether the budget of a job has run out on this thread since the last call.
+/// Whether the budget of a job has run out on this thread since the last call. The next job of the driver has a whole
+/// budget.
 #[inline]
 pub(crate) fn has_run_out() -> bool {
-    BUDGET.with(|budget| budget.ran_out.get() && budget.ran_out.replace(false))
+    BUDGET.with(|budget| budget.has_begun.get() && budget.end_slowly())
 }
 
 /// Whether a job of this thread has given way since the last call because its budget has run out.

@@ -136,7 +136,7 @@ impl Core {
             look.next = index + 1;
             let Some(task) = tasks.get_mut(index) else { continue };
             // A task is trimmed at a later tick than that of its pause, so no two pauses around it have one tick.
-            if task.state() != JobState::Paused || task.trimmed == Some(task.since) {
+            if task.state() != JobState::Paused || task.trimmed == task.since {
                 continue;
             }
             if now.saturating_sub(task.since) <= after {
@@ -144,7 +144,7 @@ impl Core {
                 *earliest = task.since.min(*earliest);
             } else if let Some(job) = &mut task.job {
                 job.trim();
-                task.trimmed = Some(task.since);
+                task.trimmed = task.since;
                 trims += 1;
             }
         }

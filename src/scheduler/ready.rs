@@ -41,20 +41,20 @@ impl ReadyQueue {
 
     #[inline]
     pub(super) fn pop(&mut self) -> Option<TaskId> {
-        if self.popped == self.front.len() && !self.turn_over() {
-            return None;
-        }
-        let id = self.front.get(self.popped).copied();
+        let id = match self.front.get(self.popped) {
+            Some(id) => *id,
+            None => self.turn_over()?,
+        };
         self.popped += 1;
-        id
+        Some(id)
     }
 
-    /// The back becomes the front. Returns whether there is any.
-    fn turn_over(&mut self) -> bool {
+    /// The back becomes the front. Returns the first one of it.
+    fn turn_over(&mut self) -> Option<TaskId> {
         self.front.clear();
         self.popped = 0;
         mem::swap(&mut self.front, &mut self.back);
-        !self.front.is_empty()
+        self.front.first().copied()
     }
 
     /// The one that `n` more will be popped before, if it is in the front.

@@ -79,11 +79,10 @@ pub(super) struct Task {
     pub(super) completion: SpawnedJob,
     /// Whether the job is to be cancelled when it would be resumed next.
     is_cancelled: bool,
-    /// The mark of a task that was the first one in the inbox: a wake has come, and the job has not been resumed since.
-    is_woken: bool,
     /// The entries of the ctx that the reactor knows, newest first, as of `version` of the ctx.
     fds: Vec<KnownFd>,
-    version: u32,
+    /// That version, and [`HAS_FDS`] if `fds` is not empty: one comparison says that there was no fd and is none.
+    version: u64,
     /// The time of the task's timer, which is not later than `wake_at`.
     timer: Option<Instant>,
     /// The time to resume the job if nothing else happens.
@@ -92,14 +91,16 @@ pub(super) struct Task {
     polls: u32,
     /// The kernel's clock at the start of the turn in which the job was last resumed or paused.
     pub(super) since: u64,
-    /// `since` of the pause in which the job was last trimmed.
-    pub(super) trimmed: Option<u64>,
+    /// `since` of the pause in which the job was last trimmed, or [`NEVER_TRIMMED`].
+    pub(super) trimmed: u64,
 }
 
 impl Task {
     #[inline]
     fn paused(&mut self, job: Job<()>, now: u64) {
-        self.job = Some(job);
+        let absent = self.job.replace(job);
+        debug_assert!(absent.is_none());
+        mem::forget(absent); // so that no code for the drop of a job is here
         self.state = JobState::Paused;
         self.since = now;
         self.wake_at = None;
@@ -107,7 +108,7 @@ impl Task {
 
     /// The state, of which a woken task has none of its own.
     pub(super) fn state(&self) -> JobState {
-        if self.state == JobState::Paused && (self.is_woken || self.bound.waker.is_woken()) {
+        if self.state == JobState::Paused && self.bound.waker.is_woken() {
             return JobState::Ready;
         }
         self.state
@@ -118,6 +119,11 @@ impl Task {
 /// to the user.
 #[allow(dead_code, reason = "what is dropped is not looked at")]
 pub(super) struct Retired(SpawnedJob, Option<BoundCtx>);
+
+/// The kernel's clock does not get there.
+const NEVER_TRIMMED: u64 = u64::MAX;
+/// Is set beside a version of 32 bits.
+const HAS_FDS: u64 = 1 << 32;
 
 /// An entry of a ctx that the reactor knows.
 struct KnownFd {
@@ -299,14 +305,13 @@ impl Core {
             bound,
             completion,
             is_cancelled: false,
-            is_woken: false,
             fds: Vec::new(),
-            version,
+            version: u64::from(version),
             timer: None,
             wake_at: None,
             polls: 0,
             since: self.turn_began,
-            trimmed: None,
+            trimmed: NEVER_TRIMMED,
         });
         let index = u32::try_from(index).ok().filter(|index| *index != u32::MAX);
         let index = index.expect("fewer than 2^32 - 1 jobs");
@@ -379,10 +384,11 @@ impl Core {
         self.inbox.local.take(self.ready.back());
     }
 
-    /// As [`add_woken`](Self::add_woken), for a task whose latch is not set.
+    /// As [`add_woken`](Self::add_woken), for a task whose latch is not set: its state says that it is woken.
     pub(super) fn add_first_woken(&mut self, id: TaskId) {
-        if let Some(task) = self.task(id) {
-            task.is_woken = true;
+        if let Some(task) = self.task(id).filter(|task| task.state == JobState::Paused) {
+            task.state = JobState::Ready;
+            task.polls = 0;
             self.ready.push(id);
         }
     }
@@ -399,27 +405,29 @@ impl Core {
         }
     }
 
-    /// The next job to resume, and the reason to cancel it instead, if there is one.
+    /// The next job to resume, and whether to cancel it instead.
     #[inline]
-    pub(super) fn next_ready(&mut self) -> Option<(TaskId, Job<()>, Option<CancelReason>)> {
+    pub(super) fn next_ready(&mut self) -> Option<(TaskId, Job<()>, bool)> {
         if self.tasks.len() >= FIT_IN_CACHE {
             self.prefetch();
         }
         while let Some(id) = self.ready.pop() {
-            let now = self.turn_began;
-            let Some(task) = self.task(id) else { continue };
-            match task.state {
-                _ if task.bound.waker.start_resume() | mem::take(&mut task.is_woken) => task.polls = 0,
-                JobState::Ready => {}
-                // The job has been resumed since this wake, so the wake was about the pause before.
-                JobState::Paused | JobState::Running => continue,
+            let Some(task) = self.tasks.get_mut(id.index as usize) else {
+                continue;
+            };
+            if task.serial != id.serial {
+                continue;
+            }
+            if task.bound.waker.start_resume() {
+                task.polls = 0;
+            } else if task.state != JobState::Ready {
+                continue; // the job has been resumed since this wake, which was about the pause before
             }
             let Some(job) = task.job.take() else { continue };
-            let cancel = task.is_cancelled.then_some(CancelReason::Asked);
             task.state = JobState::Running;
-            task.since = now;
+            task.since = self.turn_began;
             self.stats.resumes += 1;
-            return Some((id, job, cancel));
+            return Some((id, job, task.is_cancelled));
         }
         None
     }
@@ -477,23 +485,22 @@ impl Core {
         {
             self.turn_began = clock_tick();
         }
-        let now = self.turn_began;
         let Some(task) = self.tasks.get_mut(id.index as usize) else {
             return Some((job, CancelReason::Asked));
         };
         let ctx = &*task.bound.ctx;
-        if ctx.status() == Status::Ok && ctx.version() == task.version && task.fds.is_empty() && !ctx.has_deadline() {
+        if ctx.status() == Status::Ok && u64::from(ctx.version()) == task.version && !ctx.has_deadline() {
             // As below, for most jobs.
-            task.paused(job, now);
+            task.paused(job, self.turn_began);
             return None;
         }
         let wants = Wants::of(ctx.status(), false, None);
         if wants == Wants::Cancel {
             return Some((job, CancelReason::EngineFailed));
         }
-        let has_fds = !task.fds.is_empty() || ctx.version() != task.version;
+        let has_fds = u64::from(ctx.version()) != task.version;
         let has_deadline = ctx.has_deadline();
-        task.paused(job, now);
+        task.paused(job, self.turn_began);
         if wants == Wants::Callback && !has_fds && !has_deadline {
             return None;
         }
@@ -533,10 +540,10 @@ impl Core {
         let Some(task) = tasks.get_mut(id.index as usize) else {
             return;
         };
-        if task.version == task.bound.ctx.version() {
+        let version = task.bound.ctx.version();
+        if task.version as u32 == version {
             return;
         }
-        task.version = task.bound.ctx.version();
         let now = task.bound.ctx.live_fds();
         let mut known = mem::take(&mut task.fds).into_iter().peekable();
         let mut stayed = Vec::with_capacity(now.len());
@@ -557,6 +564,7 @@ impl Core {
             registration: registration.unwrap_or_else(|| reactor.add(id, entry.fd())),
         });
         task.fds = registered.collect();
+        task.version = u64::from(version) | if task.fds.is_empty() { 0 } else { HAS_FDS };
     }
 
     /// Lets the kernel watch the fds that count at this pause.

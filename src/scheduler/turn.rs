@@ -3,17 +3,18 @@
 //! ```text
 //!   turn:  take_inbox      wakes, calls and jobs from other threads
 //!          ask_kernel      fds and deadlines, if it is time to; waits there if there is nothing to run
-//!          start_pending   each job for the first time: start -> after_run
-//!          resume_ready    each ready job once:         resume -> after_run
+//!          start_pending   each job for the first time
+//!          resume_ready    each ready job once
 //!          take_local_wakes  wakes on this thread meanwhile
 //!          end_turn        parks for a host
 //!
-//!   after_run:  the job has ended? retire      it has paused? Core::park; an engine that failed: cancel
+//!   a job has run:  it has ended? retire       it has paused? Core::park; an engine that failed: cancel
 //! ```
 //!
 //! No borrow of the [`Core`](super::tasks::Core) is held while a job runs, or while anything else of the user's does.
 
 use std::any::Any;
+use std::cell::RefMut;
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +26,7 @@ use super::bound_ctx::BoundCtx;
 use super::cancel::CancelReason;
 use super::current::Turning;
 use super::join::SpawnedJob;
-use super::tasks::{BATCH, EndKind, Pending};
+use super::tasks::{BATCH, Core, EndKind, Pending};
 use super::wake::TaskId;
 use super::{Inner, JoinError, Scheduler, Turn};
 use crate::error::{Panic, Quarantined, StartErrorKind};
@@ -71,6 +72,7 @@ impl Scheduler {
         }
         #[cfg(feature = "insight")]
         inner.gauges.turn_begins(|| inner.queues());
+        budget::begin();
         let resumed = inner.start_pending() + inner.resume_ready();
         inner.take_local_wakes();
         #[cfg(feature = "insight")]
@@ -131,19 +133,12 @@ impl Inner {
                 break;
             };
             started += usize::from(self.start(pending));
-            self.has_run_out(); // the other jobs start all the same, before this one goes on
+            if budget::has_run_out() {
+                // It has taken a while. The other jobs start all the same, before this one goes on.
+                self.core.borrow_mut().ask_kernel_soon();
+            }
         }
         started
-    }
-
-    /// Whether the job that ran last has used up its budget. It has taken a while then, so the turn ends early and asks
-    /// the kernel.
-    fn has_run_out(&self) -> bool {
-        let has_run_out = budget::has_run_out();
-        if has_run_out {
-            self.core.borrow_mut().ask_kernel_soon();
-        }
-        has_run_out
     }
 
     /// Queues the jobs that were woken on this thread since the turn began.
@@ -177,7 +172,6 @@ impl Inner {
         let spare = self.core.borrow_mut().starting(ctx.is_some());
         let bound = spare.unwrap_or_else(|| BoundCtx::new(ctx, &self.inbox));
         self.starting.set(bound.ctx.address());
-        budget::begin();
         let started = catch_unwind(AssertUnwindSafe(|| plan.start(&bound.ctx, main)));
         self.starting.set(ptr::null());
         match started {
@@ -232,51 +226,56 @@ impl Inner {
 
     /// Resumes the jobs that were ready at the start of the call, each once, up to a batch. Returns how many it
     /// resumed.
+    #[inline(never)] // so small, it has the switch in line
     fn resume_ready(&self) -> usize {
-        let batch = self.core.borrow().batch();
-        for resumed in 0..batch {
+        let mut core = self.core.borrow_mut();
+        let batch = core.batch();
+        let mut left = batch;
+        while left != 0 {
             if self.inbox.process().is_inherited() {
-                return resumed; // as above
+                break; // as above
             }
-            self.take_cancelled();
-            let Some((id, job, cancel)) = self.core.borrow_mut().next_ready() else {
-                return resumed;
+            if self.inbox.has_cancelled() {
+                core.cancel_next(self.inbox.take_cancelled());
+            }
+            let Some((id, job, is_cancelled)) = core.next_ready() else {
+                break;
             };
-            self.resume(id, job, cancel);
-            if self.has_run_out() {
-                return resumed + 1;
+            drop(core);
+            left -= 1;
+            core = self.resume(id, job, is_cancelled);
+            if budget::has_run_out() {
+                core.ask_kernel_soon(); // the job has taken a while, so the turn ends early
+                break;
             }
         }
-        batch
+        batch - left
     }
 
-    /// Resumes the job, or cancels it if there is a reason to.
-    #[inline(never)] // so small, it has the switch in line
-    fn resume(&self, id: TaskId, job: Job<()>, cancel: Option<CancelReason>) {
-        if let Some(reason) = cancel {
-            return self.cancel(id, job, reason);
+    /// Resumes the job, or cancels it. Returns the core, which is borrowed for a job that has paused anyway.
+    #[inline(always)] // a call would save and restore what each switch does not keep
+    fn resume(&self, id: TaskId, job: Job<()>, is_cancelled: bool) -> RefMut<'_, Core> {
+        if is_cancelled {
+            self.cancel(id, job, CancelReason::Asked);
+            return self.core.borrow_mut();
         }
-        budget::begin();
         match catch_unwind(AssertUnwindSafe(|| job.resume())) {
-            Ok(step) => self.after_run(id, step),
+            Ok(Step::Paused(job)) => {
+                let mut core = self.core.borrow_mut();
+                let Some((job, reason)) = core.park(id, job) else {
+                    return core;
+                };
+                drop(core);
+                self.cancel(id, job, reason);
+            }
+            Ok(Step::Finished(())) => self.retire(id, EndKind::Finished),
             Err(payload) => self.hook_panicked(id, payload),
         }
-    }
-
-    /// Handles a job that has paused or ended.
-    fn after_run(&self, id: TaskId, step: Step<()>) {
-        match step {
-            Step::Finished(()) => self.retire(id, EndKind::Finished),
-            Step::Paused(job) => {
-                let refused = self.core.borrow_mut().park(id, job);
-                if let Some((job, reason)) = refused {
-                    self.cancel(id, job, reason);
-                }
-            }
-        }
+        self.core.borrow_mut()
     }
 
     /// Cancels a paused job, for this reason.
+    #[cold]
     fn cancel(&self, id: TaskId, job: Job<()>, reason: CancelReason) {
         let completion = self.core.borrow_mut().completion(id);
         if let Some(completion) = &completion {
@@ -308,6 +307,7 @@ impl Inner {
     }
 
     /// Removes the task of a job that has ended.
+    #[inline(never)] // its frame would be that of `resume_ready`
     fn retire(&self, id: TaskId, end: EndKind) {
         let retired = self.core.borrow_mut().retire(id, end);
         self.shared.ended_here(&self.inbox);

@@ -13,8 +13,7 @@
 //!     Inbox::post_cancel(id)  ---------> [id]  ------->   Inbox::take_cancelled: looked at before each resume
 //! ```
 //!
-//! A wake is in `first`, or is a mark of the task, or has set the latch. All three are cleared just before the job is
-//! resumed. So a wake that comes before the pause (S64) is kept, and two wakes cost one resume. A wake that comes after
+//! A wake is in `first`, or has made the task ready, or has set the latch. All three end just before the job is resumed. So a wake that comes before the pause (S64) is kept, and two wakes cost one resume. A wake that comes after
 //! the job has ended has the id of a task that does not exist any more.
 //!
 //! # From another processor
@@ -364,25 +363,39 @@ impl JobWaker {
     /// is about its next pause. Returns whether there was a wake.
     #[inline]
     pub(super) fn start_resume(&self) -> bool {
+        let state = self.state.load(Ordering::Relaxed);
+        debug_assert!(is_task(state));
+        if state & LATCHED != 0 || self.inbox.front.first.load(Ordering::Relaxed) == state {
+            self.take_remote_wake(state);
+            return true;
+        }
+        self.take_local_wake()
+    }
+
+    /// Clears the latch of this thread. Returns whether it was set.
+    #[inline]
+    fn take_local_wake(&self) -> bool {
         let is_woken_here = self.is_woken_here.load(Ordering::Relaxed);
         if is_woken_here {
             // Not otherwise: the cache line may be that of other processors, too, as long as it is only read.
             self.is_woken_here.store(false, Ordering::Relaxed);
         }
-        let state = self.state.load(Ordering::Relaxed);
-        debug_assert!(is_task(state));
+        is_woken_here
+    }
+
+    /// As [`start_resume`](Self::start_resume), if another thread has woken the task.
+    #[cold]
+    fn take_remote_wake(&self, state: u64) {
+        self.take_local_wake();
         // Acquire, and the store: as in `take_first`.
         let first = &self.inbox.front.first;
-        let is_first = first.load(Ordering::Acquire) == state & !LATCHED;
-        if is_first {
+        if first.load(Ordering::Acquire) == state & !LATCHED {
             first.store(EMPTY, Ordering::Relaxed);
         }
-        let is_latched = state & LATCHED != 0;
-        if is_latched {
+        if state & LATCHED != 0 {
             // Not a store: it makes what the waking thread did before its wake visible to the job.
             self.state.fetch_and(!LATCHED, Ordering::AcqRel);
         }
-        is_woken_here || is_latched || is_first
     }
 
     /// Makes the waker that of another job that starts.

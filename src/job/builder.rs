@@ -149,6 +149,7 @@ impl<'c, H> JobBuilder<'c, H> {
     /// # Errors
     ///
     /// The ctx belongs to another job that has not ended.
+    #[inline]
     pub(crate) fn claim_ctx(&self) -> Result<Option<ClaimedCtx>, SpawnErrorKind> {
         let claimed = self.wait_ctx.as_ref().map(|ctx| ctx.claim());
         match claimed {

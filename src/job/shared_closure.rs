@@ -43,7 +43,7 @@ use loom::{
 };
 use std::alloc::Layout;
 use std::cell::{self, Cell};
-use std::mem::{ManuallyDrop, MaybeUninit};
+use std::mem::{self, ManuallyDrop, MaybeUninit};
 use std::ptr::{self, NonNull};
 use std::task::{Context, Poll, Waker};
 #[cfg(not(asyncjob_loom))]
@@ -174,6 +174,7 @@ impl<S: Shared, T, C: ?Sized> SharedClosure<S, T, C> {
         // SAFETY: FULL is not set, as the side has had no result. So the place belongs to this side.
         let replaced = unsafe { access(&self.result, |place| place.replace(result)) };
         debug_assert!(replaced.is_none(), "the first result counts");
+        mem::forget(replaced); // so that it is not read
         self.head.has_result.set(true);
     }
 }

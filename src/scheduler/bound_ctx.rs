@@ -14,8 +14,6 @@ use crate::wait_ctx::ClaimedCtx;
 pub(super) struct BoundCtx {
     pub(super) ctx: ClaimedCtx,
     pub(super) waker: Arc<JobWaker>,
-    /// Whether the spawner of the job has given the ctx.
-    is_given: bool,
 }
 
 /// How many a scheduler keeps. Jobs that run to their end without a pause use one after another.
@@ -25,30 +23,30 @@ impl BoundCtx {
     /// Sets the callback of a ctx that the spawner has given, or of a new one. This drops a callback that the user may
     /// have set before.
     pub(super) fn new(given: Option<ClaimedCtx>, inbox: &Arc<Inbox>) -> Self {
-        let is_given = given.is_some();
+        let waker = Arc::new(JobWaker::new(Arc::clone(inbox), given.is_some()));
         let ctx = given.unwrap_or_else(ClaimedCtx::new);
-        let waker = Arc::new(JobWaker::new(Arc::clone(inbox)));
         contain(|| ctx.set_callback_of(Arc::clone(&waker)));
-        BoundCtx { ctx, waker, is_given }
+        BoundCtx { ctx, waker }
     }
 
     /// The ctx if the spawner has given it.
     pub(super) fn into_given(self) -> Option<ClaimedCtx> {
-        self.is_given.then_some(self.ctx)
+        self.waker.is_of_given_ctx().then_some(self.ctx)
     }
 
-    /// Makes the ctx and its waker as good as new for another job. Gives both back if they are the user's, if somebody
+    /// Makes the ctx and its waker as good as new for another job. Returns `false` if they are the user's, if somebody
     /// else has a handle to one of them, or if the ctx has had wait fds or another callback.
-    pub(super) fn renew(mut self) -> Result<Self, Self> {
+    #[inline]
+    pub(super) fn renew(&mut self) -> bool {
         let data = Arc::as_ptr(&self.waker).cast();
-        if self.is_given || !self.ctx.renew(data) || Arc::strong_count(&self.waker) != 2 {
-            return Err(self);
+        if self.waker.is_of_given_ctx() || !self.ctx.renew(data) || Arc::strong_count(&self.waker) != 2 {
+            return false;
         }
         // One handle is here and one is in the callback of the ctx, which nobody else has. So nobody else can make
         // another one. The fence comes between the last call of a handle that was dropped on another thread and the
         // reuse.
         fence(Ordering::Acquire);
         self.waker.renew();
-        Ok(self)
+        true
     }
 }

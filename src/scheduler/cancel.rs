@@ -48,6 +48,7 @@ const ENGINE_FAILED: u8 = 4;
 const PAUSED: u8 = 8;
 
 impl Cancel {
+    #[inline]
     pub(super) fn new() -> Self {
         Cancel {
             flags: AtomicU8::new(0),
@@ -69,6 +70,7 @@ impl Cancel {
     }
 
     /// Whether the job was asked to end.
+    #[inline]
     pub(super) fn is_requested(&self) -> bool {
         self.flags.load(Ordering::Acquire) & REQUESTED != 0
     }
@@ -89,6 +91,7 @@ impl Cancel {
     }
 
     /// Why the job was cancelled. The thread that runs the job asks.
+    #[inline]
     pub(super) fn reason(&self) -> Option<CancelReason> {
         // Relaxed: this thread has set the reason.
         let flags = self.flags.load(Ordering::Relaxed);
@@ -99,10 +102,16 @@ impl Cancel {
     }
 
     /// The job has ended: lets go of the scheduler.
+    #[inline]
     pub(super) fn end(&self) {
         if self.flags.load(Ordering::Relaxed) & PAUSED != 0 {
-            let task = self.task.lock().take();
-            drop(task);
+            self.let_go();
         }
+    }
+
+    #[inline(never)]
+    fn let_go(&self) {
+        let task = self.task.lock().take();
+        drop(task);
     }
 }

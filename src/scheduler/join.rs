@@ -223,6 +223,7 @@ enum Home {
 pub(super) type SpawnedJob = JobSide<JoinState>;
 
 impl JoinState {
+    #[inline]
     pub(super) fn new(process: Process, thread: Option<ThreadId>) -> Self {
         JoinState {
             cancel: Cancel::new(),

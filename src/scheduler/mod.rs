@@ -347,12 +347,7 @@ impl Inner {
         #[cfg(not(feature = "tracing"))]
         let plan = builder.plan();
         let (handle, main) = share(state, f);
-        self.core.borrow_mut().pending.push_back(Pending {
-            main,
-            plan,
-            ctx,
-            was_refused: false,
-        });
+        self.core.borrow_mut().pending.push_back(Pending { main, plan, ctx });
         if self.parked.get() {
             self.inbox.notify_if_parked(); // wakes a host that sleeps on the fd
         }

@@ -93,6 +93,11 @@ impl RefusedJobs {
         self.lines.iter().map(|line| line.jobs.len()).sum()
     }
 
+    /// Whether the job that was taken last is from a line.
+    pub(super) fn is_trying(&self) -> bool {
+        self.is_trying
+    }
+
     /// How many jobs are to be tried.
     pub(super) fn ready(&self) -> usize {
         let untried = self.lines.iter().take(self.untried);

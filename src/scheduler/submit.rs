@@ -55,7 +55,6 @@ impl From<Submission> for Pending {
             main: submission.main.into_owned(),
             plan: JobPlan::new(submission.name, submission.stack_size, hooks),
             ctx: submission.ctx,
-            was_refused: false,
         }
     }
 }
@@ -133,6 +132,7 @@ impl WorkerGroup {
     }
 
     /// As [`admit`](Self::admit), on the thread of the scheduler of this inbox.
+    #[inline]
     pub(super) fn admit_here<H>(
         &self,
         inbox: &Inbox,
@@ -154,6 +154,7 @@ impl WorkerGroup {
     }
 
     /// As [`ended`](Self::ended), on the thread of the scheduler of this inbox.
+    #[inline]
     pub(super) fn ended_here(&self, inbox: &Inbox) {
         if self.is_bounded() {
             self.ended();

@@ -65,8 +65,6 @@ pub(super) struct Pending {
     pub(super) plan: JobPlan,
     /// The ctx that the spawner has given the job.
     pub(super) ctx: Option<ClaimedCtx>,
-    /// Whether there was no memory for its stack at some time.
-    pub(super) was_refused: bool,
 }
 
 /// A job that has started.
@@ -254,10 +252,9 @@ impl Core {
 
     /// Makes a job pending again, for which there was no stack. The job that frees a stack is most likely one of this
     /// scheduler. If it is not, the job is tried again after some time.
-    pub(super) fn wait_for_stack(&mut self, mut pending: Pending, refusal: &StartErrorKind) {
+    pub(super) fn wait_for_stack(&mut self, pending: Pending, refusal: &StartErrorKind) {
         let no_memory = matches!(refusal, StartErrorKind::NoStack(_));
-        pending.was_refused |= no_memory;
-        if pending.was_refused {
+        if no_memory || self.refused.is_trying() {
             self.refused.put_back(pending);
         } else {
             self.pending.push_front(pending);
@@ -336,20 +333,15 @@ impl Core {
 
     /// Counts a job that has ended, and keeps its ctx for another one.
     #[inline]
-    pub(super) fn end(&mut self, bound: BoundCtx, completion: SpawnedJob, end: EndKind) -> Retired {
+    pub(super) fn end(&mut self, mut bound: BoundCtx, completion: SpawnedJob, end: EndKind) -> Retired {
         self.pool_is_full = false;
         self.refused.retry();
         self.count(end);
-        if self.spare.len() == MOST_SPARE {
+        if self.spare.len() == MOST_SPARE || !bound.renew() {
             return Retired(completion, Some(bound));
         }
-        match bound.renew() {
-            Ok(spare) => {
-                self.spare.push(spare);
-                Retired(completion, None)
-            }
-            Err(bound) => Retired(completion, Some(bound)),
-        }
+        self.spare.push(bound);
+        Retired(completion, None)
     }
 
     /// Counts a job that has ended.

@@ -157,12 +157,7 @@ impl Inner {
 
     /// Runs a job for the first time. Returns `false` if there was no stack for it, and the job is pending again.
     fn start(&self, pending: Pending) -> bool {
-        let Pending {
-            main,
-            plan,
-            ctx,
-            was_refused,
-        } = pending;
+        let Pending { main, plan, ctx } = pending;
         let completion = main.side().clone();
         if !completion.shared().starting(self.thread) {
             drop_contained((main, ctx));
@@ -187,7 +182,6 @@ impl Inner {
                     main,
                     plan,
                     ctx: bound.into_given(),
-                    was_refused,
                 };
                 return self.put_back(job, completion, refusal);
             }

@@ -321,6 +321,8 @@ pub(super) struct JobWaker {
     home: usize,
     /// The latch of the wakes on that thread, which alone reads and writes it.
     is_woken_here: OwnBool,
+    /// Whether the spawner of the job has given the ctx.
+    is_of_given_ctx: bool,
 }
 
 /// The latch: a wake has come, and the job has not been resumed since.
@@ -336,13 +338,20 @@ fn is_task(bits: u64) -> bool {
 
 impl JobWaker {
     /// Makes the waker of a job that starts, on the scheduler's own thread.
-    pub(super) fn new(inbox: Arc<Inbox>) -> Self {
+    pub(super) fn new(inbox: Arc<Inbox>, is_of_given_ctx: bool) -> Self {
         JobWaker {
             inbox,
             state: AtomicU64::new(NO_TASK),
             home: thread_address(),
             is_woken_here: OwnBool::new(false),
+            is_of_given_ctx,
         }
+    }
+
+    /// Whether the spawner of the job has given the ctx whose callback this is.
+    #[inline]
+    pub(super) fn is_of_given_ctx(&self) -> bool {
+        self.is_of_given_ctx
     }
 
     /// Stores the task, which a wake is posted for from now on. Returns whether a wake has come already.

@@ -140,6 +140,7 @@ impl Callback {
 
     /// Whether it calls what has this id, and there is no waker. Where another thread counts, this may be `false` in
     /// both cases.
+    #[inline]
     pub(super) fn is_alone_and_of(&self, id: usize) -> bool {
         let head = self.head();
         let here = match head.here.lock_if_owner() {

@@ -107,7 +107,6 @@ pub(super) mod tasks {
         pub(crate) main: SendClosure<JoinState>,
         pub(crate) plan: JobPlan,
         pub(crate) ctx: Option<ClaimedCtx>,
-        pub(crate) was_refused: bool,
     }
 }
 

@@ -9,7 +9,7 @@ use super::{JobMain, Step};
 use crate::error::{SpawnErrorKind, StartError, StartErrorKind};
 use crate::hooks::SwitchHooks;
 use crate::pool::{self, NoStack};
-use crate::stack::StackSize;
+use crate::stack::{Stack, StackSize};
 use crate::wait_ctx::{ClaimedCtx, WaitCtx};
 
 /// Describes a job, and then starts it, spawns it, or makes a future of it.
@@ -229,22 +229,48 @@ impl JobPlan {
         self.0.as_ref()?.stack_size
     }
 
+    /// A stack for the job.
+    #[inline]
+    pub(crate) fn take_stack(&self) -> Result<Stack, StartErrorKind> {
+        Ok(pool::take(self.stack_size())?)
+    }
+
+    /// Starts the job on a stack that this plan has [taken](Self::take_stack).
+    #[inline]
+    pub(crate) fn start_on<M, T>(self, stack: Stack, ctx: &WaitCtx, main: M) -> Step<T>
+    where
+        M: JobMain<T> + 'static,
+        T: 'static,
+    {
+        let f = move || main.call_main();
+        // Two switches: that of a job without attributes moves none.
+        match self.0 {
+            None => start(stack, ctx, Attributes::NONE, f),
+            Some(set) => set.start(stack, ctx, f),
+        }
+    }
+
     /// Starts the job. If that fails, gives back the plan and the closure.
     pub(crate) fn start<M, T>(self, ctx: &WaitCtx, main: M) -> Result<Step<T>, (Self, M, StartErrorKind)>
     where
         M: JobMain<T> + 'static,
         T: 'static,
     {
-        let stack = match pool::take(self.stack_size()) {
-            Ok(stack) => stack,
-            Err(refusal) => return Err((self, main, refusal.into())),
-        };
-        let f = move || main.call_main();
-        // Two switches in line: that of a job without attributes moves none.
-        Ok(match self.0 {
-            None => start(stack, ctx, Attributes::NONE, f),
-            Some(set) => start(stack, ctx, set.attributes, f),
-        })
+        match self.take_stack() {
+            Ok(stack) => Ok(self.start_on(stack, ctx, main)),
+            Err(refusal) => Err((self, main, refusal)),
+        }
+    }
+}
+
+impl Set {
+    #[inline(never)]
+    fn start<F, T>(self, stack: Stack, ctx: &WaitCtx, f: F) -> Step<T>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        start(stack, ctx, self.attributes, f)
     }
 }
 

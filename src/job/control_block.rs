@@ -246,7 +246,7 @@ impl Attributes {
 }
 
 /// Runs `f` as a job on `stack` until its first pause or its end.
-#[inline(always)]
+#[inline(always)] // what is known of the attributes is known here, too
 pub(super) fn start<F, T>(stack: Stack, ctx: &WaitCtx, attributes: Attributes, f: F) -> Step<T>
 where
     F: FnOnce() -> T + 'static,
@@ -261,7 +261,7 @@ where
 }
 
 /// Writes the control block of a job to the top of its stack and switches to the job.
-#[inline(always)]
+#[inline(always)] // as above
 fn start_on<F, T>(stack: Stack, ctx: &WaitCtx, attributes: Attributes, f: F) -> Step<T>
 where
     F: FnOnce() -> T + 'static,

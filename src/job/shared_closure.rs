@@ -221,8 +221,12 @@ unsafe fn access<T, R>(cell: &UnsafeCell<T>, f: impl FnOnce(&mut T) -> R) -> R {
 
 /// Makes the block of a job.
 ///
+/// The shared value is made when the block is there: a value that is put together in one place and moved to another one
+/// is stored in pieces and loaded in larger ones, and each such load waits until all stores before it are done.
+///
 /// A large closure has a box of its own, and is called in it. Otherwise the job would copy it to its stack.
-pub(crate) fn share<S, T, F>(shared: S, f: F) -> (HandleSide<S, T>, OwnedClosure<S>)
+#[inline]
+pub(crate) fn share<S, T, F>(shared: impl FnOnce() -> S, f: F) -> (HandleSide<S, T>, OwnedClosure<S>)
 where
     S: Shared + 'static,
     T: 'static,
@@ -236,7 +240,8 @@ where
     }
 }
 
-fn share_small<S, T, F>(shared: S, f: F) -> (HandleSide<S, T>, OwnedClosure<S>)
+#[inline(always)] // so that each field of the shared value is stored once, where it stays
+fn share_small<S, T, F>(shared: impl FnOnce() -> S, f: F) -> (HandleSide<S, T>, OwnedClosure<S>)
 where
     S: Shared + 'static,
     T: 'static,
@@ -252,7 +257,7 @@ where
                 has_result: Cell::new(false),
                 local: Cell::new(1),
                 waker: UnsafeCell::new(None),
-                shared,
+                shared: shared(),
             },
             result: UnsafeCell::new(None),
             closure: PlaceOf(cell::UnsafeCell::new(MaybeUninit::new(f))),
@@ -264,7 +269,7 @@ where
 }
 
 /// As [`share`], for an owner of the closure that may go to another thread.
-pub(crate) fn share_send<S, T, F>(shared: S, f: F) -> (HandleSide<S, T>, SendClosure<S>)
+pub(crate) fn share_send<S, T, F>(shared: impl FnOnce() -> S, f: F) -> (HandleSide<S, T>, SendClosure<S>)
 where
     S: Shared + Send + Sync + 'static,
     S::Error: Send,
@@ -532,7 +537,7 @@ mod tests {
         let calls = Rc::new(RefCell::new(0));
         let make = || {
             let calls = Rc::clone(&calls);
-            share(Calls, move || *calls.borrow_mut() += 1)
+            share(|| Calls, move || *calls.borrow_mut() += 1)
         };
         let (first, called) = make();
         let (second, dropped) = make();
@@ -550,10 +555,13 @@ mod tests {
     fn a_closure_that_panics_is_gone() {
         let owned_by_it = Rc::new(());
         let in_closure = Rc::clone(&owned_by_it);
-        let (mut handle, owned) = share(Calls, move || {
-            let _in_closure = in_closure;
-            resume_unwind(Box::new(7))
-        });
+        let (mut handle, owned) = share(
+            || Calls,
+            move || {
+                let _in_closure = in_closure;
+                resume_unwind(Box::new(7))
+            },
+        );
         owned.call_main();
         assert_eq!(handle.try_take(), Some(Some(Err::<(), _>("panicked"))));
         assert_eq!(Rc::strong_count(&owned_by_it), 1);
@@ -562,7 +570,7 @@ mod tests {
     /// The scheduler has a side while the job runs, so that the result comes when both are done.
     #[test]
     fn the_result_comes_when_the_last_of_the_jobs_side_goes_and_is_taken_once() {
-        let (mut handle, owned) = share(Calls, || 7);
+        let (mut handle, owned) = share(|| Calls, || 7);
         let (one, two) = (owned.side().clone(), owned.side().clone());
         owned.call_main();
         drop(one);
@@ -574,7 +582,7 @@ mod tests {
 
     #[test]
     fn an_error_comes_at_once_and_the_first_result_counts() {
-        let (mut handle, owned) = share(Calls, || 7);
+        let (mut handle, owned) = share(|| Calls, || 7);
         let side = owned.side().clone();
         side.fail("first");
         assert_eq!(handle.try_take(), Some(Some(Err("first"))));
@@ -583,7 +591,7 @@ mod tests {
         drop(side);
         assert_eq!(handle.try_take(), Some(None));
 
-        let (mut handle, owned) = share(Calls, || 7);
+        let (mut handle, owned) = share(|| Calls, || 7);
         let side = owned.side().clone();
         owned.call_main();
         side.fail("after the result");
@@ -596,7 +604,7 @@ mod tests {
         let owned_by_it = Rc::new(());
         for handle_goes_first in [false, true] {
             let result = Rc::clone(&owned_by_it);
-            let (handle, owned) = share(Calls, move || result);
+            let (handle, owned) = share(|| Calls, move || result);
             if handle_goes_first {
                 drop(handle);
                 owned.call_main();
@@ -611,7 +619,7 @@ mod tests {
 
     #[test]
     fn the_task_that_polled_last_is_woken_once() {
-        let (mut handle, owned) = share(Calls, || 7);
+        let (mut handle, owned) = share(|| Calls, || 7);
         let wakes = [(); 2].map(|()| Arc::new(Wakes::default()));
         for task in [0, 0, 1, 1] {
             let waker = Arc::clone(&wakes[task]).into();
@@ -629,7 +637,7 @@ mod tests {
     #[test]
     fn the_two_sides_meet_on_two_threads() {
         for round in 0..if cfg!(miri) { 10 } else { 1000 } {
-            let (mut handle, owned) = share_send(Calls, move || Box::new(round));
+            let (mut handle, owned) = share_send(|| Calls, move || Box::new(round));
             std::thread::scope(|scope| {
                 scope.spawn(move || owned.into_owned().call_main());
                 if round % 2 == 0 {

@@ -94,7 +94,6 @@ impl Handle {
             Ok(ctx) => ctx,
             Err(kind) => return Err((kind, builder, f)),
         };
-        let state = JoinState::new(self.shared.process(), self.shared.thread.get().copied());
         #[cfg(feature = "tracing")]
         let hooks = match crate::hooks::Spans::of_spawner() {
             Some(spans) => Some(Box::new((spans, builder.hooks)) as Box<dyn SwitchHooks + Send>),
@@ -102,7 +101,10 @@ impl Handle {
         };
         #[cfg(not(feature = "tracing"))]
         let hooks = boxed(builder.hooks).map(|hooks| hooks as Box<dyn SwitchHooks + Send>);
-        let (handle, main) = share_send(state, f);
+        let (handle, main) = share_send(
+            || JoinState::new(self.shared.process(), self.shared.thread.get().copied()),
+            f,
+        );
         self.shared.submit(Submission {
             main,
             name: builder.name,

@@ -338,7 +338,6 @@ impl Inner {
             Ok(ctx) => ctx,
             Err(kind) => return Err((kind, builder, f)),
         };
-        let state = JoinState::new(self.inbox.process(), Some(self.thread));
         #[cfg(feature = "tracing")]
         let plan = match crate::hooks::Spans::of_spawner() {
             Some(spans) => builder.map_hooks(|hooks| (spans, hooks)).plan(),
@@ -346,7 +345,7 @@ impl Inner {
         };
         #[cfg(not(feature = "tracing"))]
         let plan = builder.plan();
-        let (handle, main) = share(state, f);
+        let (handle, main) = share(|| JoinState::new(self.inbox.process(), Some(self.thread)), f);
         self.core.borrow_mut().pending.push_back(Pending { main, plan, ctx });
         if self.parked.get() {
             self.inbox.notify_if_parked(); // wakes a host that sleeps on the fd

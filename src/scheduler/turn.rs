@@ -166,24 +166,23 @@ impl Inner {
         }
         let spare = self.core.borrow_mut().starting(ctx.is_some());
         let bound = spare.unwrap_or_else(|| BoundCtx::new(ctx, &self.inbox));
+        let stack = match plan.take_stack() {
+            Ok(stack) => stack,
+            Err(refusal) => {
+                let ctx = bound.into_given();
+                return self.put_back(Pending { main, plan, ctx }, completion, refusal);
+            }
+        };
         self.starting.set(bound.ctx.address());
-        let started = catch_unwind(AssertUnwindSafe(|| plan.start(&bound.ctx, main)));
+        let started = catch_unwind(AssertUnwindSafe(|| plan.start_on(stack, &bound.ctx, main)));
         self.starting.set(ptr::null());
         match started {
-            Ok(Ok(Step::Finished(()))) => self.end(bound, completion, EndKind::Finished),
-            Ok(Ok(Step::Paused(job))) => {
+            Ok(Step::Finished(())) => self.end(bound, completion, EndKind::Finished),
+            Ok(Step::Paused(job)) => {
                 let (id, refused) = self.core.borrow_mut().park_first(job, bound, completion);
                 if let Some((job, reason)) = refused {
                     self.cancel(id, job, reason);
                 }
-            }
-            Ok(Err((plan, main, refusal))) => {
-                let job = Pending {
-                    main,
-                    plan,
-                    ctx: bound.into_given(),
-                };
-                return self.put_back(job, completion, refusal);
             }
             Err(payload) => {
                 completion.fail(JoinError::Panicked(Panic::new(payload)));

@@ -34,7 +34,7 @@ fn run(main: SendClosure<State>) {
 #[test]
 fn a_result_reaches_the_task_that_waits_for_it() {
     loom::model(|| {
-        let (mut handle, main) = share_send(State, || Box::new(7));
+        let (mut handle, main) = share_send(|| State, || Box::new(7));
         let other = thread::spawn(move || run(main));
         assert_eq!(block_on(|task| handle.poll_take(task)), Some(Ok(Box::new(7))));
         drop(handle); // perhaps before the side of the job is gone
@@ -46,7 +46,7 @@ fn a_result_reaches_the_task_that_waits_for_it() {
 #[test]
 fn a_handle_may_go_at_any_time() {
     loom::model(|| {
-        let (mut handle, main) = share_send(State, || Box::new(7));
+        let (mut handle, main) = share_send(|| State, || Box::new(7));
         let other = thread::spawn(move || run(main));
         let waker = Arc::new(Wakes(AtomicUsize::new(0))).into();
         let _ = handle.poll_take(&mut Context::from_waker(&waker));
@@ -67,7 +67,7 @@ impl Wake for Wakes {
 #[test]
 fn the_task_that_polled_last_is_woken() {
     loom::model(|| {
-        let (mut handle, main) = share_send(State, || Box::new(7));
+        let (mut handle, main) = share_send(|| State, || Box::new(7));
         let other = thread::spawn(move || run(main));
         let first = Arc::new(Wakes(AtomicUsize::new(0))).into();
         if let Poll::Ready(taken) = handle.poll_take(&mut Context::from_waker(&first)) {
@@ -83,7 +83,7 @@ fn the_task_that_polled_last_is_woken() {
 #[test]
 fn an_error_comes_although_a_side_stays() {
     loom::model(|| {
-        let (mut handle, main) = share_send(State, || Box::new(7));
+        let (mut handle, main) = share_send(|| State, || Box::new(7));
         let other = thread::spawn(move || {
             let main = main.into_owned();
             main.side().fail("quarantined");
@@ -101,7 +101,7 @@ fn an_error_comes_although_a_side_stays() {
 #[test]
 fn a_side_may_go_without_a_result() {
     loom::model(|| {
-        let (mut handle, main) = share_send(State, || Box::new(7));
+        let (mut handle, main) = share_send(|| State, || Box::new(7));
         let other = thread::spawn(move || drop(main.into_owned()));
         assert!(handle.try_take().is_none());
         let waker = Arc::new(Wakes(AtomicUsize::new(0))).into();

@@ -11,8 +11,8 @@
 //! count, and after [`OPERATIONS`] of them in a row, or after [`SLICE`], the next one lets the other jobs run first.
 //! Any pause of such an operation makes the budget whole again, and so does a driver that resumes the job.
 //!
-//! Of the 47 ns of a `yield_now` among twenty jobs the budget takes 3 to 4, and of the 21 ns of a wake by callback 0.5
-//! (minima of interleaved runs, with a build without the budget beside each).
+//! Of the 47 ns of a `yield_now` among twenty jobs the budget takes 3 to 4 (minima of interleaved runs, with a build
+//! without the budget beside each). For a job without such operations the scheduler looks at one flag.
 //!
 //! The budget is that of the job that counted last on this thread. A job that runs inside another one counts anew.
 

@@ -332,6 +332,25 @@ impl<S: Shared> JobSide<S> {
     /// The caller must not use this side after this call.
     #[inline]
     unsafe fn leave(&self) {
+        let head = self.head();
+        let leaving = if head.has_result.get() { LEFT | FULL } else { LEFT };
+        let has_left = head.sides.load(Ordering::Relaxed) == 0
+            && (head.sides)
+                .compare_exchange(0, leaving, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        if !has_left {
+            // SAFETY: the caller's promise.
+            unsafe { self.leave_slowly() };
+        }
+    }
+
+    /// As [`leave`](Self::leave), if the other side has gone before or waits, or has the result already.
+    ///
+    /// # Safety
+    ///
+    /// As [`leave`](Self::leave).
+    #[inline(never)] // what it saves and restores, most jobs would save and restore, too
+    unsafe fn leave_slowly(&self) {
         let mut before = self.head().sides.load(Ordering::Acquire);
         while before & LEFT == 0 {
             let mut leaving = LEFT;

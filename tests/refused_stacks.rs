@@ -129,6 +129,45 @@ fn one_size() {
     scheduler.run().unwrap();
 }
 
+/// They keep it also when there is memory, and the pool is at its limit then.
+#[test]
+fn jobs_of_one_size_keep_their_order_at_the_limit_of_the_pool() {
+    run_alone("one_size_at_the_limit");
+}
+
+#[test]
+#[ignore = "run by jobs_of_one_size_keep_their_order_at_the_limit_of_the_pool"]
+fn one_size_at_the_limit() {
+    let _watchdog = Watchdog::new();
+    init_thread(PoolConfig::new().limit(3)).unwrap();
+    let (scheduler, long) = scheduler_with_a_long_job();
+    let memory = LittleMemory::new();
+    let order = Rc::new(RefCell::new(Vec::new()));
+    let spawn_next = |n| {
+        let order = Rc::clone(&order);
+        spawn_large(&scheduler, move || order.borrow_mut().push(n))
+    };
+    let jobs = [0, 1].map(spawn_next);
+    turn(&scheduler);
+    let (first, second) = (spawn_small(&scheduler), spawn_small(&scheduler));
+    turn(&scheduler);
+    drop(memory);
+    for _ in 0..3 {
+        scheduler.turn(Some(Duration::from_millis(20))).unwrap(); // a refused job is tried
+    }
+    assert_eq!(*order.borrow(), [0; 0], "the pool has a fourth stack");
+    for (job, ctx) in [first, second] {
+        ctx.callback().expect("it has started").wake();
+        scheduler.run_until(job).unwrap();
+    }
+    for job in jobs {
+        scheduler.run_until(job).unwrap();
+    }
+    assert_eq!(*order.borrow(), [0, 1]);
+    drop(long);
+    scheduler.run().unwrap();
+}
+
 /// A refused job that is cancelled does not start, and one that nothing can free a stack for fails.
 #[test]
 fn refused_jobs_end() {

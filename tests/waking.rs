@@ -400,6 +400,46 @@ fn two_callbacks_during_one_pause_cause_one_resume() {
     assert_no_resume(&scheduler);
 }
 
+/// S64: a wake of another thread that comes while its job is ready already is part of the resume that follows, whichever
+/// way it goes to the scheduler.
+#[test]
+fn callbacks_from_a_thread_before_the_resume_are_part_of_it() {
+    let _watchdog = Watchdog::new();
+    for wakes_of_another_job in [0, 1] {
+        let scheduler = Scheduler::new().unwrap();
+        let (other, other_ctx) = job_that_counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
+        let ready_ctx = WaitCtx::new();
+        let waking = ready_ctx.clone();
+        let waker = scheduler.spawn(move || {
+            ctx().set_status(Status::Eagain);
+            pause_job().unwrap();
+            let other = other_ctx.callback().unwrap();
+            let ready = waking.callback().unwrap();
+            let thread = thread::spawn(move || {
+                (0..wakes_of_another_job).for_each(|_| other.wake_by_ref());
+                ready.wake_by_ref();
+                ready.wake();
+            });
+            thread.join().unwrap();
+        });
+        let resumes = Rc::new(Cell::new(0));
+        let inside = Rc::clone(&resumes);
+        let ready = move || {
+            ctx().set_status(Status::Eagain);
+            while pause_job().is_ok() {
+                inside.set(inside.get() + 1);
+                ctx().set_status(Status::Ok);
+            }
+        };
+        let ready = JobBuilder::new().wait_ctx(&ready_ctx).spawn_on(&scheduler, ready);
+        run_until(&scheduler, waker.unwrap());
+        run_ready(&scheduler);
+        assert_eq!((resumes.get(), other.get()), (1, wakes_of_another_job));
+        assert_no_resume(&scheduler);
+        drop(ready);
+    }
+}
+
 /// A callback after the end of its job wakes no job, not even the next job with the same task slot and the same ctx.
 #[test]
 fn a_callback_after_the_end_wakes_no_job() {

@@ -46,7 +46,7 @@ fn model(threads: impl Fn() + Send + Sync + 'static) {
 fn no_wake_is_slept_on() {
     model(|| {
         let inbox = Arc::new(Inbox::new().unwrap());
-        let job = Arc::new(JobWaker::new(inbox.clone()));
+        let job = Arc::new(JobWaker::new(inbox.clone(), false));
         assert!(!job.set_task(JOB));
         let done = loom::sync::Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
         let others = [0, 1].map(|at| {
@@ -68,7 +68,7 @@ fn no_wake_is_slept_on() {
 fn a_wake_beside_the_first_pause_is_one_wake() {
     loom::model(|| {
         let inbox = Arc::new(Inbox::new().unwrap());
-        let job = Arc::new(JobWaker::new(inbox.clone()));
+        let job = Arc::new(JobWaker::new(inbox.clone(), false));
         let done = loom::sync::Arc::new(AtomicBool::new(false));
         let other = {
             let (done, waker) = (done.clone(), Waker::from(job.clone()));
@@ -94,7 +94,7 @@ fn a_wake_beside_the_first_pause_is_one_wake() {
 fn a_cancel_beside_a_wake_is_not_lost() {
     model(|| {
         let inbox = Arc::new(Inbox::new().unwrap());
-        let job = Arc::new(JobWaker::new(inbox.clone()));
+        let job = Arc::new(JobWaker::new(inbox.clone(), false));
         assert!(!job.set_task(JOB));
         let wakes = {
             let waker = Waker::from(job.clone());
@@ -130,7 +130,7 @@ fn a_cancel_beside_a_wake_is_not_lost() {
 fn two_wakes_at_once_are_both_seen() {
     model(|| {
         let inbox = Arc::new(Inbox::new().unwrap());
-        let jobs = [0, 1].map(|_| Arc::new(JobWaker::new(inbox.clone())));
+        let jobs = [0, 1].map(|_| Arc::new(JobWaker::new(inbox.clone(), false)));
         let others = [0, 1].map(|index| {
             assert!(!jobs[index as usize].set_task(TaskId { index, serial: 0 }));
             let waker = Waker::from(jobs[index as usize].clone());
@@ -165,7 +165,7 @@ fn two_wakes_at_once_are_both_seen() {
 fn a_second_wake_of_the_same_job_is_one_more_resume_at_most() {
     model(|| {
         let inbox = Arc::new(Inbox::new().unwrap());
-        let job = Arc::new(JobWaker::new(inbox.clone()));
+        let job = Arc::new(JobWaker::new(inbox.clone(), false));
         assert!(!job.set_task(JOB));
         let wakes = loom::sync::Arc::new(AtomicUsize::new(0));
         let other = {

@@ -400,8 +400,8 @@ fn two_callbacks_during_one_pause_cause_one_resume() {
     assert_no_resume(&scheduler);
 }
 
-/// S64: a wake of another thread that comes while its job is ready already is part of the resume that follows, whichever
-/// way it goes to the scheduler.
+/// S64: a wake of another thread that comes while its job is ready already is part of the resume that follows,
+/// whichever way it goes to the scheduler.
 #[test]
 fn callbacks_from_a_thread_before_the_resume_are_part_of_it() {
     let _watchdog = Watchdog::new();
@@ -661,8 +661,8 @@ fn a_job_that_gives_way_goes_on_after_those_that_it_has_woken() {
     assert_eq!(log.take(), ["round 0", "woken", "round 1", "woken", "round 2", "woken"]);
 }
 
-/// The same if it has woken more jobs than the list of a thread has room for. Each of them is resumed once, in the order
-/// of the wakes.
+/// The same if it has woken more jobs than the list of a thread has room for. Each of them is resumed once, in the
+/// order of the wakes.
 #[test]
 fn a_job_that_gives_way_goes_on_after_hundreds_that_it_has_woken() {
     const SLEEPERS: usize = 300;
@@ -934,8 +934,8 @@ fn a_hundred_thousand_futures_may_wait_for_capacity() {
     assert!(scheduler.spawn(|| ()).is_ok());
 }
 
-/// A wake on the scheduler's own thread needs no lock: it stays in a list of the scheduler until the turn ends. A turn of
-/// another scheduler inside it has a list of its own.
+/// A wake on the scheduler's own thread needs no lock: it stays in a list of the scheduler until the turn ends. A turn
+/// of another scheduler inside it has a list of its own.
 #[test]
 fn wakes_on_the_thread_reach_their_own_scheduler() {
     let _watchdog = Watchdog::new();

@@ -13,7 +13,8 @@
 //!     Inbox::post_cancel(id)  ---------> [id]  ------->   Inbox::take_cancelled: looked at before each resume
 //! ```
 //!
-//! A wake is in `first`, or has made the task ready, or has set the latch. All three end just before the job is resumed. So a wake that comes before the pause (S64) is kept, and two wakes cost one resume. A wake that comes after
+//! A wake is in `first`, or has made the task ready, or has set the latch. All three end just before the job is
+//! resumed. So a wake that comes before the pause (S64) is kept, and two wakes cost one resume. A wake that comes after
 //! the job has ended has the id of a task that does not exist any more.
 //!
 //! # From another processor
@@ -33,8 +34,8 @@
 //!
 //! # From the same thread
 //!
-//! A wake on the scheduler's own thread during a turn goes to a list of that thread ([`LocalWakes`]), and has a latch of
-//! its own: neither needs a lock, or an atomic operation that reads and writes. A waker finds out that it is called
+//! A wake on the scheduler's own thread during a turn goes to a list of that thread ([`LocalWakes`]), and has a latch
+//! of its own: neither needs a lock, or an atomic operation that reads and writes. A waker finds out that it is called
 //! there by the address of the thread, which is in a register. The scheduler takes the list before its turn ends, and
 //! before it queues a job that gives way: the jobs that this one has woken go on before it.
 //!

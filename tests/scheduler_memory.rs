@@ -10,11 +10,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use asyncjob::scheduler::Scheduler;
+use asyncjob::scheduler::{JoinHandle, Scheduler};
 use asyncjob::stack::set_idle_time;
-use asyncjob::time::{sleep, with_deadline, with_timeout};
+use asyncjob::time::{sleep, with_deadline, with_timeout, yield_now};
 use asyncjob::{Status, WaitKey, current_job, pause_job};
-use asyncjob_testing::Watchdog;
+use asyncjob_testing::{Watchdog, run_alone};
 use by_hand::{add_number, number};
 
 thread_local!(static BYTES: Cell<isize> = const { Cell::new(0) });
@@ -128,4 +128,37 @@ fn numbers_of_fds_that_are_not_open() {
     });
     let peak = scheduler.run_until(peak.unwrap()).unwrap();
     assert!(peak.iter().all(|&more| more < 1000), "{peak:?} bytes more");
+}
+
+/// The other tests keep idle stacks for ever.
+#[test]
+fn what_a_burst_leaves_goes_with_its_stacks() {
+    run_alone("blocks_of_a_burst");
+}
+
+/// The blocks of a burst stay with the thread for the next one.
+#[test]
+#[ignore = "run by what_a_burst_leaves_goes_with_its_stacks"]
+fn blocks_of_a_burst() {
+    const BURST: usize = 5000;
+    let _watchdog = Watchdog::new();
+    let scheduler = Scheduler::new().unwrap();
+    let burst = || {
+        let jobs: Vec<_> = (0..BURST).map(|_| scheduler.spawn(yield_now).unwrap()).collect();
+        scheduler.run().unwrap();
+        assert!(jobs.iter().all(JoinHandle::is_finished));
+    };
+    (0..2).for_each(|_| burst()); // the lists of the scheduler have grown
+    let after_burst = BYTES.get();
+    burst();
+    assert_eq!(BYTES.get(), after_burst, "bytes after one burst more");
+    let kept = 1024 * 256;
+    let left = if cfg!(feature = "sanitizer") {
+        kept
+    } else {
+        BURST as isize * 256
+    };
+    while BYTES.get() > after_burst - (left - kept) {
+        scheduler.turn(Some(Duration::from_millis(100))).unwrap();
+    }
 }

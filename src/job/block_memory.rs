@@ -2,7 +2,8 @@
 //!
 //! The heap has a short list of free memory for each size and thread, of seven entries in glibc. When a thousand jobs
 //! are spawned before the first of them has ended, most blocks take its long way. Here a thread keeps up to
-//! [`MOST_FREE`] of one size, last in, first out, so that the next block is in the cache.
+//! [`MOST_FREE`] of one size, last in, first out, so that the next block is in the cache. What a burst has left goes
+//! back to the heap when the idle stacks are looked at: see [`decay`].
 //!
 //! A block may be freed on another thread than the one that made it. That thread keeps it then.
 
@@ -16,8 +17,10 @@ const KEPT: Layout = match Layout::from_size_align(256, 16) {
     Err(_) => panic!("a power of two"),
 };
 
-/// How many a thread keeps: 256 KiB.
-const MOST_FREE: usize = 1024;
+/// How many a thread keeps: 4 MiB.
+const MOST_FREE: usize = 16 * 1024;
+/// How many it keeps for long: 256 KiB.
+const FREE_FOR_LONG: usize = 1024;
 
 /// A use after free is found by tools that know the heap, so they get every block from there.
 const KEEPS: bool = !cfg!(any(miri, asyncjob_loom, feature = "sanitizer"));
@@ -133,6 +136,18 @@ pub(super) unsafe fn free(memory: NonNull<u8>, layout: Layout) {
     }
 }
 
+/// Gives what this thread keeps above [`FREE_FOR_LONG`] back to the heap. That takes a millisecond at most.
+pub(crate) fn decay() {
+    FREE.with(|free| {
+        while free.room.get() < MOST_FREE - FREE_FOR_LONG
+            && let Some(block) = free.pop()
+        {
+            // SAFETY: what is kept is memory of this layout from the heap, and nothing else knows of it.
+            unsafe { dealloc(block.as_ptr(), KEPT) };
+        }
+    });
+}
+
 #[cfg(all(test, not(asyncjob_loom)))]
 mod tests {
     use super::*;
@@ -181,6 +196,8 @@ mod tests {
                 unsafe { free(NonNull::new(block as *mut u8).unwrap(), small) };
             }
             assert_eq!(kept(), if KEEPS { MOST_FREE } else { 0 });
+            decay();
+            assert_eq!(kept(), if KEEPS { FREE_FOR_LONG } else { 0 });
         });
         elsewhere.join().unwrap();
     }

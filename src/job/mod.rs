@@ -86,6 +86,7 @@ use crate::stack::{Spec, StackSize};
 use crate::sync::contain;
 use crate::wait_ctx::WaitCtx;
 
+pub(crate) use block_memory::decay as decay_blocks;
 pub use builder::JobBuilder;
 pub(crate) use builder::{JobPlan, boxed};
 pub(crate) use closure::{HeapClosure, JobMain, LARGEST_CLOSURE_ON_STACK, Wiped};

@@ -1,4 +1,5 @@
 //! Memory that goes back to the kernel with time: below the pauses of jobs that are paused for long, and idle stacks.
+//! With the stacks, the blocks of a burst of jobs go back to the heap.
 //!
 //! ```text
 //!   a job has run ----> both clocks run ----> `trim_after`:  each job that has been paused for as long is trimmed
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use super::JobState;
 use super::tasks::Core;
+use crate::job::decay_blocks;
 use crate::pool;
 use crate::stack::depot::{LEAVE_AFTER, has_surplus};
 use crate::stack::idle_time;
@@ -105,6 +107,7 @@ impl Core {
     #[inline]
     pub(super) fn give_memory_back(&mut self, now: u64) {
         if self.idle_memory.decay_at.is_some_and(|at| at <= now) {
+            decay_blocks();
             // A crowd may end before the idle time is over.
             let again = pool::decay().map(|again| again.min(Duration::from_nanos(LEAVE_AFTER)));
             self.idle_memory.decay_at = again.and_then(|again| now.checked_add(nanoseconds(again)));

@@ -13,21 +13,23 @@ use crate::setup::{Group, Setup};
 
 const TEXT: &str = "\
 A job that does nothing, from its start to its end, one after another. *Warm*: each job runs on the stack of the one
-before. *At once*: a thousand are spawned before the first one is joined, and the figure is the share of one.";
+before. *At once*: so many are spawned before the first one is joined, and the figure is the share of one.";
 
-const AT_ONCE: usize = 1000;
+const AT_ONCE: [usize; 2] = [1000, 10_000];
 
 /// Measures every peer.
 pub(crate) fn run(setup: &Setup) -> Section {
-    let (group, at_once) = (group(setup), at_once(setup));
-    let progress = Progress::new("life", group.ticks() + at_once.ticks());
+    let (group, at_once) = (group(setup), AT_ONCE.map(|jobs| at_once(setup, jobs)));
+    let ticks = at_once.iter().map(Group::ticks).sum::<u64>();
+    let progress = Progress::new("life", group.ticks() + ticks);
     let measured = vec![("warm".to_string(), group.run(&progress))];
     let (warm, skipped) = Table::from_groups("warm", "An empty job, warm", measured);
-    let measured = vec![("at-once".to_string(), at_once.run(&progress))];
+    let columns = AT_ONCE.iter().map(|jobs| format!("{jobs} at once"));
+    let measured = columns.zip(at_once.into_iter().map(|group| group.run(&progress)));
     let (at_once, _) = Table::from_groups(
         "at-once",
-        "A thousand empty jobs, spawned at once and joined: each",
-        measured,
+        "Empty jobs, spawned at once and joined: each",
+        measured.collect(),
     );
     Section {
         name: "life",
@@ -39,11 +41,13 @@ pub(crate) fn run(setup: &Setup) -> Section {
 }
 
 /// Not in `counts`: a batch is too many instructions to be executed one at a time.
-fn at_once(setup: &Setup) -> Group<'_> {
+fn at_once(setup: &Setup, jobs: usize) -> Group<'_> {
     let mut group = Group::new(setup, "corosensei", |name| life(name, Bare::default()));
-    group.add("asyncjob, spawn and join", |name| scheduled::spawn_many(name, AT_ONCE));
-    group.add("tokio::spawn", |name| tokio::spawn_many(name, AT_ONCE));
-    group.add("smol, LocalExecutor", |name| smol::spawn_many(name, AT_ONCE));
+    group.add("asyncjob, spawn and join", move |name| {
+        scheduled::spawn_many(name, jobs)
+    });
+    group.add("tokio::spawn", move |name| tokio::spawn_many(name, jobs));
+    group.add("smol, LocalExecutor", move |name| smol::spawn_many(name, jobs));
     group
 }
 

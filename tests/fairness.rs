@@ -253,7 +253,7 @@ fn a_pause_of_the_job_counts_as_giving_way() {
         let scheduler = Scheduler::new().unwrap();
         let (resumes, other) = always_ready(&scheduler);
         let job = scheduler.spawn(move || {
-            let operate = || (0..OPERATIONS - 8).for_each(|_| pause_until(WaitSpec::time(), || Some(())).unwrap());
+            let operate = || (0..OPERATIONS / 2 + 8).for_each(|_| pause_until(WaitSpec::time(), || Some(())).unwrap());
             operate();
             let has_gone_on = resumes.get() == 0;
             current_job().unwrap().wait_ctx().set_status(Status::Eagain);

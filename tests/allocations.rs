@@ -7,8 +7,6 @@
 
 mod by_hand;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,39 +18,14 @@ use asyncjob::stack::StackSize;
 use asyncjob::{
     JobBuilder, PauseError, Step, WaitCtx, WaitKey, block_pause, current_job_id, in_job, pause_job, start_job, waker_fn,
 };
+use asyncjob_testing::{Counting, allocations};
 use by_hand::{finished, paused_with, run};
-
-thread_local!(static ALLOCATIONS: Cell<usize> = const { Cell::new(0) });
-
-struct Counting;
-
-#[allow(unsafe_code, reason = "the only way to count allocations")]
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps the contract of this method, which is that of the system's allocator.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of this method, which is that of the system's allocator.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
 
 #[global_allocator]
 static GLOBAL: Counting = Counting;
 
 /// Under a sanitizer the block of each spawned job comes from the heap, so that it sees a use after the end.
 const BLOCK: usize = cfg!(feature = "sanitizer") as usize;
-
-/// The number of allocations that `f` makes on this thread.
-fn allocations(f: impl FnOnce()) -> usize {
-    let before = ALLOCATIONS.get();
-    f();
-    ALLOCATIONS.get() - before
-}
 
 #[test]
 fn the_counter_sees_an_allocation() {

@@ -6,36 +6,14 @@
 
 mod by_hand;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use asyncjob::scheduler::{JoinHandle, Scheduler};
 use asyncjob::stack::set_idle_time;
 use asyncjob::time::{sleep, with_deadline, with_timeout, yield_now};
 use asyncjob::{Status, WaitKey, current_job, pause_job};
-use asyncjob_testing::{Watchdog, run_alone};
+use asyncjob_testing::{Counting, Watchdog, allocated_bytes, run_alone};
 use by_hand::{add_number, number};
-
-thread_local!(static BYTES: Cell<isize> = const { Cell::new(0) });
-
-struct Counting;
-
-#[allow(unsafe_code, reason = "the only way to count what is allocated")]
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + layout.size() as isize));
-        // SAFETY: the caller keeps the contract of this method, which is that of the system's allocator.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() - layout.size() as isize));
-        // SAFETY: the caller keeps the contract of this method, which is that of the system's allocator.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
 
 #[global_allocator]
 static GLOBAL: Counting = Counting;
@@ -48,9 +26,9 @@ const SHORT: Duration = Duration::from_micros(100);
 /// more.
 fn before_and_after(mut round: impl FnMut()) -> (isize, isize) {
     (0..10).for_each(|_| round()); // each list that the scheduler uses in turn has grown by then
-    let before = BYTES.get();
+    let before = allocated_bytes();
     (0..100).for_each(|_| round());
-    (before, BYTES.get())
+    (before, allocated_bytes())
 }
 
 fn run_ready(scheduler: &Scheduler) {
@@ -119,7 +97,7 @@ fn numbers_of_fds_that_are_not_open() {
             add_number(&ctx, number(key, fd), ());
             ctx.callback().unwrap().wake();
             pause_job().unwrap();
-            let bytes = BYTES.get();
+            let bytes = allocated_bytes();
             ctx.clear_fd(key);
             bytes
         };
@@ -149,16 +127,16 @@ fn blocks_of_a_burst() {
         assert!(jobs.iter().all(JoinHandle::is_finished));
     };
     (0..2).for_each(|_| burst()); // the lists of the scheduler have grown
-    let after_burst = BYTES.get();
+    let after_burst = allocated_bytes();
     burst();
-    assert_eq!(BYTES.get(), after_burst, "bytes after one burst more");
+    assert_eq!(allocated_bytes(), after_burst, "bytes after one burst more");
     let kept = 1024 * 256;
     let left = if cfg!(feature = "sanitizer") {
         kept
     } else {
         BURST as isize * 256
     };
-    while BYTES.get() > after_burst - (left - kept) {
+    while allocated_bytes() > after_burst - (left - kept) {
         scheduler.turn(Some(Duration::from_millis(100))).unwrap();
     }
 }

@@ -23,13 +23,18 @@
 //!
 //! [`error_pages`] looks at all errors of a crate: each leads to a page of the guide, or the test says why not.
 //!
+//! [`Counting`] is an allocator that counts what a thread allocates.
+//!
 //! A test that changes the whole process is ignored, and another test runs it in a process of its own: [`run_alone`].
 
+#[allow(unsafe_code, reason = "the only way to count allocations")]
+mod allocator;
 pub mod error_pages;
 mod gdb;
 pub mod tools;
 mod watchdog;
 
+pub use allocator::{Counting, allocated_bytes, allocations};
 pub use gdb::{CoreFile, gdb};
 pub use watchdog::{Watchdog, within};
 

@@ -16,7 +16,6 @@ use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use super::forwarder::ForwardingWaker;
 use crate::wait_ctx::WaitCtx;
@@ -165,14 +164,9 @@ impl Pair {
     /// callback. A dump may have a handle to the forwarder, which would ask the next job for the last one.
     #[inline]
     fn renew(&mut self) -> bool {
-        let data = Arc::as_ptr(&self.forwarder).cast();
-        if !self.ctx.renew_claimed(data) || Arc::strong_count(&self.forwarder) != 2 {
+        if !self.ctx.renew_claimed(&self.forwarder) {
             return false;
         }
-        // One handle is here and one is in the callback of the ctx, which nobody else has. So nobody else can make
-        // another one. The fence comes between the last call of a handle that was dropped on another thread and the
-        // reuse.
-        fence(Ordering::Acquire);
         self.forwarder.renew();
         true
     }

@@ -4,7 +4,6 @@
 //! nobody else keeps it, so that the next job can have it. That saves three allocations for each job.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use super::wake::{Inbox, JobWaker};
 use crate::sync::contain;
@@ -38,14 +37,9 @@ impl BoundCtx {
     /// else has a handle to one of them, or if the ctx has had wait fds or another callback.
     #[inline]
     pub(super) fn renew(&mut self) -> bool {
-        let data = Arc::as_ptr(&self.waker).cast();
-        if self.waker.is_of_given_ctx() || !self.ctx.renew(data) || Arc::strong_count(&self.waker) != 2 {
+        if self.waker.is_of_given_ctx() || !self.ctx.renew(&self.waker) {
             return false;
         }
-        // One handle is here and one is in the callback of the ctx, which nobody else has. So nobody else can make
-        // another one. The fence comes between the last call of a handle that was dropped on another thread and the
-        // reuse.
-        fence(Ordering::Acquire);
         self.waker.renew();
         true
     }

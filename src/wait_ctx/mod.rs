@@ -55,7 +55,7 @@ use std::fmt;
 use std::mem::offset_of;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
@@ -731,20 +731,27 @@ impl WaitCtx {
         self.inner.is_sole()
     }
 
-    /// Makes a claimed ctx as good as new for another job, apart from its callback. Does nothing and returns `false` if
-    /// there is another handle to the ctx, if its callback is another one than that of this driver or somebody has a
-    /// waker of it, or if the ctx has had a wait fd or anything of C code.
-    pub(crate) fn renew_claimed(&mut self, callback: *const ()) -> bool {
+    /// Makes a claimed ctx as good as new for another job, apart from its callback. Returns `false` if there is another
+    /// handle to the ctx, if its callback is another one than that of this driver, if anybody but the driver and the
+    /// ctx has a handle to the callback, or if the ctx has had a wait fd or anything of C code.
+    pub(crate) fn renew_claimed<W>(&mut self, callback: &Arc<W>) -> bool {
         let Some(inner) = self.inner.get_mut() else {
             return false;
         };
-        let is_same = |set: &Callback| set.is_alone_and_of(callback.addr());
+        let is_same = |set: &Callback| set.is_alone_and_of(Arc::as_ptr(callback).addr());
         if !inner.entries.get_mut().is_new() || !inner.entries.beside_mut().as_ref().is_some_and(is_same) {
             return false;
         }
         *inner.status.get_mut() = NO_STATUS;
         *inner.deadline.get_mut() = NO_DEADLINE;
         *inner.armed.get_mut() = 0;
+        if Arc::strong_count(callback) != 2 {
+            return false;
+        }
+        // One handle is the driver's and one is in the callback of the ctx, which nobody else has. So nobody else can
+        // make another one. The fence comes between the last call of a handle that was dropped on another thread and
+        // the reuse.
+        fence(Ordering::Acquire);
         true
     }
 
@@ -890,7 +897,7 @@ impl ClaimedCtx {
     }
 
     /// As [`WaitCtx::renew_claimed`].
-    pub(crate) fn renew(&mut self, callback: *const ()) -> bool {
+    pub(crate) fn renew<W>(&mut self, callback: &Arc<W>) -> bool {
         self.0.renew_claimed(callback)
     }
 }

@@ -3,10 +3,10 @@
 use std::error::Error;
 use std::fs;
 use std::io;
-use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit, setsid};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 
 /// What the system reports about a process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,8 +14,6 @@ pub(crate) struct Usage {
     pub(crate) threads: u64,
     pub(crate) resident_kib: u64,
     pub(crate) virtual_kib: u64,
-    /// Processor time since the process started.
-    pub(crate) cpu: Duration,
 }
 
 impl Usage {
@@ -28,23 +26,21 @@ impl Usage {
                 .ok_or("no such line in /proc");
             Ok::<u64, Box<dyn Error>>(number?.parse()?)
         };
-        let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-        // Fields 14 and 15 of the line, in ticks of 10 ms. They are counted from the parenthesis after the name, which
-        // may contain anything.
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let ticks: u64 = after_name
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<u64>().ok())
-            .sum();
         Ok(Usage {
             threads: field("Threads:")?,
             resident_kib: field("VmRSS:")?,
             virtual_kib: field("VmSize:")?,
-            cpu: Duration::from_millis(10 * ticks),
         })
     }
+}
+
+/// The time, and how much of it this process has run so far, in nanoseconds. /proc counts in ticks of 10 ms.
+pub(crate) fn clocks() -> (i64, i64) {
+    let nanoseconds = |clock| {
+        let now = clock_gettime(clock);
+        now.tv_sec * 1_000_000_000 + now.tv_nsec
+    };
+    (nanoseconds(ClockId::Monotonic), nanoseconds(ClockId::ProcessCPUTime))
 }
 
 /// Keeps this process, and the threads that it will start, on one core, if the machine has more than one.

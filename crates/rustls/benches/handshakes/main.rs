@@ -11,9 +11,12 @@
 //! signer waits for its latency and then makes a real ECDSA signature. In three modes it waits in a blocking sleep, and
 //! in the fourth the job waits for a timerfd.
 //!
+//! The clients do less than the server: they check no signature. So it is the server that runs out of processor time.
+//!
 //! One window of two seconds differs from the next by a tenth on a machine that is called idle. So what a job does
 //! beside `block_in_place` is measured again, in rounds of a shorter window for each of the two, and the median of the
-//! rounds' ratios is what the goal is about.
+//! rounds' ratios is what the goal is about. A window ends when each client has been served equally often: the clients
+//! come in waves (`clients.rs`).
 //!
 //! ```text
 //! cargo bench -p asyncjob-rustls --bench handshakes                 the whole table, about 15 minutes

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::https::Mode;
 use crate::machine::Usage;
@@ -128,23 +128,21 @@ pub(crate) fn cell(
 
     clients.line()?;
     probe.say("begin")?;
-    let (start, before) = (Instant::now(), Usage::at(server.id())?);
-    let counted = clients.line()?;
-    let (elapsed, after) = (start.elapsed(), Usage::at(server.id())?);
+    let before = server.clocks()?;
+    let [done, failures, length] = numbers(&clients.line()?)?;
+    let [time, processor_time] = server.clocks()?;
+    let after = Usage::at(server.id())?;
     probe.say("end")?;
-    let times = probe.line()?;
-
-    let (done, failures) = two(&counted)?;
-    let (p50, p99) = two(&times)?;
+    let [p50, p99] = numbers(&probe.line()?)?;
     Ok(Cell {
         mode,
         latency,
         outstanding,
-        handshakes_a_second: done as f64 / elapsed.as_secs_f64(),
+        handshakes_a_second: done as f64 / Duration::from_micros(length).as_secs_f64(),
         failures,
         probe_p50: Duration::from_micros(p50),
         probe_p99: Duration::from_micros(p99),
-        cpu: (after.cpu - before.cpu).as_secs_f64() / elapsed.as_secs_f64(),
+        cpu: (processor_time - before[1]) as f64 / (time - before[0]) as f64,
         threads: after.threads,
         resident_kib: after.resident_kib,
         virtual_kib: after.virtual_kib,
@@ -198,6 +196,12 @@ impl Role {
         Ok(writeln!(self.input, "{line}")?)
     }
 
+    /// The time of a server, and how much of it the server has run.
+    fn clocks(&mut self) -> Result<[u64; 2], Box<dyn Error>> {
+        self.say("clocks")?;
+        numbers(&self.line()?)
+    }
+
     fn line(&mut self) -> Result<String, Box<dyn Error>> {
         let mut line = String::new();
         match self.output.read_line(&mut line)? {
@@ -214,7 +218,9 @@ impl Drop for Role {
     }
 }
 
-fn two(line: &str) -> Result<(u64, u64), Box<dyn Error>> {
-    let (first, second) = line.split_once(' ').ok_or("two numbers were expected")?;
-    Ok((first.parse()?, second.parse()?))
+fn numbers<const COUNT: usize>(line: &str) -> Result<[u64; COUNT], Box<dyn Error>> {
+    let numbers: Vec<u64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+    numbers
+        .try_into()
+        .map_err(|_| format!("{COUNT} numbers were expected: {line}").into())
 }

@@ -18,14 +18,18 @@ use rustls::{OtherError, SignatureAlgorithm, SignatureScheme};
 use crate::https::{self, InPlaceKey, Mode};
 use crate::machine;
 
-/// Serves until the input of this process ends. Prints its address first.
+/// Serves until the input of this process ends. Prints its address first, and the time and its processor time for each
+/// line of input.
 pub(crate) fn serve(mode: Mode, latency: Duration) -> Result<(), Box<dyn Error>> {
     machine::stay_on_core(0)?;
     machine::raise_priority(-18);
     machine::raise_fd_limit()?;
     // A thread for the input, in every mode: tokio's stdin would add a blocking thread in some modes only.
     thread::spawn(|| {
-        let _ = io::stdin().lock().read_line(&mut String::new());
+        for _ in io::stdin().lock().lines() {
+            let (time, processor_time) = machine::clocks();
+            println!("{time} {processor_time}");
+        }
         std::process::exit(0);
     });
     let (certificate, key) = identity();

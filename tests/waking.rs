@@ -402,6 +402,27 @@ fn two_callbacks_during_one_pause_cause_one_resume() {
 
 /// S64: a wake of another thread that comes while its job is ready already is part of the resume that follows,
 /// whichever way it goes to the scheduler.
+/// More calls than a turn lists of them, all on the thread of the scheduler. A job that was listed for each call would
+/// take places of the next turn that belong to others.
+#[test]
+fn callbacks_of_one_job_in_one_turn_make_one_job_ready() {
+    let scheduler = Scheduler::new().unwrap();
+    let (resumes, woken) = job_that_counts_resumes(&scheduler, |ctx| ctx.set_status(Status::Ok));
+    run_ready(&scheduler);
+    let waker = woken.callback().unwrap();
+    let caller = scheduler.spawn(move || (0..100).for_each(|_| waker.wake_by_ref()));
+    let turn = scheduler.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!(
+        (turn.resumed, turn.ready, resumes.get()),
+        (1, 1, 0),
+        "the caller has run"
+    );
+    let turn = scheduler.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!((turn.resumed, turn.ready, resumes.get()), (1, 0, 1));
+    assert_no_resume(&scheduler);
+    caller.unwrap().detach();
+}
+
 #[test]
 fn callbacks_from_a_thread_before_the_resume_are_part_of_it() {
     let _watchdog = Watchdog::new();

@@ -44,3 +44,20 @@ impl BoundCtx {
         true
     }
 }
+
+#[cfg(all(test, not(asyncjob_loom)))]
+mod tests {
+    use super::*;
+
+    /// Also if the spawner has let go of it. It may know the ctx by its address, which another job must not have then.
+    #[test]
+    fn a_ctx_that_the_spawner_has_given_is_not_the_next_jobs() {
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let mut given = BoundCtx::new(Some(ClaimedCtx::new()), &inbox);
+        assert!(!given.renew());
+        assert!(given.into_given().is_some());
+        let mut own = BoundCtx::new(None, &inbox);
+        assert!(own.renew());
+        assert!(own.into_given().is_none());
+    }
+}

@@ -7,13 +7,12 @@
 
 use std::any::Any;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::ptr;
 use std::sync::{Mutex, MutexGuard};
 
 use super::closure::LARGEST_CLOSURE_ON_STACK;
 use super::control_block::{ATTACHED, Attributes, BLOCKED, ControlBlock, Running, StartArgs, prepare, switch};
 use super::current::{CURRENT, with_current};
-use super::{Job, Step, fetch_line};
+use super::{Job, Step};
 use crate::pool;
 use crate::sys;
 use crate::wait_ctx::WaitCtx;
@@ -121,17 +120,10 @@ pub fn read_by_resume(ctx: &WaitCtx) -> *const u8 {
     ctx.read_by_resume()
 }
 
-/// Asks the processor for what the resume of this job will touch: its control block, this line of its wait ctx, and the
-/// frames at the top of its stack.
+/// Asks the processor for what the resume of this job will touch, and for this line of its wait ctx.
 #[inline]
 pub fn fetch<T>(job: &Job<T>, near: *const u8) {
-    const FRAMES: usize = 8 * 64;
-    fetch_line(near);
-    job.prefetch();
-    let block = ptr::from_ref(job.control()).cast::<u8>();
-    for below in (64..=FRAMES).step_by(64) {
-        fetch_line(block.wrapping_sub(below));
-    }
+    job.fetch::<8>(near);
 }
 
 /// Gives a job that has paused for the first time a count of its wait ctx.

@@ -448,9 +448,18 @@ impl<T> Job<T> {
     /// it with and without this call.
     #[inline]
     pub fn prefetch(&self) {
+        fetch_value(self.block.as_ptr());
+    }
+
+    /// Asks the processor for what a resume will touch: the control block, this line of the wait ctx, and so many lines
+    /// of frames at the top of the stack.
+    #[inline]
+    pub(crate) fn fetch<const FRAME_LINES: usize>(&self, near: *const u8) {
+        fetch_line(near);
+        self.prefetch();
         let block = self.block.as_ptr().cast::<u8>();
-        for line in (0..size_of::<TypedBlock<T>>()).step_by(64) {
-            fetch_line(block.wrapping_add(line));
+        for line in 1..=FRAME_LINES {
+            fetch_line(block.wrapping_sub(line * 64));
         }
     }
 
@@ -594,6 +603,14 @@ impl Drop for ReportRequest<'_> {
     fn drop(&mut self) {
         self.0.clear_flag(REPORT);
         self.0.report.set(std::ptr::null_mut());
+    }
+}
+
+/// Asks the processor to bring all lines of a value near, which may be none.
+#[inline]
+pub(crate) fn fetch_value<T>(value: *const T) {
+    for line in (0..size_of::<T>()).step_by(64) {
+        fetch_line(value.cast::<u8>().wrapping_add(line));
     }
 }
 

@@ -39,7 +39,7 @@ use super::timer::Timers;
 use super::wake::{Inbox, TaskId};
 use super::{JobState, Stats};
 use crate::error::StartErrorKind;
-use crate::job::{Job, JobPlan, OwnedClosure};
+use crate::job::{Job, JobPlan, OwnedClosure, fetch_value};
 use crate::sys::{PollerFd, clock_tick};
 use crate::wait_ctx::{ClaimedCtx, LONGEST_INTERVAL, Status, WaitFd, WakeCause, Wants};
 
@@ -48,6 +48,10 @@ pub(super) const BATCH: usize = 64;
 /// How many jobs ahead the memory of a job is fetched: early enough for the memory to arrive, and late enough for it to
 /// stay in the cache.
 const AHEAD: usize = 4;
+/// How many jobs ahead its task is fetched, which says where that memory is.
+const TASK_AHEAD: usize = 2 * AHEAD;
+/// How many lines of its frames are fetched for a job. More lines make the processor wait more than they save.
+const FRAME_LINES: usize = 4;
 /// How many jobs are in the cache anyway: each touches about ten lines of it.
 const FIT_IN_CACHE: usize = 256;
 
@@ -424,13 +428,22 @@ impl Core {
         None
     }
 
-    /// Lets the processor fetch the stack of a job that is resumed soon, while other jobs run. With 100,000 deep jobs
-    /// this saves a quarter of the round trip. Few jobs stay in the cache by themselves.
+    /// Lets the processor fetch what the next resumes will touch, while other jobs run. Of 100,000 jobs that are woken in
+    /// random order this saves nearly half. Few jobs stay in the cache by themselves.
     #[inline(never)]
     fn prefetch(&self) {
-        let soon = self.ready.peek(AHEAD).and_then(|id| self.tasks.get(id.index as usize));
-        if let Some(job) = soon.and_then(|task| task.job.as_ref()) {
-            job.prefetch();
+        let Some(soon) = self.ready.peek(AHEAD) else { return };
+        let Some(task) = self.tasks.get(soon.index as usize) else {
+            return;
+        };
+        if let Some(job) = &task.job {
+            job.fetch::<FRAME_LINES>(task.bound.ctx.read_by_resume());
+        }
+        if let Some(later) = self.ready.peek(TASK_AHEAD) {
+            // The slab gives no address without reading what lies there. An address of nothing would do no harm.
+            let apart = later.index.wrapping_sub(soon.index) as i32 as isize;
+            let later = std::ptr::from_ref(task).wrapping_offset(apart);
+            fetch_value(later);
         }
     }
 

@@ -17,6 +17,7 @@ use crate::measure::{quantile, summarise};
 use crate::peer::Absent;
 use crate::peers::libcrypto::Async;
 use crate::peers::pages::Pages;
+use crate::peers::{scheduled, tokio};
 use crate::progress::Progress;
 use crate::report::{Cell, Chart, Row, Section, Table};
 use crate::setup::Setup;
@@ -30,7 +31,11 @@ And memory includes page tables. Ratios are to libcrypto.
 allows. *asyncjob, one ctx*: one wait ctx for all jobs. *memory, 4 KiB pages* is the control, without any job: a
 write to each of the cache lines that a round trip touches, in pages 32 KiB apart. *2 MiB pages*: the same lines
 without gaps and in huge pages. The difference is address translation. *same lines*: the lines have the same offsets
-in each page. The difference is what staggered stacks save.";
+in each page. The difference is what staggered stacks save.
+
+*A wake at random* is the same from end to end: a job or a task wakes 64 others in random order by their callbacks and
+lets them run, and so on. *asyncjob, scheduler* are spawned jobs, which their scheduler prefetches by itself. *tokio,
+wakers* are tasks of a `LocalSet`, which have no stack.";
 
 /// How many frames deep each job pauses.
 const FRAMES: u32 = 8;
@@ -41,6 +46,11 @@ const AHEAD: usize = 4;
 
 /// The controls, which have no jobs. They come last.
 const CONTROLS: [&str; 3] = ["memory, 4 KiB pages", "memory, 2 MiB pages", "memory, same lines"];
+
+/// What is woken instead of resumed.
+const WOKEN: [&str; 2] = ["asyncjob, scheduler", "tokio, wakers"];
+/// How many jobs are woken before they run: about as many as one call of `epoll_wait` reports.
+const WAKES: usize = 64;
 
 /// The cost of each of some live jobs.
 #[derive(Clone, Copy)]
@@ -80,7 +90,13 @@ pub(crate) fn run(setup: &Setup) -> Section {
             }
         }
     }
-    let jobs: Vec<String> = peers.iter().filter(|peer| !is_control(peer)).cloned().collect();
+    let named = |names: &[&str]| -> Vec<String> {
+        let here = peers.iter().filter(|peer| names.contains(&peer.as_str()));
+        here.cloned().collect()
+    };
+    let (controls, woken) = (named(&CONTROLS), named(&WOKEN));
+    let jobs: Vec<String> = peers.iter().filter(|peer| !controls.contains(peer)).cloned().collect();
+    let resumed: Vec<String> = peers.iter().filter(|peer| !woken.contains(peer)).cloned().collect();
     let many: Vec<usize> = sizes.iter().copied().filter(|&live| live >= 1000).collect();
     Section {
         name: "memory",
@@ -91,7 +107,15 @@ pub(crate) fn run(setup: &Setup) -> Section {
                 "random",
                 "A round trip of one of n live jobs, in random order",
                 "ns",
-                &peers,
+                &resumed,
+                sizes,
+                |peer, live| round_trip(peer, live, &results),
+            ),
+            table(
+                "woken",
+                "A wake of one of n live jobs, in random order",
+                "ns",
+                &woken,
                 sizes,
                 |peer, live| round_trip(peer, live, &results),
             ),
@@ -110,16 +134,13 @@ pub(crate) fn run(setup: &Setup) -> Section {
     }
 }
 
-fn is_control(peer: &str) -> bool {
-    CONTROLS.contains(&peer)
-}
-
 /// The peers in the order of their columns.
 fn peers(setup: &Setup) -> Vec<String> {
     let ours = ["asyncjob", "asyncjob, prefetched", "asyncjob, one ctx", "corosensei"];
     let libraries = setup.c_libraries().into_iter().flatten().map(|found| found.name);
     let names = ours.map(String::from).into_iter().chain(libraries);
     let mut names: Vec<String> = names.filter(|name| setup.wants(name)).collect();
+    names.extend(WOKEN.map(String::from).into_iter().filter(|name| setup.wants(name)));
     names.extend(CONTROLS.map(String::from));
     names
 }
@@ -215,6 +236,11 @@ pub(crate) fn measure(setup: &Setup, peer: &str, live: usize, sweeps: u64) -> Re
             let ctx = WaitCtx::new();
             resume_in_random_order(live, sweeps, |_| start_ours(&ctx), resume_ours, |_| ())
         }
+        "asyncjob, scheduler" => {
+            small_stacks()?;
+            scheduled::woken_at_random::<FRAMES>(&shuffled(live), WAKES, sweeps)
+        }
+        "tokio, wakers" => tokio::woken_at_random(&shuffled(live), WAKES, sweeps),
         "corosensei" => resume_in_random_order(live, sweeps, |_| start_bare(), resume_bare, |_| ()),
         "memory, 4 KiB pages" => touch_pages(live, sweeps, Pages::small(live)?),
         "memory, 2 MiB pages" => touch_pages(live, sweeps, Pages::huge(live)?),
@@ -290,10 +316,7 @@ fn resume_in_random_order<J>(
         jobs.push(start(at).map_err(|why| Absent(format!("at {at} live jobs: {why}")))?);
     }
     let gained = resident_with_page_tables().saturating_sub(before + live * size_of::<J>());
-    let mut best = f64::MAX;
-    // The first time fills the caches.
-    for _ in 0..3 {
-        let clock = Instant::now();
+    let round_trip = time_of_one(live, sweeps, |sweeps| {
         for _ in 0..sweeps {
             for (at, &index) in order.iter().enumerate() {
                 if let Some(&next) = order.get(at + AHEAD) {
@@ -302,11 +325,22 @@ fn resume_in_random_order<J>(
                 resume(&mut jobs[index as usize]);
             }
         }
-        let resumes = sweeps as f64 * live as f64;
-        best = best.min(clock.elapsed().as_nanos() as f64 / resumes);
-    }
+    });
     std::mem::forget(jobs);
-    Ok([best, gained as f64 / live as f64])
+    Ok([round_trip, gained as f64 / live as f64])
+}
+
+/// Nanoseconds of one of the `live` steps that a sweep makes: the best of three times so many sweeps. The first time
+/// fills the caches.
+pub(crate) fn time_of_one(live: usize, sweeps: u64, mut sweep: impl FnMut(u64)) -> f64 {
+    let mut best = f64::MAX;
+    for _ in 0..3 {
+        let clock = Instant::now();
+        sweep(sweeps);
+        let steps = sweeps as f64 * live as f64;
+        best = best.min(clock.elapsed().as_nanos() as f64 / steps);
+    }
+    best
 }
 
 /// 0 to `n - 1` in a random order, the same in each run (Fisher and Yates; xorshift).
@@ -323,7 +357,7 @@ fn shuffled(n: usize) -> Vec<u32> {
 }
 
 /// Bytes of memory that this process has in RAM, and its page tables.
-fn resident_with_page_tables() -> usize {
+pub(crate) fn resident_with_page_tables() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib = |key| {
         let line = status.lines().find_map(|line| line.strip_prefix(key));

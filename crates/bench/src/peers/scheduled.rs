@@ -11,7 +11,10 @@ use asyncjob::{Status, WaitCtx, WaitKey, current_job, pause_job};
 
 use super::kernel::{Kind, Pair, drain, notify, per_wake, rounds};
 use super::latency::{Exchange, Load};
+use crate::depth::pause_for_ever;
 use crate::measure::Candidate;
+use crate::parts::memory;
+use crate::peer::Absent;
 
 /// Spawn to join of an empty job, while `live` others are paused.
 pub(crate) fn spawn_join(name: &str, live: usize) -> Candidate {
@@ -87,6 +90,51 @@ pub(crate) fn callbacks(name: &str, batch: usize) -> Candidate {
         assert_eq!(woken.get(), goal, "each wake resumes its job");
         took
     })
+}
+
+/// Jobs that wait for their callbacks, each so many frames deep, and one that wakes them in this order: `batch` of
+/// them, then lets these run, and so on. Returns the nanoseconds and the bytes of one of them.
+pub(crate) fn woken_at_random<const FRAMES: u32>(order: &[u32], batch: usize, sweeps: u64) -> Result<[f64; 2], Absent> {
+    let scheduler = scheduler();
+    let wakers: Rc<RefCell<Vec<Waker>>> = Rc::new(RefCell::new(Vec::with_capacity(order.len())));
+    let woken = Rc::new(Cell::new(0u64));
+    let before = memory::resident_with_page_tables();
+    for _ in order {
+        let (wakers, woken) = (Rc::clone(&wakers), Rc::clone(&woken));
+        let body = move || {
+            let ctx = wait_ctx();
+            ctx.set_status(Status::Ok);
+            let waker = ctx.callback().expect("the scheduler has set one");
+            drop(ctx);
+            wakers.borrow_mut().push(waker);
+            pause_for_ever::<FRAMES>(|| {
+                let _ = pause_job(); // these jobs are never cancelled
+                woken.set(woken.get() + 1);
+            });
+        };
+        let job = scheduler
+            .spawn(body)
+            .map_err(|refused| Absent::new(refused.to_string()))?;
+        job.detach();
+    }
+    run_until_idle(&scheduler);
+    let wakers = wakers.take();
+    let gained = memory::resident_with_page_tables().saturating_sub(before + size_of_val(&*wakers));
+    let live = order.len();
+    let order = order.to_vec();
+    let (wake, woken) = run_job(&scheduler, move || {
+        wait_ctx().set_status(Status::Eagain); // so this job runs again when the jobs that it woke have run
+        let wake = memory::time_of_one(live, sweeps, |sweeps| {
+            for batch in (0..sweeps).flat_map(|_| order.chunks(batch)) {
+                batch.iter().for_each(|&at| wakers[at as usize].wake_by_ref());
+                let _ = pause_job();
+            }
+        });
+        (wake, woken.get())
+    });
+    assert_eq!(woken, 3 * sweeps * live as u64, "each wake resumes its job");
+    std::mem::forget(scheduler);
+    Ok([wake, gained as f64 / live as f64])
 }
 
 /// A batch of jobs that wait for their fds, which the loop around the scheduler makes readable. Measures the share of

@@ -14,6 +14,8 @@ use tokio::task::{self, LocalSet};
 use super::kernel::{Kind, Pair, drain, notify, per_wake, rounds};
 use super::latency::{Exchange, Load};
 use crate::measure::Candidate;
+use crate::parts::memory;
+use crate::peer::Absent;
 
 /// A current-thread runtime with everything enabled.
 pub(crate) fn current_thread() -> Runtime {
@@ -107,6 +109,51 @@ pub(crate) fn wakers(name: &str, batch: usize) -> Candidate {
             per_wake(clock.elapsed(), n, batch)
         })
     })
+}
+
+/// Tasks that wait, and one that wakes them in this order: `batch` of them, then lets these run, and so on. Returns the
+/// nanoseconds and the bytes of one of them.
+pub(crate) fn woken_at_random(order: &[u32], batch: usize, sweeps: u64) -> Result<[f64; 2], Absent> {
+    let (runtime, local) = (current_thread(), LocalSet::new());
+    let wakers: Rc<RefCell<Vec<Waker>>> = Rc::new(RefCell::new(Vec::with_capacity(order.len())));
+    let woken = Rc::new(Cell::new(0u64));
+    let before = memory::resident_with_page_tables();
+    for _ in order {
+        let (wakers, woken) = (Rc::clone(&wakers), Rc::clone(&woken));
+        let mut is_first = true;
+        local.spawn_local(poll_fn(move |cx| {
+            match std::mem::take(&mut is_first) {
+                true => wakers.borrow_mut().push(cx.waker().clone()),
+                false => woken.set(woken.get() + 1),
+            }
+            Poll::<()>::Pending
+        }));
+    }
+    local.block_on(&runtime, async {
+        while wakers.borrow().len() < order.len() {
+            again().await;
+        }
+    });
+    let wakers = wakers.take();
+    let gained = memory::resident_with_page_tables().saturating_sub(before + size_of_val(&*wakers));
+    let sweep = async || {
+        for batch in order.chunks(batch) {
+            let goal = woken.get() + batch.len() as u64;
+            batch.iter().for_each(|&at| wakers[at as usize].wake_by_ref());
+            while woken.get() < goal {
+                again().await;
+            }
+        }
+    };
+    let wake = memory::time_of_one(order.len(), sweeps, |sweeps| {
+        local.block_on(&runtime, async {
+            for _ in 0..sweeps {
+                sweep().await;
+            }
+        });
+    });
+    std::mem::forget(local);
+    Ok([wake, gained as f64 / order.len() as f64])
 }
 
 /// Lets the tasks that are ready run. Unlike `yield_now`, it does not ask the driver for events.

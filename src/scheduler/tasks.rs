@@ -428,8 +428,8 @@ impl Core {
         None
     }
 
-    /// Lets the processor fetch what the next resumes will touch, while other jobs run. Of 100,000 jobs that are woken in
-    /// random order this saves nearly half. Few jobs stay in the cache by themselves.
+    /// Lets the processor fetch what the next resumes will touch, while other jobs run. Of 100,000 jobs that are woken
+    /// in random order this saves nearly half. Few jobs stay in the cache by themselves.
     #[inline(never)]
     fn prefetch(&self) {
         let Some(soon) = self.ready.peek(AHEAD) else { return };

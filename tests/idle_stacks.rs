@@ -43,6 +43,8 @@ fn idle_stacks_decay() {
     before_the_time_nothing_goes();
     a_crowd_keeps_its_stacks_for_a_moment();
     a_run_that_ends_leaves_no_crowd_behind();
+    a_crowd_without_a_scheduler_goes_when_other_jobs_end();
+    a_thread_that_exits_leaves_no_crowd_behind();
 }
 
 fn what_is_not_used_between_two_calls_goes() {
@@ -177,4 +179,40 @@ fn a_run_that_ends_leaves_no_crowd_behind() {
     assert!(in_process().0 >= 100);
     drop(scheduler);
     assert_eq!(in_process().0, idle());
+}
+
+/// No call but those of the next jobs gives the memory back, at most 256 stacks in each of them.
+fn a_crowd_without_a_scheduler_goes_when_other_jobs_end() {
+    const CROWD: usize = 1000;
+    set_idle_time(Duration::MAX);
+    use_stacks(CROWD);
+    let ended = Instant::now();
+    assert!(in_process().0 >= CROWD);
+    let mut pieces = 0;
+    while in_process().0 > idle() {
+        let before = in_process().0;
+        use_stacks(1);
+        let gone = before - in_process().0;
+        assert!(gone <= 256, "at once: {gone}");
+        if gone != 0 {
+            assert!(ended.elapsed() >= Duration::from_millis(900), "{:?}", ended.elapsed());
+            pieces += 1;
+        }
+    }
+    assert!(pieces >= 4, "{pieces}");
+    set_idle_time(Duration::ZERO);
+    use_stacks(CROWD);
+    assert_eq!(in_process().0, idle(), "an idle time of zero is over at once");
+}
+
+fn a_thread_that_exits_leaves_no_crowd_behind() {
+    set_idle_time(Duration::MAX);
+    let before = in_process().0;
+    let other = std::thread::spawn(|| {
+        init_thread(PoolConfig::new().max_idle(1)).unwrap();
+        use_stacks(1000);
+        in_process().0
+    });
+    assert!(other.join().unwrap() >= 1000);
+    assert_eq!(in_process().0, before);
 }

@@ -4,6 +4,7 @@
 //! | operation | system calls |
 //! |---|---|
 //! | start, pause, resume and end of a job on a cached stack | none |
+//! | the end of a job in a crowd, and its start if another crowd has just ended | none |
 //! | a callback to a busy scheduler, from any thread | none; where jobs wait for fds, one `epoll_wait` for a batch |
 //! | a sleep | one wait that ends at its time, where others do nothing |
 //! | a wait on an fd that stays registered | no `epoll_ctl`; one `epoll_wait` for all jobs that are ready together |
@@ -115,6 +116,31 @@ fn jobs_on_a_cached_stack() {
             panic!()
         };
         let Step::Finished(_) = job.resume() else { panic!() };
+    }
+}
+
+/// The memory of a crowd goes back a second after its end, when other jobs end.
+#[test]
+fn the_end_of_a_crowd_makes_no_system_call() {
+    if missing(&[STRACE]) {
+        return;
+    }
+    let cost = cost("crowds_that_end");
+    expect_at_most(cost, &[]);
+}
+
+#[test]
+#[ignore = "run under strace by the_end_of_a_crowd_makes_no_system_call"]
+fn crowds_that_end() {
+    const CROWD: usize = 5000;
+    let ctx = WaitCtx::new();
+    let mut jobs = Vec::with_capacity(CROWD);
+    for _ in 0..rounds() / 100 {
+        jobs.extend((0..CROWD).map(|_| start_job(&ctx, || pause_job().unwrap())));
+        for step in jobs.drain(..) {
+            let Ok(Step::Paused(job)) = step else { panic!() };
+            let Step::Finished(()) = job.resume() else { panic!() };
+        }
     }
 }
 

@@ -7,8 +7,9 @@
 //!
 //! Taking a stack is a pop and giving it back is a push: no lock, no system call. Only an empty or a full pool goes to
 //! the depot. The depot keeps some stacks with their memory for the next thread that needs one, and gives the memory of
-//! the others back to the kernel: at once, or about a second later where a scheduler runs the jobs. The memory of a
-//! burst of jobs is therefore free again soon after the jobs have ended.
+//! the others back to the kernel about a second after the last of them came: in turns of the scheduler that runs the
+//! jobs, or a piece at a time when the next jobs of the thread end. The end of a burst of jobs therefore makes no
+//! system call, and the memory is free again soon after.
 //!
 //! The limit counts every stack that the pool has made and not yet destroyed: idle, running, paused and quarantined
 //! ones. The stack that was used last is used first, because its memory is in the cache. A thread that never calls
@@ -34,7 +35,7 @@ use crate::sys::{ThreadWords, clock_tick};
 pub use available::{Available, available};
 use thread::THREAD;
 pub(crate) use thread::{
-    NoStack, count_again, forget_thread, give, has_capacity, quarantine, set_surplus, take, uncount,
+    NoStack, count_again, forget_thread, give, has_capacity, quarantine, set_in_turn, take, uncount,
 };
 
 /// What [`init_thread`] sets up: how many jobs, on which stacks.

@@ -8,9 +8,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::{PoolConfig, PoolStats};
-use crate::stack::depot::{Depot, Surplus, newest};
+use crate::stack::depot::{Depot, Surplus, decay_surplus, has_surplus, leave_after, newest, release_surplus};
 use crate::stack::{self, IdleMarks, Spec, Stack, StackSize, overflow};
 use crate::sync::{WaitQueue, Waiter};
+use crate::sys::clock_tick;
 #[cfg(asyncjob_tlsdesc)]
 use crate::sys::{free_boxed, with_boxed};
 
@@ -75,9 +76,10 @@ pub(crate) fn count_again() {
     });
 }
 
-/// Says when the memory of surplus stacks of this thread goes back. Returns what was said before.
-pub(crate) fn set_surplus(surplus: Surplus) -> Surplus {
-    THREAD.with(|pool| pool.surplus.replace(surplus))
+/// Says whether a scheduler runs the jobs of this thread, and so gives the memory of surplus stacks back. Returns what
+/// was said before.
+pub(crate) fn set_in_turn(in_turn: bool) -> bool {
+    THREAD.with(|pool| pool.in_turn.replace(in_turn))
 }
 
 /// Whether the pool has a stack for another job, or may make one.
@@ -93,7 +95,7 @@ pub(crate) fn has_capacity() -> bool {
 pub(super) struct Pool {
     idle: ManuallyDrop<RefCell<Vec<Stack>>>,
     /// `depot`, if its stacks are pushed as they come back. Null if they are to be wiped first, are above the limit,
-    /// or are waited for.
+    /// or are waited for, and while there is a surplus to be given back.
     direct: Cell<*const Depot>,
     /// The stacks that were made and not destroyed.
     total: Cell<usize>,
@@ -109,8 +111,10 @@ pub(super) struct Pool {
     closed: Cell<bool>,
     /// The tasks that wait for a stack.
     queue: ManuallyDrop<WaitQueue>,
-    /// When the memory of stacks goes back that the depot has no use for.
-    surplus: Cell<Surplus>,
+    /// A turn of a scheduler is in progress, which sees to the memory of stacks that the depot has no use for.
+    in_turn: Cell<bool>,
+    /// When this pool looks at the memory of such stacks, by the kernel's clock: [`NEVER`] if it has left none.
+    surplus_at: Cell<u64>,
     /// Which idle stacks have not been used since when.
     marks: Cell<IdleMarks>,
     /// How many idle stacks stay, however long they are not used: those that were to be made in advance.
@@ -176,7 +180,8 @@ impl Pool {
             prepared: Cell::new(false),
             closed: Cell::new(false),
             queue: ManuallyDrop::new(WaitQueue::new()),
-            surplus: Cell::new(Surplus::Now),
+            in_turn: Cell::new(false),
+            surplus_at: Cell::new(NEVER),
             marks: Cell::new(IdleMarks::NONE),
             precreated: Cell::new(0),
         }
@@ -215,7 +220,7 @@ impl Pool {
         let leaving = self.total.get().saturating_sub(self.limit.get()).min(idle.len());
         self.total.set(self.total.get() - leaving);
         if let Some(depot) = self.depot.get() {
-            depot.give_all(idle.drain(..leaving), self.surplus.get());
+            depot.give_all(idle.drain(..leaving), Surplus::Now);
         }
         self.choose_way_back();
     }
@@ -224,6 +229,7 @@ impl Pool {
     fn choose_way_back(&self) {
         let nothing_else_to_do =
             !self.closed.get() && !self.queue.has_waiters() && self.total.get() <= self.limit.get();
+        let nothing_else_to_do = nothing_else_to_do && self.surplus_at.get() == NEVER;
         let direct = self
             .depot
             .get()
@@ -300,10 +306,14 @@ impl Pool {
         })
     }
 
-    /// A stack of another kind, one that has to be wiped, one above the limit, or one that a task waits for.
+    /// A stack of another kind, one that has to be wiped, one above the limit, one that a task waits for, or one that
+    /// comes while the memory of others is to be given back.
     #[cold]
     fn give_slowly(&self, stack: Stack) {
         self.put_back(stack);
+        if self.surplus_at.get() != NEVER {
+            self.give_surplus_back();
+        }
         if self.queue.has_waiters() {
             self.queue.notify_one(); // no borrow is held: a waker may run anything
             self.choose_way_back();
@@ -321,7 +331,7 @@ impl Pool {
             self.idle.borrow_mut().push(stack);
         } else {
             self.total.set(self.total.get() - 1);
-            self.own_depot().give_all(std::iter::once(stack), self.surplus.get());
+            self.leave(std::iter::once(stack));
         }
         if above_limit {
             self.choose_way_back();
@@ -336,14 +346,34 @@ impl Pool {
         if idle.len() >= max_idle {
             let leaving = idle.len().div_ceil(2);
             self.total.set(self.total.get() - leaving);
-            self.own_depot()
-                .give_all(newest(&mut idle, leaving, Stack::order).into_iter(), self.surplus.get());
+            self.leave(newest(&mut idle, leaving, Stack::order).into_iter());
         } else if idle.len() == idle.capacity() {
             let wanted = (2 * idle.len()).max(FIRST_CAPACITY).min(max_idle);
             let more = wanted - idle.len();
             idle.reserve_exact(more);
         }
         idle.len() < max_idle
+    }
+
+    /// Hands stacks on to the depot. If it has no use for them, their memory goes back later: in a turn of the
+    /// scheduler that runs the jobs, or when the next jobs of this thread end.
+    fn leave(&self, stacks: impl Iterator<Item = Stack>) {
+        self.own_depot().give_all(stacks, Surplus::Later);
+        if !self.in_turn.get() && self.surplus_at.get() == NEVER && has_surplus() {
+            self.surplus_at.set(clock_tick().saturating_add(leave_after()));
+            self.choose_way_back();
+        }
+    }
+
+    /// Gives a bounded part of the surplus back if it is time.
+    fn give_surplus_back(&self) {
+        let now = clock_tick();
+        if now < self.surplus_at.get() {
+            return;
+        }
+        let again = decay_surplus(now).and_then(|again| now.checked_add(again.as_nanos() as u64));
+        self.surplus_at.set(again.unwrap_or(NEVER));
+        self.choose_way_back();
     }
 
     fn has_capacity(&self) -> bool {
@@ -425,10 +455,17 @@ impl Pool {
         let idle = self.idle.take();
         self.total.set(self.total.get() - idle.len());
         if let Some(depot) = self.depot.get() {
-            depot.give_all(idle.into_iter(), self.surplus.get());
+            depot.give_all(idle.into_iter(), Surplus::Now);
+        }
+        if self.surplus_at.replace(NEVER) != NEVER {
+            let _ = release_surplus(); // no job may come to do it
+            self.choose_way_back();
         }
     }
 }
+
+/// A time that the clock does not reach.
+const NEVER: u64 = u64::MAX;
 
 /// How many idle stacks a pool allocates space for at first.
 const FIRST_CAPACITY: usize = 16;

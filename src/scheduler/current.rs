@@ -13,7 +13,6 @@ use crate::error::{SpawnError, SpawnErrorKind};
 use crate::hooks::SwitchHooks;
 use crate::job::{JobBuilder, is_in_job};
 use crate::pool;
-use crate::stack::depot::Surplus;
 
 /// Spawns jobs on a [`Scheduler`] of this thread. It does not keep the scheduler, so that the scheduler's own jobs can
 /// have it: see [`current`].
@@ -185,7 +184,7 @@ thread_local! {
 /// Marks a turn of a scheduler as in progress for as long as this value exists.
 pub(super) struct Turning<'a> {
     inner: &'a Inner,
-    outer_surplus: Surplus,
+    was_in_turn: bool,
     outer: Option<Weak<Inner>>,
 }
 
@@ -201,7 +200,7 @@ impl<'a> Turning<'a> {
         inner.inbox.local.open();
         Turning {
             inner,
-            outer_surplus: pool::set_surplus(Surplus::Later), // `IdleMemory` sees to it
+            was_in_turn: pool::set_in_turn(true), // `IdleMemory` sees to the surplus of stacks
             outer: RUNNING.with(|running| running.replace(Some(Rc::downgrade(inner)))),
         }
     }
@@ -213,7 +212,7 @@ impl Drop for Turning<'_> {
         if !late.is_empty() {
             late.into_iter().for_each(|id| self.inner.inbox.post(id)); // for the next turn: their latches are set
         }
-        pool::set_surplus(self.outer_surplus);
+        pool::set_in_turn(self.was_in_turn);
         RUNNING.with(|running| running.set(self.outer.take()));
         self.inner.turning.set(false);
     }

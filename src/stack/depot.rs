@@ -3,7 +3,7 @@
 //! ```text
 //!   pool of thread 1 --+                      +-- cached: stacks as their last jobs left them, a bounded number
 //!   pool of thread 2 --+-- take / give_all -- |
-//!   pool of thread 3 --+   (one lock)         |-- leaving: above that number, for a moment (`Surplus::Later`)
+//!   pool of thread 3 --+   (one lock)         |-- leaving: above that number, for a second (`Surplus::Later`)
 //!                                             +-- slabs: free slots, without memory (`slots`)
 //! ```
 //!
@@ -90,12 +90,12 @@ pub struct StackStats {
 pub(crate) enum Surplus {
     /// Before the call returns.
     Now,
-    /// Some time after the last of them came, by calls of [`decay`](super::decay), which the caller sees to. Until then
-    /// new jobs can have them.
+    /// Some time after the last of them came, by calls of [`decay`](super::decay) or [`decay_surplus`], which the
+    /// caller sees to. Until then new jobs can have them. With an idle time of zero it is before the call returns.
     Later,
 }
 
-/// How long stacks above the maximum keep their memory after the last of them came, in nanoseconds.
+/// The longest time for which stacks above the maximum keep their memory after the last of them came, in nanoseconds.
 pub(crate) const LEAVE_AFTER: u64 = 1_000_000_000;
 /// How many of them one call of [`decay`](super::decay) gives back: it takes half a millisecond.
 const LEAVE_AT_ONCE: usize = 256;
@@ -124,10 +124,17 @@ static MAX_CACHED: AtomicUsize = AtomicUsize::new(512);
 
 /// Sets how many idle stacks of each size and configuration stay in memory for all threads: 512 unless you set it.
 ///
-/// A stack that exceeds the number gives its memory back to the kernel: at once, or if its job was one of a
-/// [`Scheduler`](crate::scheduler::Scheduler), about a second after the last such job has ended, so that a crowd of
-/// jobs ends quickly and the next one starts quickly. Stacks that a thread keeps for itself do not count:
-/// [`PoolConfig::max_idle`](crate::pool::PoolConfig::max_idle) bounds those.
+/// A stack that exceeds the number gives its memory back to the kernel about a second after the last such stack came,
+/// so that a crowd of jobs ends quickly and the next one starts quickly. The turns of a
+/// [`Scheduler`](crate::scheduler::Scheduler) see to that, or the end of its `run`. Where no scheduler runs the jobs,
+/// the next jobs that end on the thread do, at most 256 stacks each, and the thread gives all back when it exits. A
+/// thread that has no job any more calls [`pool::decay`](crate::pool::decay) now and then. With a [`set_idle_time`] of
+/// zero each such stack gives its memory back at once.
+///
+/// Stacks that a thread keeps for itself do not count: [`PoolConfig::max_idle`](crate::pool::PoolConfig::max_idle)
+/// bounds those.
+///
+/// [`set_idle_time`]: super::set_idle_time
 pub fn set_max_cached(stacks: usize) {
     MAX_CACHED.store(stacks, Ordering::Relaxed);
 }
@@ -164,6 +171,16 @@ pub(crate) fn has_surplus() -> bool {
 /// were any.
 pub(crate) fn release_surplus() -> bool {
     has_surplus() && all().filter(|depot| depot.release_surplus()).count() != 0
+}
+
+/// As [`decay`](super::decay), of the stacks above the maximum only.
+pub(crate) fn decay_surplus(now: u64) -> Option<Duration> {
+    all().filter_map(|depot| depot.decay_surplus(now)).min()
+}
+
+/// How long stacks above the maximum keep their memory after the last of them came, in nanoseconds.
+pub(crate) fn leave_after() -> u64 {
+    idle_time().min(LEAVE_AFTER)
 }
 
 impl Depot {
@@ -245,11 +262,8 @@ impl Depot {
 
     /// Gives the memory of all stacks above the maximum back. Returns whether there were any.
     fn release_surplus(&self) -> bool {
-        let mut state = lock(&self.state);
-        let leaving = std::mem::take(&mut state.leaving);
+        let leaving = lock(&self.state).take_last_leaving(usize::MAX, self.max_cached());
         let had_some = !leaving.is_empty();
-        LEAVING.fetch_sub(leaving.len(), Ordering::Relaxed);
-        drop(state);
         self.release_all(leaving);
         had_some
     }
@@ -261,36 +275,36 @@ impl Depot {
 
     /// Gives the memory of all idle stacks back. Returns whether there was one.
     pub(super) fn release_cached(&self) -> bool {
-        let cached = std::mem::take(&mut lock(&self.state).cached);
-        let has_any = !cached.is_empty();
-        self.release_all(cached);
-        self.release_surplus() || has_any
+        let idle = {
+            let mut state = lock(&self.state);
+            let mut idle = std::mem::take(&mut state.cached);
+            LEAVING.fetch_sub(state.leaving.len(), Ordering::Relaxed);
+            idle.append(&mut state.leaving);
+            idle
+        };
+        let has_any = !idle.is_empty();
+        self.release_all(idle);
+        has_any
     }
 
     /// Gives the memory of the stacks back that have been idle here for the [`idle_time`](super::idle_time), by the
     /// time `now`, and of some stacks above the maximum if it is time. Returns how long it is until there may be more.
     pub(super) fn decay(&self, now: u64) -> Option<Duration> {
         let mut state = lock(&self.state);
-        let DepotState {
-            cached,
-            leaving,
-            last_left,
-            idle,
-            ..
-        } = &mut *state;
+        let DepotState { cached, idle, .. } = &mut *state;
         let (mut unused, again) = idle.take_unused(now, cached, 0);
-        let left = idle_time()
-            .min(LEAVE_AFTER)
-            .saturating_sub(now.saturating_sub(*last_left));
-        if left == 0 {
-            let piece = leaving.drain(leaving.len().saturating_sub(LEAVE_AT_ONCE)..);
-            LEAVING.fetch_sub(piece.len(), Ordering::Relaxed);
-            unused.extend(piece);
-        }
-        let leave = (!leaving.is_empty()).then(|| Duration::from_nanos(left).max(LEAVE_AGAIN));
+        let (piece, leave) = state.take_leaving(now, self.max_cached());
+        unused.extend(piece);
         drop(state);
         self.release_all(unused);
         again.into_iter().chain(leave).min()
+    }
+
+    /// As [`decay`](Self::decay), of the stacks above the maximum only.
+    fn decay_surplus(&self, now: u64) -> Option<Duration> {
+        let (piece, leave) = lock(&self.state).take_leaving(now, self.max_cached());
+        self.release_all(piece);
+        leave
     }
 
     /// Takes back one stack, and wipes it if the `Spec` asks for it.
@@ -390,17 +404,22 @@ impl Depot {
         Ok(Stack(unsafe { StackHeader::write(slab, index) }))
     }
 
-    /// Caches `slots` and takes the surplus out again. What is to leave now is in `slots` then. Stacks from the oldest
-    /// slabs stay cached.
+    /// Caches `slots`, up to the maximum. What is to leave now is in `slots` then: the stacks from the newest slabs.
+    /// What is to leave later is not looked at here, in the end of a job: `take_leaving` chooses.
     fn keep_cached(&self, slots: &mut Vec<Slot>, when: Surplus) {
         let mut state = lock(&self.state);
-        state.cached.append(slots);
-        let surplus = state.cached.len().saturating_sub(self.max_cached());
-        if surplus == 0 {
+        let max_cached = self.max_cached();
+        if when == Surplus::Now || leave_after() == 0 {
+            state.cached.append(slots);
+            let surplus = state.cached.len().saturating_sub(max_cached);
+            if surplus != 0 {
+                *slots = newest(&mut state.cached, surplus, Slot::order);
+            }
             return;
         }
-        *slots = newest(&mut state.cached, surplus, Slot::order);
-        if when == Surplus::Later {
+        let fitting = max_cached.saturating_sub(state.cached.len()).min(slots.len());
+        state.cached.extend(slots.drain(..fitting));
+        if !slots.is_empty() {
             LEAVING.fetch_add(slots.len(), Ordering::Relaxed);
             state.leaving.append(slots);
             state.last_left = clock_tick();
@@ -525,6 +544,38 @@ impl Depot {
 }
 
 impl DepotState {
+    /// Takes a piece of the stacks above the maximum, if it is time. Also returns how long it is until there may be
+    /// more.
+    fn take_leaving(&mut self, now: u64, max_cached: usize) -> (Vec<Slot>, Option<Duration>) {
+        let left = leave_after().saturating_sub(now.saturating_sub(self.last_left));
+        let piece = if left == 0 {
+            self.take_last_leaving(LEAVE_AT_ONCE, max_cached)
+        } else {
+            Vec::new()
+        };
+        let leave = (!self.leaving.is_empty()).then(|| Duration::from_nanos(left).max(LEAVE_AGAIN));
+        (piece, leave)
+    }
+
+    /// Takes as many stacks as this above the maximum, or all there are. Those that came last go, but each of them that
+    /// is from an older slab is cached, and one from a newer slab goes instead.
+    fn take_last_leaving(&mut self, count: usize, max_cached: usize) -> Vec<Slot> {
+        let piece = self.leaving.split_off(self.leaving.len().saturating_sub(count));
+        if piece.is_empty() {
+            return piece;
+        }
+        LEAVING.fetch_sub(piece.len(), Ordering::Relaxed);
+        if self.leaving.is_empty() {
+            self.leaving = Vec::new(); // the list of a crowd is memory of the crowd, too
+        }
+        self.cached.extend(piece);
+        let surplus = self.cached.len().saturating_sub(max_cached);
+        if surplus == 0 {
+            return Vec::new(); // new jobs have taken what was cached
+        }
+        newest(&mut self.cached, surplus, Slot::order)
+    }
+
     /// Claims the lowest free slot of the oldest slab that has one, or of a new slab.
     fn claim(&mut self, depot: &'static Depot) -> io::Result<(&'static Slab, usize)> {
         for bitmap in &mut self.bitmaps {

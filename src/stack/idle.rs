@@ -24,7 +24,8 @@ static IDLE_TIME: AtomicU64 = AtomicU64::new(10_000_000_000);
 ///
 /// The memory of a stack goes back to the kernel after it has been idle for once to twice as long. Each
 /// [`Scheduler`](crate::scheduler::Scheduler) sees to that, for the stacks of its thread and for those that threads
-/// share. A program without a scheduler calls [`pool::decay`](crate::pool::decay).
+/// share. A program without a scheduler calls [`pool::decay`](crate::pool::decay). With a time of zero, a stack that
+/// exceeds [`set_max_cached`](super::set_max_cached) gives its memory back when its job ends.
 pub fn set_idle_time(time: Duration) {
     let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     IDLE_TIME.store(nanoseconds, Ordering::Relaxed);

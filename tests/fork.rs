@@ -259,6 +259,81 @@ fn fork_in_job() {
 }
 
 #[test]
+fn a_fork_in_a_resumed_job() {
+    run_alone("fork_in_resumed_job");
+}
+
+/// As in a job that starts. The job may also be one of a scheduler that runs in a job: then both schedulers stop.
+#[test]
+#[ignore = "run by a_fork_in_a_resumed_job"]
+fn fork_in_resumed_job() {
+    for is_nested in [false, true] {
+        let scheduler = Scheduler::new().unwrap();
+        let child = Rc::new(Cell::new(-1));
+        let forked = Rc::clone(&child);
+        let forks = move || {
+            give_way();
+            // SAFETY: the process has one thread that runs code of ours.
+            #[allow(unsafe_code, reason = "what the test is about")]
+            forked.set(unsafe { libc::fork() });
+        };
+        let job = if is_nested {
+            scheduler
+                .spawn(move || {
+                    give_way();
+                    let inner = Scheduler::new().unwrap();
+                    let counter = Rc::new(Cell::new(0));
+                    let forks = inner.spawn(forks).unwrap();
+                    let other = inner.spawn(counts_after_a_pause(&counter)).unwrap();
+                    let turned = inner.turn(Some(Duration::ZERO));
+                    assert_eq!(counter.get(), u32::from(turned.is_ok()), "another job ran in the child");
+                    forks.detach();
+                    other.detach();
+                })
+                .unwrap()
+        } else {
+            scheduler.spawn(forks).unwrap()
+        };
+        let runs = Rc::new(Cell::new(0));
+        let other = scheduler.spawn(counts_after_a_pause(&runs)).unwrap();
+        let turned = scheduler.turn(Some(Duration::ZERO));
+        if child.get() == 0 {
+            exit_after(|| {
+                assert_is_forked(&turned.unwrap_err());
+                assert_eq!(runs.get(), 0, "another job ran in the child");
+                drop(scheduler);
+                let own = Scheduler::new().unwrap(); // which the fork does not stop
+                let jobs = [(); 2].map(|()| own.spawn(counts_after_a_pause(&runs)).unwrap());
+                assert_eq!(own.turn(Some(Duration::ZERO)).unwrap().resumed, 4);
+                jobs.into_iter().for_each(|job| own.run_until(job).unwrap());
+            });
+        }
+        assert_eq!((turned.unwrap().ready, runs.get()), (0, 1));
+        let mut status = 0;
+        #[allow(unsafe_code, reason = "to wait for one child")]
+        // SAFETY: the status may be written to during the call.
+        let waited = unsafe { libc::waitpid(child.get(), &mut status, 0) };
+        assert_eq!((waited, status), (child.get(), 0));
+        scheduler.run_until(job).unwrap();
+        scheduler.run_until(other).unwrap();
+    }
+}
+
+/// Lets the other jobs run.
+fn give_way() {
+    current_job().unwrap().wait_ctx().set_status(Status::Eagain);
+    pause_job().unwrap();
+}
+
+fn counts_after_a_pause(runs: &Rc<Cell<u32>>) -> impl FnOnce() + 'static {
+    let runs = Rc::clone(runs);
+    move || {
+        give_way();
+        runs.set(runs.get() + 1);
+    }
+}
+
+#[test]
 fn workers_and_offload() {
     run_alone("use_workers_and_offload");
 }

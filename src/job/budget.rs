@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use super::current::{CURRENT, current_job_id};
 use super::id::JobId;
+use crate::sys::{Process, call_in_children};
 
 /// How many operations a job may do in a row. tokio allows a task as many.
 const OPERATIONS: u32 = 128;
@@ -36,8 +37,8 @@ struct Budget {
     operations: Cell<u32>,
     /// When the clock was looked at first.
     since: Cell<Option<Instant>>,
-    /// Whether a job has begun a budget since a driver asked last whether one has run out. As long as none has, the
-    /// budget of the next job is whole.
+    /// Whether a job has begun a budget, or forked, since a driver asked last whether to go on. As long as neither has
+    /// happened, the budget of the next job is whole.
     has_begun: Cell<bool>,
     /// Whether a budget has run out since a driver asked last.
     ran_out: Cell<bool>,
@@ -105,7 +106,10 @@ impl Budget {
     }
 
     #[cold]
-    fn end_slowly(&self) -> bool {
+    fn end_slowly(&self, driver: Process) -> bool {
+        if driver.is_inherited() {
+            return true; // and so it stays for the driver of the job that this one runs in
+        }
         if CURRENT.get().is_none() {
             self.has_begun.set(false);
             self.job.set(None);
@@ -130,11 +134,17 @@ pub(crate) fn begin() {
     }
 }
 
-/// Whether the budget of a job has run out on this thread since the last call. The next job of the driver has a whole
+/// Whether the driver that was made in this process has to stop after the job that has run: because its budget has run
+/// out since the last call, or because it has forked, and this is the child. The next job of the driver has a whole
 /// budget.
 #[inline]
-pub(crate) fn has_run_out() -> bool {
-    BUDGET.with(|budget| budget.has_begun.get() && budget.end_slowly())
+pub(crate) fn has_run_out(driver: impl FnOnce() -> Process) -> bool {
+    BUDGET.with(|budget| budget.has_begun.get() && budget.end_slowly(driver()))
+}
+
+/// From now on [`has_run_out`] notices forks.
+pub(crate) fn notice_forks() {
+    call_in_children(|| BUDGET.with(|budget| budget.has_begun.set(true)));
 }
 
 /// Whether a job of this thread has given way since the last call because its budget has run out.

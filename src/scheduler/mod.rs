@@ -99,7 +99,7 @@ pub use crate::job::{JobInfo, JobState, Stats};
 
 use crate::error::SpawnError;
 use crate::hooks::SwitchHooks;
-use crate::job::{JobBuilder, share};
+use crate::job::{JobBuilder, budget, share};
 use crate::stack::depot::release_surplus;
 use crate::sys::PollerFd;
 use current::Refused;
@@ -302,6 +302,7 @@ impl Scheduler {
 
     fn with(inbox: Arc<Inbox>, shared: Arc<WorkerGroup>, trim_after: Option<Duration>) -> io::Result<Scheduler> {
         let reactor = Reactor::new(inbox.raw_notifier())?;
+        budget::notice_forks();
         if shared.inboxes.len() == 1 {
             let _is_new = shared.thread.set(thread::current().id());
         }

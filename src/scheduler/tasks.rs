@@ -79,8 +79,7 @@ pub(super) struct Task {
     pub(super) job: Option<Job<()>>,
     pub(super) bound: BoundCtx,
     pub(super) completion: SpawnedJob,
-    /// Whether the job is to be cancelled when it would be resumed next.
-    is_cancelled: bool,
+    seldom: Seldom,
     /// The entries of the ctx that the reactor knows, newest first, as of `version` of the ctx.
     fds: Vec<KnownFd>,
     /// That version, and [`HAS_FDS`] if `fds` is not empty: one comparison says that there was no fd and is none.
@@ -89,12 +88,42 @@ pub(super) struct Task {
     timer: Option<Instant>,
     /// The time to resume the job if nothing else happens.
     wake_at: Option<Instant>,
-    /// How often the job has polled without an event.
-    polls: u32,
     /// The kernel's clock at the start of the turn in which the job was last resumed or paused.
     pub(super) since: u64,
     /// `since` of the pause in which the job was last trimmed, or [`NEVER_TRIMMED`].
     pub(super) trimmed: u64,
+}
+
+/// What a resume has to think of, and what mostly is not there: one comparison says so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seldom(u16);
+
+impl Seldom {
+    const NOTHING: Self = Seldom(0);
+    /// The job is to be cancelled when it would be resumed next.
+    const CANCELLED: u16 = 1 << 15;
+    /// How often the job has polled without an event. From some number on, the interval does not grow any more.
+    const POLLS: u16 = 0xff;
+
+    fn is_cancelled(self) -> bool {
+        self.0 & Self::CANCELLED != 0
+    }
+
+    fn cancel(&mut self) {
+        self.0 |= Self::CANCELLED;
+    }
+
+    /// There was an event.
+    fn end_polls(&mut self) {
+        self.0 &= !Self::POLLS;
+    }
+
+    /// Counts a poll. Returns how many there were before.
+    fn poll(&mut self) -> u32 {
+        let before = self.0 & Self::POLLS;
+        self.0 += u16::from(before != Self::POLLS);
+        u32::from(before)
+    }
 }
 
 impl Task {
@@ -104,7 +133,10 @@ impl Task {
         debug_assert!(absent.is_none());
         mem::forget(absent); // so that no code for the drop of a job is here
         self.state = JobState::Paused;
-        self.since = now;
+        if cfg!(feature = "insight") {
+            self.since = now; // without it, the resume in this turn has stored the same
+        }
+        debug_assert_eq!(self.since, now);
         self.wake_at = None;
     }
 
@@ -115,6 +147,14 @@ impl Task {
         }
         self.state
     }
+}
+
+/// What [`Core::next_ready`] finds. The job is out of its task.
+pub(super) enum Next {
+    Resume(TaskId, Job<()>),
+    /// The job is to be cancelled in place of a resume.
+    Cancel(TaskId, Job<()>),
+    Nothing,
 }
 
 /// What is left of a job that has ended, for the caller to drop when the core is not borrowed: it may own what belongs
@@ -305,12 +345,11 @@ impl Core {
             job: None,
             bound,
             completion,
-            is_cancelled: false,
+            seldom: Seldom::NOTHING,
             fds: Vec::new(),
             version: u64::from(version),
             timer: None,
             wake_at: None,
-            polls: 0,
             since: self.turn_began,
             trimmed: NEVER_TRIMMED,
         });
@@ -361,7 +400,7 @@ impl Core {
         if let Some(task) = self.task(id).filter(|task| task.state == JobState::Paused) {
             task.bound.ctx.woken(cause);
             task.state = JobState::Ready;
-            task.polls = 0;
+            task.seldom.end_polls();
             self.ready.push(id);
         }
     }
@@ -384,7 +423,7 @@ impl Core {
     pub(super) fn add_first_woken(&mut self, id: TaskId) {
         if let Some(task) = self.task(id).filter(|task| task.state == JobState::Paused) {
             task.state = JobState::Ready;
-            task.polls = 0;
+            task.seldom.end_polls();
             self.ready.push(id);
         }
     }
@@ -395,15 +434,15 @@ impl Core {
     pub(super) fn cancel_next(&mut self, ids: Vec<TaskId>) {
         for id in ids {
             if let Some(task) = self.task(id) {
-                task.is_cancelled = true;
+                task.seldom.cancel();
                 self.make_ready(id, WakeCause::Cancel);
             }
         }
     }
 
-    /// The next job to resume, and whether to cancel it instead.
+    /// The next job to resume.
     #[inline]
-    pub(super) fn next_ready(&mut self) -> Option<(TaskId, Job<()>, bool)> {
+    pub(super) fn next_ready(&mut self) -> Next {
         if self.tasks.len() >= FIT_IN_CACHE {
             self.prefetch();
         }
@@ -414,18 +453,25 @@ impl Core {
             if task.serial != id.serial {
                 continue;
             }
-            if task.bound.waker.start_resume() {
-                task.polls = 0;
-            } else if task.state != JobState::Ready {
+            let is_woken = task.bound.waker.start_resume(&self.inbox);
+            if !is_woken && task.state != JobState::Ready {
                 continue; // the job has been resumed since this wake, which was about the pause before
             }
             let Some(job) = task.job.take() else { continue };
             task.state = JobState::Running;
             task.since = self.turn_began;
             self.stats.resumes += 1;
-            return Some((id, job, task.is_cancelled));
+            if task.seldom != Seldom::NOTHING {
+                if is_woken {
+                    task.seldom.end_polls();
+                }
+                if task.seldom.is_cancelled() {
+                    return Next::Cancel(id, job);
+                }
+            }
+            return Next::Resume(id, job);
         }
-        None
+        Next::Nothing
     }
 
     /// Lets the processor fetch what the next resumes will touch, while other jobs run. Of 100,000 jobs that are woken
@@ -609,8 +655,7 @@ impl Core {
     /// Resumes the job without an event: a few times after the other jobs, then at growing intervals.
     fn poll_later(&mut self, id: TaskId) {
         let Some(task) = self.task(id) else { return };
-        let interval = Wants::poll_interval(task.polls);
-        task.polls = task.polls.saturating_add(1);
+        let interval = Wants::poll_interval(task.seldom.poll());
         match interval {
             None => self.resume_after_others(id, WakeCause::Retry),
             Some(interval) => self.set_timer(id, Instant::now() + interval),
@@ -708,7 +753,7 @@ impl Core {
             if counts {
                 task.bound.ctx.woken(WakeCause::Fd(fd.fd));
                 task.state = JobState::Ready;
-                task.polls = 0;
+                task.seldom.end_polls();
                 ready.push(id);
             }
             counts

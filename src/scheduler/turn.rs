@@ -26,7 +26,7 @@ use super::bound_ctx::BoundCtx;
 use super::cancel::CancelReason;
 use super::current::Turning;
 use super::join::SpawnedJob;
-use super::tasks::{BATCH, Core, EndKind, Pending};
+use super::tasks::{BATCH, Core, EndKind, Next, Pending};
 use super::wake::TaskId;
 use super::{Inner, JoinError, Scheduler, Turn};
 use crate::error::{Panic, Quarantined, StartErrorKind};
@@ -122,7 +122,7 @@ impl Inner {
         self.start_some()
     }
 
-    #[inline(never)] // as `resume_ready`
+    #[inline(never)] // as `resume_some`
     fn start_some(&self) -> usize {
         let mut started = 0;
         for _ in 0..BATCH {
@@ -133,7 +133,7 @@ impl Inner {
                 break;
             };
             started += usize::from(self.start(pending));
-            if budget::has_run_out() {
+            if budget::has_run_out(|| self.inbox.process()) {
                 // It has taken a while. The other jobs start all the same, before this one goes on.
                 self.core.borrow_mut().ask_kernel_soon();
             }
@@ -219,39 +219,51 @@ impl Inner {
 
     /// Resumes the jobs that were ready at the start of the call, each once, up to a batch. Returns how many it
     /// resumed.
-    #[inline(never)] // so small, it has the switch in line
+    #[inline]
     fn resume_ready(&self) -> usize {
+        let batch = self.core.borrow().batch();
+        if batch == 0 || self.inbox.process().is_inherited() {
+            return 0;
+        }
+        self.resume_some(batch)
+    }
+
+    #[inline(never)] // so small, it has the switch in line
+    fn resume_some(&self, batch: usize) -> usize {
         let mut core = self.core.borrow_mut();
-        let batch = core.batch();
         let mut left = batch;
         while left != 0 {
-            if self.inbox.process().is_inherited() {
-                break; // as above
-            }
             if self.inbox.has_cancelled() {
                 core.cancel_next(self.inbox.take_cancelled());
             }
-            let Some((id, job, is_cancelled)) = core.next_ready() else {
-                break;
+            let next = core.next_ready();
+            left -= 1; // before the switch, which keeps nothing in registers
+            core = match next {
+                Next::Resume(id, job) => {
+                    drop(core);
+                    self.resume(id, job)
+                }
+                Next::Cancel(id, job) => {
+                    drop(core);
+                    self.cancel(id, job, CancelReason::Asked);
+                    self.core.borrow_mut()
+                }
+                Next::Nothing => {
+                    left += 1;
+                    break;
+                }
             };
-            drop(core);
-            left -= 1;
-            core = self.resume(id, job, is_cancelled);
-            if budget::has_run_out() {
-                core.ask_kernel_soon(); // the job has taken a while, so the turn ends early
+            if budget::has_run_out(|| self.inbox.process()) {
+                core.ask_kernel_soon(); // the job has taken a while, or has forked, so the turn ends early
                 break;
             }
         }
         batch - left
     }
 
-    /// Resumes the job, or cancels it. Returns the core, which is borrowed for a job that has paused anyway.
+    /// Resumes the job. Returns the core, which is borrowed for a job that has paused anyway.
     #[inline(always)] // a call would save and restore what each switch does not keep
-    fn resume(&self, id: TaskId, job: Job<()>, is_cancelled: bool) -> RefMut<'_, Core> {
-        if is_cancelled {
-            self.cancel(id, job, CancelReason::Asked);
-            return self.core.borrow_mut();
-        }
+    fn resume(&self, id: TaskId, job: Job<()>) -> RefMut<'_, Core> {
         match catch_unwind(AssertUnwindSafe(|| job.resume())) {
             Ok(Step::Paused(job)) => {
                 let mut core = self.core.borrow_mut();
@@ -300,7 +312,7 @@ impl Inner {
     }
 
     /// Removes the task of a job that has ended.
-    #[inline(never)] // its frame would be that of `resume_ready`
+    #[inline(never)] // its frame would be that of `resume_some`
     fn retire(&self, id: TaskId, end: EndKind) {
         let retired = self.core.borrow_mut().retire(id, end);
         self.shared.ended_here(&self.inbox);

@@ -47,6 +47,7 @@
 
 use std::mem;
 use std::os::fd::RawFd;
+use std::ptr;
 use std::sync::Arc;
 // Of std for loom, too: one thread alone uses what has these types.
 use std::sync::atomic::{AtomicBool as OwnBool, AtomicU64 as OwnU64, AtomicUsize as OwnUsize};
@@ -371,11 +372,14 @@ impl JobWaker {
 
     /// Clears the latches, and takes a wake of the task from `first`, when the job is about to run: a wake from now on
     /// is about its next pause. Returns whether there was a wake.
+    ///
+    /// The inbox is that of the waker, which the caller has at hand.
     #[inline]
-    pub(super) fn start_resume(&self) -> bool {
+    pub(super) fn start_resume(&self, inbox: &Inbox) -> bool {
+        debug_assert!(ptr::eq(inbox, &*self.inbox));
         let state = self.state.load(Ordering::Relaxed);
         debug_assert!(is_task(state));
-        if state & LATCHED != 0 || self.inbox.front.first.load(Ordering::Relaxed) == state {
+        if state & LATCHED != 0 || inbox.front.first.load(Ordering::Relaxed) == state {
             self.take_remote_wake(state);
             return true;
         }

@@ -22,7 +22,7 @@ fn run(inbox: &Inbox, waker: &JobWaker, mut job: impl FnMut() -> bool) {
             drop(inbox.take(&mut woken));
             for id in first.into_iter().chain(woken.drain(..)) {
                 assert_eq!(id, JOB);
-                let is_woken = waker.start_resume() | std::mem::take(&mut is_marked);
+                let is_woken = waker.start_resume(inbox) | std::mem::take(&mut is_marked);
                 if is_woken && job() {
                     return;
                 }
@@ -143,7 +143,7 @@ fn two_wakes_at_once_are_both_seen() {
                 drop(inbox.take(&mut woken));
                 for id in first.into_iter().chain(woken.drain(..)) {
                     let at = id.index as usize;
-                    let is_woken = jobs[at].start_resume();
+                    let is_woken = jobs[at].start_resume(&inbox);
                     assert!(is_woken || first == Some(id), "the wake is about this pause");
                     assert!(!jobs[at].is_woken());
                     resumed[at] += 1;

@@ -13,9 +13,10 @@ use crate::setup::Setup;
 const TEXT: &str = "\
 So many jobs live at once, in a new process for each peer and number. *Round trip*: each job is resumed once in turn,
 again and again; the figure for each job shows what caches and page tables cost. *Start* is from nothing to the first
-pause, and *end* is from the last pause to the end. Both include the time in which the kernel gives memory and takes
-it back. *Resident* is the memory that the process gained in RAM. These jobs hardly touch their stacks. Real jobs
-need more memory, with every peer.";
+pause, and *end* is from the last pause to the end. *Start* includes the time in which the kernel gives memory. *End*
+includes the time in which it takes memory back only where that is in the end of a job: asyncjob gives its memory back a
+second later, and libcrypto keeps it. *Resident* is the memory that the process gained in RAM. These jobs hardly touch
+their stacks. Real jobs need more memory, with every peer.";
 
 /// The figures of each peer for each number of live jobs.
 type Results = HashMap<(String, usize), Result<Crowd, Absent>>;

@@ -178,11 +178,17 @@ impl Reactor {
         }
     }
 
+    /// Whether the kernel watches the fd of an entry for its interest.
+    #[inline]
+    pub(super) fn watches(&self, registration: &Registration) -> bool {
+        let watched = self.fds[registration.place as usize].watched;
+        watched.covers(registration.fd.interest)
+    }
+
     /// Lets the kernel watch the fd of an entry for its interest, if it does not do so yet. Returns whether it can.
     #[inline]
     pub(super) fn ensure(&mut self, registration: &Registration) -> bool {
-        let watched = self.fds[registration.place as usize].watched;
-        watched.covers(registration.fd.interest) || self.register(registration.place)
+        self.watches(registration) || self.register(registration.place)
     }
 
     /// Lets the kernel watch an fd for the interests of all its tasks. Returns whether it can.

@@ -566,6 +566,9 @@ impl Core {
     /// As [`park`](Self::park), for a job that waits for fds or a time, or has done so before.
     #[inline(never)] // its frame would be that of `park`
     fn park_watched(&mut self, id: TaskId) {
+        if self.waits_as_before(id) {
+            return;
+        }
         self.sync_fds(id);
         let watched = self.watch(id);
         let Some(task) = self.task(id) else { return };
@@ -634,6 +637,23 @@ impl Core {
             watched = Watched::Fds;
         }
         watched
+    }
+
+    /// Whether the job waits for one fd, which the kernel has watched for it before, and for nothing else. Then there
+    /// is nothing to do at a pause.
+    #[inline]
+    fn waits_as_before(&self, id: TaskId) -> bool {
+        let Some(task) = self.tasks.get(id.index as usize) else {
+            return false;
+        };
+        let (ctx, [known]) = (&*task.bound.ctx, &*task.fds) else {
+            return false;
+        };
+        task.version as u32 == ctx.version()
+            && Wants::of(ctx.status(), true, None) == Wants::Watch
+            && !ctx.has_deadline()
+            && known.registration.fd.counts(None)
+            && self.reactor.watches(&known.registration)
     }
 
     /// Puts the task into the queue of ready tasks.

@@ -108,9 +108,9 @@ fn a_scrubbed_stack_holds_no_data_of_the_previous_job() {
 /// a large one that run, and two that are cancelled before they start. Counts the copies that are left.
 ///
 /// An optimised build moves a value by copying all of its bytes, also those that nothing was written to. Into those, it
-/// may copy up to a few dozen bytes of the secret from the job's own stack: see `SecretPolicy`. There, the closures are
-/// looked for, each of which has at least sixteen copies in a row. (The allocator writes to the first of what it
-/// frees.)
+/// may copy up to a few dozen bytes of the secret from the job's own stack: see `SecretPolicy`. With spans (feature
+/// `tracing`) any build does: one or two copies of 400 are left. There, the closures are looked for, each of which has
+/// at least sixteen copies in a row. (The allocator writes to the first of what it frees.)
 fn copies_left_by_closures(secrets: SecretPolicy) -> usize {
     fn closure<const COPIES: usize>() -> impl FnOnce() + Send + 'static {
         let mut copies = [[0u8; 32]; COPIES];
@@ -151,7 +151,8 @@ fn copies_left_by_closures(secrets: SecretPolicy) -> usize {
         let job = scheduler.spawn(spawns).unwrap();
         scheduler.run_until(job).unwrap();
         scheduler.run().unwrap();
-        count_in_memory(if cfg!(debug_assertions) { 1 } else { 8 })
+        let moves_bytes_of_others = !cfg!(debug_assertions) || cfg!(feature = "tracing");
+        count_in_memory(if moves_bytes_of_others { 8 } else { 1 })
     };
     std::thread::spawn(run).join().unwrap()
 }

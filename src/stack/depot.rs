@@ -126,10 +126,11 @@ static MAX_CACHED: AtomicUsize = AtomicUsize::new(512);
 ///
 /// A stack that exceeds the number gives its memory back to the kernel about a second after the last such stack came,
 /// so that a crowd of jobs ends quickly and the next one starts quickly. The turns of a
-/// [`Scheduler`](crate::scheduler::Scheduler) see to that, or the end of its `run`. Where no scheduler runs the jobs,
-/// the next jobs that end on the thread do, at most 256 stacks each, and the thread gives all back when it exits. A
-/// thread that has no job any more calls [`pool::decay`](crate::pool::decay) now and then. With a [`set_idle_time`] of
-/// zero each such stack gives its memory back at once.
+/// [`Scheduler`](crate::scheduler::Scheduler) see to that, or the end of its `run`, and so do the `Workers` of
+/// `asyncjob-tokio`. Where something else runs the jobs, the next jobs that end on the thread do, at most 256 stacks
+/// each, and the thread gives all back when it exits. If no other job may come for long, call
+/// [`pool::decay`](crate::pool::decay) by a timer. With a [`set_idle_time`] of zero each such stack gives its memory
+/// back at once.
 ///
 /// Stacks that a thread keeps for itself do not count: [`PoolConfig::max_idle`](crate::pool::PoolConfig::max_idle)
 /// bounds those.

@@ -12,16 +12,21 @@
 //! the worker with the fewest tasks, and what the closure makes stays on the thread of that worker.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
 use std::io;
 use std::mem;
+use std::pin::Pin;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::task::{Context, Poll};
 use std::thread;
+use std::time::Duration;
 
 use asyncjob::guide_page;
-use asyncjob::pool::{PoolConfig, init_thread};
+use asyncjob::pool::{self, PoolConfig, init_thread};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
+use tokio::time::{Sleep, sleep};
 
 use crate::handle::{Handle, Message, Worker};
 
@@ -30,6 +35,9 @@ use crate::handle::{Handle, Message, Worker};
 /// Dropping the workers cancels what is left on them and waits for the threads. Inside one of their own jobs the drop
 /// does not wait for the thread of that job. In a child of the process that made them the drop does nothing, and what
 /// is spawned fails with [`JoinError::Forked`](crate::JoinError::Forked).
+///
+/// The memory of stacks that no job needs goes back to the kernel, which each worker sees to about once a second (see
+/// [`set_idle_time`](asyncjob::stack::set_idle_time)).
 ///
 /// ```
 /// use asyncjob::waiting::await_future;
@@ -181,6 +189,42 @@ impl WorkersBuilder {
     }
 }
 
+/// What a worker does next.
+enum Next {
+    Message(Option<Message>),
+    IdleMemory,
+}
+
+/// When a worker gives the memory of idle stacks back to the kernel: about once a second, as long as its thread has
+/// stacks.
+#[derive(Default)]
+struct IdleMemory {
+    due: Option<Pin<Box<Sleep>>>,
+}
+
+impl IdleMemory {
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    /// A stack will be idle some time.
+    fn job_starts(&mut self) {
+        self.due.get_or_insert_with(|| Box::pin(sleep(Self::INTERVAL)));
+    }
+
+    fn poll_due(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        match &mut self.due {
+            Some(due) => due.as_mut().poll(task),
+            None => Poll::Pending,
+        }
+    }
+
+    fn give_back(&mut self) {
+        let more_is_due = pool::decay();
+        let has_jobs = pool::stats().in_use != 0;
+        let left = more_is_due.or(has_jobs.then_some(Self::INTERVAL));
+        self.due = left.map(|left| Box::pin(sleep(left.min(Self::INTERVAL))));
+    }
+}
+
 /// The life of a worker.
 fn work(runtime: &Runtime, mut inbox: UnboundedReceiver<Message>, pool: PoolConfig, made: &SyncSender<io::Result<()>>) {
     if let Err(error) = init_thread(pool) {
@@ -190,8 +234,20 @@ fn work(runtime: &Runtime, mut inbox: UnboundedReceiver<Message>, pool: PoolConf
     let _ = made.send(Ok(()));
     let tasks = LocalSet::new();
     tasks.block_on(runtime, async {
-        while let Some(Message::Start(start)) = inbox.recv().await {
-            start();
+        let mut idle_memory = IdleMemory::default();
+        loop {
+            let next = poll_fn(|task| match inbox.poll_recv(task) {
+                Poll::Ready(message) => Poll::Ready(Next::Message(message)),
+                Poll::Pending => idle_memory.poll_due(task).map(|()| Next::IdleMemory),
+            });
+            match next.await {
+                Next::Message(Some(Message::Start(start))) => {
+                    idle_memory.job_starts();
+                    start();
+                }
+                Next::Message(_) => break,
+                Next::IdleMemory => idle_memory.give_back(),
+            }
         }
     });
     // Jobs may use the runtime while they are cancelled.

@@ -9,10 +9,11 @@ use std::thread;
 use asyncjob::Panic;
 use asyncjob::job_future::JobError;
 use asyncjob::pool::{self, PoolConfig, PoolError};
+use asyncjob::stack::{self, StackSize};
 use asyncjob::waiting::await_future;
 use asyncjob_testing::Watchdog;
 use asyncjob_tokio::{JoinError, Workers};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// Counts itself until it is dropped.
 struct Counted(Arc<AtomicU32>);
@@ -73,6 +74,35 @@ fn threads_have_the_name_of_the_builder() {
     let named = Workers::builder().threads(1).thread_name("tls").build().unwrap();
     assert_eq!(named.thread_count(), 1);
     assert_eq!(name(named).unwrap().as_deref(), Some("tls-0"));
+}
+
+/// A job that ends later would do it, too.
+#[test]
+fn the_memory_of_a_crowd_goes_back_without_another_job() {
+    const CROWD: usize = 2000;
+    let _watchdog = Watchdog::new();
+    let size = StackSize::at_least(40 << 10); // which no other test has
+    let pool = PoolConfig::new().stack_size(size);
+    let workers = Workers::builder().threads(1).pool(pool).build().unwrap();
+    let stacks = || {
+        let stats = stack::stats();
+        stats.iter().find(|stats| stats.size == size.bytes()).unwrap().stacks
+    };
+    let permits = Arc::new(Semaphore::new(0));
+    let started = Arc::new(AtomicU32::new(0));
+    let spawn_one = |_| {
+        let (permits, started) = (Arc::clone(&permits), Arc::clone(&started));
+        workers.handle().spawn(move || {
+            started.fetch_add(1, SeqCst);
+            await_future(permits.acquire()).unwrap().unwrap().forget();
+        })
+    };
+    let jobs: Vec<_> = (0..CROWD).map(spawn_one).collect();
+    wait_until(|| started.load(SeqCst) as usize == CROWD);
+    assert!(stacks() >= CROWD);
+    permits.add_permits(CROWD);
+    jobs.into_iter().for_each(|job| block_on(job).unwrap());
+    wait_until(|| stacks() < CROWD / 2); // the thread keeps 256 of them, and the process 512
 }
 
 #[test]

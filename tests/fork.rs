@@ -28,7 +28,6 @@ use asyncjob_testing::run_alone;
 /// Runs `f` in a child, and asserts that it returns there.
 #[track_caller]
 fn in_child(f: impl FnOnce()) {
-    let mut status = 0;
     // SAFETY: the threads of ours that run meanwhile hold no lock that the child takes, but those that the test is
     // about, and the C library keeps its own locks in order.
     #[allow(unsafe_code, reason = "what the test is about")]
@@ -37,6 +36,13 @@ fn in_child(f: impl FnOnce()) {
     if child == 0 {
         exit_after(f);
     }
+    expect_success(child);
+}
+
+/// Waits for a child.
+#[track_caller]
+fn expect_success(child: libc::pid_t) {
+    let mut status = 0;
     #[allow(unsafe_code, reason = "to wait for one child")]
     // SAFETY: the status may be written to during the call.
     let waited = unsafe { libc::waitpid(child, &mut status, 0) };
@@ -232,8 +238,7 @@ fn fork_in_job() {
             let child = unsafe { libc::fork() };
             forked.set(child == 0);
             if pauses {
-                current_job().unwrap().wait_ctx().set_status(Status::Eagain);
-                pause_job().unwrap();
+                give_way();
             }
             child
         });
@@ -248,11 +253,7 @@ fn fork_in_job() {
             });
         }
         let child = scheduler.run_until(forks.unwrap()).unwrap();
-        let mut status = 0;
-        #[allow(unsafe_code, reason = "to wait for one child")]
-        // SAFETY: the status may be written to during the call.
-        let waited = unsafe { libc::waitpid(child, &mut status, 0) };
-        assert_eq!((waited, status), (child, 0));
+        expect_success(child);
         scheduler.run_until(other).unwrap();
         assert_eq!(runs.get(), 1);
     }
@@ -309,11 +310,7 @@ fn fork_in_resumed_job() {
             });
         }
         assert_eq!((turned.unwrap().ready, runs.get()), (0, 1));
-        let mut status = 0;
-        #[allow(unsafe_code, reason = "to wait for one child")]
-        // SAFETY: the status may be written to during the call.
-        let waited = unsafe { libc::waitpid(child.get(), &mut status, 0) };
-        assert_eq!((waited, status), (child.get(), 0));
+        expect_success(child.get());
         scheduler.run_until(job).unwrap();
         scheduler.run_until(other).unwrap();
     }

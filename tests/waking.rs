@@ -400,8 +400,6 @@ fn two_callbacks_during_one_pause_cause_one_resume() {
     assert_no_resume(&scheduler);
 }
 
-/// S64: a wake of another thread that comes while its job is ready already is part of the resume that follows,
-/// whichever way it goes to the scheduler.
 /// More calls than a turn lists of them, all on the thread of the scheduler. A job that was listed for each call would
 /// take places of the next turn that belong to others.
 #[test]
@@ -423,6 +421,8 @@ fn callbacks_of_one_job_in_one_turn_make_one_job_ready() {
     caller.unwrap().detach();
 }
 
+/// S64: a wake of another thread that comes while its job is ready already is part of the resume that follows,
+/// whichever way it goes to the scheduler.
 #[test]
 fn callbacks_from_a_thread_before_the_resume_are_part_of_it() {
     let _watchdog = Watchdog::new();

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use super::current::{CURRENT, current_job_id};
 use super::id::JobId;
-use crate::sys::{Process, call_in_children};
+use crate::sys::{ForkHandlers, Process};
 
 /// How many operations a job may do in a row. tokio allows a task as many.
 const OPERATIONS: u32 = 128;
@@ -144,7 +144,12 @@ pub(crate) fn has_run_out(driver: impl FnOnce() -> Process) -> bool {
 
 /// From now on [`has_run_out`] notices forks.
 pub(crate) fn notice_forks() {
-    call_in_children(|| BUDGET.with(|budget| budget.has_begun.set(true)));
+    static HANDLERS: ForkHandlers = ForkHandlers::new();
+    extern "C" fn nothing() {}
+    extern "C" fn in_child() {
+        BUDGET.with(|budget| budget.has_begun.set(true));
+    }
+    HANDLERS.register(nothing, nothing, in_child);
 }
 
 /// Whether a job of this thread has given way since the last call because its budget has run out.

@@ -4,10 +4,8 @@
 //! system calls on memory and signals are in `stack`.
 
 use std::io;
-use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering, compiler_fence, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering, compiler_fence, fence};
 use std::time::Duration;
 
 #[cfg(all(feature = "insight", not(asyncjob_portable)))]
@@ -57,26 +55,9 @@ pub struct Process(u32);
 /// How many forks lie between this process and its first ancestor that used the crate.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// What a child calls when it has been counted: a function of the type `fn()`, or null.
-static IN_CHILD: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
-
 extern "C" fn count_fork() {
     // Relaxed: a new process has one thread, and a later thread of it begins after this.
     FORKS.fetch_add(1, Ordering::Relaxed);
-    let in_child = IN_CHILD.load(Ordering::Acquire);
-    if !in_child.is_null() {
-        // SAFETY: `call_in_children` has stored such a function.
-        let in_child = unsafe { mem::transmute::<*mut (), fn()>(in_child) };
-        in_child();
-    }
-}
-
-/// From now on each child calls this function, on the thread that has forked, before `fork(2)` returns there. Forks
-/// must be counted: see [`Process::current`]. There is one such function for the process.
-///
-/// It may do only what a signal handler may do.
-pub(crate) fn call_in_children(f: fn()) {
-    IN_CHILD.store(f as *mut (), Ordering::Release);
 }
 
 impl Process {
@@ -90,7 +71,7 @@ impl Process {
         static ERROR: AtomicI32 = AtomicI32::new(0);
         // As in `ForkHandlers`, no thread waits for another one.
         if !IS_REGISTERED.load(Ordering::Relaxed) && !IS_REGISTERED.swap(true, Ordering::Relaxed) {
-            // SAFETY: the handler may run in any child: it changes an atomic number, and calls what may run there, too.
+            // SAFETY: the handler may run in any child: it changes an atomic number and does nothing else.
             let error = unsafe { libc::pthread_atfork(None, None, Some(count_fork)) };
             ERROR.store(error, Ordering::Relaxed);
         }

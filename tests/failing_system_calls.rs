@@ -77,6 +77,9 @@ const NOT_OURS: &[&str] = &[
     "failed to set up alternative stack guard",
 ];
 
+/// How many workloads run at once.
+const AT_ONCE: usize = 4;
+
 #[test]
 fn a_system_call_that_fails_anywhere_loses_nothing() {
     if missing(&[STRACE]) {
@@ -84,21 +87,29 @@ fn a_system_call_that_fails_anywhere_loses_nothing() {
     }
     let counts = count_calls();
     assert!(counts.len() > 10, "the workload makes most of the calls: {counts:?}");
-    let (mut runs, mut refused, mut not_ours) = (0, 0, 0);
-    for &(call, error) in CALLS {
-        for place in 1..=counts.get(call).copied().unwrap_or_default() {
+    let places = |&(call, error): &(&'static str, &'static str)| {
+        let places = 1..=counts.get(call).copied().unwrap_or_default();
+        places.map(move |place| (call, error, place))
+    };
+    let failures: Vec<_> = CALLS.iter().flat_map(places).collect();
+    let runs = failures.len();
+    let (next, refused, not_ours) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let run_some = || {
+        while let Some(&(call, error, place)) = failures.get(next.fetch_add(1, Ordering::Relaxed)) {
             let inject = format!("inject={call}:error={error}:when={place}");
             let ended = run_under_strace(&[&inject, &format!("trace={call}")]);
-            runs += 1;
             if ended.success {
-                refused += usize::from(ended.said.contains("refused"));
+                refused.fetch_add(usize::from(ended.said.contains("refused")), Ordering::Relaxed);
                 continue;
             }
             let known = NOT_OURS.iter().any(|sentence| ended.said.contains(sentence));
             assert!(known, "{call} failed with {error} at place {place}:\n{}", ended.said);
-            not_ours += 1;
+            not_ours.fetch_add(1, Ordering::Relaxed);
         }
-    }
+    };
+    // A run mostly waits for strace.
+    thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(run_some))));
+    let (refused, not_ours) = (refused.into_inner(), not_ours.into_inner());
     // A sandbox or an old kernel refuses the call whenever it is made.
     for inject in [
         "membarrier:error=EPERM",

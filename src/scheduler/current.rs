@@ -8,6 +8,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::rc::{Rc, Weak};
 
+use super::wake::Inbox;
 use super::{Inner, JoinHandle, Scheduler};
 use crate::error::{SpawnError, SpawnErrorKind};
 use crate::hooks::SwitchHooks;
@@ -207,13 +208,23 @@ impl<'a> Turning<'a> {
 }
 
 impl Drop for Turning<'_> {
+    #[inline]
     fn drop(&mut self) {
-        let late = self.inner.inbox.local.close();
-        if !late.is_empty() {
-            late.into_iter().for_each(|id| self.inner.inbox.post(id)); // for the next turn: their latches are set
+        if !self.inner.inbox.local.close() {
+            close_late(&self.inner.inbox);
         }
         pool::set_in_turn(self.was_in_turn);
         RUNNING.with(|running| running.set(self.outer.take()));
         self.inner.turning.set(false);
     }
+}
+
+/// Leaves the wakes that the turn has not taken for the next one.
+#[cold]
+#[inline(never)]
+fn close_late(inbox: &Inbox) {
+    let mut late = Vec::new();
+    inbox.local.take(&mut late);
+    inbox.local.close();
+    late.into_iter().for_each(|id| inbox.post(id)); // their latches are set
 }

@@ -238,12 +238,18 @@ impl Core {
     }
 
     /// How many jobs can be started or resumed now.
+    #[inline]
     pub(super) fn runnable(&self) -> usize {
+        if self.refused.has_no_lines() && !self.pool_is_full {
+            return self.ready.len() + self.pending.len();
+        }
+        self.runnable_beside_refused()
+    }
+
+    #[cold]
+    fn runnable_beside_refused(&self) -> usize {
         if self.pool_is_full {
             return self.ready.len();
-        }
-        if self.refused.has_no_lines() {
-            return self.ready.len() + self.pending.len();
         }
         let may_start = self.refused.may_others_start(self.tasks.len());
         let pending = if may_start { self.pending.len() } else { 0 };

@@ -85,8 +85,19 @@ impl Scheduler {
         })
     }
 
-    /// Takes what other threads have sent: wakes, calls and jobs. Returns how many calls there were.
+    /// Takes what other threads have sent: wakes, calls, requests to cancel, and jobs. Returns how many calls there
+    /// were.
+    #[inline]
     fn take_inbox(&self) -> usize {
+        if self.inner.has_incoming() {
+            self.take_incoming()
+        } else {
+            0
+        }
+    }
+
+    #[inline(never)] // its frame would be that of `turn`
+    fn take_incoming(&self) -> usize {
         let inner = &self.inner;
         let mut done = 0;
         if inner.inbox.has_messages() {
@@ -327,9 +338,10 @@ impl Inner {
         drop_contained(retired); // as above
     }
 
-    /// Whether no job can start or go on, as far as this thread knows.
+    /// Whether no job can start or go on, as far as this thread knows. What other threads have sent since it was taken
+    /// is seen before the scheduler sleeps.
     fn has_nothing_to_run(&self) -> bool {
-        self.core.borrow().runnable() == 0 && !self.has_incoming()
+        self.core.borrow().runnable() == 0
     }
 
     /// Asks the kernel for ready fds, and waits there until there is something to do.

@@ -118,7 +118,7 @@ pub fn in_job<F>(future: F) -> JobFuture<F::Output>
 where
     F: Future + 'static,
 {
-    JobBuilder::new().in_job(future)
+    JobFuture::plain(Box::new(future))
 }
 
 impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {

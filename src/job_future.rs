@@ -48,16 +48,14 @@ use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::ptr;
-use std::sync::Arc;
-use std::task::{Context, Poll, RawWakerVTable, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use crate::error::{AwaitError, NO_STACK, StartErrorKind, WAIT_CTX_IN_USE};
 use crate::hooks::SwitchHooks;
 use crate::job::{HeapClosure, Job, JobBuilder, JobPlan, LARGEST_CLOSURE_ON_STACK, Step, Wiped, budget};
-use crate::pool::{Available, available, has_capacity};
+use crate::pool::{Available, available, has_capacity, take_available};
 use crate::wait_ctx::{Status, WaitCtx, WakeCause, Wants};
-use bound_ctx::BoundCtx;
+use bound_ctx::{BoundCtx, LastTask};
 
 /// Runs synchronous code as a job, on any async runtime. The output is what the code returns.
 ///
@@ -95,14 +93,15 @@ use bound_ctx::BoundCtx;
 #[must_use = "futures do nothing unless polled"]
 pub struct JobFuture<T: 'static> {
     _not_send: PhantomData<dyn JobStaysOnItsThread>, // first, so that the compiler's first error is about this
+    // The job is dropped before what it may still use: the fields stand in the order in which they are dropped.
+    //
     /// What is to be run, until the job starts.
     pending: Option<Pending<T>>,
     /// The job, while it is paused. A job that has finished, failed or panicked is in neither place.
     paused: Option<Job<JobOutput<T>>>,
-    bound: BoundCtx,
-    last: LastTask,
     #[cfg(feature = "insight")]
     parked: parked::Parked,
+    bound: BoundCtx,
     watch: Watching,
     yield_by: fn(&mut Context<'_>),
 }
@@ -148,7 +147,8 @@ type JobOutput<T> = Result<T, JobError>;
 struct Pending<T: 'static> {
     plan: JobPlan,
     f: Box<dyn HeapClosure<JobOutput<T>>>,
-    available: Available,
+    /// The place in the line, if the job has come to a pool at its limit.
+    available: Option<Available>,
 }
 
 impl<T: 'static> JobFuture<T> {
@@ -215,18 +215,31 @@ impl<T: 'static> JobFuture<T> {
         #[cfg(feature = "tracing")]
         let builder = builder.map_hooks(|hooks| (crate::hooks::Spans::default(), hooks));
         let (plan, ctx) = builder.plan_and_ctx();
+        Self::of_plan(plan, BoundCtx::new(ctx), f)
+    }
+
+    /// As [`of`](Self::of), with a builder that sets nothing.
+    #[inline]
+    pub(crate) fn plain(f: Box<dyn HeapClosure<JobOutput<T>>>) -> Self {
+        #[cfg(feature = "tracing")]
+        return Self::of(JobBuilder::new(), f);
+        #[cfg(not(feature = "tracing"))]
+        Self::of_plan(JobPlan::new(None, None, None), BoundCtx::own(), f)
+    }
+
+    #[inline(always)] // so that the future is written to its place, and not moved there
+    fn of_plan(plan: JobPlan, bound: BoundCtx, f: Box<dyn HeapClosure<JobOutput<T>>>) -> Self {
         JobFuture {
             _not_send: PhantomData,
             pending: Some(Pending {
                 plan,
                 f,
-                available: available(),
+                available: None,
             }),
             paused: None,
-            bound: BoundCtx::new(ctx),
-            last: LastTask::NONE,
             #[cfg(feature = "insight")]
             parked: parked::Parked::default(),
+            bound,
             watch: Watching::Nothing,
             yield_by: |task| task.waker().wake_by_ref(),
         }
@@ -340,6 +353,26 @@ impl<T: 'static> JobFuture<T> {
     /// The first poll, or one of a future that waits for a stack.
     #[cold]
     fn start(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+        if let Some(pending) = &self.pending
+            && pending.available.is_none()
+            && pending.plan.stack_size().is_none()
+            && self.bound.is_bound()
+            && let Some(stack) = take_available()
+            && let Some(Pending { plan, f, .. }) = self.pending.take()
+        {
+            self.begin();
+            let running = self.bound.forwarder.start();
+            let step = plan.start_on(stack, &self.bound.ctx, f);
+            drop(running);
+            return self.started(step, task);
+        }
+        self.start_slowly(task)
+    }
+
+    /// As [`start`](Self::start), where there may be no stack.
+    #[cold]
+    #[inline(never)]
+    fn start_slowly(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         let Some(pending) = &mut self.pending else {
             panic!(concat!(
                 "a JobFuture was polled after it had ended",
@@ -350,7 +383,7 @@ impl<T: 'static> JobFuture<T> {
             drop(self.pending.take());
             return self.end(Err(JobError::WaitCtxInUse));
         }
-        ready!(Pin::new(&mut pending.available).poll(task));
+        ready!(Pin::new(pending.available.get_or_insert_with(available)).poll(task));
         if !has_capacity() {
             // Wakers are code of the user. The one that was in the line has started a job when it was dropped: take a
             // place in the line in the next poll.
@@ -365,17 +398,31 @@ impl<T: 'static> JobFuture<T> {
         else {
             unreachable!("it was there above")
         };
-        #[cfg(feature = "insight")]
-        self.parked.start(&self.bound.forwarder);
-        budget::begin();
+        self.begin();
         let running = self.bound.forwarder.start();
         let started = plan.start(&self.bound.ctx, f);
         drop(running);
         match started {
-            Ok(Step::Finished(output)) => self.end(output),
-            Ok(Step::Paused(job)) => self.first_pause(job, task),
+            Ok(step) => self.started(step, task),
             Err((.., StartErrorKind::NoStack(source))) => self.end(Err(JobError::NoStack(source))),
             Err(_) => unreachable!("the pool had a free job, and no other code has run since"),
+        }
+    }
+
+    /// The job is about to start.
+    #[inline(always)]
+    fn begin(&mut self) {
+        #[cfg(feature = "insight")]
+        self.parked.start(&self.bound.forwarder);
+        budget::begin();
+    }
+
+    /// The job has run until its first pause or its end.
+    #[inline(always)]
+    fn started(&mut self, step: Step<JobOutput<T>>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+        match step {
+            Step::Finished(output) => self.end(output),
+            Step::Paused(job) => self.first_pause(job, task),
         }
     }
 
@@ -451,7 +498,7 @@ impl<T: 'static> JobFuture<T> {
 
     /// The task that polls is the one that the forwarder wakes.
     fn set_task(&mut self, task: &Context<'_>) {
-        self.last = LastTask::new(self.bound.forwarder.set_task(task.waker()));
+        self.bound.last = LastTask::new(self.bound.forwarder.set_task(task.waker()));
     }
 
     /// Lets go of the task and the ctx, and of what the watch holds: duplicates of fds, for example, which the other
@@ -459,18 +506,10 @@ impl<T: 'static> JobFuture<T> {
     fn end(&mut self, output: JobOutput<T>) -> Poll<JobOutput<T>> {
         #[cfg(feature = "insight")]
         self.parked.end();
-        self.clear_task();
+        self.bound.clear_task();
         self.bound.end();
         self.watch = Watching::Nothing;
         Poll::Ready(output)
-    }
-
-    /// There is no task to wake any more.
-    fn clear_task(&mut self) {
-        if self.last.is_some() {
-            self.bound.forwarder.clear_task();
-            self.last = LastTask::NONE;
-        }
     }
 }
 
@@ -507,7 +546,7 @@ impl<T: 'static> Future for JobFuture<T> {
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         // Nothing has happened since this task polled last: the rest of its futures is polled for something else. There
         // is a task only while the job is paused or runs, and this is not looked at while it runs.
-        if !self.last.is(task) {
+        if !self.bound.last.is(task) {
             return self.poll_by_another(task);
         }
         if self.bound.forwarder.waits_for_call() {
@@ -520,17 +559,6 @@ impl<T: 'static> Future for JobFuture<T> {
 // Nothing in the future is pinned: the job is behind a pointer.
 impl<T: 'static> Unpin for JobFuture<T> {}
 
-impl<T: 'static> Drop for JobFuture<T> {
-    /// Drops the job first, because the job may still use everything else.
-    fn drop(&mut self) {
-        self.pending = None;
-        self.paused = None;
-        #[cfg(feature = "insight")]
-        self.parked.end();
-        self.clear_task();
-    }
-}
-
 impl<T: 'static> fmt::Debug for JobFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match (&self.pending, &self.paused) {
@@ -542,42 +570,6 @@ impl<T: 'static> fmt::Debug for JobFuture<T> {
             .field("state", &state)
             .field("wait_ctx", &self.bound.ctx)
             .finish_non_exhaustive()
-    }
-}
-
-/// The task that polled last, which the forwarder has, too.
-struct LastTask {
-    /// What the waker consists of. It lies here, so that a poll without work follows no pointer for it.
-    data: *const (),
-    vtable: *const RawWakerVTable,
-    /// Keeps the waker, so that no other one has the same data.
-    _waker: Option<Arc<Waker>>,
-}
-
-impl LastTask {
-    const NONE: Self = LastTask {
-        data: ptr::null(),
-        vtable: ptr::null(),
-        _waker: None,
-    };
-
-    fn new(waker: Arc<Waker>) -> Self {
-        LastTask {
-            data: waker.data(),
-            vtable: waker.vtable(),
-            _waker: Some(waker),
-        }
-    }
-
-    fn is_some(&self) -> bool {
-        !self.vtable.is_null()
-    }
-
-    /// Whether it is this one, as [`Waker::will_wake`] says.
-    #[inline]
-    fn is(&self, task: &Context<'_>) -> bool {
-        let waker = task.waker();
-        self.data == waker.data() && ptr::eq(self.vtable, waker.vtable())
     }
 }
 

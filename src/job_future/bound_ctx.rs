@@ -15,15 +15,54 @@
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
+use std::ptr;
 use std::sync::Arc;
+use std::task::{Context, RawWakerVTable, Waker};
 
 use super::forwarder::ForwardingWaker;
 use crate::wait_ctx::WaitCtx;
 
-/// A wait ctx whose callback is a forwarder.
+/// A wait ctx whose callback is a forwarder. The drop first takes the task away from the forwarder.
 pub(super) struct BoundCtx {
     pair: ManuallyDrop<Pair>,
     state: Cell<State>,
+    pub(super) last: LastTask,
+}
+
+/// The task that polled last, which the forwarder has, too.
+pub(super) struct LastTask {
+    /// What the waker consists of. It lies here, so that a poll without work follows no pointer for it.
+    data: *const (),
+    vtable: *const RawWakerVTable,
+    /// Keeps the waker, so that no other one has the same data.
+    _waker: Option<Arc<Waker>>,
+}
+
+impl LastTask {
+    pub(super) const NONE: Self = LastTask {
+        data: ptr::null(),
+        vtable: ptr::null(),
+        _waker: None,
+    };
+
+    pub(super) fn new(waker: Arc<Waker>) -> Self {
+        LastTask {
+            data: waker.data(),
+            vtable: waker.vtable(),
+            _waker: Some(waker),
+        }
+    }
+
+    pub(super) fn is_some(&self) -> bool {
+        !self.vtable.is_null()
+    }
+
+    /// Whether it is this one, as [`Waker::will_wake`] says.
+    #[inline]
+    pub(super) fn is(&self, task: &Context<'_>) -> bool {
+        let waker = task.waker();
+        self.data == waker.data() && ptr::eq(self.vtable, waker.vtable())
+    }
 }
 
 /// A wait ctx and its callback.
@@ -43,8 +82,8 @@ enum State {
 }
 
 thread_local! {
-    /// What the next futures of this thread use, last in, first out. All of it is claimed and as good as new.
-    static SPARE: RefCell<Vec<Pair>> = const { RefCell::new(Vec::new()) };
+    /// What the next futures of this thread use, last in, first out.
+    static SPARE: Spare = const { Spare::new() };
 }
 
 /// How many a thread keeps, which is as many as it keeps wait ctxs.
@@ -55,9 +94,15 @@ impl BoundCtx {
     #[inline]
     pub(super) fn new(given: Option<WaitCtx>) -> Self {
         match given {
-            None => Self::with(Pair::own(), State::Own),
+            None => Self::own(),
             Some(ctx) => Self::of(ctx),
         }
+    }
+
+    /// Binds a ctx that nobody else has.
+    #[inline]
+    pub(super) fn own() -> Self {
+        Self::with(Pair::own(), State::Own)
     }
 
     fn of(ctx: WaitCtx) -> Self {
@@ -81,12 +126,27 @@ impl BoundCtx {
         BoundCtx {
             pair: ManuallyDrop::new(pair),
             state: Cell::new(state),
+            last: LastTask::NONE,
         }
     }
 
     /// Whether the job of this future may use the ctx.
     pub(super) fn is_bound(&self) -> bool {
         self.state.get() != State::Unbound
+    }
+
+    /// There is no task to wake any more.
+    #[inline]
+    pub(super) fn clear_task(&mut self) {
+        if self.last.is_some() {
+            self.clear_set_task();
+        }
+    }
+
+    #[cold]
+    fn clear_set_task(&mut self) {
+        self.forwarder.clear_task();
+        self.last = LastTask::NONE;
     }
 
     /// The job has ended: lets go of the ctx if somebody else can see it.
@@ -115,14 +175,24 @@ impl Deref for BoundCtx {
 }
 
 impl Drop for BoundCtx {
-    #[inline]
     fn drop(&mut self) {
-        // SAFETY: the pair is not used after this.
+        self.clear_task();
+        if self.state.get() == State::Own && self.pair.renew() {
+            // SAFETY: the pair is not used after this.
+            return unsafe { ManuallyDrop::take(&mut self.pair) }.keep();
+        }
+        self.drop_pair();
+    }
+}
+
+impl BoundCtx {
+    /// Drops a pair that no other future can use.
+    #[cold]
+    fn drop_pair(&mut self) {
+        // SAFETY: the caller is the drop, and returns after this.
         let pair = unsafe { ManuallyDrop::take(&mut self.pair) };
-        match self.state.get() {
-            State::Own => pair.keep_or_drop(),
-            State::Given => pair.ctx.end_claim(),
-            State::Unbound => {}
+        if self.is_bound() {
+            pair.ctx.end_claim();
         }
     }
 }
@@ -130,7 +200,7 @@ impl Drop for BoundCtx {
 impl Pair {
     /// A ctx that nobody else has.
     fn own() -> Self {
-        let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
+        let spare = SPARE.try_with(Spare::take);
         spare.ok().flatten().unwrap_or_else(Self::make)
     }
 
@@ -142,24 +212,14 @@ impl Pair {
         Pair { ctx, forwarder }
     }
 
-    /// Keeps the pair for the next future if it can be made as good as new.
-    fn keep_or_drop(mut self) {
-        if self.renew() {
-            // A thread that exits has no list any more.
-            let _ = SPARE.try_with(|spare| {
-                let mut spare = spare.borrow_mut();
-                if spare.len() < MOST_SPARE {
-                    spare.push(self);
-                } else {
-                    drop(spare);
-                    drop(self);
-                }
-            });
-        } else {
-            self.ctx.end_claim();
-        }
+    /// Keeps the pair, which is as good as new, for the next future. A thread that exits has no place for it any more.
+    #[inline]
+    fn keep(self) {
+        let _ = SPARE.try_with(|spare| spare.give(self));
     }
 
+    /// Makes the pair as good as new.
+    ///
     /// Returns `false` if somebody else has a handle to one of the two, or if the ctx has had wait fds or another
     /// callback. A dump may have a handle to the forwarder, which would ask the next job for the last one.
     #[inline]
@@ -169,5 +229,44 @@ impl Pair {
         }
         self.forwarder.renew();
         true
+    }
+}
+
+/// The pairs that no future has. All of them are claimed and as good as new.
+struct Spare {
+    /// The one that came last. A thread that makes a future after the other has no more than this one.
+    newest: Cell<Option<Pair>>,
+    older: RefCell<Vec<Pair>>,
+}
+
+impl Spare {
+    const fn new() -> Self {
+        Spare {
+            newest: Cell::new(None),
+            older: RefCell::new(Vec::new()),
+        }
+    }
+
+    #[inline]
+    fn take(&self) -> Option<Pair> {
+        self.newest.take().or_else(|| self.older.borrow_mut().pop())
+    }
+
+    #[inline]
+    fn give(&self, pair: Pair) {
+        if let Some(older) = self.newest.replace(Some(pair)) {
+            self.give_older(older);
+        }
+    }
+
+    #[inline(never)]
+    fn give_older(&self, pair: Pair) {
+        let mut older = self.older.borrow_mut();
+        if older.len() < MOST_SPARE - 1 {
+            older.push(pair);
+        } else {
+            drop(older);
+            drop(pair);
+        }
     }
 }

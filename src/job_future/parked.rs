@@ -110,6 +110,12 @@ impl Parked {
     }
 }
 
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// Registers the futures of this thread as a driver.
 fn register() -> (Forwarders, Registration) {
     let forwarders = Forwarders::default();

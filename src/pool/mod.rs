@@ -35,7 +35,7 @@ use crate::sys::{ThreadWords, clock_tick};
 pub use available::{Available, available};
 use thread::THREAD;
 pub(crate) use thread::{
-    NoStack, count_again, forget_thread, give, has_capacity, quarantine, set_in_turn, take, uncount,
+    NoStack, count_again, forget_thread, give, has_capacity, quarantine, set_in_turn, take, take_available, uncount,
 };
 
 /// What [`init_thread`] sets up: how many jobs, on which stacks.

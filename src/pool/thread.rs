@@ -24,7 +24,7 @@ pub(crate) enum NoStack {
 /// A stack for a job, of the size asked for or of the pool's.
 #[inline]
 pub(crate) fn take(size: Option<StackSize>) -> Result<Stack, NoStack> {
-    THREAD.with(|pool| {
+    THREAD.with_in_line(|pool| {
         if size.is_none()
             && let Some(stack) = pool.idle.borrow_mut().pop()
         {
@@ -34,11 +34,23 @@ pub(crate) fn take(size: Option<StackSize>) -> Result<Stack, NoStack> {
     })
 }
 
+/// An idle stack of the pool's own size, if there is one for which no task waits. A task that comes now finds
+/// [`available`](super::available) ready then.
+#[inline(always)] // the start of a future, which has nothing else to do first
+pub(crate) fn take_available() -> Option<Stack> {
+    THREAD.with_in_line(|pool| {
+        if pool.queue.has_waiters() {
+            return None;
+        }
+        pool.idle.borrow_mut().pop()
+    })
+}
+
 /// The stack of a job that has ended.
 #[inline]
 pub(crate) fn give(stack: Stack) {
     // Three conditions and a store, so that it is inlined into the switch: as a call it would cost as much as the rest.
-    THREAD.with(|pool| {
+    THREAD.with_in_line(|pool| {
         if ptr::eq(stack.depot(), pool.direct.get())
             && let Ok(mut idle) = pool.idle.try_borrow_mut()
             // A vector at its capacity is the bound: `push` would have to check for it anyway.
@@ -141,6 +153,21 @@ impl ThreadPool {
         // (`forget_thread`).
         #[cfg(asyncjob_tlsdesc)]
         return unsafe { with_boxed(|words| &words.pool, Pool::new, f) };
+    }
+
+    /// As [`with`](Self::with), for the start and the end of a job, which are inlined into code of the user.
+    ///
+    /// Of `LocalKey::with` only the address is asked for. With all of `f` in it, it would mostly be a call there, which
+    /// looks for the address by a pointer to a function.
+    #[inline(always)]
+    fn with_in_line<R>(&self, f: impl FnOnce(&Pool) -> R) -> R {
+        #[cfg(not(asyncjob_tlsdesc))]
+        let pool = LOCAL.with(ptr::from_ref);
+        // SAFETY: the pool has no drop, so it exists as long as its thread, which is this one.
+        #[cfg(not(asyncjob_tlsdesc))]
+        return f(unsafe { &*pool });
+        #[cfg(asyncjob_tlsdesc)]
+        self.with(f)
     }
 }
 

@@ -738,9 +738,12 @@ impl WaitCtx {
         let Some(inner) = self.inner.get_mut() else {
             return false;
         };
-        let is_same = |set: &Callback| set.is_alone_and_of(Arc::as_ptr(callback).addr());
-        if !inner.entries.get_mut().is_new() || !inner.entries.beside_mut().as_ref().is_some_and(is_same) {
+        if !inner.entries.get_mut().is_new() {
             return false;
+        }
+        match inner.entries.beside_mut() {
+            Some(set) if set.is_alone_and_of(Arc::as_ptr(callback).addr()) => {}
+            _ => return false,
         }
         *inner.status.get_mut() = NO_STATUS;
         *inner.deadline.get_mut() = NO_DEADLINE;

@@ -314,6 +314,11 @@ impl<T: 'static> JobFuture<T> {
         if self.paused.is_none() {
             return self.start(task);
         }
+        self.poll_by_new(task)
+    }
+
+    #[inline(never)] // so that the first poll gets to `start` by jumps
+    fn poll_by_new(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         self.set_task(task);
         self.poll_on(task)
     }
@@ -421,7 +426,10 @@ impl<T: 'static> JobFuture<T> {
     #[inline(always)]
     fn started(&mut self, step: Step<JobOutput<T>>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         match step {
-            Step::Finished(output) => self.end(output),
+            Step::Finished(output) => {
+                self.let_go();
+                Poll::Ready(output)
+            }
             Step::Paused(job) => self.first_pause(job, task),
         }
     }
@@ -501,15 +509,28 @@ impl<T: 'static> JobFuture<T> {
         self.bound.last = LastTask::new(self.bound.forwarder.set_task(task.waker()));
     }
 
+    /// The future is ready.
+    fn end(&mut self, output: JobOutput<T>) -> Poll<JobOutput<T>> {
+        self.let_go();
+        Poll::Ready(output)
+    }
+
     /// Lets go of the task and the ctx, and of what the watch holds: duplicates of fds, for example, which the other
     /// side of a connection would see as open. A future may be kept after it was ready.
-    fn end(&mut self, output: JobOutput<T>) -> Poll<JobOutput<T>> {
+    #[inline(always)] // a job that has not paused has hardly anything of it
+    fn let_go(&mut self) {
         #[cfg(feature = "insight")]
         self.parked.end();
         self.bound.clear_task();
         self.bound.end();
+        if let Watching::By(_) = self.watch {
+            self.drop_watch();
+        }
+    }
+
+    #[cold]
+    fn drop_watch(&mut self) {
         self.watch = Watching::Nothing;
-        Poll::Ready(output)
     }
 }
 

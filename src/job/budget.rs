@@ -19,7 +19,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use super::current::{CURRENT, current_job_id};
+use super::current::{CURRENT, ThisJob};
 use super::id::JobId;
 use crate::sys::{ForkHandlers, Process};
 
@@ -61,11 +61,10 @@ thread_local! {
     };
 }
 
-/// Counts an operation of the job that runs this code. Returns whether the job has to give way first. Outside a job
-/// nothing counts.
+/// Counts an operation of the job that runs this code. Returns whether the job has to give way first.
 #[inline]
-pub(crate) fn spend() -> bool {
-    let Some(job) = current_job_id() else { return false };
+pub(crate) fn spend(job: ThisJob<'_>) -> bool {
+    let job = job.id();
     BUDGET.with(|budget| {
         if budget.job.get() != Some(job) {
             budget.make_whole(job);

@@ -140,27 +140,43 @@ pub(crate) fn is_cancelled() -> bool {
     with_current(|control| control.flags.get() & CANCELLED != 0).unwrap_or(false)
 }
 
-/// Calls `f`, and also returns whether the job that runs this code has paused meanwhile. The answer is `false` outside
-/// a job, and if `f` panics the next pause forgets the question.
+/// The job that runs this code, for code of the job that asks more than once: it reads the word of the thread once.
+#[derive(Clone, Copy)]
+pub(crate) struct ThisJob<'a>(&'a ControlBlock);
+
+impl<'a> ThisJob<'a> {
+    #[inline]
+    pub(crate) fn id(self) -> JobId {
+        self.0.id
+    }
+
+    #[inline]
+    pub(crate) fn wait_ctx(self) -> &'a WaitCtx {
+        self.0.wait_ctx()
+    }
+}
+
+/// Calls `f`, and also returns whether the job that runs this code has paused meanwhile. If `f` panics the next pause
+/// forgets the question.
 ///
 /// Calls nest. A pause in an inner call is one of the outer call, too.
 #[inline(always)] // a wait calls it for each pause
-pub(crate) fn pauses_in<R>(f: impl FnOnce() -> R) -> (R, bool) {
-    let ask = |control: &ControlBlock| {
-        let is_nested = control.flags.get() & UNPAUSED != 0;
-        control.set_flag(UNPAUSED);
-        is_nested
-    };
-    let is_nested = with_current(ask);
+pub(crate) fn pauses_in<R>(job: ThisJob<'_>, f: impl FnOnce() -> R) -> (R, bool) {
+    let ThisJob(control) = job;
+    let is_nested = control.flags.get() & UNPAUSED != 0;
+    control.set_flag(UNPAUSED);
     let returned = f();
-    let has_paused = with_current(|control| {
-        let has_paused = control.flags.get() & UNPAUSED == 0;
-        if is_nested == Some(false) {
-            control.clear_flag(UNPAUSED);
-        }
-        has_paused
-    });
-    (returned, has_paused.unwrap_or(false))
+    let has_paused = control.flags.get() & UNPAUSED == 0;
+    if !is_nested {
+        control.clear_flag(UNPAUSED);
+    }
+    (returned, has_paused)
+}
+
+/// Calls `f` with the job that runs this code. Returns `None` outside a job.
+#[inline]
+pub(crate) fn with_this_job<R>(f: impl FnOnce(ThisJob<'_>) -> R) -> Option<R> {
+    with_current(|control| f(ThisJob(control)))
 }
 
 /// Calls `f` with the wait ctx of the job that runs this code. Returns `None` outside a job.

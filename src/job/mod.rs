@@ -93,7 +93,7 @@ pub(crate) use closure::{HeapClosure, JobMain, LARGEST_CLOSURE_ON_STACK, Wiped};
 #[cfg(feature = "insight")]
 pub(crate) use control_block::on_spare_stack;
 pub use current::{BlockPause, CurrentJob, block_pause, current_job, current_job_id};
-pub(crate) use current::{can_pause, is_cancelled, is_in_job, pauses_in, with_current_ctx};
+pub(crate) use current::{ThisJob, can_pause, is_cancelled, is_in_job, pauses_in, with_current_ctx, with_this_job};
 #[cfg(feature = "insight")]
 pub(crate) use frames::{Sighting, Walking, address_of_current, end_of_frames, paused_jobs, read_running, walking};
 pub use id::JobId;

@@ -5,11 +5,11 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use super::wake_source::CallbackWaker;
-use super::{Blocking, Stop, WaitSpec, WakeSource, give_way, wait, wait_in};
+use super::{Blocking, Stop, WaitSpec, WakeSource, wait, wait_in};
 use crate::error::AwaitError;
-use crate::job::{can_pause, with_current_ctx};
+use crate::job::{ThisJob, can_pause, with_this_job};
 use crate::sync::poll_blocking;
-use crate::wait_ctx::{Status, WaitCtx};
+use crate::wait_ctx::Status;
 
 /// Waits for `future` inside a job, by pausing the job while the thread does other things. Returns the output of the
 /// future.
@@ -41,26 +41,25 @@ pub fn await_future<F: Future>(future: F) -> Result<F::Output, AwaitError> {
 }
 
 fn await_in_job<F: Future>(future: Pin<&mut F>) -> Result<F::Output, AwaitError> {
-    let awaited = with_current_ctx(|ctx| match CallbackWaker::of(ctx) {
-        Some(waker) => await_by_callback(ctx, waker, future),
+    let awaited = with_this_job(|job| match CallbackWaker::of(job.wait_ctx()) {
+        Some(waker) => await_by_callback(job, waker, future),
         None => await_by(
-            WakeSource::of_notifier(ctx.clone()).map_err(AwaitError::NoWaker)?,
+            WakeSource::of_notifier(job.wait_ctx().clone()).map_err(AwaitError::NoWaker)?,
             future,
         ),
     });
     awaited.unwrap_or(Err(AwaitError::NotInJob))
 }
 
-/// Waits in the job of this ctx, whose driver has set a callback.
+/// Waits in the job that runs this code, whose driver has set a callback.
 #[inline]
 fn await_by_callback<F: Future>(
-    ctx: &WaitCtx,
+    job: ThisJob<'_>,
     mut waker: CallbackWaker<'_>,
     mut future: Pin<&mut F>,
 ) -> Result<F::Output, AwaitError> {
-    give_way();
     let spec = WaitSpec::by(Status::Ok, Blocking::Refused);
-    let output = wait_in(ctx, &spec, || poll(future.as_mut(), waker.refreshed()));
+    let output = wait_in(job, &spec, || poll(future.as_mut(), waker.refreshed()));
     output.map_err(AwaitError::from)
 }
 

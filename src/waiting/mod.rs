@@ -35,7 +35,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Interrupted, PauseError};
-use crate::job::{budget, can_pause, is_cancelled, pause_job, pauses_in, report_forbidden_pause, with_current_ctx};
+use crate::job::{
+    ThisJob, budget, can_pause, is_cancelled, pause_job, pauses_in, report_forbidden_pause, with_current_ctx,
+    with_this_job,
+};
 use crate::sys::{self, Notifier};
 use crate::wait_ctx::{Interest, LONGEST_INTERVAL, Status, WaitCtx, WaitKey, Wants};
 
@@ -189,7 +192,13 @@ pub fn pause_until<T>(spec: WaitSpec<'_>, ready: impl FnMut() -> Option<T>) -> R
 /// and after a deadline as well, so this reports neither.
 #[inline]
 pub(crate) fn give_way() {
-    if budget::spend() {
+    with_this_job(give_way_of);
+}
+
+/// As [`give_way`], of the job that runs this code.
+#[inline]
+fn give_way_of(job: ThisJob<'_>) {
+    if budget::spend(job) {
         pause_for_others();
     }
 }
@@ -214,24 +223,27 @@ enum Stop {
 
 /// Waits as [`pause_until`] does, also for the specs that fail where the code cannot pause.
 fn wait<T>(spec: WaitSpec<'_>, mut ready: impl FnMut() -> Option<T>) -> Result<T, Stop> {
-    give_way();
-    let in_job = with_current_ctx(|ctx| wait_in(ctx, &spec, &mut ready));
+    let in_job = with_this_job(|job| wait_in(job, &spec, &mut ready));
     in_job.unwrap_or_else(|| {
         let deadline = earlier(THREAD_DEADLINE.get(), spec.deadline);
-        wait_until(deadline, &spec, ready)
+        wait_until(None, deadline, &spec, ready)
     })
 }
 
-/// Waits inside the job of this ctx.
+/// Waits inside the job that runs this code.
 #[inline(always)] // the wait for a future has one spec, which says what the loop need not ask
-fn wait_in<T>(ctx: &WaitCtx, spec: &WaitSpec<'_>, ready: impl FnMut() -> Option<T>) -> Result<T, Stop> {
-    let scope = WaitScope::new(ctx, spec);
-    wait_until(scope.deadline, spec, ready)
+fn wait_in<T>(job: ThisJob<'_>, spec: &WaitSpec<'_>, ready: impl FnMut() -> Option<T>) -> Result<T, Stop> {
+    give_way_of(job);
+    let scope = WaitScope::new(job.wait_ctx(), spec);
+    wait_until(Some(job), scope.deadline, spec, ready)
 }
 
 /// The loop of a wait, which is drawn in the documentation of the module.
+///
+/// `job` is the one that runs this code, if there is one.
 #[inline(always)] // as `wait_in`
 fn wait_until<T>(
+    job: Option<ThisJob<'_>>,
     deadline: Option<Instant>,
     spec: &WaitSpec<'_>,
     mut ready: impl FnMut() -> Option<T>,
@@ -244,8 +256,8 @@ fn wait_until<T>(
         }
         // A pause takes every wake of the callback that came before its end. If `ready` itself pauses, as the poll of a
         // handshake does in which a key signs, the wake for this wait may be among them.
-        let (value, may_have_taken_wake) = match spec.status {
-            Status::Ok => pauses_in(&mut ready),
+        let (value, may_have_taken_wake) = match (spec.status, job) {
+            (Status::Ok, Some(job)) => pauses_in(job, &mut ready),
             _ => (ready(), false),
         };
         if let Some(value) = value {

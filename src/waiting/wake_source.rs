@@ -165,7 +165,7 @@ impl Route {
 
 impl<'a> CallbackWaker<'a> {
     /// `None` if the driver has set no callback.
-    #[inline]
+    #[inline(always)] // a job that polls a future begins with it, and it is mostly two locks of the thread alone
     pub(super) fn of(ctx: &'a WaitCtx) -> Option<Self> {
         let version = ctx.callback_version(); // before the callback: a change that comes between is seen later
         let waker = ctx.callback()?;

@@ -10,7 +10,7 @@ use std::thread;
 use crate::error::{AwaitError, waits_for_itself_in_a_panic};
 use crate::hooks::SwitchHooks;
 use crate::job::{HeapClosure, JobBuilder, can_pause, is_in_job};
-use crate::job_future::{JobError, JobFuture};
+use crate::job_future::{JobFuture, Kept, Returned, boxed};
 use crate::scheduler::{JoinError, JoinHandle, Scheduler, Workers};
 use crate::waiting::{await_future, await_or_block};
 
@@ -96,8 +96,8 @@ impl Workers {
 ///
 /// # Errors
 ///
-/// The output is a [`JobError`] when the job cannot start, when its engine has failed, or when the wait of `future`
-/// itself was interrupted.
+/// The output is a [`JobError`](crate::job_future::JobError) when the job cannot start, when its engine has failed, or
+/// when the wait of `future` itself was interrupted.
 ///
 /// ```
 /// use asyncjob::in_job;
@@ -118,7 +118,7 @@ pub fn in_job<F>(future: F) -> JobFuture<F::Output>
 where
     F: Future + 'static,
 {
-    JobFuture::plain(Box::new(future))
+    JobFuture::plain(boxed(future))
 }
 
 impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
@@ -131,13 +131,14 @@ impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     {
         // The future goes to the heap, and stays there. Otherwise the stack of the job would hold it once for each call
         // that hands it down, and the future of a handshake is large.
-        JobFuture::of(self, Box::new(future))
+        JobFuture::of(self, boxed(future))
     }
 }
 
 /// A future as the closure of a job, which awaits it where it lies.
-impl<F: Future> HeapClosure<Result<F::Output, JobError>> for F {
-    fn call(self: Box<Self>) -> Result<F::Output, JobError> {
-        await_future(Box::into_pin(self)).map_err(JobError::Await)
+impl<F: Future> HeapClosure<Returned<F::Output>> for F {
+    fn call(self: Box<Self>) -> Returned<F::Output> {
+        let mut future = Kept::new(self);
+        await_future(future.as_mut()).map_err(Box::new)
     }
 }

@@ -40,6 +40,11 @@
 #[allow(unsafe_code, reason = "moves a pair of handles out of a value that is dropped")]
 mod bound_ctx;
 mod forwarder;
+#[allow(
+    unsafe_code,
+    reason = "uses the memory of a box again, and drops what is not always there"
+)]
+mod memory;
 #[cfg(feature = "insight")]
 mod parked;
 
@@ -56,6 +61,8 @@ use crate::job::{HeapClosure, Job, JobBuilder, JobPlan, LARGEST_CLOSURE_ON_STACK
 use crate::pool::{Available, available, has_capacity, take_available};
 use crate::wait_ctx::{Status, WaitCtx, WakeCause, Wants};
 use bound_ctx::{BoundCtx, LastTask};
+use memory::Maybe;
+pub(crate) use memory::{Kept, boxed};
 
 /// Runs synchronous code as a job, on any async runtime. The output is what the code returns.
 ///
@@ -96,9 +103,11 @@ pub struct JobFuture<T: 'static> {
     // The job is dropped before what it may still use: the fields stand in the order in which they are dropped.
     //
     /// What is to be run, until the job starts.
-    pending: Option<Pending<T>>,
+    pending: Maybe<Pending<T>>,
+    /// The place in the line, if the job has come to a pool at its limit.
+    available: Option<Available>,
     /// The job, while it is paused. A job that has finished, failed or panicked is in neither place.
-    paused: Option<Job<JobOutput<T>>>,
+    paused: Option<Job<Returned<T>>>,
     #[cfg(feature = "insight")]
     parked: parked::Parked,
     bound: BoundCtx,
@@ -140,15 +149,18 @@ enum Watching {
     By(Box<Watch>),
 }
 
-/// What the job returns. It is an error only if the code of the job is itself a wait, as in [`in_job`](crate::in_job).
+/// The output of the future.
 type JobOutput<T> = Result<T, JobError>;
+
+/// What the job returns. It is an error only if the code of the job is itself a wait, as in [`in_job`](crate::in_job).
+///
+/// The error is in a box, because what a job returns is moved several times until it is the output of the future.
+pub(crate) type Returned<T> = Result<T, Box<AwaitError>>;
 
 /// A job that has not started. It may be in the queue for a stack.
 struct Pending<T: 'static> {
     plan: JobPlan,
-    f: Box<dyn HeapClosure<JobOutput<T>>>,
-    /// The place in the line, if the job has come to a pool at its limit.
-    available: Option<Available>,
+    f: Box<dyn HeapClosure<Returned<T>>>,
 }
 
 impl<T: 'static> JobFuture<T> {
@@ -203,14 +215,14 @@ impl<T: 'static> JobFuture<T> {
 
     /// Whether the future was ready, or its job has panicked.
     fn has_ended(&self) -> bool {
-        self.pending.is_none() && self.paused.is_none()
+        self.pending.as_ref().is_none() && self.paused.is_none()
     }
 
     /// Makes the future of a job whose code may return an error of its own.
     #[inline]
     pub(crate) fn of<H: SwitchHooks + 'static>(
         builder: JobBuilder<'_, H>,
-        f: Box<dyn HeapClosure<JobOutput<T>>>,
+        f: Box<dyn HeapClosure<Returned<T>>>,
     ) -> Self {
         #[cfg(feature = "tracing")]
         let builder = builder.map_hooks(|hooks| (crate::hooks::Spans::default(), hooks));
@@ -220,7 +232,7 @@ impl<T: 'static> JobFuture<T> {
 
     /// As [`of`](Self::of), with a builder that sets nothing.
     #[inline]
-    pub(crate) fn plain(f: Box<dyn HeapClosure<JobOutput<T>>>) -> Self {
+    pub(crate) fn plain(f: Box<dyn HeapClosure<Returned<T>>>) -> Self {
         #[cfg(feature = "tracing")]
         return Self::of(JobBuilder::new(), f);
         #[cfg(not(feature = "tracing"))]
@@ -228,14 +240,11 @@ impl<T: 'static> JobFuture<T> {
     }
 
     #[inline(always)] // so that the future is written to its place, and not moved there
-    fn of_plan(plan: JobPlan, bound: BoundCtx, f: Box<dyn HeapClosure<JobOutput<T>>>) -> Self {
+    fn of_plan(plan: JobPlan, bound: BoundCtx, f: Box<dyn HeapClosure<Returned<T>>>) -> Self {
         JobFuture {
             _not_send: PhantomData,
-            pending: Some(Pending {
-                plan,
-                f,
-                available: None,
-            }),
+            pending: Maybe::new(Pending { plan, f }),
+            available: None,
             paused: None,
             #[cfg(feature = "insight")]
             parked: parked::Parked::default(),
@@ -356,14 +365,14 @@ impl<T: 'static> JobFuture<T> {
     }
 
     /// The first poll, or one of a future that waits for a stack.
-    #[cold]
+    #[inline(never)]
     fn start(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
-        if let Some(pending) = &self.pending
-            && pending.available.is_none()
+        if let Some(pending) = self.pending.as_ref()
+            && self.available.is_none()
             && pending.plan.stack_size().is_none()
             && self.bound.is_bound()
             && let Some(stack) = take_available()
-            && let Some(Pending { plan, f, .. }) = self.pending.take()
+            && let Some(Pending { plan, f }) = self.pending.take()
         {
             self.begin();
             let running = self.bound.forwarder.start();
@@ -378,31 +387,27 @@ impl<T: 'static> JobFuture<T> {
     #[cold]
     #[inline(never)]
     fn start_slowly(&mut self, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
-        let Some(pending) = &mut self.pending else {
+        if self.pending.as_ref().is_none() {
             panic!(concat!(
                 "a JobFuture was polled after it had ended",
                 guide_page!("tokio")
             ));
-        };
+        }
         if !self.bound.is_bound() {
             drop(self.pending.take());
             return self.end(Err(JobError::WaitCtxInUse));
         }
-        ready!(Pin::new(pending.available.get_or_insert_with(available)).poll(task));
+        ready!(Pin::new(self.available.get_or_insert_with(available)).poll(task));
         if !has_capacity() {
             // Wakers are code of the user. The one that was in the line has started a job when it was dropped: take a
             // place in the line in the next poll.
             task.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let Some(Pending {
-            plan,
-            f,
-            available: _free,
-        }) = self.pending.take()
-        else {
+        let Some(Pending { plan, f }) = self.pending.take() else {
             unreachable!("it was there above")
         };
+        let _available = self.available.take();
         self.begin();
         let running = self.bound.forwarder.start();
         let started = plan.start(&self.bound.ctx, f);
@@ -424,12 +429,9 @@ impl<T: 'static> JobFuture<T> {
 
     /// The job has run until its first pause or its end.
     #[inline(always)]
-    fn started(&mut self, step: Step<JobOutput<T>>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+    fn started(&mut self, step: Step<Returned<T>>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         match step {
-            Step::Finished(output) => {
-                self.let_go();
-                Poll::Ready(output)
-            }
+            Step::Finished(returned) => self.finished(returned),
             Step::Paused(job) => self.first_pause(job, task),
         }
     }
@@ -437,7 +439,7 @@ impl<T: 'static> JobFuture<T> {
     /// The job has paused for the first time. Until now there was no task to wake, because a job that never pauses
     /// needs none. A wake of another thread has found none, then. It has set its flag before it looked for the task,
     /// and the next step looks at the flag after the task is there.
-    fn first_pause(&mut self, job: Job<JobOutput<T>>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+    fn first_pause(&mut self, job: Job<Returned<T>>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         // The clone of a waker is code of the user. If it panics, the job is paused.
         self.paused = Some(job);
         #[cfg(feature = "insight")]
@@ -455,7 +457,7 @@ impl<T: 'static> JobFuture<T> {
 
     /// Resumes the paused job. A panic of the job leaves a future behind that has ended.
     #[inline(always)] // `poll_uncalled` has a copy
-    fn resume(&mut self, job: Job<JobOutput<T>>, cause: WakeCause, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+    fn resume(&mut self, job: Job<Returned<T>>, cause: WakeCause, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         self.bound.ctx.woken(cause);
         budget::begin();
         let running = self.bound.forwarder.start_resume();
@@ -474,9 +476,9 @@ impl<T: 'static> JobFuture<T> {
 
     /// The job has run until its end or a pause.
     #[inline(always)] // `first_pause` has a copy, and most polls resume
-    fn after(&mut self, step: Step<JobOutput<T>>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
+    fn after(&mut self, step: Step<Returned<T>>, task: &mut Context<'_>) -> Poll<JobOutput<T>> {
         let job = match step {
-            Step::Finished(output) => return self.end(output),
+            Step::Finished(returned) => return self.finished(returned),
             Step::Paused(job) => job,
         };
         if self.is_called() {
@@ -497,7 +499,7 @@ impl<T: 'static> JobFuture<T> {
     }
 
     #[inline(always)]
-    fn pending(&mut self, job: Job<JobOutput<T>>) -> Poll<JobOutput<T>> {
+    fn pending(&mut self, job: Job<Returned<T>>) -> Poll<JobOutput<T>> {
         self.paused = Some(job);
         #[cfg(feature = "insight")]
         self.parked.paused();
@@ -509,7 +511,14 @@ impl<T: 'static> JobFuture<T> {
         self.bound.last = LastTask::new(self.bound.forwarder.set_task(task.waker()));
     }
 
-    /// The future is ready.
+    /// The job has returned.
+    #[inline(always)] // as a call, it would have the value in memory
+    fn finished(&mut self, returned: Returned<T>) -> Poll<JobOutput<T>> {
+        self.let_go();
+        Poll::Ready(returned.map_err(|error| JobError::Await(*error)))
+    }
+
+    /// The future is ready without a value.
     fn end(&mut self, output: JobOutput<T>) -> Poll<JobOutput<T>> {
         self.let_go();
         Poll::Ready(output)
@@ -582,7 +591,7 @@ impl<T: 'static> Unpin for JobFuture<T> {}
 
 impl<T: 'static> fmt::Debug for JobFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match (&self.pending, &self.paused) {
+        let state = match (self.pending.as_ref(), &self.paused) {
             (Some(_), _) => "not started",
             (None, Some(_)) => "paused",
             (None, None) => "ended",

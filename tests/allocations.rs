@@ -164,6 +164,7 @@ fn a_future_of_a_job_allocates_once() {
     assert!(allocations(closure) > 1, "the first job makes a stack");
     assert_eq!(allocations(closure), 1);
     assert_eq!(allocations(future), 1);
+    assert_eq!(allocations(future), 0, "the next one has the memory");
 }
 
 /// Hooks cost one allocation, a static name none, and a wait ctx none when another one has gone.

@@ -178,8 +178,11 @@ impl Drop for BoundCtx {
     fn drop(&mut self) {
         self.clear_task();
         if self.state.get() == State::Own && self.pair.renew() {
-            // SAFETY: the pair is not used after this.
-            return unsafe { ManuallyDrop::take(&mut self.pair) }.keep();
+            // SAFETY: the pair is not used after this, unless the thread exits and the closure is not called.
+            let kept = SPARE.try_with(|spare| spare.give(unsafe { ManuallyDrop::take(&mut self.pair) }));
+            if kept.is_ok() {
+                return;
+            }
         }
         self.drop_pair();
     }
@@ -200,22 +203,22 @@ impl BoundCtx {
 impl Pair {
     /// A ctx that nobody else has.
     fn own() -> Self {
-        let spare = SPARE.try_with(Spare::take);
-        spare.ok().flatten().unwrap_or_else(Self::make)
+        match SPARE.try_with(|spare| spare.newest.take()) {
+            Ok(Some(pair)) => pair,
+            _ => Self::older_or_new(),
+        }
     }
 
     #[cold]
-    fn make() -> Self {
+    #[inline(never)] // so that the usual way has no register to save
+    fn older_or_new() -> Self {
+        if let Ok(Some(pair)) = SPARE.try_with(|spare| spare.older.borrow_mut().pop()) {
+            return pair;
+        }
         let ctx = WaitCtx::new_claimed();
         let forwarder = Arc::new(ForwardingWaker::new());
         ctx.set_callback_of(Arc::clone(&forwarder));
         Pair { ctx, forwarder }
-    }
-
-    /// Keeps the pair, which is as good as new, for the next future. A thread that exits has no place for it any more.
-    #[inline]
-    fn keep(self) {
-        let _ = SPARE.try_with(|spare| spare.give(self));
     }
 
     /// Makes the pair as good as new.
@@ -245,11 +248,6 @@ impl Spare {
             newest: Cell::new(None),
             older: RefCell::new(Vec::new()),
         }
-    }
-
-    #[inline]
-    fn take(&self) -> Option<Pair> {
-        self.newest.take().or_else(|| self.older.borrow_mut().pop())
     }
 
     #[inline]

@@ -211,28 +211,39 @@ impl Head {
         }
     }
 
-    /// A waker is gone. Returns whether the block is to be freed.
+    /// A waker is gone. Frees the block if it was the last one.
     ///
     /// # Safety
     ///
-    /// The head is that of a block, and the caller gives a waker away. If this returns `false`, another thread may have
-    /// freed the block by then, so there is no reference to all of it.
+    /// The head is that of a block, and the caller gives a waker away. Another thread may free the block as soon as the
+    /// waker is counted as gone, so there is no reference to all of it.
     #[inline]
-    unsafe fn remove(head: *const Head) -> bool {
+    unsafe fn remove(head: *const Head) {
         // SAFETY: the waker keeps the block until it is counted as gone.
         let here = unsafe { &(*head).here };
         if let Some(mut here) = here.lock_if_owner() {
             *here -= 1;
-            return false; // a block that has an owner is that of a wait ctx
+            return; // a block that has an owner is that of a wait ctx
         }
-        // SAFETY: as above.
+        // SAFETY: passed on.
+        unsafe { Self::remove_as_other(head) }
+    }
+
+    /// # Safety
+    ///
+    /// As [`remove`](Self::remove).
+    #[inline(never)] // so that the owner has no register to save
+    unsafe fn remove_as_other(head: *const Head) {
+        // SAFETY: as in `remove`.
         let others = unsafe { &(*head).others };
-        let is_last = others.fetch_sub(1, Ordering::Release) == 1;
-        if is_last {
+        // SAFETY: as in `remove`. It is read before the waker is counted as gone.
+        let free = unsafe { (*head).free };
+        if others.fetch_sub(1, Ordering::Release) == 1 {
             // Instead of a fence, which ThreadSanitizer does not see.
             others.load(Ordering::Acquire);
+            // SAFETY: the head is that of a block. This was the last waker, and no wait ctx has the block.
+            unsafe { free(head.cast()) };
         }
-        is_last
     }
 }
 
@@ -265,10 +276,7 @@ impl<C: Call> Block<C> {
 
     unsafe fn drop(data: *const ()) {
         // SAFETY: see above.
-        if unsafe { Head::remove(data.cast()) } {
-            // SAFETY: the data are those of a block. This was the last waker, and no wait ctx has the block.
-            unsafe { Self::free(data) };
-        }
+        unsafe { Head::remove(data.cast()) };
     }
 
     /// # Safety

@@ -381,6 +381,12 @@ pub(crate) const LAYOUT: [usize; 4] = [
 const VALUE_AT: usize = Counted::<Inner>::VALUE_AT;
 const _: () = assert!(size_of::<WaitCtx>() == size_of::<usize>(), "a wait ctx is one pointer");
 
+/// What [`WaitCtx::begin_wait`] has found, as it lies in the ctx.
+pub(crate) struct BeforeWait {
+    status: i32,
+    armed: usize,
+}
+
 /// A value that was taken out of its entry. The drop puts it back.
 struct BorrowedValue<'a> {
     ctx: &'a WaitCtx,
@@ -578,6 +584,25 @@ impl WaitCtx {
         before
     }
 
+    /// Sets the status and the armed key of a wait. Returns what was set before.
+    #[inline]
+    pub(crate) fn begin_wait(&self, status: Status, key: Option<WaitKey>) -> BeforeWait {
+        let before = BeforeWait {
+            status: self.inner.status.load(Ordering::Relaxed),
+            armed: self.inner.armed.load(Ordering::Relaxed),
+        };
+        self.set_status(status);
+        self.inner.armed.store(key.map_or(0, |k| k.0), Ordering::Relaxed);
+        before
+    }
+
+    /// Sets what was set before a wait.
+    #[inline]
+    pub(crate) fn end_wait(&self, before: &BeforeWait) {
+        self.inner.status.store(before.status, Ordering::Relaxed);
+        self.inner.armed.store(before.armed, Ordering::Relaxed);
+    }
+
     /// The key that is armed now.
     #[inline]
     pub fn armed(&self) -> Option<WaitKey> {
@@ -613,6 +638,12 @@ impl WaitCtx {
     /// The waker is one of the ctx, which calls the one that was set.
     #[inline]
     pub fn callback(&self) -> Option<Waker> {
+        self.callback_in_line()
+    }
+
+    /// As [`callback`](Self::callback), for a caller that is itself called by many.
+    #[inline(always)] // two locks of the thread alone, which are a few instructions each
+    pub(crate) fn callback_in_line(&self) -> Option<Waker> {
         // A callback that is set at the same time is seen or not.
         if self.inner.callback_state.load(Ordering::Relaxed) & 1 == 0 {
             return self.waker_of_c_callback();

@@ -36,10 +36,12 @@ use crate::wait_ctx::Status;
 /// A future can be awaited under every driver. If the driver has set a callback in the job's wait ctx, the callback is
 /// the future's waker. If it has set none, the waker makes an eventfd readable, which is a wait fd of the ctx. The
 /// function is not named `block_on`, because it does not block the thread.
+#[inline]
 pub fn await_future<F: Future>(future: F) -> Result<F::Output, AwaitError> {
     await_in_job(pin!(future))
 }
 
+#[inline]
 fn await_in_job<F: Future>(future: Pin<&mut F>) -> Result<F::Output, AwaitError> {
     let awaited = with_this_job(|job| match CallbackWaker::of(job.wait_ctx()) {
         Some(waker) => await_by_callback(job, waker, future),

@@ -40,7 +40,7 @@ use crate::job::{
     with_this_job,
 };
 use crate::sys::{self, Notifier};
-use crate::wait_ctx::{Interest, LONGEST_INTERVAL, Status, WaitCtx, WaitKey, Wants};
+use crate::wait_ctx::{BeforeWait, Interest, LONGEST_INTERVAL, Status, WaitCtx, WaitKey, Wants};
 
 pub use crate::error::AwaitError;
 pub use future::{await_future, await_or_block};
@@ -207,7 +207,7 @@ fn give_way_of(job: ThisJob<'_>) {
 fn pause_for_others() {
     if can_pause() && !is_cancelled() {
         with_current_ctx(|ctx| {
-            let _scope = WaitScope::new(ctx, &WaitSpec::retry());
+            let (_, _scope) = WaitScope::new(ctx, &WaitSpec::retry());
             let _ = pause_job();
         });
     }
@@ -234,8 +234,8 @@ fn wait<T>(spec: WaitSpec<'_>, mut ready: impl FnMut() -> Option<T>) -> Result<T
 #[inline(always)] // the wait for a future has one spec, which says what the loop need not ask
 fn wait_in<T>(job: ThisJob<'_>, spec: &WaitSpec<'_>, ready: impl FnMut() -> Option<T>) -> Result<T, Stop> {
     give_way_of(job);
-    let scope = WaitScope::new(job.wait_ctx(), spec);
-    wait_until(Some(job), scope.deadline, spec, ready)
+    let (deadline, _scope) = WaitScope::new(job.wait_ctx(), spec);
+    wait_until(Some(job), deadline, spec, ready)
 }
 
 /// The loop of a wait, which is drawn in the documentation of the module.
@@ -317,43 +317,40 @@ fn poll(fd: BorrowedFd<'_>, interest: Interest, left: Option<Duration>) {
 /// Puts a spec into force in a ctx. The drop puts back what the ctx had before.
 struct WaitScope<'a> {
     ctx: &'a WaitCtx,
-    /// The deadline of the wait: the earlier one of the spec's and the ctx's.
-    deadline: Option<Instant>,
-    status_before: Status,
-    armed_before: Option<WaitKey>,
-    deadline_before: Option<Instant>,
+    before: BeforeWait,
+    /// What the ctx had, if the wait has an earlier one.
+    deadline_before: Option<Option<Instant>>,
 }
 
 impl<'a> WaitScope<'a> {
+    /// Also returns the deadline of the wait: the earlier one of the spec's and the ctx's.
     #[inline(always)] // most of it depends on the spec, which nearly every caller knows
-    fn new(ctx: &'a WaitCtx, spec: &WaitSpec<'_>) -> Self {
-        let (status_before, deadline_before) = (ctx.status(), ctx.deadline());
-        let armed_before = ctx.arm(spec.armed);
+    fn new(ctx: &'a WaitCtx, spec: &WaitSpec<'_>) -> (Option<Instant>, Self) {
+        let deadline_before = ctx.deadline();
         let deadline = earlier(deadline_before, spec.deadline);
         // A wait for time without a deadline ends by a cancel only. A driver would poll a job that waits for nothing,
         // so the status says that the callback will be called.
         let is_endless = matches!(spec.blocking, Blocking::Sleep) && deadline.is_none();
-        ctx.set_status(if is_endless { Status::Ok } else { spec.status });
-        if deadline != deadline_before {
+        let before = ctx.begin_wait(if is_endless { Status::Ok } else { spec.status }, spec.armed);
+        let is_other = deadline != deadline_before;
+        if is_other {
             ctx.set_deadline(deadline);
         }
-        WaitScope {
+        let scope = WaitScope {
             ctx,
-            deadline,
-            status_before,
-            armed_before,
-            deadline_before,
-        }
+            before,
+            deadline_before: is_other.then_some(deadline_before),
+        };
+        (deadline, scope)
     }
 }
 
 impl Drop for WaitScope<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.ctx.set_status(self.status_before);
-        self.ctx.arm(self.armed_before);
-        if self.deadline != self.deadline_before {
-            self.ctx.set_deadline(self.deadline_before);
+        self.ctx.end_wait(&self.before);
+        if let Some(before) = self.deadline_before {
+            self.ctx.set_deadline(before);
         }
     }
 }

@@ -168,7 +168,7 @@ impl<'a> CallbackWaker<'a> {
     #[inline(always)] // a job that polls a future begins with it, and it is mostly two locks of the thread alone
     pub(super) fn of(ctx: &'a WaitCtx) -> Option<Self> {
         let version = ctx.callback_version(); // before the callback: a change that comes between is seen later
-        let waker = ctx.callback()?;
+        let waker = ctx.callback_in_line()?;
         Some(CallbackWaker { ctx, version, waker })
     }
 

@@ -116,7 +116,7 @@ fn instructions_stay_near_the_floor(report: &Report) {
     report.expect("life", "asyncjob, spawn and join", ALLOCATIONS, 0.0..=0.0);
     report.expect("poll, not woken", "asyncjob, in_job", INSTRUCTIONS, 0.0..=28.0); // 20; 47 if it looks at the ctx
     report.expect("poll, by itself", "asyncjob, in_job", INSTRUCTIONS, 0.0..=250.0); // 213; 480 with locks
-    // 557; 2,538 with a wait ctx, a waker, a lock and a box of its own for each future.
+    // 566; 2,538 with a wait ctx, a waker, a lock and a box of its own for each future.
     report.expect("poll, ready", "asyncjob, in_job", INSTRUCTIONS, 0.0..=640.0);
 }
 

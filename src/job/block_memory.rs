@@ -108,31 +108,37 @@ const fn is_kept(layout: Layout) -> bool {
     KEEPS && layout.size() <= KEPT.size() && layout.align() <= KEPT.align()
 }
 
+/// Where the memory of a block comes from, and goes to: the layout that it has in the heap, or none if it is kept.
+#[derive(Clone, Copy)]
+pub(super) struct Source(Option<Layout>);
+
 /// Memory for a block of this layout.
 #[inline]
-pub(super) fn allocate(layout: Layout) -> NonNull<u8> {
+pub(super) fn allocate(layout: Layout) -> (NonNull<u8>, Source) {
     debug_assert_ne!(layout.size(), 0);
-    let of_heap = if is_kept(layout) { KEPT } else { layout };
+    let source = Source((!is_kept(layout)).then_some(layout));
     let kept = is_kept(layout).then(|| FREE.with(FreeBlocks::pop)).flatten();
-    kept.unwrap_or_else(|| {
-        // SAFETY: a block is not empty.
-        NonNull::new(unsafe { alloc(of_heap) }).unwrap_or_else(|| handle_alloc_error(of_heap))
-    })
+    (kept.unwrap_or_else(|| allocate_in_heap(source)), source)
+}
+
+#[inline(never)]
+fn allocate_in_heap(source: Source) -> NonNull<u8> {
+    let layout = source.0.unwrap_or(KEPT);
+    // SAFETY: a block is not empty.
+    NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout))
 }
 
 /// Frees the memory of a block.
 ///
 /// # Safety
 ///
-/// It must come from [`allocate`] with this layout, and must not be used after this call.
+/// It must come from [`allocate`], with this source, and must not be used after this call.
 #[inline]
-pub(super) unsafe fn free(memory: NonNull<u8>, layout: Layout) {
-    if !is_kept(layout) {
-        // SAFETY: the caller's promise: it has this layout from the heap.
-        unsafe { dealloc(memory.as_ptr(), layout) };
-    } else if !FREE.with(|free| free.push(memory)) {
-        // SAFETY: as above, with the layout that all such blocks have.
-        unsafe { dealloc(memory.as_ptr(), KEPT) };
+pub(super) unsafe fn free(memory: NonNull<u8>, source: Source) {
+    let has_gone = source.0.is_none() && FREE.with(|free| free.push(memory));
+    if !has_gone {
+        // SAFETY: the caller's promise: it has this layout from the heap, or that of all memory that is kept.
+        unsafe { dealloc(memory.as_ptr(), source.0.unwrap_or(KEPT)) };
     }
 }
 
@@ -169,14 +175,15 @@ mod tests {
     fn the_block_that_was_freed_last_is_used_next() {
         let small = Layout::new::<[u64; 10]>();
         let blocks = [(); 3].map(|()| allocate(small));
-        for block in blocks {
+        for (block, source) in blocks {
             // SAFETY: it came from `allocate`.
-            unsafe { free(block, small) };
+            unsafe { free(block, source) };
         }
         if KEEPS {
-            assert_eq!(allocate(Layout::new::<[u64; 30]>()), blocks[2]);
+            let (block, source) = allocate(Layout::new::<[u64; 30]>());
+            assert_eq!(block, blocks[2].0);
             // SAFETY: as above; the layout is kept, too.
-            unsafe { free(blocks[2], Layout::new::<[u64; 30]>()) };
+            unsafe { free(block, source) };
             assert_eq!(kept(), 3);
         }
     }
@@ -185,15 +192,16 @@ mod tests {
     #[test]
     fn a_thread_keeps_a_bounded_number() {
         let (small, large) = (Layout::new::<u64>(), Layout::new::<[u64; 33]>());
-        let blocks: Vec<usize> = (0..MOST_FREE + 10).map(|_| allocate(small).as_ptr() as usize).collect();
-        let large_block = allocate(large).as_ptr() as usize;
+        let address = |(block, source): (NonNull<u8>, Source)| (block.as_ptr() as usize, source);
+        let blocks: Vec<(usize, Source)> = (0..MOST_FREE + 10).map(|_| address(allocate(small))).collect();
+        let (large_block, of_large) = address(allocate(large));
         let elsewhere = std::thread::spawn(move || {
             // SAFETY: they came from `allocate`, and only this thread uses them now.
-            unsafe { free(NonNull::new(large_block as *mut u8).unwrap(), large) };
+            unsafe { free(NonNull::new(large_block as *mut u8).unwrap(), of_large) };
             assert_eq!(kept(), 0);
-            for block in blocks {
+            for (block, source) in blocks {
                 // SAFETY: as above.
-                unsafe { free(NonNull::new(block as *mut u8).unwrap(), small) };
+                unsafe { free(NonNull::new(block as *mut u8).unwrap(), source) };
             }
             assert_eq!(kept(), if KEEPS { MOST_FREE } else { 0 });
             decay();

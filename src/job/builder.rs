@@ -174,7 +174,7 @@ impl<'c, H> JobBuilder<'c, H> {
 impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
     /// What a driver of this thread keeps until the job starts: the builder without its type parameter and its wait
     /// ctx.
-    #[inline]
+    #[inline(always)] // a builder that sets nothing is known there, and is never put together
     pub(crate) fn plan(self) -> JobPlan {
         let hooks = boxed(self.hooks);
         JobPlan::new(
@@ -192,6 +192,7 @@ impl<H: SwitchHooks + 'static> JobBuilder<'_, H> {
 }
 
 /// Moves the hooks to the heap. Returns `None` for the hooks of a job without hooks.
+#[inline]
 pub(crate) fn boxed<H: 'static>(hooks: H) -> Option<Box<H>> {
     (TypeId::of::<H>() != TypeId::of::<()>()).then(|| Box::new(hooks))
 }
@@ -207,6 +208,9 @@ struct Set {
 }
 
 impl JobPlan {
+    /// That of a builder that sets nothing.
+    pub(crate) const NONE: JobPlan = JobPlan(None);
+
     #[inline]
     pub(crate) fn new(
         name: Option<Cow<'static, str>>,
@@ -214,8 +218,17 @@ impl JobPlan {
         hooks: Option<Box<dyn SwitchHooks>>,
     ) -> Self {
         if name.is_none() && stack_size.is_none() && hooks.is_none() {
-            return JobPlan(None);
+            return JobPlan::NONE;
         }
+        JobPlan::of_set(name, stack_size, hooks)
+    }
+
+    #[inline(never)]
+    fn of_set(
+        name: Option<Cow<'static, str>>,
+        stack_size: Option<StackSize>,
+        hooks: Option<Box<dyn SwitchHooks>>,
+    ) -> Self {
         let attributes = Attributes {
             name,
             hooks,

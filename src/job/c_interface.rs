@@ -10,7 +10,7 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::sync::{Mutex, MutexGuard};
 
 use super::closure::LARGEST_CLOSURE_ON_STACK;
-use super::control_block::{ATTACHED, Attributes, BLOCKED, ControlBlock, Running, StartArgs, prepare, switch};
+use super::control_block::{Attributes, BLOCKED, ControlBlock, Running, StartArgs, prepare, switch};
 use super::current::{CURRENT, with_current};
 use super::{Job, Step};
 use crate::pool;
@@ -110,7 +110,7 @@ impl<T: 'static> Entered<T> {
     #[inline(always)]
     pub fn switch(self) -> Step<T> {
         // SAFETY: the job has not run since the guard was made.
-        unsafe { switch::<false, T>(self.0) }
+        unsafe { switch::<false, true, T>(self.0) }
     }
 }
 
@@ -160,8 +160,7 @@ pub fn runs_with(ctx: &WaitCtx) -> bool {
 pub fn attach(handle: usize, attachment: Box<dyn Any>) {
     with_current(|control| {
         control.c_handle.set(handle);
-        control.attachment.set(Some(attachment));
-        control.set_flag(ATTACHED);
+        control.attach(attachment);
     });
 }
 

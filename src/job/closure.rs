@@ -118,6 +118,9 @@ impl<F> Drop for Wipe<F> {
         // SAFETY: each place that makes a `Wipe` owns the memory, has moved or dropped the value, and frees the memory
         // only after this.
         unsafe { self.0.write_bytes(0, 1) };
+        if const { size_of::<F>() == 0 } {
+            return; // nothing was written
+        }
         // The compiler must not drop the write because it sees no read.
         std::hint::black_box(self.0);
     }

@@ -70,7 +70,7 @@ pub(super) const ENTERED_PANICKING: u32 = 64;
 pub(super) const UNPAUSED: u32 = 256;
 
 /// The job has an attachment of the C interface, which is dropped at its end.
-pub(super) const ATTACHED: u32 = 512;
+const ATTACHED: u32 = 512;
 
 /// `Job::force_unwind` ends the job: the pause in which the job is unwinds the job's stack. Set with CANCELLED.
 pub(super) const UNWIND: u32 = 128;
@@ -103,11 +103,13 @@ pub(super) struct ControlBlock {
     pub(super) blocked_by_c: Cell<u32>,
     /// What the C interface knows the job by, or 0.
     pub(super) c_handle: Cell<usize>,
-    /// What the C interface keeps with a job of Rust code.
-    pub(super) attachment: Cell<Option<Box<dyn Any>>>,
     /// What the job fills in while REPORT is set.
     pub(super) report: Cell<*mut Report>,
-    hooks: UnsafeCell<Option<Box<dyn SwitchHooks>>>,
+    /// What the C interface keeps with a job of Rust code. It is there if ATTACHED is set: most jobs write nothing
+    /// here.
+    attachment: Cell<MaybeUninit<Box<dyn Any>>>,
+    /// They are there if HOOKS is set, as above.
+    hooks: UnsafeCell<MaybeUninit<Box<dyn SwitchHooks>>>,
     pub(super) name: UnsafeCell<Option<Cow<'static, str>>>,
 }
 
@@ -273,7 +275,7 @@ where
     // before this function returns.
     let running = unsafe { prepare(stack, ctx, attributes, f, &mut args) };
     // SAFETY: the guard is new.
-    let step = unsafe { switch::<true, T>(running) };
+    let step = unsafe { switch::<true, true, T>(running) };
     if let Step::Paused(job) = &step {
         job.own_ctx();
     }
@@ -362,9 +364,12 @@ where
         pauses_left: Cell::new(0),
         blocked_by_c: Cell::new(0),
         c_handle: Cell::new(attributes.c_handle),
-        attachment: Cell::new(None),
         report: Cell::new(ptr::null_mut()),
-        hooks: UnsafeCell::new(attributes.hooks),
+        attachment: Cell::new(MaybeUninit::uninit()),
+        hooks: UnsafeCell::new(match attributes.hooks {
+            Some(hooks) => MaybeUninit::new(hooks),
+            None => MaybeUninit::uninit(),
+        }),
         name: UnsafeCell::new(attributes.name),
     };
     let at = block.cast::<ControlBlock>();
@@ -470,21 +475,28 @@ pub(super) unsafe fn switch_to<T>(block: NonNull<TypedBlock<T>>) -> Step<T> {
     // SAFETY: the caller's promise.
     let running = unsafe { Running::enter_owned(block) };
     // SAFETY: the guard is new.
-    unsafe { switch::<true, T>(running) }
+    unsafe { switch::<true, false, T>(running) }
 }
 
-/// As [`switch_to`], for a job that has been made the current one. A job that C code
-/// has started has no hooks, so that `MAY_HAVE_HOOKS` is false for it.
+/// As [`switch_to`], for a job that has been made the current one. A job that C code has started has no hooks, so that
+/// `MAY_HAVE_HOOKS` is false for it. `ENDS_IN_LINE` is for a switch that a job often ends in, as the first one.
 ///
 /// # Safety
 ///
 /// The job of the guard must not have run since the guard was made.
 #[inline(always)] // see `switch_to`
-pub(super) unsafe fn switch<const MAY_HAVE_HOOKS: bool, T>(mut running: Running<T>) -> Step<T> {
+pub(super) unsafe fn switch<const MAY_HAVE_HOOKS: bool, const ENDS_IN_LINE: bool, T>(
+    mut running: Running<T>,
+) -> Step<T> {
     match running.coroutine().resume(()) {
         CoroutineResult::Return(value) => {
-            // SAFETY: the coroutine has returned.
-            unsafe { running.finished::<MAY_HAVE_HOOKS>() };
+            if ENDS_IN_LINE {
+                // SAFETY: the coroutine has returned.
+                unsafe { running.finished::<MAY_HAVE_HOOKS>() };
+            } else {
+                // SAFETY: as above.
+                unsafe { running.finished_after_pause::<MAY_HAVE_HOOKS>() };
+            }
             Step::Finished(value)
         }
         // SAFETY: the coroutine has yielded.
@@ -593,6 +605,38 @@ impl<T> Running<T> {
     /// The coroutine must have returned.
     #[inline(always)]
     unsafe fn finished<const MAY_HAVE_HOOKS: bool>(self) {
+        let mut ended = ManuallyDrop::new(self);
+        // SAFETY: the block exists until `finish`.
+        let control = unsafe { ended.block.cast::<ControlBlock>().as_ref() };
+        if MAY_HAVE_HOOKS && control.flags.get() & HOOKS != 0 {
+            // SAFETY: the coroutine has returned.
+            return unsafe { ManuallyDrop::into_inner(ended).finished_with_hooks() };
+        }
+        CURRENT.set(control.parent.get());
+        // SAFETY: the coroutine has returned; the guard goes out of scope here, without its `drop`.
+        unsafe { ended.finish() };
+    }
+
+    /// As [`finished`](Self::finished), for a job that has paused before. A job pauses more often than it ends, so what
+    /// its end needs takes no registers from the switch.
+    ///
+    /// # Safety
+    ///
+    /// As [`finished`](Self::finished).
+    #[inline(never)]
+    unsafe fn finished_after_pause<const MAY_HAVE_HOOKS: bool>(self) {
+        // SAFETY: passed on.
+        unsafe { self.finished::<MAY_HAVE_HOOKS>() };
+    }
+
+    /// As [`finished`](Self::finished), for a job with hooks.
+    ///
+    /// # Safety
+    ///
+    /// As [`finished`](Self::finished).
+    #[cold]
+    #[inline(never)]
+    unsafe fn finished_with_hooks(self) {
         /// Finishes the job also if its hook panics in `leave`.
         struct Finish<T>(ManuallyDrop<Running<T>>);
         impl<T> Drop for Finish<T> {
@@ -604,7 +648,7 @@ impl<T> Running<T> {
         }
         let ended = Finish(ManuallyDrop::new(self));
         // SAFETY: the coroutine is not resumed after this.
-        unsafe { ended.0.leave::<MAY_HAVE_HOOKS>(hooks::end) };
+        unsafe { ended.0.leave(hooks::end) };
     }
 
     /// Gives the stack of a job that has ended back to the pool. The guard dangles after this call.
@@ -630,11 +674,11 @@ impl<T> Running<T> {
     /// The caller must call this once for each guard. It must not resume the coroutine after this call: the job would
     /// take its parent for itself.
     #[inline(always)]
-    unsafe fn leave<const MAY_HAVE_HOOKS: bool>(&self, last: impl FnOnce(&mut dyn SwitchHooks, HookedJob<'_>)) {
+    unsafe fn leave(&self, last: impl FnOnce(&mut dyn SwitchHooks, HookedJob<'_>)) {
         // SAFETY: the block exists until `finish`.
         let control = unsafe { self.block.cast::<ControlBlock>().as_ref() };
         CURRENT.set(control.parent.get());
-        if MAY_HAVE_HOOKS && control.flags.get() & HOOKS != 0 {
+        if control.flags.get() & HOOKS != 0 {
             // SAFETY: this is the job's guard.
             unsafe { control.call_hooks(|hooks| last(hooks, control.hooked())) };
         }
@@ -707,7 +751,7 @@ impl<T> Drop for Running<T> {
         };
         // SAFETY: `paused` and `finished`, which leave as well, keep a guard from being dropped. The coroutine is not
         // resumed after this.
-        let leave = || unsafe { self.leave::<true>(last) };
+        let leave = || unsafe { self.leave(last) };
         // While the panic of the job passes, a panic of its hook would abort the process. It ends here.
         if thread::panicking() {
             contain(leave);
@@ -786,11 +830,25 @@ impl ControlBlock {
     /// progress.
     #[cold]
     unsafe fn call_hooks(&self, call: impl FnOnce(&mut dyn SwitchHooks)) {
+        if self.flags.get() & HOOKS == 0 {
+            return;
+        }
         let hooks = self.hooks.get();
         // SAFETY: the caller's promise. A hook cannot call a hook of its own job, because the guard stands in place of
         // the only handle.
-        if let Some(hooks) = unsafe { &mut *hooks } {
-            call(hooks.as_mut());
+        let hooks = unsafe { &mut *hooks };
+        // SAFETY: the flag says that they are there.
+        call(unsafe { hooks.assume_init_mut() }.as_mut());
+    }
+
+    /// Keeps this with the job until its end. It replaces what was kept before.
+    pub(super) fn attach(&self, attachment: Box<dyn Any>) {
+        let before = self.attachment.replace(MaybeUninit::new(attachment));
+        let had_one = self.flags.get() & ATTACHED != 0;
+        self.set_flag(ATTACHED);
+        if had_one {
+            // SAFETY: the flag said that it was there.
+            drop(unsafe { before.assume_init() });
         }
     }
 
@@ -912,9 +970,13 @@ impl ControlBlock {
     unsafe fn release_with_attributes(at: NonNull<ControlBlock>, stack: Stack, receive: impl FnOnce(Stack)) {
         // SAFETY: the caller's promise: nothing else reaches the control block.
         let control = unsafe { &mut *at.as_ptr() };
-        let attachment = control.attachment.take();
+        let flags = control.flags.get();
+        let attachment = control.attachment.replace(MaybeUninit::uninit());
+        // SAFETY: the flag says that it is there, and the control block is not used again.
+        let attachment = (flags & ATTACHED != 0).then(|| unsafe { attachment.assume_init() });
         let name = control.name.get_mut().take();
-        let hooks = control.hooks.get_mut().take();
+        // SAFETY: as above.
+        let hooks = (flags & HOOKS != 0).then(|| unsafe { control.hooks.get_mut().assume_init_read() });
         stack.header().clear_name();
         receive(stack);
         drop(attachment); // before the code of the user that follows

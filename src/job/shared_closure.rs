@@ -52,9 +52,9 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-use super::block_memory;
+use super::block_memory::{self, Source};
 use super::closure::{HeapClosure, JobMain, LARGEST_CLOSURE_ON_STACK, Wipe, Wiped};
-use crate::sync::wake;
+use crate::sync::{contain, wake};
 
 /// The result belongs to the handle's side.
 const FULL: u8 = 1;
@@ -68,20 +68,28 @@ pub(crate) trait Shared {
     /// Why a job has no value.
     type Error: 'static;
 
-    /// Calls the closure of the job. A panic of the closure is a result, too.
-    fn run<T>(&self, f: impl FnOnce() -> T) -> Result<T, Self::Error>;
+    /// Calls the closure of the job, and passes its result on to `keep`, whose two calls are where the result is known:
+    /// so it is written once. A panic of the closure is a result, too.
+    fn run<T>(&self, f: impl FnOnce() -> T, keep: impl FnOnce(Result<T, Self::Error>));
 
     /// The job ends without a value.
     fn failing(&self);
 }
 
 /// The block: see the module.
-#[repr(C)] // a block is cast to its head
-pub(crate) struct SharedClosure<S: Shared, T, C: ?Sized = dyn Place> {
+#[repr(C)] // a block is cast to what it begins with
+struct SharedClosure<S: Shared, T, F> {
+    begin: Begin<S, T>,
+    closure: PlaceOf<F>,
+}
+
+/// What a block begins with, whatever its closure is. A drop of it drops all of the block but the closure, which is
+/// gone by then.
+#[repr(C)] // as above
+struct Begin<S: Shared, T> {
     head: Head<S>,
     /// Belongs to the job's side until FULL is set, and to the handle's side after that.
     result: UnsafeCell<Option<Result<T, S::Error>>>,
-    closure: C,
 }
 
 /// What a block begins with, whatever its job returns.
@@ -92,6 +100,8 @@ struct Head<S> {
     has_result: Cell<bool>,
     /// How many `JobSide`s there are. Only they use it.
     local: Cell<usize>,
+    /// Where the block is.
+    source: Source,
     /// Belongs to the handle's side while WAITING is not set, and to the job's side once it has set FULL and found
     /// WAITING.
     waker: UnsafeCell<Option<Waker>>,
@@ -108,11 +118,6 @@ impl<S> Drop for Head<S> {
 
 /// Where the closure is. Nothing but its [`OwnedClosure`] reaches it, and dropping the place does nothing.
 struct PlaceOf<F>(cell::UnsafeCell<MaybeUninit<F>>);
-
-/// A [`PlaceOf`] a closure, whatever its type is.
-pub(crate) trait Place {}
-
-impl<F> Place for PlaceOf<F> {}
 
 /// A [`SharedClosure`], whatever the types of its closure and of its result are.
 trait ErasedClosure<S: Shared> {
@@ -139,18 +144,19 @@ trait ErasedClosure<S: Shared> {
     unsafe fn set_error(&self, error: S::Error);
 }
 
-impl<S: Shared, T, F: FnOnce() -> T> ErasedClosure<S> for SharedClosure<S, T, PlaceOf<F>> {
+impl<S: Shared, T, F: FnOnce() -> T> ErasedClosure<S> for SharedClosure<S, T, F> {
     #[inline]
     unsafe fn call_closure(&self) {
         let wipe = Wipe(self.closure.0.get().cast::<F>());
         // SAFETY: the caller owns the closure, which is there, and which nothing uses in this place after this.
         let f = unsafe { wipe.0.read() };
         drop(wipe);
-        let result = self.head.shared.run(f);
-        if !self.head.has_result.get() {
-            // SAFETY: this is the job's side, which has had no result.
-            unsafe { self.set_result(result) };
-        }
+        self.begin.head.shared.run(f, |result| {
+            if !self.begin.head.has_result.get() {
+                // SAFETY: this is the job's side, which has had no result.
+                unsafe { self.begin.set_result(result) };
+            }
+        });
     }
 
     unsafe fn drop_closure(&self) {
@@ -161,11 +167,11 @@ impl<S: Shared, T, F: FnOnce() -> T> ErasedClosure<S> for SharedClosure<S, T, Pl
 
     unsafe fn set_error(&self, error: S::Error) {
         // SAFETY: the caller's promise.
-        unsafe { self.set_result(Err(error)) };
+        unsafe { self.begin.set_result(Err(error)) };
     }
 }
 
-impl<S: Shared, T, C: ?Sized> SharedClosure<S, T, C> {
+impl<S: Shared, T> Begin<S, T> {
     /// # Safety
     ///
     /// As [`ErasedClosure::set_error`].
@@ -179,29 +185,40 @@ impl<S: Shared, T, C: ?Sized> SharedClosure<S, T, C> {
     }
 }
 
-/// Drops a block, whatever its type is, and frees its memory.
+/// Drops a block, or what it begins with, and frees its memory.
 ///
 /// # Safety
 ///
-/// The block must come from [`share_small`], and must not be used after this call.
+/// The block must come from [`share_small`], with memory from this source, and must not be used after this call.
 #[inline]
-unsafe fn free<B: ?Sized>(block: NonNull<B>) {
+unsafe fn free<B: ?Sized>(block: NonNull<B>, source: Source) {
     /// Frees the memory also if a drop panics: that of a result is the user's.
-    struct Memory(NonNull<u8>, Layout);
+    struct Memory(NonNull<u8>, Source);
 
     impl Drop for Memory {
         #[inline]
         fn drop(&mut self) {
-            // SAFETY: the block has been dropped. It had this layout.
+            // SAFETY: the block has been dropped. Its memory was from there.
             unsafe { block_memory::free(self.0, self.1) };
         }
     }
 
-    // SAFETY: the block is there.
-    let layout = Layout::for_value(unsafe { block.as_ref() });
-    let _memory = Memory(block.cast(), layout);
+    let _memory = Memory(block.cast(), source);
     // SAFETY: the caller's promise.
     unsafe { block.drop_in_place() };
+}
+
+/// As [`free`], for the side of the handle.
+///
+/// # Safety
+///
+/// As [`free`].
+#[inline(never)] // so that its caller has no frame for it
+unsafe fn free_begin<S: Shared, T>(block: NonNull<Begin<S, T>>) {
+    // SAFETY: the block is there.
+    let source = unsafe { block.as_ref() }.head.source;
+    // SAFETY: the caller's promise.
+    unsafe { free(block, source) };
 }
 
 /// Lends out the value in a cell.
@@ -247,23 +264,26 @@ where
     T: 'static,
     F: FnOnce() -> T + 'static,
 {
-    let block = block_memory::allocate(Layout::new::<SharedClosure<S, T, PlaceOf<F>>>());
-    let block = block.cast::<SharedClosure<S, T, PlaceOf<F>>>();
+    let (block, source) = block_memory::allocate(Layout::new::<SharedClosure<S, T, F>>());
+    let block = block.cast::<SharedClosure<S, T, F>>();
     // SAFETY: the memory has the layout of the block, and nothing else knows of it.
     unsafe {
         block.write(SharedClosure {
-            head: Head {
-                sides: AtomicU8::new(0),
-                has_result: Cell::new(false),
-                local: Cell::new(1),
-                waker: UnsafeCell::new(None),
-                shared: shared(),
+            begin: Begin {
+                head: Head {
+                    sides: AtomicU8::new(0),
+                    has_result: Cell::new(false),
+                    local: Cell::new(1),
+                    source,
+                    waker: UnsafeCell::new(None),
+                    shared: shared(),
+                },
+                result: UnsafeCell::new(None),
             },
-            result: UnsafeCell::new(None),
             closure: PlaceOf(cell::UnsafeCell::new(MaybeUninit::new(f))),
         });
     }
-    let of_handle = HandleSide(block);
+    let of_handle = HandleSide(block.cast());
     let of_job = JobSide(block);
     (of_handle, OwnedClosure(of_job))
 }
@@ -313,6 +333,24 @@ impl<S: Shared> JobSide<S> {
         self.hand_over()
     }
 
+    /// Drops the side. A panic of a result's drop ends here.
+    #[inline]
+    pub(crate) fn let_go(self) {
+        let this = ManuallyDrop::new(self);
+        let local = &this.head().local;
+        let left = local.get() - 1;
+        local.set(left);
+        if left == 0 && !this.has_left() {
+            Self::let_go_slowly(this);
+        }
+    }
+
+    #[inline(never)] // as `leave_slowly`
+    fn let_go_slowly(this: ManuallyDrop<Self>) {
+        // SAFETY: the side is not used after this.
+        contain(|| unsafe { this.leave_slowly() });
+    }
+
     /// Hands the result over, and returns the waker of the task that waits for it.
     #[inline(never)]
     fn hand_over(&self) -> Option<Waker> {
@@ -325,30 +363,24 @@ impl<S: Shared> JobSide<S> {
         unsafe { access(&head.waker, Option::take) }
     }
 
-    /// The last of this side goes.
+    /// The last of this side goes. Returns `false`, and has done nothing, if the other side has gone before, waits, or
+    /// has the result already: [`leave_slowly`](Self::leave_slowly) is to be called then. After `true` the side must
+    /// not be used.
+    #[inline]
+    fn has_left(&self) -> bool {
+        let head = self.head();
+        let leaving = if head.has_result.get() { LEFT | FULL } else { LEFT };
+        head.sides.load(Ordering::Relaxed) == 0
+            && (head.sides)
+                .compare_exchange(0, leaving, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// The last of this side goes, whatever the other side has done.
     ///
     /// # Safety
     ///
     /// The caller must not use this side after this call.
-    #[inline]
-    unsafe fn leave(&self) {
-        let head = self.head();
-        let leaving = if head.has_result.get() { LEFT | FULL } else { LEFT };
-        let has_left = head.sides.load(Ordering::Relaxed) == 0
-            && (head.sides)
-                .compare_exchange(0, leaving, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok();
-        if !has_left {
-            // SAFETY: the caller's promise.
-            unsafe { self.leave_slowly() };
-        }
-    }
-
-    /// As [`leave`](Self::leave), if the other side has gone before or waits, or has the result already.
-    ///
-    /// # Safety
-    ///
-    /// As [`leave`](Self::leave).
     #[inline(never)] // what it saves and restores, most jobs would save and restore, too
     unsafe fn leave_slowly(&self) {
         let mut before = self.head().sides.load(Ordering::Acquire);
@@ -369,8 +401,9 @@ impl<S: Shared> JobSide<S> {
                 Err(now) => before = now,
             }
         }
+        let source = self.head().source;
         // SAFETY: both sides are gone.
-        unsafe { free(self.0) };
+        unsafe { free(self.0, source) };
     }
 }
 
@@ -378,8 +411,7 @@ impl<S: Shared> Clone for JobSide<S> {
     #[inline]
     fn clone(&self) -> Self {
         let local = &self.head().local;
-        let more = local.get().checked_add(1);
-        local.set(more.expect("as many as there is memory for"));
+        local.set(local.get() + 1); // as many as there is memory for: none is forgotten but that of a quarantined job
         JobSide(self.0)
     }
 }
@@ -390,15 +422,15 @@ impl<S: Shared> Drop for JobSide<S> {
         let local = &self.head().local;
         let left = local.get() - 1;
         local.set(left);
-        if left == 0 {
+        if left == 0 && !self.has_left() {
             // SAFETY: this side is being dropped.
-            unsafe { self.leave() };
+            unsafe { self.leave_slowly() };
         }
     }
 }
 
 /// The handle's side of a block, which has the result in the end.
-pub(crate) struct HandleSide<S: Shared, T>(NonNull<SharedClosure<S, T>>);
+pub(crate) struct HandleSide<S: Shared, T>(NonNull<Begin<S, T>>);
 
 // SAFETY: this side gives access to the shared value, to the waker, and to the result, which it may take and drop. It
 // gives none to the closure, which its owner has called or dropped before the job's side goes.
@@ -408,7 +440,7 @@ unsafe impl<S: Shared<Error: Send> + Send + Sync, T: Send> Sync for HandleSide<S
 
 impl<S: Shared, T> HandleSide<S, T> {
     #[inline]
-    fn block(&self) -> &SharedClosure<S, T> {
+    fn block(&self) -> &Begin<S, T> {
         // SAFETY: the block exists while this side does. The fields that the other side uses are cells.
         unsafe { self.0.as_ref() }
     }
@@ -466,7 +498,7 @@ impl<S: Shared, T> Drop for HandleSide<S, T> {
             return;
         }
         // SAFETY: both sides are gone.
-        unsafe { free(self.0) };
+        unsafe { free_begin(self.0) };
     }
 }
 
@@ -535,8 +567,8 @@ mod tests {
     impl Shared for Calls {
         type Error = &'static str;
 
-        fn run<T>(&self, f: impl FnOnce() -> T) -> Result<T, &'static str> {
-            catch_unwind(AssertUnwindSafe(f)).map_err(|_| "panicked")
+        fn run<T>(&self, f: impl FnOnce() -> T, keep: impl FnOnce(Result<T, &'static str>)) {
+            keep(catch_unwind(AssertUnwindSafe(f)).map_err(|_| "panicked"));
         }
 
         fn failing(&self) {}

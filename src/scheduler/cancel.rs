@@ -101,8 +101,15 @@ impl Cancel {
         (flags & ASKED != 0).then_some(CancelReason::Asked)
     }
 
-    /// The job has ended: lets go of the scheduler.
+    /// Whether the job has neither paused nor been cancelled, so that there is nothing to let go and no reason. The
+    /// thread that runs the job asks.
     #[inline]
+    pub(super) fn is_untouched(&self) -> bool {
+        // Relaxed: this thread has set these flags.
+        self.flags.load(Ordering::Relaxed) & (PAUSED | ASKED | ENGINE_FAILED) == 0
+    }
+
+    /// The job has ended: lets go of the scheduler.
     pub(super) fn end(&self) {
         if self.flags.load(Ordering::Relaxed) & PAUSED != 0 {
             self.let_go();

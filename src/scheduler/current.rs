@@ -41,8 +41,11 @@ impl LocalHandle {
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
-        let spawned = self.spawn_job(JobBuilder::new(), f);
-        spawned.map_err(|(kind, _, f)| SpawnError::new(kind, (), f))
+        let spawned = match self.inner.upgrade() {
+            Some(inner) => inner.spawn_plain(f),
+            None => Err((SpawnErrorKind::ShuttingDown, f)),
+        };
+        spawned.map_err(|(kind, f)| SpawnError::new(kind, (), f))
     }
 
     /// How many jobs of the scheduler have not ended, queued ones included. It is 0 when the scheduler is gone.

@@ -90,7 +90,7 @@ impl Handle {
         T: Send + 'static,
         H: SwitchHooks + Send + 'static,
     {
-        let ctx = match self.shared.admit(&builder) {
+        let ctx = match self.shared.admit(|| builder.claim_ctx()) {
             Ok(ctx) => ctx,
             Err(kind) => return Err((kind, builder, f)),
         };

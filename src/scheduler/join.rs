@@ -10,6 +10,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -174,7 +175,8 @@ impl<T> JoinHandle<T> {
 
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
-        if !self.detached && !self.state().process.is_inherited() && !self.is_finished() {
+        // Most handles are dropped after the job has ended.
+        if !self.is_finished() && !self.detached && !self.state().process.is_inherited() {
             self.request_cancel();
         }
     }
@@ -215,8 +217,9 @@ pub(super) struct JoinState {
 enum Home {
     /// The only thread of the scheduler.
     Thread(ThreadId),
-    /// One of several workers, once it has started the job.
-    Worker(OnceLock<ThreadId>),
+    /// One of several workers, once it has started the job. An id needs no drop, and so the lock none that asks whether
+    /// there is one.
+    Worker(ManuallyDrop<OnceLock<ThreadId>>),
 }
 
 /// The block of a spawned job as its scheduler sees it.
@@ -227,7 +230,7 @@ impl JoinState {
     pub(super) fn new(process: Process, thread: Option<ThreadId>) -> Self {
         JoinState {
             cancel: Cancel::new(),
-            home: thread.map_or_else(|| Home::Worker(OnceLock::new()), Home::Thread),
+            home: thread.map_or_else(|| Home::Worker(ManuallyDrop::new(OnceLock::new())), Home::Thread),
             process,
         }
     }
@@ -272,8 +275,23 @@ impl Shared for JoinState {
     type Error = JoinError;
 
     #[inline]
-    fn run<T>(&self, f: impl FnOnce() -> T) -> Result<T, JoinError> {
-        let returned = catch_unwind(AssertUnwindSafe(f));
+    fn run<T>(&self, f: impl FnOnce() -> T, keep: impl FnOnce(Result<T, JoinError>)) {
+        match catch_unwind(AssertUnwindSafe(f)) {
+            Ok(value) if self.cancel.is_untouched() => keep(Ok(value)),
+            returned => keep(self.result(returned)),
+        }
+    }
+
+    /// Lets go of the scheduler.
+    fn failing(&self) {
+        self.cancel.end();
+    }
+}
+
+impl JoinState {
+    /// The result of a job that has paused, was cancelled or has panicked.
+    #[inline(never)] // its frame would be that of every job
+    fn result<T>(&self, returned: thread::Result<T>) -> Result<T, JoinError> {
         self.cancel.end();
         let value = returned.map_err(|payload| JoinError::Panicked(Panic::new(payload)))?;
         let Some(reason) = self.cancel.reason() else {
@@ -284,10 +302,5 @@ impl Shared for JoinState {
             CancelReason::EngineFailed => JoinError::EngineFailed,
             CancelReason::Asked => JoinError::Cancelled,
         })
-    }
-
-    /// Lets go of the scheduler.
-    fn failing(&self) {
-        self.cancel.end();
     }
 }

@@ -97,11 +97,12 @@ pub use workers::Workers;
 
 pub use crate::job::{JobInfo, JobState, Stats};
 
-use crate::error::SpawnError;
+use crate::error::{SpawnError, SpawnErrorKind};
 use crate::hooks::SwitchHooks;
-use crate::job::{JobBuilder, budget, share};
+use crate::job::{JobBuilder, JobPlan, budget, share};
 use crate::stack::depot::release_surplus;
 use crate::sys::PollerFd;
+use crate::wait_ctx::ClaimedCtx;
 use current::Refused;
 use idle_memory::IdleMemory;
 use join::JoinState;
@@ -186,8 +187,8 @@ impl Scheduler {
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
-        let spawned = self.inner.spawn_job(JobBuilder::new(), f);
-        spawned.map_err(|(kind, _, f)| SpawnError::new(kind, (), f))
+        let spawned = self.inner.spawn_plain(f);
+        spawned.map_err(|(kind, f)| SpawnError::new(kind, (), f))
     }
 
     /// Makes a handle that spawns jobs on this scheduler from any thread.
@@ -335,7 +336,7 @@ impl Inner {
         T: 'static,
         H: SwitchHooks + 'static,
     {
-        let ctx = match self.shared.admit_here(&self.inbox, &builder) {
+        let ctx = match self.shared.admit_here(&self.inbox, || builder.claim_ctx()) {
             Ok(ctx) => ctx,
             Err(kind) => return Err((kind, builder, f)),
         };
@@ -346,12 +347,42 @@ impl Inner {
         };
         #[cfg(not(feature = "tracing"))]
         let plan = builder.plan();
+        Ok(self.queue(f, plan, ctx))
+    }
+
+    /// As [`spawn_job`](Self::spawn_job), for a builder that sets nothing: none is put together.
+    #[inline]
+    fn spawn_plain<F, T>(&self, f: F) -> Result<JoinHandle<T>, (SpawnErrorKind, F)>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        if let Err(kind) = self.shared.admit_here(&self.inbox, || Ok(())) {
+            return Err((kind, f));
+        }
+        #[cfg(feature = "tracing")]
+        let plan = match crate::hooks::Spans::of_spawner() {
+            Some(spans) => JobBuilder::new().hooks(spans).plan(),
+            None => JobPlan::NONE,
+        };
+        #[cfg(not(feature = "tracing"))]
+        let plan = JobPlan::NONE;
+        Ok(self.queue(f, plan, None))
+    }
+
+    /// Queues a job that was admitted.
+    #[inline]
+    fn queue<F, T>(&self, f: F, plan: JobPlan, ctx: Option<ClaimedCtx>) -> JoinHandle<T>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
         let (handle, main) = share(|| JoinState::new(self.inbox.process(), Some(self.thread)), f);
         self.core.borrow_mut().pending.push_back(Pending { main, plan, ctx });
         if self.parked.get() {
             self.inbox.notify_if_parked(); // wakes a host that sleeps on the fd
         }
-        Ok(JoinHandle::new(handle))
+        JoinHandle::new(handle)
     }
 
     fn stats(&self) -> Stats {

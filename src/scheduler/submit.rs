@@ -33,7 +33,7 @@ use super::turn::drop_contained;
 use super::wake::Inbox;
 use crate::error::SpawnErrorKind;
 use crate::hooks::SwitchHooks;
-use crate::job::{JobBuilder, JobPlan, SendClosure};
+use crate::job::{JobPlan, SendClosure};
 use crate::stack::StackSize;
 use crate::sync::{WaitQueue, Waiter, wake};
 use crate::sys::Process;
@@ -111,14 +111,14 @@ impl WorkerGroup {
     }
 
     /// Counts another job and claims its wait ctx, if there may be another job and the ctx is free.
-    pub(super) fn admit<H>(&self, builder: &JobBuilder<'_, H>) -> Result<Option<ClaimedCtx>, SpawnErrorKind> {
-        self.check_open()?;
+    pub(super) fn admit<C>(&self, claim: impl FnOnce() -> Result<C, SpawnErrorKind>) -> Result<C, SpawnErrorKind> {
+        self.check_open(self.process())?;
         if self.live.fetch_add(1, Ordering::SeqCst) >= self.max_jobs {
             self.take_back_refused();
             let max_jobs = self.max_jobs;
             return Err(SpawnErrorKind::Full { max_jobs });
         }
-        builder.claim_ctx().inspect_err(|_| self.ended())
+        claim().inspect_err(|_| self.ended())
     }
 
     /// Takes back the count of a job that was refused. If a job ended while both were counted, the waiter that it
@@ -133,16 +133,16 @@ impl WorkerGroup {
 
     /// As [`admit`](Self::admit), on the thread of the scheduler of this inbox.
     #[inline]
-    pub(super) fn admit_here<H>(
+    pub(super) fn admit_here<C>(
         &self,
         inbox: &Inbox,
-        builder: &JobBuilder<'_, H>,
-    ) -> Result<Option<ClaimedCtx>, SpawnErrorKind> {
+        claim: impl FnOnce() -> Result<C, SpawnErrorKind>,
+    ) -> Result<C, SpawnErrorKind> {
         if self.is_bounded() {
-            return self.admit(builder);
+            return self.admit(claim);
         }
-        self.check_open()?;
-        let ctx = builder.claim_ctx()?;
+        self.check_open(inbox.process())?;
+        let ctx = claim()?;
         inbox.count_live(1);
         Ok(ctx)
     }
@@ -172,8 +172,8 @@ impl WorkerGroup {
 
     /// Fails in a child of the process, and when new jobs are refused.
     #[inline]
-    fn check_open(&self) -> Result<(), SpawnErrorKind> {
-        if self.process().is_inherited() {
+    fn check_open(&self, process: Process) -> Result<(), SpawnErrorKind> {
+        if process.is_inherited() {
             return Err(SpawnErrorKind::Forked);
         }
         if self.closed.load(Ordering::SeqCst) {
@@ -336,7 +336,7 @@ mod tests {
         let mut task = Context::from_waker(&waker);
         let mut capacity = pin!(poll_fn(|task| shared.poll_capacity(&mut waiter, task)));
 
-        let _first = shared.admit(&JobBuilder::new()).unwrap();
+        shared.admit(|| Ok(())).unwrap();
         assert!(capacity.as_mut().poll(&mut task).is_pending());
         shared.live.fetch_add(1, Ordering::SeqCst); // another thread is in the middle of an `admit` that fails
         shared.ended();

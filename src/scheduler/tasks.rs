@@ -273,8 +273,15 @@ impl Core {
         self.pending.pop_front().or_else(|| self.refused.pop())
     }
 
-    /// The next job to start, if there may be a stack for it.
-    pub(super) fn next_pending(&mut self) -> Option<Pending> {
+    /// Takes the next job to start, if there may be a stack for it, and counts its start.
+    #[inline]
+    pub(super) fn start_next(&mut self) -> Option<Pending> {
+        let next = self.next_pending()?;
+        self.stats.resumes += 1;
+        Some(next)
+    }
+
+    fn next_pending(&mut self) -> Option<Pending> {
         if self.pool_is_full {
             return None;
         }
@@ -333,11 +340,18 @@ impl Core {
         self.tasks.iter().map(id).collect()
     }
 
-    /// Counts a start. Returns a wait ctx that another job has left behind, unless the job has one.
-    #[inline]
-    pub(super) fn starting(&mut self, has_ctx: bool) -> Option<BoundCtx> {
-        self.stats.resumes += 1;
-        if has_ctx { None } else { self.spare.pop() }
+    /// A wait ctx that another job has left behind.
+    pub(super) fn take_spare(&mut self) -> Option<BoundCtx> {
+        self.spare.pop()
+    }
+
+    /// Keeps a wait ctx that is as good as new for another job. Gives it back if there are enough.
+    pub(super) fn keep_spare(&mut self, bound: BoundCtx) -> Option<BoundCtx> {
+        if self.spare.len() == MOST_SPARE {
+            return Some(bound);
+        }
+        self.spare.push(bound);
+        None
     }
 
     /// Makes the task of a job that has paused for the first time.
@@ -382,15 +396,21 @@ impl Core {
 
     /// Counts a job that has ended, and keeps its ctx for another one.
     #[inline]
-    pub(super) fn end(&mut self, mut bound: BoundCtx, completion: SpawnedJob, end: EndKind) -> Retired {
-        self.pool_is_full = false;
-        self.refused.retry();
-        self.count(end);
+    fn end(&mut self, mut bound: BoundCtx, completion: SpawnedJob, end: EndKind) -> Retired {
+        self.ended(end);
         if self.spare.len() == MOST_SPARE || !bound.renew() {
             return Retired(completion, Some(bound));
         }
         self.spare.push(bound);
         Retired(completion, None)
+    }
+
+    /// Counts a job that has ended. There may be a stack for another one now.
+    #[inline]
+    pub(super) fn ended(&mut self, end: EndKind) {
+        self.pool_is_full = false;
+        self.refused.retry();
+        self.count(end);
     }
 
     /// Counts a job that has ended.

@@ -35,6 +35,7 @@ use crate::job::{Job, Step, budget};
 use crate::pool;
 use crate::sync::contain;
 use crate::sys::clock_tick;
+use crate::wait_ctx::ClaimedCtx;
 
 impl Scheduler {
     /// Does one round: takes what other threads have sent, looks for ready fds and deadlines, starts up to 64 jobs, and
@@ -136,18 +137,26 @@ impl Inner {
     #[inline(never)] // as `resume_some`
     fn start_some(&self) -> usize {
         let mut started = 0;
+        if self.inbox.process().is_inherited() {
+            return started;
+        }
+        let mut spare = None;
         for _ in 0..BATCH {
-            if self.inbox.process().is_inherited() {
-                break; // the job that ran last has forked, and this is the child
-            }
-            let Some(pending) = self.core.borrow_mut().next_pending() else {
+            let Some(pending) = self.core.borrow_mut().start_next() else {
                 break;
             };
-            started += usize::from(self.start(pending));
+            started += usize::from(self.start(pending, &mut spare));
             if budget::has_run_out(|| self.inbox.process()) {
+                if self.inbox.process().is_inherited() {
+                    break; // the job has forked, and this is the child
+                }
                 // It has taken a while. The other jobs start all the same, before this one goes on.
                 self.core.borrow_mut().ask_kernel_soon();
             }
+        }
+        if let Some(bound) = spare {
+            let unkept = self.core.borrow_mut().keep_spare(bound);
+            drop_contained(unkept);
         }
         started
     }
@@ -167,16 +176,26 @@ impl Inner {
     }
 
     /// Runs a job for the first time. Returns `false` if there was no stack for it, and the job is pending again.
-    fn start(&self, pending: Pending) -> bool {
+    ///
+    /// `spare` is the wait ctx that the job before has left behind. One that ends leaves its ctx there, too, so that
+    /// jobs that do not pause hand one on without a look at the list of spare ones.
+    #[inline(always)] // a call would save and restore what each switch does not keep
+    fn start(&self, pending: Pending, spare: &mut Option<BoundCtx>) -> bool {
         let Pending { main, plan, ctx } = pending;
         let completion = main.side().clone();
         if !completion.shared().starting(self.thread) {
+            self.core.borrow_mut().stats.resumes -= 1;
             drop_contained((main, ctx));
             self.never_started(&completion);
             return true;
         }
-        let spare = self.core.borrow_mut().starting(ctx.is_some());
-        let bound = spare.unwrap_or_else(|| BoundCtx::new(ctx, &self.inbox));
+        let bound = match (ctx, spare.take()) {
+            (None, Some(bound)) => bound,
+            (given, unused) => {
+                *spare = unused;
+                self.bind(given)
+            }
+        };
         let stack = match plan.take_stack() {
             Ok(stack) => stack,
             Err(refusal) => {
@@ -188,7 +207,7 @@ impl Inner {
         let started = catch_unwind(AssertUnwindSafe(|| plan.start_on(stack, &bound.ctx, main)));
         self.starting.set(ptr::null());
         match started {
-            Ok(Step::Finished(())) => self.end(bound, completion, EndKind::Finished),
+            Ok(Step::Finished(())) => self.end(bound, completion, spare),
             Ok(Step::Paused(job)) => {
                 let (id, refused) = self.core.borrow_mut().park_first(job, bound, completion);
                 if let Some((job, reason)) = refused {
@@ -197,10 +216,20 @@ impl Inner {
             }
             Err(payload) => {
                 completion.fail(JoinError::Panicked(Panic::new(payload)));
-                self.end(bound, completion, EndKind::Finished);
+                self.end(bound, completion, spare);
             }
         }
         true
+    }
+
+    /// The ctx of a job that starts: the one that its spawner has given it, a spare one, or a new one.
+    #[inline(never)] // most jobs that start have one at hand
+    fn bind(&self, given: Option<ClaimedCtx>) -> BoundCtx {
+        let spare = match given {
+            None => self.core.borrow_mut().take_spare(),
+            Some(_) => None,
+        };
+        spare.unwrap_or_else(|| BoundCtx::new(given, &self.inbox))
     }
 
     /// Counts a job that was cancelled before it started.
@@ -330,12 +359,18 @@ impl Inner {
         drop_contained(retired); // after the borrow has ended: the ctx may own values whose drop runs any code
     }
 
-    /// As [`retire`](Self::retire), for a job that has ended without a pause, and so has no task.
-    #[inline]
-    fn end(&self, bound: BoundCtx, completion: SpawnedJob, end: EndKind) {
-        let retired = self.core.borrow_mut().end(bound, completion, end);
+    /// As [`retire`](Self::retire), for a job that has finished without a pause, and so has no task. Its ctx is the
+    /// spare one after this, if it is as good as new.
+    #[inline(always)] // as `start`
+    fn end(&self, mut bound: BoundCtx, completion: SpawnedJob, spare: &mut Option<BoundCtx>) {
+        self.core.borrow_mut().ended(EndKind::Finished);
         self.shared.ended_here(&self.inbox);
-        drop_contained(retired); // as above
+        if spare.is_none() && bound.renew() {
+            mem::forget(spare.replace(bound)); // there was none, which needs no second look
+            completion.let_go();
+        } else {
+            drop_contained((completion, bound)); // as above
+        }
     }
 
     /// Whether no job can start or go on, as far as this thread knows. What other threads have sent since it was taken

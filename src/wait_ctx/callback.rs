@@ -143,10 +143,12 @@ impl Callback {
     #[inline]
     pub(super) fn is_alone_and_of(&self, id: usize) -> bool {
         let head = self.head();
-        let here = match head.here.lock_if_owner() {
-            Some(here) => *here,
-            None if head.here.owner() == Owner::Nobody => 0,
-            None => return false,
+        let here = match head.here.owner() {
+            Owner::Nobody => 0,
+            _ => match head.here.lock_if_owner() {
+                Some(here) => *here,
+                None => return false,
+            },
         };
         // Acquire: what other threads did with their wakers happens before what the caller does.
         head.id == id && here + head.others.load(Ordering::Acquire) == BASE

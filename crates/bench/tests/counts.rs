@@ -112,7 +112,7 @@ fn instructions_stay_near_the_floor(report: &Report) {
         INSTRUCTIONS,
         0.0..=550.0,
     ); // 511
-    report.expect("life", "asyncjob, spawn and join", INSTRUCTIONS, 0.0..=1400.0); // 1,286
+    report.expect("life", "asyncjob, spawn and join", INSTRUCTIONS, 0.0..=1220.0); // 1,143
     report.expect("life", "asyncjob, spawn and join", ALLOCATIONS, 0.0..=0.0);
     report.expect("poll, not woken", "asyncjob, in_job", INSTRUCTIONS, 0.0..=28.0); // 20; 47 if it looks at the ctx
     report.expect("poll, by itself", "asyncjob, in_job", INSTRUCTIONS, 0.0..=250.0); // 213; 480 with locks

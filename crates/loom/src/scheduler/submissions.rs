@@ -21,7 +21,7 @@ fn group(workers: usize) -> loom::sync::Arc<WorkerGroup> {
 /// What `Handle::spawn` does.
 fn spawn(group: &WorkerGroup, jobs: &loom::sync::Arc<Jobs>) {
     let builder = JobBuilder::<()>(PhantomData);
-    if group.admit(&builder).is_err() {
+    if group.admit(|| builder.claim_ctx()).is_err() {
         jobs.failed.fetch_add(1, Ordering::Relaxed);
         return;
     }

@@ -337,10 +337,7 @@ impl<S: Shared> JobSide<S> {
     #[inline]
     pub(crate) fn let_go(self) {
         let this = ManuallyDrop::new(self);
-        let local = &this.head().local;
-        let left = local.get() - 1;
-        local.set(left);
-        if left == 0 && !this.has_left() {
+        if !this.goes() {
             Self::let_go_slowly(this);
         }
     }
@@ -361,6 +358,16 @@ impl<S: Shared> JobSide<S> {
         }
         // SAFETY: this has set FULL and found WAITING, so the waker belongs to this side.
         unsafe { access(&head.waker, Option::take) }
+    }
+
+    /// Counts this one as gone. Returns `false` if it was the last one and [`has_left`](Self::has_left) returned
+    /// `false`. It is called once, and the side must not be used after `true`.
+    #[inline(always)]
+    fn goes(&self) -> bool {
+        let local = &self.head().local;
+        let left = local.get() - 1;
+        local.set(left);
+        left != 0 || self.has_left()
     }
 
     /// The last of this side goes. Returns `false`, and has done nothing, if the other side has gone before, waits, or
@@ -419,10 +426,7 @@ impl<S: Shared> Clone for JobSide<S> {
 impl<S: Shared> Drop for JobSide<S> {
     #[inline]
     fn drop(&mut self) {
-        let local = &self.head().local;
-        let left = local.get() - 1;
-        local.set(left);
-        if left == 0 && !self.has_left() {
+        if !self.goes() {
             // SAFETY: this side is being dropped.
             unsafe { self.leave_slowly() };
         }
